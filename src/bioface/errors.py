@@ -1,0 +1,47 @@
+"""The one kind of error that this project raises for bad input.
+
+Everything that comes from outside (a file, an array, a parameter) is checked where it enters, and what is
+wrong is said in one sentence: where, what was expected, what was found.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class BiofaceError(ValueError):
+    """Bad input of any kind; the message says what was expected and what was found."""
+
+
+class DataError(BiofaceError):
+    """A file that is missing, damaged, or not what its format says.
+
+    Parameters
+    ----------
+    path : the file (or folder) at fault; its name opens the message
+    expected : what should have been there
+    found : what was there instead
+    """
+
+    def __init__(self, path: str | Path, expected: str, found: str):
+        self.path = Path(path)
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{self.path}: expected {expected}, found {found}")
+
+    def __reduce__(self):  # a DataLoader worker hands its errors over by pickle
+        return type(self), (self.path, self.expected, self.found)
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> BiofaceError:
+    """The error for a misspelt name, with the nearest known one suggested.
+
+    >>> print(unknown_name("solver", "varpo", ["varpro", "lm"]))
+    unknown solver 'varpo'; did you mean 'varpro'? Known: lm, varpro
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return BiofaceError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}")

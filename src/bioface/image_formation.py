@@ -1,0 +1,213 @@
+"""From maps to an image: the dichromatic model l = e ⊙ (i_d r(m, h) + i_s), seen by a camera.
+
+Two roads to the same image. ``exact`` carries 33 bands per pixel; ``table`` integrates the reflectance table
+against camera and light once per image and looks pixels up in it by bilinear interpolation.
+
+References
+----------
+Alotaibi & Smith (2019), "BioFaceNet", BMVC, equations 8–12.
+Shafer (1985), "Using color to separate reflection components": the dichromatic model.
+IEC 61966-2-1:1999: the sRGB curve.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bioface import camera, skin
+from bioface.arrays import accepts_numpy
+from bioface.errors import BiofaceError, unknown_name
+
+TABLE_SIZE = 64
+
+
+@accepts_numpy
+def srgb_encode(linear: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Linear light to sRGB display values; negative light is continued by the curve's linear part.
+
+    >>> srgb_encode(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([0.0000, 0.7354, 1.0000])
+    """
+    # clamp inside the power: its slope at 0 is infinite, and torch.where passes NaN gradients on
+    curve = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, 12.92 * linear, curve)
+
+
+@accepts_numpy
+def srgb_decode(display: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """sRGB display values to linear light; the inverse of :func:`srgb_encode`.
+
+    >>> srgb_decode(torch.tensor([0.0, 0.7354, 1.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    curve = ((display.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
+    return torch.where(display <= 0.04045, display / 12.92, curve)
+
+
+def _per_pixel(value: Tensor, maps: Tensor) -> Tensor:
+    """Per-image (*batch, D) made to broadcast against per-pixel (*batch, H, W, D)."""
+    return value[..., None, None, :] if value.ndim > 1 else value
+
+
+@accepts_numpy
+def render_spectral(
+    melanin: Float[Tensor, "*batch H W"],
+    haemoglobin: Float[Tensor, "*batch H W"],
+    diffuse_shading: Float[Tensor, "*batch H W"],
+    specular_shading: Float[Tensor, "*batch H W"],
+    illuminant: Float[Tensor, "*light D"],
+    model: str | skin.SkinConstants = "layered",
+    wavelengths: object = skin.spectra.WAVELENGTHS,
+) -> Float[Tensor, "*batch H W D"]:
+    """Radiance l = e ⊙ (i_d r(m, h) + i_s) of every pixel, (..., H, W, D), in the unit of ``illuminant``.
+
+    Parameters
+    ----------
+    melanin, haemoglobin : (..., H, W) volume fractions, 0–1
+    diffuse_shading, specular_shading : (..., H, W), ≥ 0
+    illuminant : (..., D) or (D,)
+
+    Raises
+    ------
+    BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
+    """
+    R = skin.reflectance(melanin, haemoglobin, model, wavelengths)
+    return _per_pixel(illuminant, R) * (diffuse_shading[..., None] * R + specular_shading[..., None])
+
+
+@functools.lru_cache(maxsize=8)
+def _table(model: str | skin.SkinConstants, size: int, dtype: torch.dtype, device: str) -> Tensor:
+    return skin.reflectance_table(model, size, dtype=dtype).to(device)
+
+
+def colour_table(
+    illuminant: Float[Tensor, "*batch 33"],
+    camera_sensitivity: Float[Tensor, "*batch 3 33"],
+    model: str | skin.SkinConstants = "layered",
+    rows: str = "d65",
+    size: int = TABLE_SIZE,
+) -> Float[Tensor, "*batch 3 K K"]:
+    """Linear RGB (..., 3, K, K) of all skin under one light and camera, over (melanin, haemoglobin).
+
+    Even in the table coordinate g ∈ [−1, 1] (:func:`bioface.skin.table_coordinate`); differentiable in both.
+    """
+    to_rgb = camera.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
+    table = _table(model, size, to_rgb.dtype, str(to_rgb.device))
+    return torch.einsum("...cd,mhd->...cmh", to_rgb, table)
+
+
+class _Bilinear(torch.autograd.Function):
+    """Four taps of a table (3, T) at flat positions (N,), blended; by hand because it is the hot loop.
+
+    Autograd through four gathers and three lerps does the same in twice the time.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, index: Tensor, K: int, right: Tensor, down: Tensor) -> Tensor:
+        a, b, c, d = (table.index_select(1, index + offset) for offset in (0, 1, K, K + 1))
+        top = torch.lerp(a, b, right)
+        slope_down = torch.lerp(c, d, right).sub_(top)
+        slope_right = torch.lerp(b.sub_(a), d.sub_(c), down)
+        ctx.save_for_backward(index, right, down, slope_right, slope_down)
+        ctx.K, ctx.table_shape = K, table.shape
+        return top.addcmul_(slope_down, down)  # (3, N)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        index, right, down, slope_right, slope_down = ctx.saved_tensors
+        per_table = None
+        if ctx.needs_input_grad[0]:
+            per_table = grad.new_zeros(ctx.table_shape)
+            lower = grad * down
+            for offset, share in ((0, grad - lower), (ctx.K, lower)):
+                onto_right = share * right
+                share = share - onto_right
+                for channel in range(3):
+                    per_table[channel].scatter_add_(0, index + offset, share[channel])
+                    per_table[channel].scatter_add_(0, index + offset + 1, onto_right[channel])
+        return per_table, None, None, (slope_right * grad).sum(0), (slope_down * grad).sum(0)
+
+
+def look_up(
+    table: Float[Tensor, "*batch 3 K K"],
+    melanin_coordinate: Float[Tensor, "*batch H W"],
+    haemoglobin_coordinate: Float[Tensor, "*batch H W"],
+) -> Float[Tensor, "*batch H W 3"]:
+    """Bilinear look-up at table coordinates g ∈ [−1, 1]; outside it is the edge.
+
+    Four gathered taps rather than ``grid_sample``, whose backward pass is not deterministic on a GPU.
+    """
+    K = table.shape[-1]
+    planes = table.reshape(-1, 3, K * K).transpose(0, 1).reshape(3, -1)  # (3, B·K·K)
+    maps = melanin_coordinate.shape
+    image = torch.arange(planes.shape[1] // (K * K), device=table.device).reshape(*table.shape[:-3], 1, 1)
+
+    def place(g: Tensor) -> tuple[Tensor, Tensor]:
+        position = ((g + 1) * ((K - 1) / 2)).clamp(0, K - 1)
+        low = position.detach().long().clamp_max(K - 2)
+        return low, (position - low).reshape(-1)
+
+    row, down = place(melanin_coordinate)
+    column, right = place(haemoglobin_coordinate)
+    index = (image * (K * K) + row * K + column).reshape(-1)
+    return _Bilinear.apply(planes, index, K, right, down).reshape(3, *maps).movedim(0, -1)
+
+
+@accepts_numpy
+def render(
+    melanin: Float[Tensor, "*batch H W"],
+    haemoglobin: Float[Tensor, "*batch H W"],
+    diffuse_shading: Float[Tensor, "*batch H W"],
+    specular_shading: Float[Tensor, "*batch H W"],
+    illuminant: Float[Tensor, "*light 33"],
+    camera_sensitivity: Float[Tensor, "*cameras 3 33"],
+    model: str | skin.SkinConstants = "layered",
+    rows: str = "d65",
+    method: str = "table",
+) -> Float[Tensor, "*batch H W 3"]:
+    """Linear sRGB image of skin; not clipped.
+
+    Parameters
+    ----------
+    melanin, haemoglobin : (..., H, W) volume fractions, 0–1; the table ends at 0.43 and 0.07
+    diffuse_shading, specular_shading : (..., H, W), ≥ 0
+    illuminant : (..., 33) any scale, white balance cancels it
+    camera_sensitivity : (..., 3, 33)
+    model : "layered" or "published"
+    rows : "d65", "code" or "paper": how white comes out, see :func:`bioface.camera.raw_to_xyz`
+    method : "table" (fast, colour within 1e-3) or "exact" (33 bands per pixel)
+
+    Returns
+    -------
+    (..., H, W, 3) linear sRGB; differentiable in the maps, the light and the camera
+
+    Raises
+    ------
+    BiofaceError : fractions outside 0–1, unknown model, rows or method
+    """
+    if method not in ("table", "exact"):
+        raise unknown_name("method", method, ("table", "exact"))
+    if melanin.shape != haemoglobin.shape or melanin.shape != diffuse_shading.shape:
+        raise BiofaceError(
+            f"expected maps of one shape, found melanin {tuple(melanin.shape)}, haemoglobin "
+            f"{tuple(haemoglobin.shape)}, diffuse {tuple(diffuse_shading.shape)}"
+        )
+    if method == "exact":
+        to_rgb = camera.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
+        factor = render_spectral(
+            melanin, haemoglobin, diffuse_shading, specular_shading, torch.ones_like(illuminant), model
+        )
+        return torch.einsum("...cd,...hwd->...hwc", to_rgb, factor)
+    skin.check_fractions(melanin, haemoglobin)
+    table = colour_table(illuminant, camera_sensitivity, model, rows)
+    g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
+    k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+    table = table.expand(*melanin.shape[:-2], *table.shape[-3:])
+    diffuse = look_up(table, g, k)
+    white = camera.XYZ_TO_SRGB.to(table) @ camera.ROW_SUMS[rows].to(table)
+    return diffuse_shading[..., None] * diffuse + specular_shading[..., None] * white

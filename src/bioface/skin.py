@@ -1,0 +1,248 @@
+"""Reflectance of skin from the volume fractions of melanin and blood.
+
+Two layers: light crosses the epidermis (melanin, Beer–Lambert), is returned by the dermis (blood, scattering,
+Kubelka–Munk) and crosses the epidermis again: R = T · R_d · T. Two sets of constants share the equations:
+
+``published``
+    what the authors' public code computes. Its units do not agree: blood and baseline absorb over 1 cm of
+    epidermis where melanin has 0.02 cm, the epidermis carries blood, and saturation is applied twice.
+``layered``
+    the same layers with consistent units: no blood in the epidermis, every epidermal absorption times the
+    epidermal thickness. The default.
+
+Because the epidermal exponent is linear in both fractions, R factorises into exp(−2 (c + m p + h q)) · R_d(h).
+
+References
+----------
+Alotaibi & Smith (2017), "A biophysical 3D morphable model of face appearance", ICCVW (github ssma502/SkinModel).
+Krishnaswamy & Baranoski (2004), "A biophysically-based spectral model of light interaction with human skin".
+Jacques (1998), "Skin optics", omlc.org: baseline absorption, dermal scattering.
+Kubelka (1948), "New contributions to the optics of intensely light-scattering materials", JOSA 38.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bioface import spectra
+from bioface.arrays import accepts_numpy, as_float
+from bioface.errors import BiofaceError, unknown_name
+
+#: Volume fractions that the paper allows (BioFaceNet, section 3.1), and its table's upper ends.
+MELANIN_RANGE = (0.013, 0.43)
+HAEMOGLOBIN_RANGE = (0.02, 0.07)
+
+_PER_MOLAR = 2.303 * 150 / 66500  # cm⁻¹/M to cm⁻¹ of whole blood: ln 10 · 150 g/l / 66 500 g/mol (Prahl)
+
+
+@dataclass(frozen=True)
+class SkinConstants:
+    """The constants of one skin model; fractions are of volume unless said otherwise.
+
+    Attributes
+    ----------
+    epidermis_melanin_cm : path of melanin in the epidermis, one way, cm
+    epidermis_baseline_cm : path of the bloodless baseline in the epidermis, one way, cm
+    epidermal_blood : share of the dermal blood fraction found in the epidermis
+    eumelanin_share : eumelanin's share of all melanin, the rest is pheomelanin
+    eumelanin_mg_ml, pheomelanin_mg_ml : concentration inside the melanosomes
+    oxygen_saturation : oxygenated share of the haemoglobin
+    dermis_cm : thickness of the dermis, cm
+    """
+
+    epidermis_melanin_cm: float
+    epidermis_baseline_cm: float
+    epidermal_blood: float
+    eumelanin_share: float = 0.61
+    eumelanin_mg_ml: float = 80.0
+    pheomelanin_mg_ml: float = 12.0
+    oxygen_saturation: float = 0.75
+    dermis_cm: float = 0.3
+
+
+MODELS = {
+    "published": SkinConstants(epidermis_melanin_cm=0.02, epidermis_baseline_cm=1.0, epidermal_blood=0.25),
+    "layered": SkinConstants(epidermis_melanin_cm=0.02, epidermis_baseline_cm=0.02, epidermal_blood=0.0),
+}
+
+
+def constants(model: str | SkinConstants) -> SkinConstants:
+    """The constants of a named model; a :class:`SkinConstants` is handed back as it is."""
+    if isinstance(model, SkinConstants):
+        return model
+    if model not in MODELS:
+        raise unknown_name("skin model", model, MODELS)
+    return MODELS[model]
+
+
+class SkinModel:
+    """One skin model on one wavelength grid: reflectance and its derivatives.
+
+    Parameters
+    ----------
+    model : "layered", "published" or a :class:`SkinConstants`
+    wavelengths : (D,) nm within 400–720
+    dtype, device : of everything computed
+    """
+
+    def __init__(
+        self,
+        model: str | SkinConstants = "layered",
+        wavelengths: object = spectra.WAVELENGTHS,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ):
+        c = constants(model)
+        nm = spectra.check_wavelengths(wavelengths)
+        absorbers = spectra.chromophores(nm)
+        baseline = 0.0244 + 8.53 * torch.exp(-(nm - 154) / 66.2)  # cm⁻¹, bloodless skin (Jacques 1998)
+        melanin = (
+            c.eumelanin_share * c.eumelanin_mg_ml * absorbers.eumelanin
+            + (1 - c.eumelanin_share) * c.pheomelanin_mg_ml * absorbers.pheomelanin
+        )
+        oxy = c.oxygen_saturation * _PER_MOLAR * absorbers.oxyhaemoglobin
+        deoxy = (1 - c.oxygen_saturation) * _PER_MOLAR * absorbers.deoxyhaemoglobin
+        # Saturation weighs the epidermis' blood a second time: so does the authors' code, kept for `published`.
+        epidermal_blood = c.oxygen_saturation * oxy + (1 - c.oxygen_saturation) * deoxy
+        scattering = 2e5 * nm**-1.5 + 2e12 * nm**-4  # cm⁻¹, reduced: Mie and Rayleigh (Jacques 1998)
+
+        def put(t: Tensor) -> Tensor:
+            return t.to(dtype=dtype, device=device)
+
+        path = c.epidermis_baseline_cm
+        # one-way epidermal optical depth: offset + melanin · per_melanin + haemoglobin · per_haemoglobin
+        self.offset = put(path * baseline)
+        self.per_melanin = put(c.epidermis_melanin_cm * melanin - path * baseline)
+        self.per_haemoglobin = put(c.epidermal_blood * path * (epidermal_blood - baseline))
+        self.baseline = put(baseline)
+        self.blood_over_baseline = put(oxy + deoxy - baseline)
+        self.scattering = put(scattering)
+        self.dermis_cm = c.dermis_cm
+
+    def _dermis(self, haemoglobin: Tensor) -> tuple[Tensor, ...]:
+        absorption = self.baseline + haemoglobin[..., None] * self.blood_over_baseline  # cm⁻¹
+        K = torch.sqrt(absorption * (absorption + 2 * self.scattering))
+        decay = torch.exp(-2 * self.dermis_cm * K)  # underflows to 0 where nothing comes back: safe
+        coth = (1 + decay) / (1 - decay)
+        # Kubelka–Munk over a black backing; equal to (1−β²)(1−x) / ((1+β)² − (1−β)² x), x = e^{−2Kd}, β = a/K.
+        reflectance = self.scattering / (absorption + self.scattering + K * coth)
+        return reflectance, absorption, K, coth
+
+    def reflectance(
+        self, melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch D"]:
+        """Reflectance (..., D) in (0, 1) for volume fractions (...); differentiable, not range-checked."""
+        depth = self.offset + melanin[..., None] * self.per_melanin
+        if self.per_haemoglobin.any():
+            depth = depth + haemoglobin[..., None] * self.per_haemoglobin
+        return torch.exp(-2 * depth) * self._dermis(haemoglobin)[0]
+
+    def with_derivatives(self, melanin: Tensor, haemoglobin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """R, ∂R/∂melanin, ∂R/∂haemoglobin, each (..., D), by hand: what Gauss–Newton steps are made of."""
+        depth = self.offset + melanin[..., None] * self.per_melanin
+        if self.per_haemoglobin.any():
+            depth = depth + haemoglobin[..., None] * self.per_haemoglobin
+        dermis, absorption, K, coth = self._dermis(haemoglobin)
+        R = torch.exp(-2 * depth) * dermis
+        # d(K coth Kd)/da, with dK/da = (a + s) / K and d coth(Kd)/dK = d (1 − coth²)
+        slope = (absorption + self.scattering) / K * (coth + K * self.dermis_cm * (1 - coth * coth))
+        per_absorption = -dermis / self.scattering * (1 + slope)  # ∂ log R_d / ∂a
+        dh = R * (per_absorption * self.blood_over_baseline - 2 * self.per_haemoglobin)
+        return R, -2 * self.per_melanin * R, dh
+
+
+def check_fractions(melanin: Tensor, haemoglobin: Tensor) -> None:
+    """Raise :class:`BiofaceError` unless both are volume fractions: finite, 0 to 1."""
+    for name, value in (("melanin", melanin), ("haemoglobin", haemoglobin)):
+        if not bool(((value >= 0) & (value <= 1)).all()):
+            worst = float(value.detach().nan_to_num(nan=float("inf")).flatten().sub(0.5).abs().max())
+            found = "NaN or infinity" if worst == float("inf") else f"a value {worst - 0.5:.3g} outside"
+            raise BiofaceError(f"expected {name} as volume fraction between 0 and 1, found {found}")
+
+
+@accepts_numpy
+def reflectance(
+    melanin: Tensor | float,
+    haemoglobin: Tensor | float,
+    model: str | SkinConstants = "layered",
+    wavelengths: object = spectra.WAVELENGTHS,
+) -> Tensor:
+    """Reflectance of skin.
+
+    Parameters
+    ----------
+    melanin, haemoglobin : (...) volume fractions, 0–1, broadcast together; the paper uses 0.013–0.43, 0.02–0.07
+    model : "layered", "published" or a :class:`SkinConstants`
+    wavelengths : (D,) nm within 400–720
+
+    Returns
+    -------
+    (..., D) diffuse reflectance in (0, 1); differentiable
+
+    Raises
+    ------
+    BiofaceError : fractions outside 0–1, unknown model, wavelengths outside the tables
+
+    >>> R = reflectance(torch.tensor(0.013).double(), torch.tensor(0.02).double(), model="published")
+    >>> round(float(R[-1]), 9)  # 720 nm, as the authors' MATLAB prints it
+    0.732083007
+    """
+    melanin = as_float(melanin)
+    haemoglobin = as_float(haemoglobin, like=melanin)
+    check_fractions(melanin, haemoglobin)
+    melanin, haemoglobin = torch.broadcast_tensors(melanin, haemoglobin)
+    return _model(model, wavelengths, melanin.dtype, str(melanin.device)).reflectance(melanin, haemoglobin)
+
+
+def _model(model: str | SkinConstants, wavelengths: object, dtype: torch.dtype, device: str) -> SkinModel:
+    key = tuple(torch.as_tensor(wavelengths, dtype=torch.float64).flatten().tolist())
+    return _cached_model(model, key, dtype, device)
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_model(model: str | SkinConstants, nm: tuple, dtype: torch.dtype, device: str) -> SkinModel:
+    return SkinModel(model, torch.tensor(nm, dtype=torch.float64), dtype, device)
+
+
+# The authors' table is spaced evenly in u, fraction = maximum · u³ with u from 0.01 to 1, and indexed by
+# g = −1 … 1: skin's colour changes fastest where there is little pigment.
+_U_MIN = 0.01
+
+
+@accepts_numpy
+def table_fraction(coordinate: Float[Tensor, "*batch"], maximum: float) -> Float[Tensor, "*batch"]:
+    """Volume fraction from the authors' table coordinate g in [−1, 1]: maximum · (0.01 + 0.99 (g + 1)/2)³.
+
+    >>> table_fraction(torch.tensor([-1.0, 1.0]), 0.43)
+    tensor([4.3000e-07, 4.3000e-01])
+    """
+    return maximum * (_U_MIN + (1 - _U_MIN) * (coordinate + 1) / 2) ** 3
+
+
+@accepts_numpy
+def table_coordinate(fraction: Float[Tensor, "*batch"], maximum: float) -> Float[Tensor, "*batch"]:
+    """Table coordinate g in [−1, 1] of a volume fraction; outside the table it is the table's edge.
+
+    >>> table_coordinate(torch.tensor([0.0, 0.43]), 0.43)
+    tensor([-1.,  1.])
+    """
+    u = (fraction / maximum).clamp(_U_MIN**3, 1.0) ** (1 / 3)
+    return (u - _U_MIN) / (1 - _U_MIN) * 2 - 1
+
+
+def reflectance_table(
+    model: str | SkinConstants = "layered",
+    size: int = 64,
+    wavelengths: object = spectra.WAVELENGTHS,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "K K D"]:
+    """(K, K, D) reflectance over (melanin, haemoglobin), even in the authors' table coordinate g."""
+    g = torch.linspace(-1, 1, size, dtype=torch.float64)
+    melanin = table_fraction(g, MELANIN_RANGE[1])[:, None].expand(size, size)
+    haemoglobin = table_fraction(g, HAEMOGLOBIN_RANGE[1])[None, :].expand(size, size)
+    return SkinModel(model, wavelengths).reflectance(melanin, haemoglobin).to(dtype)

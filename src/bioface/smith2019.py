@@ -1,0 +1,461 @@
+"""Per-pixel fit of skin to a multispectral image: melanin, blood, diffuse and specular shading.
+
+For every pixel: min over m, h, i_d ≥ 0, i_s ≥ 0 of ‖l − e ⊙ (i_d r(m, h) + i_s)‖². Four solvers, one call:
+
+``varpro``
+    variable projection: for given pigments the two shadings have a closed form, so a table of pigments is
+    scanned in one matrix product and the best entry refined by projected Gauss–Newton steps in two unknowns.
+``lm``
+    scipy's bounded ``least_squares``, one pixel at a time: slow, independent, the reference.
+``adam``, ``sgd``
+    first-order descent on all pixels at once over raw, clamped parameters, as a first-time implementer writes
+    it; ``sgd`` is what the report used.
+
+References
+----------
+Alotaibi & Smith (2019), "Decomposing multispectral face images into diffuse and specular shading and
+biophysical parameters", ICIP (arXiv 1902.06557): the problem; its equation is inferred from BioFaceNet's.
+Golub & Pereyra (1973), "The differentiation of pseudo-inverses and nonlinear least squares problems whose
+variables separate", SIAM J. Numer. Anal. 10; Kaufman (1975), BIT 15: the approximation of the Jacobian.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bioface import identifiability, skin, spectra
+from bioface.errors import BiofaceError, unknown_name
+
+#: Bounds of (melanin, haemoglobin): any volume fraction, or those of the paper.
+BOUNDS = {"free": ((0.0, 1.0), (0.0, 1.0)), "paper": (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE)}
+
+CHUNK = 4096  # pixels at a time: the working arrays stay in the processor's cache
+
+
+class Status(enum.IntEnum):
+    """How the fit of a pixel ended."""
+
+    OUTSIDE = 0  #: not in the mask, not fitted
+    CONVERGED = 1  #: no step improves it
+    AT_BOUND = 2  #: converged with at least one map at a bound
+    STOPPED = 3  #: the step limit was reached first
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Maps of a fit; NumPy arrays of the cube's leading shape (...), NaN outside the mask.
+
+    Attributes
+    ----------
+    melanin, haemoglobin : (...) volume fractions
+    diffuse_shading, specular_shading : (...) ≥ 0, in units of radiance / illuminant
+    residual : (...) root mean square over bands of l − fit, in the unit of the cube
+    standard_deviation : (..., 4) predicted for each map (order of ``identifiability.MAPS``) from the Jacobian and
+        ``sigma`` or the pixel's own residual; NaN for a map at its bound
+    status : (...) :class:`Status` codes
+    wavelengths : (D,) nm, the bands that were fitted
+    solver, model : names
+    seconds : wall time of the fit
+    """
+
+    melanin: np.ndarray
+    haemoglobin: np.ndarray
+    diffuse_shading: np.ndarray
+    specular_shading: np.ndarray
+    residual: np.ndarray
+    standard_deviation: np.ndarray
+    status: np.ndarray
+    wavelengths: np.ndarray
+    solver: str
+    model: str | skin.SkinConstants
+    seconds: float
+
+    @property
+    def maps(self) -> np.ndarray:
+        """(..., 4) the four maps in the order of ``identifiability.MAPS``."""
+        return np.stack([getattr(self, name) for name in identifiability.MAPS], axis=-1)
+
+    @property
+    def converged(self) -> np.ndarray:
+        """(...) bool: fitted until no step improved it, at a bound or not."""
+        return (self.status == Status.CONVERGED) | (self.status == Status.AT_BOUND)
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """(...) bool: pixels inside the mask."""
+        return self.status != Status.OUTSIDE
+
+    def __str__(self) -> str:
+        """One line that says how it went."""
+        n = int(self.fitted.sum())
+        shares = ", ".join(
+            f"{100 * np.mean(self.status[self.fitted] == s):.1f} % {s.name.lower().replace('_', ' ')}"
+            for s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED)
+        )
+        return f"{self.solver}: {n} pixels, {shares}; median residual {np.nanmedian(self.residual):.3g}"
+
+
+def fit(
+    cube: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    mask: Any = None,
+    model: str | skin.SkinConstants = "layered",
+    solver: str = "varpro",
+    bounds: str | tuple = "free",
+    sigma: float | None = None,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    starts: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+    callback: Callable[[int, np.ndarray], None] | None = None,
+) -> FitResult:
+    """Fit skin to every pixel of a multispectral image, or to every row of a list of spectra.
+
+    Parameters
+    ----------
+    cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
+        sliced (an HDF5 data set, :class:`bioface.datasets.iset.Cube`), read block by block
+    wavelengths : (S,) nm; bands off the 400:10:720 grid are interpolated linearly to its points inside their range
+    illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
+    mask : (...) bool, pixels to fit; None fits all
+    model : "layered", "published" or a :class:`bioface.skin.SkinConstants`
+    solver : "varpro", "lm", "adam" or "sgd"
+    bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
+    sigma : noise of the cube for the predicted deviations; None takes each pixel's residual
+    steps : limit of iterations (varpro 40, lm 200 evaluations, adam and sgd 1 000)
+    learning_rate : of adam (default 0.01) and sgd (default 0.01)
+    starts, seed : lm only: the best of so many random starts
+    progress : show a progress bar
+    callback : adam and sgd only: called with (step, maps (n, 4)) after every step
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    BiofaceError : wrong shapes, wavelengths that miss the grid, an illuminant with a band ≤ 0, an empty mask, NaN
+        or infinity inside the mask, unknown names
+
+    >>> R = skin.reflectance(torch.tensor([0.1]).double(), torch.tensor([0.03]).double())
+    >>> found = fit(0.8 * R + 0.05)
+    >>> [round(float(v), 6) for v in found.maps[0]]
+    [0.1, 0.03, 0.8, 0.05]
+    """
+    solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
+    if solver not in solvers:
+        raise unknown_name("solver", solver, solvers)
+    skin.constants(model)
+    bounds = _check_bounds(bounds)
+    shape = tuple(cube.shape)
+    nm = torch.as_tensor(np.asarray(wavelengths, dtype=np.float64))
+    if len(shape) < 2 or nm.ndim != 1 or shape[-1] != len(nm):
+        raise BiofaceError(f"expected a cube (..., {len(nm)}), one band per wavelength, found {shape}")
+    grid = spectra.on_grid(nm)
+    to_grid = spectra.resampling_matrix(nm, grid)
+    e = _check_illuminant(illuminant, nm)
+    where = _check_mask(mask, shape[:-1])
+
+    problem = _Problem(skin.SkinModel(model, grid), to_grid @ e, bounds)
+    options = dict(steps=steps, rate=learning_rate, starts=starts, seed=seed, callback=callback, name=solver)
+    maps = np.full((*shape[:-1], 4), np.nan)
+    residual = np.full(shape[:-1], np.nan)
+    deviation = np.full((*shape[:-1], 4), np.nan)
+    status = np.full(shape[:-1], Status.OUTSIDE, dtype=np.uint8)
+    began = time.perf_counter()
+    all_at_once = solver in ("adam", "sgd")
+    per_row = int(np.prod(shape[1:-1], dtype=np.int64))
+    rows = shape[0] if all_at_once else max(1, 16 * CHUNK // max(per_row, 1))
+    bar = tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress)
+    for first in range(0, shape[0], rows):
+        part = slice(first, min(first + rows, shape[0]))
+        inside = where[part]
+        if not inside.any():
+            continue
+        block = torch.as_tensor(np.asarray(cube[part])[inside])
+        if not bool(torch.isfinite(block).all()):
+            bad = int((~torch.isfinite(block)).any(-1).sum())
+            raise BiofaceError(f"expected finite radiance inside the mask, found NaN or infinity in {bad} pixels")
+        found = []
+        for pixels in [block] if all_at_once else block.split(CHUNK):
+            y = pixels.to(torch.float64) @ to_grid.T
+            x, state = solvers[solver](problem, y, options)
+            found.append((x, state, *_finish(problem, x, y, sigma)))
+            bar.update(len(y))
+        x, state, rms, sd, pinned = (torch.cat(parts) for parts in zip(*found, strict=True))
+        state = torch.where(pinned & (state == Status.CONVERGED), int(Status.AT_BOUND), state)
+        maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy()
+        deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
+    bar.close()
+    return FitResult(
+        *np.moveaxis(maps, -1, 0),
+        residual,
+        deviation,
+        status,
+        grid.numpy(),
+        solver,
+        model,
+        time.perf_counter() - began,
+    )
+
+
+def _check_bounds(bounds: str | tuple) -> Tensor:
+    if isinstance(bounds, str):
+        if bounds not in BOUNDS:
+            raise unknown_name("bounds", bounds, BOUNDS)
+        bounds = BOUNDS[bounds]
+    box = torch.as_tensor(bounds, dtype=torch.float64)
+    if box.shape != (2, 2) or not bool(((box >= 0) & (box <= 1)).all() and (box[:, 0] < box[:, 1]).all()):
+        raise BiofaceError(f"expected bounds ((m_low, m_high), (h_low, h_high)) within 0–1, found {bounds}")
+    return box
+
+
+def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
+    if illuminant is None:
+        return torch.ones_like(nm)
+    e = torch.as_tensor(np.asarray(illuminant, dtype=np.float64))
+    if e.shape != nm.shape:
+        raise BiofaceError(f"expected an illuminant of {len(nm)} bands, found shape {tuple(e.shape)}")
+    dark = ~(torch.isfinite(e) & (e > 0))
+    if bool(dark.any()):
+        at = ", ".join(f"{w:g}" for w in nm[dark][:5])
+        raise BiofaceError(f"expected an illuminant > 0 in every band, found zero, negative or NaN at {at} nm")
+    return e
+
+
+def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
+    where = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    if where.shape != shape:
+        raise BiofaceError(f"expected a mask of shape {shape}, found {where.shape}")
+    if not where.any():
+        raise BiofaceError("expected a mask with at least one pixel, found an empty one")
+    return where
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Skin model, illuminant (D,) on the grid, and the box of the two pigments (2, 2)."""
+
+    model: skin.SkinModel
+    e: Tensor
+    box: Tensor
+
+    def radiance(self, x: Tensor) -> Tensor:
+        """(n, 4) maps to (n, D) radiance."""
+        return self.e * (x[:, 2:3] * self.model.reflectance(x[:, 0], x[:, 1]) + x[:, 3:4])
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """(n, 4) maps to (n, D, 4)."""
+        R, dm, dh = self.model.with_derivatives(x[:, 0], x[:, 1])
+        shade = x[:, 2:3]
+        return self.e[:, None] * torch.stack([shade * dm, shade * dh, R, torch.ones_like(R)], -1)
+
+    def shading(self, aa: Tensor, ab: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+        """Non-negative least squares of y on a = e r and b = e, from inner products (n,): (i_d, i_s)."""
+        bb = self.e @ self.e
+        det = aa * bb - ab * ab
+        both = det > 1e-12 * aa * bb
+        det = torch.where(both, det, torch.ones_like(det))
+        diffuse = (bb * ay - ab * by) / det
+        specular = (aa * by - ab * ay) / det
+        inner = both & (diffuse >= 0) & (specular >= 0)
+        only_diffuse = (ay / aa.clamp_min(1e-300)).clamp_min(0)
+        only_specular = (by / bb).clamp_min(0)
+        # with one shading at zero, the better of the two single fits
+        diffuse_wins = only_diffuse * ay >= only_specular * by
+        zero = torch.zeros_like(ay)
+        return (
+            torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, zero)),
+            torch.where(inner, specular, torch.where(diffuse_wins, zero, only_specular)),
+        )
+
+
+def _finish(problem: _Problem, x: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """RMS residual (n,), predicted deviations (n, 4), whether any map is at a bound (n,)."""
+    rms = (y - problem.radiance(x)).square().mean(-1).sqrt()
+    low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=x.dtype)
+    high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=x.dtype)
+    free = (x > low + 1e-9) & (x < high - 1e-9)
+    D = y.shape[-1]
+    noise = rms * (D / max(D - 4, 1)) ** 0.5 if sigma is None else torch.full_like(rms, sigma)
+    sd = identifiability.standard_deviation(problem.jacobian(x), noise, free)
+    return rms, sd, ~free.all(-1)
+
+
+# ---------------------------------------------------------------------------------------------------- varpro
+
+_SCAN = (24, 20)  # melanin × haemoglobin entries of the scanned table
+
+
+def _scan(problem: _Problem, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Best table entry of each pixel: the largest correlation with e r once e is projected out."""
+    (m0, m1), (h0, h1) = problem.box.tolist()
+    u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in _SCAN]
+    m = (m0 + (m1 - m0) * u[0])[:, None].expand(_SCAN).reshape(-1)
+    h = (h0 + (h1 - h0) * u[1])[None, :].expand(_SCAN).reshape(-1)
+    a = problem.e * problem.model.reflectance(m, h)
+    b = problem.e / problem.e.norm()
+    a = a - (a @ b)[:, None] * b
+    a = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    best = (y.float() @ a.float().T).argmax(-1)
+    return m[best], h[best]
+
+
+def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+    """Table scan, then damped Gauss–Newton steps in (m, h) with both shadings projected out."""
+    limit = options["steps"] or 40
+    low, high = problem.box[:, 0], problem.box[:, 1]
+    yy, by = y.square().sum(-1), y @ problem.e
+    bb = problem.e @ problem.e
+
+    def evaluate(p: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
+        """Cost, shadings, and the reduced 2 × 2 normal equations (gradient g, matrix H) at pigments p (n, 2)."""
+        R, dm, dh = problem.model.with_derivatives(p[:, 0], p[:, 1])
+        columns = torch.stack([R, dm, dh], 1) * problem.e  # (n, 3, D)
+        G = columns @ columns.transpose(1, 2)
+        with_e = columns @ problem.e  # (n, 3)
+        with_y = (columns @ y[pixel, :, None]).squeeze(-1)
+        i_d, i_s = problem.shading(G[:, 0, 0], with_e[:, 0], with_y[:, 0], by[pixel])
+        aa, ab = G[:, 0, 0], with_e[:, 0]
+        cost = (
+            yy[pixel]
+            - 2 * (i_d * with_y[:, 0] + i_s * by[pixel])
+            + i_d * i_d * aa
+            + 2 * i_d * i_s * ab
+            + i_s * i_s * bb
+        )
+        # Kaufman: project the active linear columns out of i_d ∂a. Residual · column first:
+        c = G[:, 1:, 0] * i_d[:, None]  # derivative columns with a
+        d = with_e[:, 1:] * i_d[:, None]  # derivative columns with e
+        H = G[:, 1:, 1:] * (i_d * i_d)[:, None, None]
+        g = i_d[:, None] * (with_y[:, 1:] - i_d[:, None] * G[:, 1:, 0] - i_s[:, None] * with_e[:, 1:])
+        specular = i_s > 0
+        det = torch.where(specular, aa * bb - ab * ab, aa)
+        waa = torch.where(specular, bb.expand_as(aa), torch.ones_like(aa)) / det
+        wab = torch.where(specular, -ab / det, torch.zeros_like(aa))
+        wbb = torch.where(specular, aa / det, torch.zeros_like(aa))
+        ca, cb = c * waa[:, None] + d * wab[:, None], c * wab[:, None] + d * wbb[:, None]
+        H = H - ca[:, :, None] * c[:, None, :] - cb[:, :, None] * d[:, None, :]
+        return cost, torch.stack([i_d, i_s], -1), g, H
+
+    pixel = torch.arange(len(y))
+    p = torch.stack(_scan(problem, y), -1)
+    cost, shading, g, H = evaluate(p, pixel)
+    damping = torch.full_like(cost, 1e-3)
+    out_p, out_s = p.clone(), shading.clone()
+    status = torch.full((len(y),), int(Status.STOPPED))
+    for _ in range(limit):
+        # A pigment at its bound with the descent direction pointing outwards stays there.
+        held = ((p <= low) & (g < 0)) | ((p >= high) & (g > 0))
+        a = torch.where(held[:, 0], 1.0, H[:, 0, 0] * (1 + damping) + 1e-30)
+        d = torch.where(held[:, 1], 1.0, H[:, 1, 1] * (1 + damping) + 1e-30)
+        b = torch.where(held.any(-1), 0.0, H[:, 0, 1])
+        gm, gh = (torch.where(held[:, k], 0.0, g[:, k]) for k in (0, 1))
+        det = (a * d - b * b).clamp_min(1e-300)
+        step = torch.stack([(d * gm - b * gh) / det, (a * gh - b * gm) / det], -1)
+        trial = torch.minimum(torch.maximum(p + step, low), high)
+        new = evaluate(trial, pixel)
+        better = new[0] <= cost
+        moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(-1)
+        gained = cost - new[0]
+        p = torch.where(better[:, None], trial, p)
+        done = (better & ((gained <= 1e-9 * cost) | (moved < 1e-7))) | (~better & (moved < 1e-7))
+        cost = torch.where(better, new[0], cost)
+        shading = torch.where(better[:, None], new[1], shading)
+        g = torch.where(better[:, None], new[2], g)
+        H = torch.where(better[:, None, None], new[3], H)
+        damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
+        out_p[pixel], out_s[pixel] = p, shading
+        status[pixel[done]] = int(Status.CONVERGED)
+        if bool(done.all()):
+            break
+        keep = ~done
+        pixel, p, cost, shading, g, H, damping = (t[keep] for t in (pixel, p, cost, shading, g, H, damping))
+    return torch.cat([out_p, out_s], -1), status
+
+
+# -------------------------------------------------------------------------------------------------------- lm
+
+
+def _lm(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+    """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
+    rng = np.random.default_rng(options["seed"])
+    low = np.array([*problem.box[:, 0], 0.0, 0.0])
+    high = np.array([*problem.box[:, 1], np.inf, np.inf])
+    found, status = [], []
+    for pixel in y:
+        target = pixel.numpy()
+
+        def residual(x: np.ndarray, target: np.ndarray = target) -> np.ndarray:
+            return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target
+
+        def derivative(x: np.ndarray) -> np.ndarray:
+            return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
+
+        brightness = max(float((pixel / problem.e).max()), 1e-3)
+        best = None
+        for k in range(options["starts"]):
+            # the first start is the middle of the paper's table; the others are drawn over the whole box
+            u = np.full(4, 0.5) if k == 0 else rng.random(4)
+            start = np.empty(4)
+            start[:2] = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3
+            start[2:] = np.array([2.0, 0.5]) * brightness * u[2:] + 1e-6
+            result = scipy.optimize.least_squares(
+                residual,
+                np.clip(start, low + 1e-9, high - 1e-9),
+                derivative,
+                bounds=(low, high),
+                x_scale="jac",
+                xtol=1e-10,
+                ftol=1e-12,
+                gtol=1e-12,
+                max_nfev=options["steps"] or 200,
+            )
+            if best is None or result.cost < best.cost:
+                best = result
+        found.append(best.x)
+        status.append(int(Status.CONVERGED if best.status > 0 else Status.STOPPED))
+    return torch.from_numpy(np.stack(found)), torch.tensor(status)
+
+
+# --------------------------------------------------------------------------------------------- adam and sgd
+
+
+def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+    """Plain gradient descent on the maps themselves, clamped into their box after every step."""
+    low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=torch.float64)
+    high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=torch.float64)
+    # what one starts from without knowing better: the middle of the paper's pigments, shading 1, no highlight
+    middle = [sum(r) / 2 for r in (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE)]
+    x = torch.tensor([*middle, 1.0, 0.0], dtype=torch.float64).repeat(len(y), 1)
+    x = x.clamp(low, high).requires_grad_()
+    kind = torch.optim.SGD if options["name"] == "sgd" else torch.optim.Adam
+    optimiser = kind([x], lr=options["rate"] or 0.01)
+    for step in range(options["steps"] or 1000):
+        optimiser.zero_grad()
+        loss = (y - problem.radiance(x)).square().sum()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            x.clamp_(low, high)
+        if options["callback"] is not None:
+            options["callback"](step + 1, x.detach().numpy())
+    gradient = x.grad
+    # the first-order condition, with components that push against a bound taken out
+    with torch.no_grad():
+        blocked = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
+        flat = gradient.masked_fill(blocked, 0).abs().amax(-1) < 1e-6
+    status = torch.where(flat, int(Status.CONVERGED), int(Status.STOPPED))
+    return x.detach(), status

@@ -1,0 +1,174 @@
+"""The wavelength grid, and every spectrum that somebody else measured.
+
+CIE illuminants, daylight basis and colour-matching functions come from colour-science; the extinction of the
+four chromophores of skin from a small table that ships with the package.
+
+References
+----------
+Prahl (1999), "Optical absorption of hemoglobin", omlc.org: oxy- and deoxyhaemoglobin.
+Sarna & Swartz (1988), after Jacques, "Extinction coefficient of melanin", omlc.org: eu- and pheomelanin.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bioface import paths
+from bioface.arrays import accepts_numpy, as_float
+from bioface.errors import BiofaceError, unknown_name
+
+#: (33,) nm, 400 to 720 in steps of 10: the grid of everything in this study.
+WAVELENGTHS: Tensor = torch.arange(400, 721, 10, dtype=torch.float64)
+
+#: The fourteen illuminants that the light of a photo is mixed from; D is daylight of any temperature.
+ILLUMINANTS = ("A", "D", *(f"F{k}" for k in range(1, 13)))
+
+
+class Chromophores(NamedTuple):
+    """Extinction spectra of skin's absorbers, each (D,).
+
+    ``eumelanin``, ``pheomelanin`` in cm⁻¹ per mg/ml; ``oxyhaemoglobin``, ``deoxyhaemoglobin`` in cm⁻¹/M.
+    """
+
+    eumelanin: Tensor
+    pheomelanin: Tensor
+    oxyhaemoglobin: Tensor
+    deoxyhaemoglobin: Tensor
+
+
+def check_wavelengths(wavelengths: object) -> Tensor:
+    """(D,) float64 tensor of wavelengths in nm, increasing and inside 400–720.
+
+    Raises
+    ------
+    BiofaceError : when they are not one rising row of finite numbers inside the tables' range.
+
+    >>> check_wavelengths([420.0, 430.0])
+    tensor([420., 430.], dtype=torch.float64)
+    """
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
+        raise BiofaceError(f"expected one rising row of wavelengths in nm, found shape {tuple(nm.shape)}")
+    if nm[0] < WAVELENGTHS[0] or nm[-1] > WAVELENGTHS[-1]:
+        raise BiofaceError(f"expected wavelengths within 400–720 nm, found {nm[0]:g}–{nm[-1]:g} nm")
+    return nm
+
+
+def on_grid(wavelengths: Tensor) -> Tensor:
+    """(B,) nm: the points of :data:`WAVELENGTHS` that measured ``wavelengths`` (D,) reach.
+
+    Nothing is extrapolated: a measurement from 415 to 950 nm gives the 31 points from 420 to 720.
+
+    Raises
+    ------
+    BiofaceError : when fewer than four points are reached (four unknowns per pixel need four bands).
+
+    >>> on_grid(torch.arange(415.0, 951.0, 3.6))[[0, -1]]
+    tensor([420., 720.], dtype=torch.float64)
+    """
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    grid = WAVELENGTHS[(WAVELENGTHS >= nm.min() - 1e-6) & (WAVELENGTHS <= nm.max() + 1e-6)]
+    if len(grid) < 4:
+        raise BiofaceError(
+            f"expected wavelengths that cover at least 4 points of 400:10:720 nm, found "
+            f"{nm.min():g}–{nm.max():g} nm, which cover {len(grid)}"
+        )
+    return grid
+
+
+def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
+    """(T, S) weights of linear interpolation from ``source`` (S,) to ``target`` (T,) wavelengths in nm.
+
+    >>> resampling_matrix(torch.tensor([400.0, 410.0]), torch.tensor([402.5]))
+    tensor([[0.7500, 0.2500]], dtype=torch.float64)
+    """
+    source, target = (torch.as_tensor(w, dtype=torch.float64) for w in (source, target))
+    right = torch.searchsorted(source, target).clamp(1, len(source) - 1)
+    left = right - 1
+    weight = ((target - source[left]) / (source[right] - source[left])).clamp(0, 1)
+    matrix = torch.zeros(len(target), len(source), dtype=torch.float64)
+    rows = torch.arange(len(target))
+    matrix[rows, left] = 1 - weight
+    matrix[rows, right] += weight
+    return matrix
+
+
+def _interpolated(values: np.ndarray, wavelengths: object) -> Tensor:
+    """Rows (R, 33) of tabulated spectra at ``wavelengths``: (R, D) float64."""
+    table = torch.as_tensor(np.asarray(values, dtype=np.float64))
+    nm = check_wavelengths(wavelengths)
+    if len(nm) == len(WAVELENGTHS) and torch.equal(nm, WAVELENGTHS):
+        return table
+    return table @ resampling_matrix(WAVELENGTHS, nm).T
+
+
+@functools.cache
+def _chromophore_table() -> np.ndarray:
+    return np.loadtxt(paths.TABLES / "chromophores.csv", delimiter=",", comments="#").T
+
+
+def chromophores(wavelengths: object = WAVELENGTHS) -> Chromophores:
+    """Extinction of skin's four absorbers at ``wavelengths`` (D,) nm, linear between points 10 nm apart.
+
+    >>> float(chromophores().oxyhaemoglobin[14])  # the alpha-beta pair's first peak, 540 nm
+    53236.0
+    """
+    return Chromophores(*_interpolated(_chromophore_table()[1:], wavelengths))
+
+
+@functools.cache
+def _colour_science(kind: str) -> np.ndarray:
+    """(rows, 33) from colour-science, imported late because it takes a second."""
+    import colour
+
+    sources = {
+        "cmf": lambda: colour.MSDS_CMFS["CIE 1931 2 Degree Standard Observer"],
+        "daylight": lambda: colour.colorimetry.SDS_BASIS_FUNCTIONS_CIE_ILLUMINANT_D_SERIES,
+    }
+    grid = WAVELENGTHS.numpy()
+    if kind == "cmf":
+        return sources["cmf"]()[grid].T
+    if kind == "daylight":
+        return np.stack([sources["daylight"]()[name][grid] for name in ("S0", "S1", "S2")])
+    return colour.SDS_ILLUMINANTS[f"FL{kind[1:]}" if kind[0] == "F" else kind][grid][None]
+
+
+def colour_matching_functions(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
+    """(3, D) CIE 1931 2° colour-matching functions x̄, ȳ, z̄.
+
+    >>> colour_matching_functions()[1].argmax() * 10 + 400  # ȳ peaks at 560 nm on a grid of 10 nm
+    tensor(560)
+    """
+    return _interpolated(_colour_science("cmf"), wavelengths)
+
+
+def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
+    """(3, D) CIE daylight components S0, S1, S2 (CIE 015:2004)."""
+    return _interpolated(_colour_science("daylight"), wavelengths)
+
+
+def cie_illuminant(name: str, wavelengths: object = WAVELENGTHS) -> Float[Tensor, "D"]:
+    """(D,) relative power of the CIE illuminant A, D65 or F1 … F12, as tabulated by the CIE.
+
+    Raises
+    ------
+    BiofaceError : for a name that is not one of these, with the nearest suggested.
+    """
+    known = ("A", "D65", *ILLUMINANTS[2:])
+    if name not in known:
+        raise unknown_name("illuminant", name, known)
+    return _interpolated(_colour_science(name), wavelengths)[0]
+
+
+@accepts_numpy
+def to_grid(
+    spectra: Float[Tensor, "*batch S"], source: Float[Tensor, "S"], target: Float[Tensor, "T"]
+) -> Float[Tensor, "*batch T"]:
+    """Spectra (..., S) at ``source`` nm, linearly interpolated to ``target`` nm (..., T)."""
+    return as_float(spectra) @ resampling_matrix(source, target).to(spectra.dtype).T
