@@ -122,6 +122,7 @@ class CameraModel:
         with paths.whole_file(path) as partial:
             np.savetxt(partial, table, fmt=["%d"] + ["%.12g"] * 9, delimiter=",", header=header)
 
+    @accepts_numpy
     def sensitivity(self, b: Float[Tensor, "*batch 2"] | None = None) -> Float[Tensor, "*batch 3 33"]:
         """Sensitivities (..., 3, 33) of cameras with coefficients b (..., 2), in [−3, 3]; None is the mean.
 
@@ -133,8 +134,6 @@ class CameraModel:
         """
         if b is None:
             return self.mean.clamp_min(0)
-        if isinstance(b, np.ndarray):
-            return self.sensitivity(torch.from_numpy(b)).numpy()
         b = as_float(b)
         weights = b * self.deviations.to(b)
         return (self.mean.to(b) + torch.einsum("...k,kcd->...cd", weights, self.components.to(b))).clamp_min(0)
@@ -152,7 +151,7 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
     path = Path(path)
     expected = "blocks of a camera's name and three rows (R, G, B) of 33 sensitivities, 400:10:720 nm"
     try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        lines = [x.strip() for x in path.read_text().splitlines() if x.strip() and x[0] != "#"]
     except (OSError, UnicodeDecodeError) as fault:
         raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
     if not lines or len(lines) % 4:

@@ -42,7 +42,7 @@ def srgb_decode(display: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """sRGB display values to linear light; the inverse of :func:`srgb_encode`.
 
     >>> srgb_decode(torch.tensor([0.0, 0.7354, 1.0]))
-    tensor([0.0000, 0.5000, 1.0000])
+    tensor([0.0000, 0.5001, 1.0000])
     """
     curve = ((display.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
     return torch.where(display <= 0.04045, display / 12.92, curve)
@@ -161,9 +161,9 @@ def look_up(
 @accepts_numpy
 def render(
     melanin: Float[Tensor, "*batch H W"],
-    haemoglobin: Float[Tensor, "*batch H W"],
-    diffuse_shading: Float[Tensor, "*batch H W"],
-    specular_shading: Float[Tensor, "*batch H W"],
+    haemoglobin: Float[Tensor, "..."],
+    diffuse_shading: Float[Tensor, "..."],
+    specular_shading: Float[Tensor, "..."],
     illuminant: Float[Tensor, "*light 33"],
     camera_sensitivity: Float[Tensor, "*cameras 3 33"],
     model: str | skin.SkinConstants = "layered",
@@ -192,11 +192,9 @@ def render(
     """
     if method not in ("table", "exact"):
         raise unknown_name("method", method, ("table", "exact"))
-    if melanin.shape != haemoglobin.shape or melanin.shape != diffuse_shading.shape:
-        raise BiofaceError(
-            f"expected maps of one shape, found melanin {tuple(melanin.shape)}, haemoglobin "
-            f"{tuple(haemoglobin.shape)}, diffuse {tuple(diffuse_shading.shape)}"
-        )
+    shapes = [tuple(m.shape) for m in (melanin, haemoglobin, diffuse_shading, specular_shading)]
+    if len(set(shapes)) > 1:
+        raise BiofaceError(f"expected four maps of one shape, found {', '.join(map(str, shapes))}")
     if method == "exact":
         to_rgb = camera.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
         factor = render_spectral(

@@ -317,37 +317,44 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
     """Table scan, then damped Gauss–Newton steps in (m, h) with both shadings projected out."""
     limit = options["steps"] or 40
     low, high = problem.box[:, 0], problem.box[:, 1]
-    yy, by = y.square().sum(-1), y @ problem.e
-    bb = problem.e @ problem.e
+    e = problem.e
+    yy, by, bb = y.square().sum(-1), y @ e, e @ e
+    # log R has the slope k(λ) by melanin, the same for every pixel, so that inner products with ∂a/∂m = k a are
+    # matrix products with powers of k
+    k = -2 * problem.model.per_melanin
+    powers, with_e = torch.stack([torch.ones_like(k), k, k * k], -1), torch.stack([e, k * e], -1)
 
     def evaluate(p: Tensor, pixel: Tensor) -> tuple[Tensor, ...]:
-        """Cost, shadings, and the reduced 2 × 2 normal equations (gradient g, matrix H) at pigments p (n, 2)."""
-        R, dm, dh = problem.model.with_derivatives(p[:, 0], p[:, 1])
-        columns = torch.stack([R, dm, dh], 1) * problem.e  # (n, 3, D)
-        G = columns @ columns.transpose(1, 2)
-        with_e = columns @ problem.e  # (n, 3)
-        with_y = (columns @ y[pixel, :, None]).squeeze(-1)
-        i_d, i_s = problem.shading(G[:, 0, 0], with_e[:, 0], with_y[:, 0], by[pixel])
-        aa, ab = G[:, 0, 0], with_e[:, 0]
-        cost = (
-            yy[pixel]
-            - 2 * (i_d * with_y[:, 0] + i_s * by[pixel])
-            + i_d * i_d * aa
-            + 2 * i_d * i_s * ab
-            + i_s * i_s * bb
-        )
-        # Kaufman: project the active linear columns out of i_d ∂a. Residual · column first:
-        c = G[:, 1:, 0] * i_d[:, None]  # derivative columns with a
-        d = with_e[:, 1:] * i_d[:, None]  # derivative columns with e
-        H = G[:, 1:, 1:] * (i_d * i_d)[:, None, None]
-        g = i_d[:, None] * (with_y[:, 1:] - i_d[:, None] * G[:, 1:, 0] - i_s[:, None] * with_e[:, 1:])
+        """Cost, shadings, and the reduced 2 × 2 normal equations (g, H) at pigments p (n, 2).
+
+        a = e r and its slopes ∂a/∂m = k a, ∂a/∂h = t a enter by their inner products alone, n numbers each.
+        """
+        R, t = problem.model.with_log_slope(p[:, 0], p[:, 1])
+        a = R * e
+        ay, at, aa_ = a * y[pixel], a * t, a * a
+        atat = at * at
+        aa, a_am, am_am = (aa_ @ powers).unbind(-1)
+        a_ah, am_ah = ((at * a) @ powers[:, :2]).unbind(-1)
+        ah_ah = atat.sum(-1)
+        ab, am_b = (a @ with_e).unbind(-1)
+        ah_b = at @ e
+        y_a, y_am = (ay @ powers[:, :2]).unbind(-1)
+        y_ah = (ay * t).sum(-1)
+        i_d, i_s = problem.shading(aa, ab, y_a, by[pixel])
+        cost = yy[pixel] - 2 * (i_d * y_a + i_s * by[pixel])
+        cost = cost + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
+        # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
+        c = torch.stack([a_am, a_ah], -1) * i_d[:, None]
+        d = torch.stack([am_b, ah_b], -1) * i_d[:, None]
+        g = torch.stack([y_am, y_ah], -1) * i_d[:, None] - i_d[:, None] * c - i_s[:, None] * d
+        H = torch.stack([am_am, am_ah, ah_ah], -1) * (i_d * i_d)[:, None]  # (mm, mh, hh)
         specular = i_s > 0
         det = torch.where(specular, aa * bb - ab * ab, aa)
-        waa = torch.where(specular, bb.expand_as(aa), torch.ones_like(aa)) / det
-        wab = torch.where(specular, -ab / det, torch.zeros_like(aa))
-        wbb = torch.where(specular, aa / det, torch.zeros_like(aa))
+        waa = torch.where(specular, bb, 1.0) / det
+        wab = torch.where(specular, -ab, 0.0) / det
+        wbb = torch.where(specular, aa, 0.0) / det
         ca, cb = c * waa[:, None] + d * wab[:, None], c * wab[:, None] + d * wbb[:, None]
-        H = H - ca[:, :, None] * c[:, None, :] - cb[:, :, None] * d[:, None, :]
+        H = H - ca[:, [0, 0, 1]] * c[:, [0, 1, 1]] - cb[:, [0, 0, 1]] * d[:, [0, 1, 1]]
         return cost, torch.stack([i_d, i_s], -1), g, H
 
     pixel = torch.arange(len(y))
@@ -359,10 +366,10 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
     for _ in range(limit):
         # A pigment at its bound with the descent direction pointing outwards stays there.
         held = ((p <= low) & (g < 0)) | ((p >= high) & (g > 0))
-        a = torch.where(held[:, 0], 1.0, H[:, 0, 0] * (1 + damping) + 1e-30)
-        d = torch.where(held[:, 1], 1.0, H[:, 1, 1] * (1 + damping) + 1e-30)
-        b = torch.where(held.any(-1), 0.0, H[:, 0, 1])
-        gm, gh = (torch.where(held[:, k], 0.0, g[:, k]) for k in (0, 1))
+        a = torch.where(held[:, 0], 1.0, H[:, 0] * (1 + damping) + 1e-30)
+        d = torch.where(held[:, 1], 1.0, H[:, 2] * (1 + damping) + 1e-30)
+        b = torch.where(held.any(-1), 0.0, H[:, 1])
+        gm, gh = g.masked_fill(held, 0.0).unbind(-1)
         det = (a * d - b * b).clamp_min(1e-300)
         step = torch.stack([(d * gm - b * gh) / det, (a * gh - b * gm) / det], -1)
         trial = torch.minimum(torch.maximum(p + step, low), high)
@@ -375,7 +382,7 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
         cost = torch.where(better, new[0], cost)
         shading = torch.where(better[:, None], new[1], shading)
         g = torch.where(better[:, None], new[2], g)
-        H = torch.where(better[:, None, None], new[3], H)
+        H = torch.where(better[:, None], new[3], H)
         damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
         out_p[pixel], out_s[pixel] = p, shading
         status[pixel[done]] = int(Status.CONVERGED)

@@ -73,7 +73,7 @@ def on_grid(wavelengths: Tensor) -> Tensor:
     tensor([420., 720.], dtype=torch.float64)
     """
     nm = torch.as_tensor(wavelengths, dtype=torch.float64)
-    grid = WAVELENGTHS[(WAVELENGTHS >= nm.min() - 1e-6) & (WAVELENGTHS <= nm.max() + 1e-6)]
+    grid = WAVELENGTHS[(nm.min() - 1e-6 <= WAVELENGTHS) & (nm.max() + 1e-6 >= WAVELENGTHS)]
     if len(grid) < 4:
         raise BiofaceError(
             f"expected wavelengths that cover at least 4 points of 400:10:720 nm, found "

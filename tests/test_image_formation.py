@@ -1,0 +1,161 @@
+"""Both roads from maps to image, the sRGB curve, speed of the table."""
+
+import time
+
+import colour
+import numpy as np
+import pytest
+import torch
+
+from bioface import illumination, image_formation, skin
+from bioface.camera import CameraModel
+from bioface.errors import BiofaceError
+
+
+def scene(batch=3, size=8, dtype=torch.float64, seed=0):
+    """Random maps, light weights, temperature and camera over the whole range of the table."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=g, dtype=dtype)
+
+    maps = [
+        rand(batch, size, size) * 0.42 + 0.005,
+        rand(batch, size, size) * 0.066 + 0.003,
+        rand(batch, size, size) * 1.5,
+        rand(batch, size, size) * 0.3,
+    ]
+    weights = torch.softmax(3 * rand(batch, 14), -1)
+    cct = 4500 + 9000 * rand(batch)
+    b = 4 * rand(batch, 2) - 2
+    return [*maps, weights, cct, b]
+
+
+def image(values, method, model="layered", rows="d65"):
+    *maps, weights, cct, b = values
+    S = CameraModel.load().sensitivity(b)
+    return image_formation.render(*maps, illumination.mix(weights, cct), S, model, rows, method)
+
+
+def test_srgb_curve_matches_colour_science_and_inverts():
+    x = np.linspace(0, 1.3, 1000)
+    assert np.allclose(image_formation.srgb_encode(x), colour.models.eotf_inverse_sRGB(x), atol=1e-6)
+    assert np.allclose(image_formation.srgb_decode(image_formation.srgb_encode(x)), x, atol=1e-6)
+
+
+def test_srgb_gradients_are_finite_at_black_and_below():
+    x = torch.tensor([-0.1, 0.0, 1e-9, 1.0], requires_grad=True)
+    for curve in (image_formation.srgb_encode, image_formation.srgb_decode):
+        (gradient,) = torch.autograd.grad(curve(x).sum(), x)
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+@pytest.mark.parametrize("rows", ["d65", "code", "paper"])
+def test_table_is_within_a_thousandth_of_the_exact_colour(model, rows):
+    values = scene(size=32)
+    values[2:4] = [torch.ones_like(values[2]), torch.zeros_like(values[3])]
+    error = (image(values, "table", model, rows) - image(values, "exact", model, rows)).abs().max()
+    assert error < 1e-3
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+def test_table_and_exact_gradients_agree(model):
+    gradients = []
+    for method in ("exact", "table"):
+        values = [v.requires_grad_() for v in scene(size=32)]
+        gradients.append(torch.autograd.grad(image(values, method, model).square().sum(), values))
+    # pigments: a bilinear patch has a constant slope along each axis, so per pixel it is off by a few per cent
+    tolerance = dict(melanin=0.06, haemoglobin=0.06)
+    names = ("melanin", "haemoglobin", "diffuse", "specular", "weights", "cct", "b")
+    for name, exact, table in zip(names, *gradients, strict=True):
+        error = float((exact - table).norm() / exact.norm())
+        assert error < tolerance.get(name, 2e-3), name
+
+
+def test_table_gradient_is_the_derivative_of_the_table():
+    values = scene(batch=2, size=3)
+    leaves = [values[0], values[1], *(v for v in values[4:])]
+
+    def f(m, h, w, t, b):
+        return image([m, h, values[2], values[3], w, t / 1e-4, b], "table")
+
+    leaves[3] = leaves[3] * 1e-4  # kelvins to a scale that finite differences can step in
+    assert torch.autograd.gradcheck(f, [v.requires_grad_() for v in leaves], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["exact", "table"])
+@pytest.mark.parametrize("melanin", [0.0, 0.013, 0.43, 1.0])
+@pytest.mark.parametrize("haemoglobin", [0.0, 0.02, 0.07, 1.0])
+def test_image_and_gradients_are_finite_at_every_bound(method, melanin, haemoglobin):
+    *_, weights, cct, b = scene(batch=1, dtype=torch.float32)
+    values = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, 0.0, 0.0)] + [weights, cct, b]
+    values = [v.requires_grad_() for v in values]
+    rgb = image(values, method)
+    assert torch.isfinite(rgb).all()
+    for gradient in torch.autograd.grad(rgb.sum() + rgb.square().sum(), values, allow_unused=True):
+        assert gradient is None or torch.isfinite(gradient).all()
+
+
+def test_each_image_of_a_batch_has_its_own_light_and_camera():
+    values = scene(batch=3)
+    together = image(values, "table")
+    for k in range(3):
+        alone = image([v[k : k + 1] for v in values], "table")
+        assert torch.allclose(together[k], alone[0], atol=1e-12)
+
+
+def test_unbatched_and_numpy():
+    values = [v[0] for v in scene(batch=1)]
+    S, e = CameraModel.load().sensitivity(values[6]), illumination.mix(values[4], values[5])
+    expected = image_formation.render(*values[:4], e, S)
+    got = image_formation.render(*(v.numpy() for v in values[:4]), e.numpy(), S.numpy())
+    assert isinstance(got, np.ndarray)
+    assert np.allclose(got, expected.numpy())
+
+
+def test_one_light_and_camera_serve_a_whole_batch():
+    values = scene(batch=2)
+    e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
+    for method in ("exact", "table"):
+        both = image_formation.render(*values[:4], e, S, method=method)
+        first = image_formation.render(*(v[0] for v in values[:4]), e, S, method=method)
+        assert torch.allclose(both[0], first)
+
+
+def test_spectral_image_is_the_dichromatic_model():
+    m, h, d, s = (v[0] for v in scene(batch=1)[:4])
+    e = illumination.standard("A")
+    radiance = image_formation.render_spectral(m, h, d, s, e)
+    assert torch.allclose(radiance[2, 3], e * (d[2, 3] * skin.reflectance(m[2, 3], h[2, 3]) + s[2, 3]))
+
+
+def test_highlight_has_the_colour_of_white():
+    zero = torch.zeros(2, 2).double()
+    e, S = illumination.standard("A"), CameraModel.load().sensitivity()
+    rgb = image_formation.render(zero + 0.1, zero + 0.03, zero, zero + 0.4, e, S)
+    assert torch.allclose(rgb, torch.full((2, 2, 3), 0.4).double(), atol=1e-6)
+
+
+def test_bad_maps_and_names_are_refused():
+    maps = [torch.full((2, 2), v) for v in (0.1, 0.03, 1.0, 0.0)]
+    e, S = illumination.standard("D65").float(), CameraModel.load().sensitivity().float()
+    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
+        image_formation.render(maps[0] + 1, *maps[1:], e, S)
+    with pytest.raises(BiofaceError, match="four maps of one shape"):
+        image_formation.render(maps[0], maps[1][:1], *maps[2:], e, S)
+    with pytest.raises(BiofaceError, match="did you mean 'table'"):
+        image_formation.render(*maps, e, S, method="tabel")
+
+
+def test_table_is_at_least_five_times_faster_than_exact_spectra():
+    values = scene(batch=16, size=64, dtype=torch.float32)
+
+    def seconds(method):
+        leaves = [v.clone().requires_grad_() for v in values]
+        began = time.perf_counter()
+        image(leaves, method).square().sum().backward()
+        return time.perf_counter() - began
+
+    ratios = sorted(seconds("exact") / seconds("table") for _ in range(9))[2:]  # first calls fill caches
+    assert ratios[len(ratios) // 2] >= 5, ratios

@@ -1,0 +1,103 @@
+"""Skin reflectance: against the authors' MATLAB, its derivatives, its limits."""
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import paths, skin
+from bioface.errors import BiofaceError
+
+CORNERS = [(m, h) for m in (0.0, 1e-6, 0.013, 0.43, 1.0) for h in (0.0, 1e-6, 0.02, 0.07, 1.0)]
+
+
+def test_published_model_matches_the_authors_matlab_to_1e8():
+    reference = np.loadtxt(paths.TABLES / "reference_skin_reflectance.csv", delimiter=",")
+    ours = skin.reflectance(reference[:, 0], reference[:, 1], model="published")
+    assert ours.dtype == np.float64
+    assert np.abs(ours - reference[:, 2:]).max() < 1e-8
+
+
+def test_dermis_equals_the_published_form_of_the_equation():
+    """β-form of the paper's Kubelka–Munk layer, written out."""
+    model = skin.SkinModel("published")
+    h = torch.linspace(0, 0.3, 7, dtype=torch.float64)
+    a = model.baseline + h[:, None] * model.blood_over_baseline
+    beta = (a / (a + 2 * model.scattering)).sqrt()
+    x = torch.exp(-2 * 0.3 * (a * (a + 2 * model.scattering)).sqrt())
+    expected = (1 - beta**2) * (1 - x) / ((1 + beta) ** 2 - (1 - beta) ** 2 * x)
+    assert torch.allclose(model._dermis(h)[0], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finite_with_finite_gradients_at_every_corner(model, dtype):
+    m, h = torch.tensor(CORNERS, dtype=dtype).T.clone()
+    m.requires_grad_()
+    h.requires_grad_()
+    R = skin.reflectance(m, h, model)
+    assert R.dtype == dtype
+    assert ((R >= 0) & (R < 1)).all()
+    for gradient in torch.autograd.grad(R.sum(), (m, h)):
+        assert torch.isfinite(gradient).all()
+    if dtype == torch.float32:  # no denormals: they are slow
+        assert not ((R > 0) & (torch.finfo(dtype).tiny > R)).any()
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+def test_analytic_derivatives_equal_autograd(model):
+    m = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5
+    h = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.2
+    _, dm, dh = skin.SkinModel(model).with_derivatives(m, h)
+    J = torch.func.vmap(torch.func.jacrev(skin.SkinModel(model).reflectance, (0, 1)))(m, h)
+    assert torch.allclose(J[0], dm, rtol=1e-9)
+    assert torch.allclose(J[1], dh, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+def test_more_melanin_is_darker_everywhere(model):
+    R = skin.reflectance(torch.linspace(0.01, 0.43, 30), torch.full((30,), 0.05), model)
+    assert (R.diff(dim=0) < 0).all()
+
+
+def test_more_blood_is_redder():
+    R = skin.reflectance(torch.full((20,), 0.05), torch.linspace(0.01, 0.1, 20))
+    green_over_red = R[:, 14] / R[:, 25]
+    assert (green_over_red.diff() < 0).all()
+
+
+def test_layered_epidermis_holds_no_blood_and_published_does():
+    assert not skin.SkinModel("layered").per_haemoglobin.any()
+    assert skin.SkinModel("published").per_haemoglobin.any()
+
+
+def test_vessels_of_zero_radius_are_evenly_spread_blood():
+    from dataclasses import replace
+
+    fine, none = (replace(skin.MODELS["layered"], vessel_radius_cm=r) for r in (1e-9, 0.0))
+    m, h = torch.tensor([0.1]).double(), torch.tensor([0.05]).double()
+    assert torch.allclose(skin.reflectance(m, h, fine), skin.reflectance(m, h, none), rtol=1e-5)
+
+
+def test_table_coordinate_and_fraction_are_inverse():
+    g = torch.linspace(-1, 1, 21, dtype=torch.float64)
+    assert torch.allclose(skin.table_coordinate(skin.table_fraction(g, 0.43), 0.43), g, atol=1e-9)
+
+
+def test_table_holds_the_exact_spectra_at_its_nodes():
+    table = skin.reflectance_table("layered", 9, dtype=torch.float64)
+    g = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    R = skin.reflectance(skin.table_fraction(g[3], 0.43), skin.table_fraction(g[6], 0.07))
+    assert torch.allclose(table[3, 6], R)
+
+
+@pytest.mark.parametrize("bad", [-0.01, 1.2, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["melanin", "haemoglobin"])
+def test_fractions_out_of_range_are_refused(name, bad):
+    given = {"melanin": torch.tensor([0.1]), "haemoglobin": torch.tensor([0.03])} | {name: torch.tensor([bad])}
+    with pytest.raises(BiofaceError, match=f"expected {name} as volume fraction between 0 and 1"):
+        skin.reflectance(**given)
+
+
+def test_misspelt_model_gets_the_nearest_name():
+    with pytest.raises(BiofaceError, match="did you mean 'layered'"):
+        skin.reflectance(0.1, 0.03, model="layred")

@@ -1,0 +1,201 @@
+"""The multispectral fit: known truth, solvers against one another, predicted deviations, bad input."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import illumination, skin, smith2019, spectra
+from bioface.errors import BiofaceError
+from bioface.smith2019 import Status, fit
+
+E = illumination.standard("D65").numpy() * 33  # mean 1
+
+
+def pixels(n, seed=0, noise=0.0, highlights=0.5):
+    """Random true maps (n, 4) and their radiance (n, 33) under D65."""
+    g = np.random.default_rng(seed)
+    maps = np.stack(
+        [
+            g.uniform(0.03, 0.2, n),
+            g.uniform(0.01, 0.06, n),
+            g.uniform(0.4, 1.3, n),
+            g.uniform(0.02, 0.3, n) * (g.random(n) < highlights),
+        ],
+        -1,
+    )
+    clean = E * (maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1]) + maps[:, 3:])
+    return maps, clean + noise * g.standard_normal(clean.shape)
+
+
+@pytest.mark.parametrize("model", skin.MODELS)
+@pytest.mark.parametrize("solver", ["varpro", "lm"])
+def test_known_truth_is_recovered(solver, model):
+    maps, _ = pixels(20)
+    if model == "published":
+        maps[:, 1] /= 5  # the published model swallows blue light above a trace of blood
+    radiance = E * (maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1], model) + maps[:, 3:])
+    found = fit(radiance, illuminant=E, model=model, solver=solver)
+    assert found.converged.all()
+    assert np.abs(found.maps - maps).max() < 1e-4
+    assert found.residual.max() < 1e-6
+
+
+def test_varpro_reaches_the_best_of_many_lm_starts():
+    _, radiance = pixels(12, noise=0.002)
+    ours = fit(radiance, illuminant=E)
+    reference = fit(radiance, illuminant=E, solver="lm", starts=8)
+    assert (ours.residual <= 1.001 * reference.residual).all()
+    assert (reference.residual <= 1.001 * ours.residual).all()
+
+
+def test_first_order_solvers_get_better_with_steps_and_report_that_they_stopped():
+    _, radiance = pixels(50, noise=0.002)
+    for solver in ("adam", "sgd"):
+        few, many = (fit(radiance, illuminant=E, solver=solver, steps=s) for s in (5, 100))
+        assert many.residual.mean() < few.residual.mean()
+        assert (few.status == Status.STOPPED).all()
+        assert "stopped" in str(few)
+
+
+def test_callback_sees_every_step():
+    seen = []
+    fit(
+        pixels(5)[1],
+        illuminant=E,
+        solver="sgd",
+        steps=7,
+        callback=lambda step, maps: seen.append((step, maps.shape)),
+    )
+    assert seen == [(k, (5, 4)) for k in range(1, 8)]
+
+
+def test_predicted_deviations_are_the_observed_ones():
+    maps, radiance = pixels(6000, noise=0.002, highlights=1.0)
+    found = fit(radiance, illuminant=E, sigma=0.002)
+    inner = found.status == Status.CONVERGED
+    assert inner.mean() > 0.8
+    ratio = ((found.maps - maps)[inner] / found.standard_deviation[inner]).std(0)
+    assert ((ratio > 0.9) & (ratio < 1.1)).all(), ratio
+    # without a given noise level, each pixel's residual stands in for it
+    own = fit(radiance, illuminant=E)
+    assert np.nanmedian(own.standard_deviation / found.standard_deviation) == pytest.approx(1, abs=0.05)
+
+
+def test_a_map_at_its_bound_is_said_to_be_there():
+    maps, radiance = pixels(200, noise=0.002, highlights=0.0)
+    found = fit(radiance, illuminant=E, bounds="paper")
+    at_bound = found.status == Status.AT_BOUND
+    no_highlight = found.specular_shading == 0
+    assert 0.3 < no_highlight.mean() < 0.8  # truth is exactly at the bound: noise pushes about half beyond it
+    assert at_bound[no_highlight].all()
+    assert np.isnan(found.standard_deviation[no_highlight, 3]).all()
+    assert (found.haemoglobin >= 0.02).all()
+    assert (found.melanin >= 0.013).all()
+    assert "at bound" in str(found)
+
+
+def test_light_scale_is_absorbed_by_the_shadings():
+    maps, radiance = pixels(20)
+    a, b = fit(radiance, illuminant=E), fit(3 * radiance, illuminant=E)
+    assert np.allclose(a.maps[:, :2], b.maps[:, :2], atol=1e-6)
+    assert np.allclose(3 * a.maps[:, 2:], b.maps[:, 2:], atol=1e-5)
+
+
+def test_reflectance_needs_no_illuminant_and_short_grids_work():
+    maps, radiance = pixels(20)
+    found = fit((radiance / E)[:, 2:], spectra.WAVELENGTHS[2:])
+    assert found.wavelengths.tolist() == list(range(420, 721, 10))
+    assert np.abs(found.maps - maps).max() < 1e-4
+
+
+def test_fine_wavelengths_are_brought_to_the_grid():
+    """148 bands 415–950 nm, as in the ISET data base: 31 points of the grid are reached."""
+    nm = np.linspace(415, 950, 148)
+    R = np.interp(nm, spectra.WAVELENGTHS, skin.reflectance(0.1, 0.03))
+    found = fit(np.stack([0.8 * R + 0.05] * 3), nm)
+    assert len(found.wavelengths) == 31
+    assert np.abs(found.maps - [0.1, 0.03, 0.8, 0.05]).max() < 0.01  # linear interpolation, twice
+
+
+def test_image_shape_mask_and_nan_outside_it():
+    maps, radiance = pixels(24)
+    cube, mask = radiance.reshape(4, 6, 33), np.zeros((4, 6), bool)
+    mask[1:3, 2:5] = True
+    cube[0, 0] = np.nan  # outside the mask: nobody looks
+    found = fit(cube, illuminant=E, mask=mask)
+    assert found.melanin.shape == (4, 6)
+    assert found.standard_deviation.shape == (4, 6, 4)
+    assert np.isnan(found.melanin[~mask]).all()
+    assert np.abs(found.maps[mask] - maps.reshape(4, 6, 4)[mask]).max() < 1e-4
+    assert (found.status[~mask] == Status.OUTSIDE).all()
+    assert (found.fitted == mask).all()
+
+
+def test_torch_float32_goes_in():
+    maps, radiance = pixels(10)
+    found = fit(torch.from_numpy(radiance).float(), illuminant=torch.from_numpy(E).float())
+    assert np.abs(found.maps - maps).max() < 1e-3
+
+
+def test_same_answer_whatever_the_chunk(monkeypatch):
+    _, radiance = pixels(100, noise=0.002)
+    whole = fit(radiance, illuminant=E).maps
+    monkeypatch.setattr(smith2019, "CHUNK", 7)
+    assert np.abs(fit(radiance, illuminant=E).maps - whole).max() < 1e-7
+
+
+class Rows:
+    """A cube that is never whole: makes its rows when they are asked for, and counts how many at most."""
+
+    shape = (1000, 1000, 148)
+
+    def __init__(self, rows):
+        self.shape = (rows, 1000, 148)
+        R = np.interp(np.linspace(415, 950, 148), spectra.WAVELENGTHS, skin.reflectance(0.1, 0.03))
+        self.row = np.broadcast_to(0.8 * R + 0.05, (1000, 148))
+        self.most = 0
+
+    def __getitem__(self, rows):
+        n = len(range(*rows.indices(self.shape[0])))
+        self.most = max(self.most, n)
+        return np.broadcast_to(self.row, (n, 1000, 148))
+
+
+def test_memory_is_bounded_by_blocks_of_rows():
+    peaks = []
+    for rows in (65, 195):
+        cube = Rows(rows)
+        tracemalloc.start()
+        found = fit(cube, np.linspace(415, 950, 148))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.converged.all()
+        assert cube.most * 1000 <= 17 * smith2019.CHUNK
+    maps_grow = (195 - 65) * 1000 * (4 + 4 + 2) * 8
+    assert peaks[1] - peaks[0] < 3 * maps_grow  # what grows is the answer, not the working memory
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(cube=np.ones((4, 20))), "one band per wavelength"),
+        (dict(cube=np.ones(33)), "one band per wavelength"),
+        (dict(cube=np.full((4, 33), np.nan)), "NaN or infinity in 4 pixels"),
+        (dict(illuminant=np.ones(20)), "illuminant of 33 bands"),
+        (dict(illuminant=np.r_[0.0, np.ones(32)]), "at 400 nm"),
+        (dict(illuminant=np.r_[np.ones(32), np.nan]), "at 720 nm"),
+        (dict(mask=np.zeros(4, bool)), "an empty one"),
+        (dict(mask=np.ones(5, bool)), "a mask of shape"),
+        (dict(wavelengths=np.arange(800, 1130, 10.0)), "cover at least 4 points"),
+        (dict(solver="varpo"), "did you mean 'varpro'"),
+        (dict(model="publishd"), "did you mean 'published'"),
+        (dict(bounds="papers"), "did you mean 'paper'"),
+        (dict(bounds=((0.5, 0.1), (0, 1))), "expected bounds"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(change, message):
+    arguments = dict(cube=np.ones((4, 33)), wavelengths=spectra.WAVELENGTHS, illuminant=None) | change
+    with pytest.raises(BiofaceError, match=message):
+        fit(**arguments)
