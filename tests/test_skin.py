@@ -21,7 +21,7 @@ def test_dermis_equals_the_published_form_of_the_equation():
     """β-form of the paper's Kubelka–Munk layer, written out."""
     model = skin.SkinModel("published")
     h = torch.linspace(0, 0.3, 7, dtype=torch.float64)
-    a = model.baseline + h[:, None] * model.blood_over_baseline
+    a = model.bloodless + h[:, None] * model.per_blood
     beta = (a / (a + 2 * model.scattering)).sqrt()
     x = torch.exp(-2 * 0.3 * (a * (a + 2 * model.scattering)).sqrt())
     expected = (1 - beta**2) * (1 - x) / ((1 + beta) ** 2 - (1 - beta) ** 2 * x)

@@ -9,7 +9,8 @@ Kubelka–Munk) and crosses the epidermis again: R = T · R_d · T. Two sets of 
     baseline's mm⁻¹ figures are added to absorptions in cm⁻¹.
 ``layered``
     the same layers with consistent units: no blood in the epidermis, every epidermal absorption times the
-    epidermal thickness, the baseline in cm⁻¹. Blood sits in vessels, which shade their own inside. The default.
+    epidermal thickness, the baseline in cm⁻¹, Kubelka–Munk's K twice the absorption coefficient. Blood sits in
+    vessels, which shade their own inside. The default.
 
 Because the epidermal exponent is linear in both fractions, R factorises into exp(−2 (c + m p + h q)) · R_d(h).
 
@@ -62,6 +63,8 @@ class SkinConstants:
         figures in mm⁻¹, so 10 gives cm⁻¹
     vessel_radius_cm : blood absorbs as if in cylinders of this radius, (1 − e^{−2aρ}) / 2aρ of its absorption a;
         0 spreads it evenly
+    diffuse_path : Kubelka–Munk's K of the dermis in units of its absorption coefficient: diffuse light runs twice
+        the distance between two depths, so 2; the public code has 1
     """
 
     epidermis_melanin_cm: float
@@ -74,6 +77,7 @@ class SkinConstants:
     dermis_cm: float = 0.3
     baseline_scale: float = 1.0
     vessel_radius_cm: float = 0.0
+    diffuse_path: float = 1.0
 
 
 MODELS = {
@@ -87,6 +91,7 @@ MODELS = {
         oxygen_saturation=0.70,
         baseline_scale=10.0,
         vessel_radius_cm=0.001,
+        diffuse_path=2.0,
     ),
 }
 
@@ -142,13 +147,14 @@ class SkinModel:
         self.offset = put(path * baseline)
         self.per_melanin = put(c.epidermis_melanin_cm * melanin - path * baseline)
         self.per_haemoglobin = put(c.epidermal_blood * path * (epidermal_blood - baseline))
-        self.baseline = put(baseline)
-        self.blood_over_baseline = put(oxy + deoxy - baseline)
+        # Kubelka–Munk absorption K of the dermis, cm⁻¹: without blood, and what a fraction 1 of blood adds
+        self.bloodless = put(c.diffuse_path * baseline)
+        self.per_blood = put(c.diffuse_path * (oxy + deoxy - baseline))
         self.scattering = put(scattering)
         self.dermis_cm = c.dermis_cm
 
     def _dermis(self, haemoglobin: Tensor) -> tuple[Tensor, ...]:
-        absorption = self.baseline + haemoglobin[..., None] * self.blood_over_baseline  # cm⁻¹
+        absorption = self.bloodless + haemoglobin[..., None] * self.per_blood  # cm⁻¹
         K = torch.sqrt(absorption * (absorption + 2 * self.scattering))
         decay = torch.exp(-2 * self.dermis_cm * K)  # underflows to 0 where nothing comes back: safe
         coth = (1 + decay) / (1 - decay)
@@ -175,7 +181,7 @@ class SkinModel:
         dermis, absorption, K, coth = self._dermis(haemoglobin)
         # d(K coth Kd)/da, with dK/da = (a + s) / K and d coth(Kd)/dK = d (1 − coth²)
         slope = (absorption + self.scattering) / K * (coth + K * self.dermis_cm * (1 - coth * coth))
-        per_absorption = dermis * (1 + slope) * (-self.blood_over_baseline / self.scattering)
+        per_absorption = dermis * (1 + slope) * (-self.per_blood / self.scattering)
         return torch.exp(-2 * depth) * dermis, per_absorption - 2 * self.per_haemoglobin
 
     def with_derivatives(self, melanin: Tensor, haemoglobin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from bioface import identifiability, skin, spectra
 from bioface.errors import BiofaceError, unknown_name
@@ -119,7 +119,7 @@ def fit(
     starts: int = 1,
     seed: int = 0,
     progress: bool = False,
-    callback: Callable[[int, np.ndarray], None] | None = None,
+    callback: Callable[[int, np.ndarray], bool | None] | None = None,
 ) -> FitResult:
     """Fit skin to every pixel of a multispectral image, or to every row of a list of spectra.
 
@@ -135,10 +135,10 @@ def fit(
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
     sigma : noise of the cube for the predicted deviations; None takes each pixel's residual
     steps : limit of iterations (varpro 40, lm 200 evaluations, adam and sgd 1 000)
-    learning_rate : of adam (default 0.01) and sgd (default 0.01)
+    learning_rate : of adam (default 0.01) and sgd (default 0.0003)
     starts, seed : lm only: the best of so many random starts
     progress : show a progress bar
-    callback : adam and sgd only: called with (step, maps (n, 4)) after every step
+    callback : adam and sgd only: called with (step, maps (n, 4)) after every step; True ends the fit
 
     Returns
     -------
@@ -157,18 +157,9 @@ def fit(
     solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
     if solver not in solvers:
         raise unknown_name("solver", solver, solvers)
-    skin.constants(model)
-    bounds = _check_bounds(bounds)
+    problem, to_grid = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
-    nm = torch.as_tensor(np.asarray(wavelengths, dtype=np.float64))
-    if len(shape) < 2 or nm.ndim != 1 or shape[-1] != len(nm):
-        raise BiofaceError(f"expected a cube (..., {len(nm)}), one band per wavelength, found {shape}")
-    grid = spectra.on_grid(nm)
-    to_grid = spectra.resampling_matrix(nm, grid)
-    e = _check_illuminant(illuminant, nm)
     where = _check_mask(mask, shape[:-1])
-
-    problem = _Problem(skin.SkinModel(model, grid), to_grid @ e, bounds)
     options = dict(steps=steps, rate=learning_rate, starts=starts, seed=seed, callback=callback, name=solver)
     maps = np.full((*shape[:-1], 4), np.nan)
     residual = np.full(shape[:-1], np.nan)
@@ -204,11 +195,26 @@ def fit(
         residual,
         deviation,
         status,
-        grid.numpy(),
+        problem.grid.numpy(),
         solver,
         model,
         time.perf_counter() - began,
     )
+
+
+def _problem(
+    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple
+) -> tuple[_Problem, Tensor]:
+    """The checked problem on the grid points that the cube reaches, and the matrix (D, S) that brings it there."""
+    skin.constants(model)
+    shape = tuple(cube.shape)
+    nm = torch.as_tensor(np.asarray(wavelengths, dtype=np.float64))
+    if len(shape) < 2 or nm.ndim != 1 or shape[-1] != len(nm):
+        raise BiofaceError(f"expected a cube (..., {nm.numel()}), one band per wavelength, found {shape}")
+    grid = spectra.on_grid(nm)
+    to_grid = spectra.resampling_matrix(nm, grid)
+    e = to_grid @ _check_illuminant(illuminant, nm)
+    return _Problem(skin.SkinModel(model, grid), e, _check_bounds(bounds), grid), to_grid
 
 
 def _check_bounds(bounds: str | tuple) -> Tensor:
@@ -246,11 +252,12 @@ def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Skin model, illuminant (D,) on the grid, and the box of the two pigments (2, 2)."""
+    """Skin model, illuminant (D,), box of the two pigments (2, 2), wavelengths (D,)."""
 
     model: skin.SkinModel
     e: Tensor
     box: Tensor
+    grid: Tensor
 
     def radiance(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D) radiance."""
@@ -399,42 +406,73 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
 def _lm(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
     rng = np.random.default_rng(options["seed"])
-    low = np.array([*problem.box[:, 0], 0.0, 0.0])
-    high = np.array([*problem.box[:, 1], np.inf, np.inf])
     found, status = [], []
     for pixel in y:
-        target = pixel.numpy()
-
-        def residual(x: np.ndarray, target: np.ndarray = target) -> np.ndarray:
-            return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target
-
-        def derivative(x: np.ndarray) -> np.ndarray:
-            return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
-
-        brightness = max(float((pixel / problem.e).max()), 1e-3)
-        best = None
-        for k in range(options["starts"]):
-            # the first start is the middle of the paper's table; the others are drawn over the whole box
-            u = np.full(4, 0.5) if k == 0 else rng.random(4)
-            start = np.empty(4)
-            start[:2] = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3
-            start[2:] = np.array([2.0, 0.5]) * brightness * u[2:] + 1e-6
-            result = scipy.optimize.least_squares(
-                residual,
-                np.clip(start, low + 1e-9, high - 1e-9),
-                derivative,
-                bounds=(low, high),
-                x_scale="jac",
-                xtol=1e-10,
-                ftol=1e-12,
-                gtol=1e-12,
-                max_nfev=options["steps"] or 200,
-            )
-            if best is None or result.cost < best.cost:
-                best = result
+        results = [_lm_once(problem, pixel, rng, k == 0, options["steps"]) for k in range(options["starts"])]
+        best = min(results, key=lambda r: r.cost)
         found.append(best.x)
         status.append(int(Status.CONVERGED if best.status > 0 else Status.STOPPED))
     return torch.from_numpy(np.stack(found)), torch.tensor(status)
+
+
+def _lm_once(
+    problem: _Problem, y: Tensor, rng: np.random.Generator, from_middle: bool, steps: int | None
+) -> scipy.optimize.OptimizeResult:
+    """One run on one pixel (D,), from the middle of the box or from anywhere in it."""
+    low = np.array([*problem.box[:, 0], 0.0, 0.0])
+    high = np.array([*problem.box[:, 1], np.inf, np.inf])
+    target = y.numpy()
+    brightness = max(float((y / problem.e).max()), 1e-3)
+    u = np.full(4, 0.5) if from_middle else rng.random(4)
+    pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
+    start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * u[2:] + 1e-6])
+    return scipy.optimize.least_squares(
+        lambda x: problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target,
+        np.clip(start, low + 1e-9, high - 1e-9),
+        lambda x: problem.jacobian(torch.from_numpy(x[None]))[0].numpy(),
+        bounds=(low, high),
+        x_scale="jac",
+        xtol=1e-10,
+        ftol=1e-12,
+        gtol=1e-12,
+        max_nfev=steps or 200,
+    )
+
+
+def multistart(
+    cube: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+    bounds: str | tuple = "free",
+    starts: int = 32,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where bounded least squares ends up from random starts all over the box: are there other minima?
+
+    Parameters
+    ----------
+    cube : (n, S) radiance of some pixels; the others as in :func:`fit`
+
+    Returns
+    -------
+    maps (n, starts, 4) and residuals (n, starts), root mean square over bands
+
+    Raises
+    ------
+    BiofaceError : as :func:`fit`
+    """
+    problem, to_grid = _problem(cube, wavelengths, illuminant, model, bounds)
+    rng = np.random.default_rng(seed)
+    maps, residual = [], []
+    for y in tqdm(
+        torch.as_tensor(np.asarray(cube), dtype=torch.float64) @ to_grid.T, unit="pixel", disable=not progress
+    ):
+        results = [_lm_once(problem, y, rng, False, None) for _ in range(starts)]
+        maps.append([r.x for r in results])
+        residual.append([np.sqrt(2 * r.cost / len(y)) for r in results])
+    return np.array(maps), np.array(residual)
 
 
 # --------------------------------------------------------------------------------------------- adam and sgd
@@ -449,7 +487,7 @@ def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tenso
     x = torch.tensor([*middle, 1.0, 0.0], dtype=torch.float64).repeat(len(y), 1)
     x = x.clamp(low, high).requires_grad_()
     kind = torch.optim.SGD if options["name"] == "sgd" else torch.optim.Adam
-    optimiser = kind([x], lr=options["rate"] or 0.01)
+    optimiser = kind([x], lr=options["rate"] or {"sgd": 3e-4, "adam": 0.01}[options["name"]])
     for step in range(options["steps"] or 1000):
         optimiser.zero_grad()
         loss = (y - problem.radiance(x)).square().sum()
@@ -457,8 +495,8 @@ def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tenso
         optimiser.step()
         with torch.no_grad():
             x.clamp_(low, high)
-        if options["callback"] is not None:
-            options["callback"](step + 1, x.detach().numpy())
+        if options["callback"] is not None and options["callback"](step + 1, x.detach().numpy()):
+            break
     gradient = x.grad
     # the first-order condition, with components that push against a bound taken out
     with torch.no_grad():
