@@ -26,3 +26,7 @@ def test_plain_numbers_become_single_precision():
 
 def test_denormals_are_zero():
     assert float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0.0
+
+
+def test_a_number_in_an_array_stays_without_axes():
+    assert double(np.array(3.0))[0].shape == ()

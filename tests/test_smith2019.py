@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, skin, smith2019, spectra
+from bioface import identifiability, illumination, skin, smith2019, spectra
 from bioface.errors import BiofaceError
 from bioface.smith2019 import Status, fit
 
@@ -175,6 +175,31 @@ def test_memory_is_bounded_by_blocks_of_rows():
         assert cube.most * 1000 <= 17 * smith2019.CHUNK
     maps_grow = (260 - 130) * 1000 * (4 + 4 + 2) * 8
     assert peaks[1] - peaks[0] < 3 * maps_grow  # what grows is the answer, not the working memory
+
+
+def test_multistart_finds_the_same_minimum_as_varpro():
+    _, radiance = pixels(4, noise=0.002)
+    maps, residual = smith2019.multistart(radiance, illuminant=E, starts=4)
+    assert maps.shape == (4, 4, 4)
+    best = fit(radiance, illuminant=E)
+    assert np.allclose(residual.min(1), best.residual, rtol=1e-3)
+    assert np.allclose(maps[np.arange(4), residual.argmin(1)], best.maps, atol=1e-3)
+
+
+def test_loss_surface_is_lowest_at_the_truth():
+    maps, radiance = pixels(1)
+    m, h = np.r_[maps[0, 0], 0.02, 0.3], np.r_[0.001, maps[0, 1], 0.3]
+    surface = smith2019.loss_surface(radiance[0], m, h, illuminant=E)
+    assert surface.shape == (3, 3)
+    assert np.unravel_index(surface.argmin(), surface.shape) == (0, 1)
+    assert surface[0, 1] < 1e-9
+
+
+def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
+    maps, radiance = pixels(3)
+    J = identifiability.jacobian(*maps[:, :3].T, E)
+    H = smith2019.hessian(maps, radiance, illuminant=E)
+    assert np.allclose(H, J.swapaxes(1, 2) @ J, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize(

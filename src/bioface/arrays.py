@@ -24,7 +24,7 @@ torch.set_flush_denormal(True)
 def _to_torch(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.floating):
         value = np.asarray(value)
-        return torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "fbiu" else value
+        return torch.from_numpy(np.asarray(value, order="C")) if value.dtype.kind in "fbiu" else value
     return value
 
 

@@ -475,6 +475,54 @@ def multistart(
     return np.array(maps), np.array(residual)
 
 
+def loss_surface(
+    pixel: Any,
+    melanin: Any,
+    haemoglobin: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+) -> np.ndarray:
+    """Root mean square residual (M, H) of one pixel over a grid of pigments, with the best shadings at each point.
+
+    Parameters
+    ----------
+    pixel : (S,) radiance
+    melanin, haemoglobin : (M,) and (H,) volume fractions; the others as in :func:`fit`
+    """
+    pixel = np.asarray(pixel, dtype=np.float64)[None]
+    problem, to_grid = _problem(pixel, wavelengths, illuminant, model, "free")
+    y = torch.from_numpy(pixel) @ to_grid.T
+    m, h = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (melanin, haemoglobin))
+    p = torch.cartesian_prod(m, h)
+    a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
+    by = (y @ problem.e).expand(len(p))
+    i_d, i_s = problem.shading(a.square().sum(-1), a @ problem.e, (a * y).sum(-1), by)
+    fitted = i_d[:, None] * a + i_s[:, None] * problem.e
+    return (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
+
+
+def hessian(
+    maps: Any,
+    cube: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+) -> np.ndarray:
+    """Hessian (n, 4, 4) of the squared error ½‖l − fit‖² by the four maps, at ``maps`` (n, 4) for pixels (n, S).
+
+    A convex problem has no negative eigenvalue anywhere.
+    """
+    problem, to_grid = _problem(cube, wavelengths, illuminant, model, "free")
+    y = torch.as_tensor(np.asarray(cube), dtype=torch.float64) @ to_grid.T
+
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (target - problem.radiance(x[None])[0]).square().sum()
+
+    x = torch.as_tensor(np.asarray(maps), dtype=torch.float64)
+    return torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(x, y).numpy()
+
+
 # --------------------------------------------------------------------------------------------- adam and sgd
 
 

@@ -1,0 +1,92 @@
+# The whole study from the command line. `make` alone lists what there is.
+#
+# `make reproduce` and `make test` need nothing but Python 3.11: they make .venv, install the exact packages
+# of requirements.lock into it, and go. With PY=python (or a path) they use that Python as it is instead.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test check notebooks data clean environment
+
+PROFILE  ?= default
+NOTEBOOK ?=
+PARAMS   ?=
+
+ifdef PY
+PYTHON := $(PY)
+else
+PYTHON := .venv/bin/python
+# The installed packages follow from the lock, the package's own table and the place of the checkout; the
+# mark is made last, so that an interrupted installation is taken up again.
+MARK := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d ' ' -f 1)
+endif
+
+RUN := $(PYTHON) -m bioface.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
+# two at a time with a thread each; what measures time runs afterwards, with the machine to itself
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+help:
+	@echo "make reproduce   run the notebooks that need it, then print the claims (figures/, build/notebooks/)"
+	@echo "make test        everything: reproduce, all tests, notebooks compared with the committed ones"
+	@echo "make check       the fast loop: ruff and the unit tests, under a minute"
+	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
+	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
+	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
+	@echo
+	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"
+	@echo "NOTEBOOK=\"01 04\"          only these notebooks"
+	@echo "PARAMS=\"name=value ...\"   set notebook parameters"
+	@echo "PY=python                 use this Python and its packages; no .venv is made"
+
+reproduce: environment
+	@$(RUN) --profile $(PROFILE) $(if $(PARAMS),--parameter $(PARAMS))
+
+test: environment
+	@set -e; start=$$(date +%s); \
+	$(RUN); reproduced=$$(date +%s); \
+	$(PYTEST) -m "not alone"; \
+	$(PYTHON) -m pytest -m alone tests || [ $$? -eq 5 ]; tested=$$(date +%s); \
+	$(RUN) --compare; compared=$$(date +%s); \
+	echo "reproduce $$((reproduced - start)) s, tests $$((tested - reproduced)) s," \
+	  "notebooks compared $$((compared - tested)) s, all $$((compared - start)) s"
+
+check: environment
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTEST) -m "not slow and not alone"
+
+notebooks: environment
+	@$(RUN) --publish
+
+data: environment
+	@$(PYTHON) -m bioface data
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ifdef PY
+environment:
+	@$(PY) -c "import os; from bioface import paths; os.path.samefile(paths.root(), '.') or exit(1)" || { \
+	  echo "PY=$(PY) does not have this checkout's package; install it there with" >&2; \
+	  echo "  $(PY) -m pip install -r requirements.lock" >&2; \
+	  echo "  $(PY) -m pip install --no-build-isolation --no-deps -e ." >&2; exit 2; }
+else
+environment: $(MARK)
+
+$(MARK):
+	@python=; for candidate in python3.11 python3 python; do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11 is needed and was not found as python3.11, python3 or python." >&2; \
+	  echo "Install it, or name an environment of your own: make PY=/path/to/python ..." >&2; exit 2; \
+	fi; \
+	set -e; rm -f .venv/installed-*; \
+	echo "Making .venv (a few minutes, once) ..."; \
+	$$python -m venv .venv; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .; \
+	touch $(MARK)
+endif

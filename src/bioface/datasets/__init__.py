@@ -1,0 +1,76 @@
+"""Every data set behind one call: ``load("twin"|"nfe"|"iset", split=, limit=)``.
+
+``twin`` is rendered with known truth and needs no download; ``nfe`` (CelebA with normals) and ``iset``
+(multispectral faces) are real and placed by the reader, see ``data/README.md``. Measured spectra are in
+:mod:`bioface.datasets.skin_spectra`, photos in :mod:`bioface.datasets.photos`.
+"""
+
+from __future__ import annotations
+
+from bioface.datasets import iset, nfe, registry, skin_spectra
+from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.paths import data
+
+NAMES = ("twin", "nfe", "iset")
+SPLITS = ("train", "validation", "test")
+IN_MEMORY = 20_000  # faces: 3 GB
+
+
+def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.Faces | iset.Cubes:
+    """Samples of one data set.
+
+    Parameters
+    ----------
+    name : "twin", "nfe" or "iset"
+    split : "train", "validation" or "test"; None for all. NFE is split by file number (01–04, 05, 20); ISET
+        is a test set and has no other split
+    limit : at most so many samples, the first ones
+
+    Returns
+    -------
+    ``nfe.Faces`` for twin and nfe (the twin's with ``truth``); ``iset.Cubes``, a sequence of cubes read one
+    at a time, for iset.
+
+    Raises
+    ------
+    BiofaceError : on an unknown name or split, a limit below 1, or more faces than fit in memory (stream
+        those with ``nfe.open_split``)
+    DataError : when the files are absent or damaged; the message says where they belong
+    """
+    if name not in NAMES:
+        raise unknown_name("data set", name, NAMES)
+    if split is not None and split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    if limit is not None and limit < 1:
+        raise BiofaceError(f"expected a limit of at least 1, found {limit}")
+    if name == "twin":
+        from bioface.datasets import twin  # needs the ray caster, which nothing else here does
+
+        return twin.load(split=split, limit=limit)[:limit]  # its own limit is per split
+    if name == "nfe":
+        stream = nfe.open_split(split)
+        count = len(stream) if limit is None else min(limit, len(stream))
+        if count > IN_MEMORY:
+            raise BiofaceError(
+                f"expected at most {IN_MEMORY} faces in memory, found {count}: "
+                f"give a limit, or stream them with bioface.datasets.nfe.open_split({split!r})"
+            )
+        return stream[:count]
+    if split in ("train", "validation"):
+        raise BiofaceError(f"expected the split 'test' or None for 'iset', a test set, found {split!r}")
+    files = iset.find()
+    if not files:
+        raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
+    return iset.Cubes(files[:limit])
+
+
+def available() -> dict[str, bool]:
+    """Which real data sets are in place: by name, without opening them.
+
+    >>> sorted(available())
+    ['cameras', 'cheeks', 'iset', 'issa', 'nfe']
+    """
+    return {name: registry.is_placed(name) for name in ("nfe", "iset", "cheeks", "cameras", "issa")}
+
+
+__all__ = ["NAMES", "SPLITS", "available", "iset", "load", "nfe", "registry", "skin_spectra"]

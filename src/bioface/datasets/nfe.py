@@ -1,0 +1,432 @@
+"""Faces in the layout of Neural Face Editing (NFE): the training set of the paper, streamed from HDF5.
+
+An image file ``zx_7_d10_inmc_celebA_NN.hdf5`` holds ``zx_7``, (N, 10, 64, 64) float64 in [0, 1]: display sRGB
+(channels 0–2), surface normals stored as (n + 1) / 2 (3–5), mask (6) and a coordinate map (7–9, not light).
+Its partner ``zx_7_d3_lrgb_celebA_NN.hdf5`` holds ``zx_7``, (N, 3, 9): second-order spherical harmonics
+lighting the red, green and blue channel. A real file takes about 3.2 GB, so nothing here reads one whole.
+
+Every mistake these files invite (undecoded normals, lights of another file, the wrong channels) is either
+made impossible or an error.
+
+Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling", arXiv 1704.04131.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from bioface import paths
+from bioface.errors import BiofaceError, DataError, unknown_name
+
+KEY = "zx_7"  #: the one data set in each file
+SIZE = 64  #: height and width in pixels
+CHANNELS = 10
+IMAGE_NAME = re.compile(r"zx_7_d10_inmc_celebA_(?P<number>\d+)\.hdf5")
+LIGHT_NAME = re.compile(r"zx_7_d3_lrgb_celebA_(?P<number>\d+)\.hdf5")
+
+#: Which file numbers make up each split. The paper trains on files 01–05 and 20 (50 765 faces) and names no
+#: split; here 05 validates and 20, the smallest (2 533 faces), tests. CelebA's people are not kept apart.
+SPLITS: dict[str, tuple[int, ...]] = {"train": (1, 2, 3, 4), "validation": (5,), "test": (20,)}
+
+#: The channels of an image file.
+LAYOUT = {"RGB": slice(0, 3), "normals": slice(3, 6), "mask": slice(6, 7), "coordinates": slice(7, 10)}
+
+Index = int | np.integer | slice | np.ndarray | Sequence[int]
+
+BLOCK = 256  # rows read at once by `batches`: 84 MB of float64
+TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends of [0, 1]
+
+
+def _take(value: Any, index: Any) -> Any:
+    """``value[index]`` for an array, a tuple of names, a dataclass of those, or None."""
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(np.array(value, dtype=object)[index])
+    if dataclasses.is_dataclass(value):
+        changed = {f.name: _take(getattr(value, f.name), index) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changed)
+    return value[index]
+
+
+def _join(values: Sequence[Any]) -> Any:
+    """One after the other: the inverse of :func:`_take`."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        return tuple(name for names in values for name in names)
+    if dataclasses.is_dataclass(first):
+        joined = {f.name: _join([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
+        return dataclasses.replace(first, **joined)
+    return np.concatenate(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again.
+
+    Attributes
+    ----------
+    rgb : (N, 64, 64, 3) float32, display sRGB in [0, 1]
+    normals : (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
+    mask : (N, 64, 64) bool, the face
+    lighting : (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
+    coordinates : (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
+    names : N strings "file:row"
+    truth : what the twin knows besides (a dataclass of arrays with N rows), None for real data
+    """
+
+    rgb: np.ndarray
+    normals: np.ndarray
+    mask: np.ndarray
+    lighting: np.ndarray
+    coordinates: np.ndarray
+    names: tuple[str, ...]
+    truth: Any = None
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def __getitem__(self, index: Index) -> Faces:
+        index = _as_index(index, len(self))
+        return dataclasses.replace(
+            self, **{f.name: _take(getattr(self, f.name), index) for f in dataclasses.fields(self)}
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Faces]) -> Faces:
+        """All faces of all parts, in order.
+
+        Raises
+        ------
+        BiofaceError : when there is nothing to join.
+        """
+        if not parts:
+            raise BiofaceError("expected at least one set of faces to join, found none")
+        fields = dataclasses.fields(Faces)
+        return Faces(**{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields})
+
+
+def _as_index(index: Any, length: int) -> slice | np.ndarray:
+    """A slice or an array of row numbers in [0, length); a single number becomes one row."""
+    if isinstance(index, slice):
+        return index
+    rows = np.atleast_1d(np.asarray(index))
+    if rows.dtype == bool:
+        if rows.shape != (length,):
+            raise IndexError(f"expected {length} booleans, found shape {rows.shape}")
+        return np.flatnonzero(rows)
+    if rows.size == 0:
+        return rows.astype(int)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise TypeError(f"expected a row number, a slice or an array of row numbers, found {index!r}")
+    if rows.min() < -length or rows.max() >= length:
+        raise IndexError(f"expected rows within 0–{length - 1}, found {rows.min()}–{rows.max()}")
+    return np.where(rows < 0, rows + length, rows)
+
+
+class Pair(NamedTuple):
+    """An image file, its light file and the number both carry."""
+
+    number: int
+    images: Path
+    lights: Path
+
+
+def find(folder: str | Path | None = None) -> list[Pair]:
+    """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
+
+    Raises
+    ------
+    DataError : when an image file has no light file of the same number beside it.
+    """
+    folder = paths.data() / "nfe" if folder is None else Path(folder)
+    pairs = []
+    for images in sorted(folder.glob("*.hdf5")):
+        name = IMAGE_NAME.fullmatch(images.name)
+        if not name:
+            continue
+        lights = _partner(images)
+        if not lights.is_file():
+            raise DataError(images, f"its light file {lights.name} beside it", "no such file")
+        pairs.append(Pair(int(name["number"]), images, lights))
+    return sorted(pairs)
+
+
+def _partner(images: Path) -> Path:
+    """Where the light file of an image file belongs."""
+    name = IMAGE_NAME.fullmatch(images.name)
+    if not name:
+        raise DataError(images, "a name like zx_7_d10_inmc_celebA_01.hdf5, or its light file named", images.name)
+    return images.with_name(f"zx_7_d3_lrgb_celebA_{name['number']}.hdf5")
+
+
+def open_split(split: str | None = None, folder: str | Path | None = None) -> NFE:
+    """Stream one split ("train", "validation", "test", see :data:`SPLITS`), or every file when None.
+
+    Raises
+    ------
+    BiofaceError : on an unknown split
+    DataError : when none of its files is in the folder
+    """
+    if split is not None and split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    folder = paths.data() / "nfe" if folder is None else Path(folder)
+    pairs = find(folder)
+    chosen = [p for p in pairs if split is None or p.number in SPLITS[split]]
+    if not chosen:
+        wanted = "any number" if split is None else " or ".join(f"{n:02d}" for n in SPLITS[split])
+        found = ", ".join(f"{p.number:02d}" for p in pairs) or "none"
+        raise DataError(
+            folder,
+            f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)",
+            f"file numbers {found}",
+        )
+    return NFE([p.images for p in chosen], [p.lights for p in chosen])
+
+
+class NFE:
+    """Faces streamed from one or more pairs of files: ``len()``, indexing and :meth:`batches` read only what
+    they give.
+
+    A file is opened for the moment of reading, so an object can be pickled and used by several processes (the
+    workers of a torch DataLoader) at once.
+
+    Parameters
+    ----------
+    image_files : one path or several
+    light_files : as many paths, in the same order; None takes the partners beside the images
+    same_numbers : refuse lights whose file number is not that of the images; False only when they are known
+        to belong together all the same
+
+    Raises
+    ------
+    DataError : a file that is missing, cut short, not HDF5, or of another shape or key; lights of another
+        number or length. Values are checked when they are read: NaN or outside [0, 1] raises then.
+    """
+
+    def __init__(
+        self,
+        image_files: str | Path | Sequence[str | Path],
+        light_files: str | Path | Sequence[str | Path] | None = None,
+        same_numbers: bool = True,
+    ):
+        self.image_files = _as_paths(image_files)
+        if not self.image_files:
+            raise BiofaceError("expected at least one image file, found none")
+        if light_files is None:
+            self.light_files = tuple(_partner(p) for p in self.image_files)
+        else:
+            self.light_files = _as_paths(light_files)
+        if len(self.light_files) != len(self.image_files):
+            raise BiofaceError(
+                f"expected one light file for each of {len(self.image_files)} image files, "
+                f"found {len(self.light_files)}"
+            )
+        counts = []
+        for images, lights in zip(self.image_files, self.light_files, strict=True):
+            if same_numbers:
+                _check_numbers(images, lights)
+            count = _check_header(images, (CHANNELS, SIZE, SIZE))
+            light_count = _check_header(lights, (3, 9))
+            if light_count != count:
+                raise DataError(lights, f"{count} lights, one for each face of {images.name}", str(light_count))
+            counts.append(count)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __repr__(self) -> str:
+        return f"NFE({len(self)} faces in {', '.join(p.name for p in self.image_files)})"
+
+    def __getitem__(self, index: Index) -> Faces:
+        rows = self._rows(index)
+        images, lights = self._read(rows)
+        return _decode(images, lights, tuple(self._names(rows)))
+
+    def raw(self, index: Index) -> np.ndarray:
+        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
+        return self._read(self._rows(index), lights=False)[0]
+
+    def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
+        """Every face once, ``size`` at a time (the last batch may be smaller).
+
+        Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
+        each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
+
+        Raises
+        ------
+        BiofaceError : when ``size`` is not positive.
+        """
+        if size < 1:
+            raise BiofaceError(f"expected a positive batch size, found {size}")
+        starts = np.arange(0, len(self), BLOCK)
+        random = np.random.default_rng(seed)
+        if shuffle:
+            random.shuffle(starts)
+        waiting: Faces | None = None
+        for start in starts:
+            block = self[int(start) : int(start) + BLOCK]
+            if shuffle:
+                block = block[random.permutation(len(block))]
+            waiting = block if waiting is None else Faces.concatenate([waiting, block])
+            whole = len(waiting) // size * size
+            for i in range(0, whole, size):
+                yield waiting[i : i + size]
+            waiting = waiting[whole:]
+        if waiting is not None and len(waiting):
+            yield waiting
+
+    def _rows(self, index: Any) -> np.ndarray:
+        index = _as_index(index, len(self))
+        return np.arange(len(self))[index] if isinstance(index, slice) else index
+
+    def _names(self, rows: np.ndarray) -> Iterator[str]:
+        files = np.searchsorted(self._starts, rows, side="right") - 1
+        for file, row in zip(files, rows, strict=True):
+            yield f"{self.image_files[file].name}:{row - self._starts[file]}"
+
+    def _read(self, rows: np.ndarray, lights: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Stored channels (n, 10, 64, 64) and lights (n, 3, 9) of the rows, in their order."""
+        image_parts, light_parts, places = [], [], []
+        for file in range(len(self.image_files)):
+            start, stop = self._starts[file : file + 2]
+            mine = np.flatnonzero((rows >= start) & (rows < stop))
+            if not len(mine):
+                continue
+            local = rows[mine] - start
+            image_parts.append(_checked_images(self.image_files[file], local))
+            if lights:
+                light_parts.append(_checked_lights(self.light_files[file], local))
+            places.append(mine)
+        if not places:
+            return np.empty((0, CHANNELS, SIZE, SIZE)), np.empty((0, 3, 9))
+        back = np.argsort(np.concatenate(places), kind="stable")
+        light = np.concatenate(light_parts)[back] if lights else np.empty((len(rows), 3, 9))
+        return np.concatenate(image_parts)[back], light
+
+
+def _as_paths(files: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    return tuple(Path(f) for f in ([files] if isinstance(files, str | Path) else files))
+
+
+def _check_numbers(images: Path, lights: Path) -> None:
+    """Refuse the lights of another file: the likeliest way to spoil the shading without noticing."""
+    image, light = IMAGE_NAME.fullmatch(images.name), LIGHT_NAME.fullmatch(lights.name)
+    if image and not light:
+        raise DataError(lights, f"the light file of {images.name}, {_partner(images).name}", lights.name)
+    if image and light and int(image["number"]) != int(light["number"]):
+        raise DataError(lights, f"the lights of file {image['number']}, as the images", f"file {light['number']}")
+
+
+def _open(path: Path) -> h5py.File:
+    """Open an HDF5 file, or say what is wrong with it."""
+    if not path.is_file():
+        raise DataError(path, "an NFE file in HDF5 (see data/README.md)", "no such file")
+    if not h5py.is_hdf5(path):
+        raise DataError(path, "an HDF5 file", f"{path.stat().st_size} bytes of something else")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(path, "a whole HDF5 file", f"a damaged or truncated one ({error})") from error
+
+
+def _check_header(path: Path, shape: tuple[int, ...]) -> int:
+    """N, after checking the key, the (N, *shape) and the type without reading a value."""
+    wanted = "(N, " + ", ".join(map(str, shape)) + ")"
+    try:
+        with _open(path) as file:
+            keys = list(file)
+            data = file.get(KEY)
+            is_array = isinstance(data, h5py.Dataset)
+            found, dtype = (data.shape, data.dtype) if is_array else ((), None)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(path, "a whole HDF5 file", f"a damaged one ({error})") from error
+    if KEY not in keys:
+        raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, keys)) or "(none)"))
+    if dtype is None:
+        raise DataError(path, f"{KEY!r} to be an array {wanted}", "a group")
+    if len(found) != len(shape) + 1 or found[1:] != shape:
+        raise DataError(path, f"{KEY!r} of shape {wanted}", f"shape {found}")
+    if dtype.kind != "f":
+        raise DataError(path, f"{KEY!r} in floating point", f"{dtype}")
+    if found[0] == 0:
+        raise DataError(path, "at least one row", "none")
+    return found[0]
+
+
+def _read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
+    """Rows in any order and with repeats; h5py wants them rising and once."""
+    unique, back = np.unique(rows, return_inverse=True)
+    contiguous = unique[-1] - unique[0] + 1 == len(unique)
+    selection = slice(int(unique[0]), int(unique[-1]) + 1) if contiguous else unique
+    try:
+        with _open(path) as file:
+            values = file[KEY][selection]
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(path, "readable rows", f"damage ({error})") from error
+    return values if len(unique) == len(rows) and (back[:-1] < back[1:]).all() else values[back]
+
+
+def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
+    images = _read_rows(path, rows)
+    # One pass with min and max finds NaN too: both are NaN then.
+    for what, channels in LAYOUT.items():
+        part = images[:, channels]
+        low, high = float(part.min()), float(part.max())
+        if not np.isfinite([low, high]).all():
+            bad = rows[int(np.argmax(~np.isfinite(part.reshape(len(part), -1)).all(1)))]
+            raise DataError(path, f"finite {what}", f"NaN or infinity in row {bad}")
+        if low < -TOLERANCE or high > 1 + TOLERANCE:
+            outside = (part < -TOLERANCE) | (part > 1 + TOLERANCE)
+            bad = rows[int(np.argmax(outside.reshape(len(part), -1).any(1)))]
+            raise DataError(path, f"{what} stored within [0, 1]", f"{low:.4g} to {high:.4g}, first in row {bad}")
+    return images
+
+
+def _checked_lights(path: Path, rows: np.ndarray) -> np.ndarray:
+    lights = _read_rows(path, rows)
+    finite = np.isfinite(lights.reshape(len(lights), -1)).all(1)
+    if not finite.all():
+        raise DataError(path, "finite lighting", f"NaN or infinity in row {rows[int(np.argmin(finite))]}")
+    return lights
+
+
+def decode_normals(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Unit normals from their storage as (n + 1) / 2; zero outside the mask.
+
+    Parameters
+    ----------
+    stored : (..., 3) in [0, 1]
+    mask : (...) bool
+
+    >>> decode_normals(np.array([[0.5, 0.5, 1.0], [0.5, 1.0, 0.5]]), np.array([True, False])).tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    normals = np.where(mask[..., None], 2 * stored - 1, 0)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    # A stored (½, ½, ½) has no direction; it stays zero rather than becoming NaN.
+    return normals / np.where(length > 0, length, 1)
+
+
+def _decode(images: np.ndarray, lights: np.ndarray, names: tuple[str, ...]) -> Faces:
+    last = np.moveaxis(images, 1, -1)  # (n, 64, 64, 10)
+    mask = last[..., 6] > 0.5
+    as_single = {"dtype": np.float32, "order": "C"}
+    return Faces(
+        rgb=np.clip(last[..., 0:3], 0, 1).astype(**as_single),  # within TOLERANCE of [0, 1] already
+        normals=decode_normals(last[..., 3:6], mask).astype(**as_single),
+        mask=mask,
+        lighting=lights.astype(**as_single),
+        coordinates=last[..., 7:10].astype(**as_single),
+        names=names,
+    )

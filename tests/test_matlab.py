@@ -1,0 +1,78 @@
+"""Both .mat formats through one mapping."""
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from bioface.datasets import matlab
+from bioface.errors import DataError
+
+
+def test_v5_structs_strings_and_numbers(tmp_path):
+    path = tmp_path / "a.mat"
+    values = {"light": {"data": np.arange(3.0), "spectrum": {"wave": [1, 2]}}, "name": "D65", "empty": ""}
+    scipy.io.savemat(path, values)
+    read = matlab.read(path)
+    np.testing.assert_array_equal(read["light"]["data"], [[0, 1, 2]])
+    np.testing.assert_array_equal(read["light"]["spectrum"]["wave"], [[1, 2]])
+    assert read["name"] == "D65" and read["empty"] == ""
+    assert set(read) == {"light", "name", "empty"}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_v5(tmp_path, compressed):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"a": np.random.default_rng(0).random(500)}, do_compression=compressed)
+    content = path.read_bytes()
+    path.write_bytes(content[:1000])
+    with pytest.raises(DataError, match="a.mat: expected a whole .mat file"):
+        matlab.read(path)
+
+
+def test_v73_arrays_come_with_matlab_axes(tmp_path):
+    path = tmp_path / "a.mat"
+    values = np.random.default_rng(0).random((4, 3, 2))
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["a"] = values.T
+        text = file.create_dataset("name", data=np.array([[68], [54], [53]], np.uint16))
+        text.attrs["MATLAB_class"] = np.bytes_("char")
+        file.create_group("#refs#")
+    read = matlab.read(path)
+    np.testing.assert_array_equal(read["a"], values)
+    assert read["name"] == "D65"
+    assert list(read) == ["a", "name"] and len(read) == 2 and "other" not in read
+
+
+def test_large_arrays_are_read_by_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(matlab, "SLAB", 20)  # three rows of six numbers
+    path = tmp_path / "a.mat"
+    values = np.random.default_rng(0).random((10, 3, 2))
+    with h5py.File(path, "w") as file:
+        file["a"] = values.T
+    lazy = matlab.read(path)["a"]
+    assert isinstance(lazy, matlab.Lazy) and lazy.shape == (10, 3, 2) and lazy.step == 3
+    for rows in (slice(0, 10), slice(4, 5), slice(2, 8), slice(8, None), slice(5, 5), slice(None)):
+        np.testing.assert_array_equal(lazy[rows], values[rows])
+    path.unlink()
+    with pytest.raises(DataError, match="a.mat: expected readable values in /a"):
+        lazy[0:1]
+
+
+def test_cells_become_lists(tmp_path):
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w") as file:
+        refs = file.create_group("#refs#")
+        refs["x"], refs["y"] = np.ones((1, 1)), 2 * np.ones((1, 1))
+        file.create_dataset("cell", data=np.array([[refs["x"].ref, refs["y"].ref]], dtype=h5py.ref_dtype))
+    assert [v.item() for v in matlab.read(path)["cell"]] == [1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 300])
+def test_something_else(tmp_path, content):
+    path = tmp_path / "a.mat"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"v5 or v7.3, found {len(content)} bytes of something else"):
+        matlab.read(path)
+    with pytest.raises(DataError, match="b.mat: expected a MATLAB .mat file, found no such file"):
+        matlab.read(tmp_path / "b.mat")

@@ -1,0 +1,406 @@
+"""The NFE loader: what it gives, how little it reads, and each way a file can be wrong."""
+
+import pickle
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+
+from bioface.datasets import nfe
+from bioface.errors import BiofaceError, DataError
+
+
+def random_images(count, seed=0, dtype=np.float64):
+    """Valid stored channels (count, 10, 64, 64): unit normals encoded, a disc for a mask."""
+    random = np.random.default_rng(seed)
+    images = random.random((count, 10, 64, 64))
+    normals = random.normal(size=(count, 3, 64, 64))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    images[:, 3:6] = (normals + 1) / 2
+    y, x = np.mgrid[:64, :64]
+    images[:, 6] = (y - 32) ** 2 + (x - 32) ** 2 < 28**2
+    return images.astype(dtype)
+
+
+def write(path, values, key="zx_7", **options):
+    with h5py.File(path, "w") as file:
+        file.create_dataset(key, data=values, **options)
+    return path
+
+
+def write_pair(folder, number, count, seed=0, images=None, lights=None, **options):
+    """A pair of files; the arrays given or random valid ones."""
+    images = random_images(count, seed) if images is None else images
+    lights = np.random.default_rng(seed + 1).normal(size=(count, 3, 9)) if lights is None else lights
+    image_file = write(folder / f"zx_7_d10_inmc_celebA_{number:02d}.hdf5", images, **options)
+    light_file = write(folder / f"zx_7_d3_lrgb_celebA_{number:02d}.hdf5", lights)
+    return image_file, light_file, images, lights
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp("nfe"), 1, 11)
+
+
+# --- what it gives -----------------------------------------------------------------------------------------
+
+
+def test_channels_are_decoded_into_their_places(pair):
+    image_file, light_file, images, lights = pair
+    faces = nfe.NFE(image_file, light_file)[:]
+    assert len(faces) == 11
+    np.testing.assert_allclose(faces.rgb, np.moveaxis(images[:, 0:3], 1, -1), atol=1e-6)
+    np.testing.assert_allclose(faces.coordinates, np.moveaxis(images[:, 7:10], 1, -1), atol=1e-6)
+    np.testing.assert_array_equal(faces.mask, images[:, 6] == 1)
+    np.testing.assert_allclose(faces.lighting, lights, atol=1e-6)
+    assert {faces.rgb.dtype, faces.normals.dtype, faces.lighting.dtype} == {np.dtype(np.float32)}
+    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3"
+    assert faces.truth is None
+
+
+def test_normals_are_decoded_to_unit_length_inside_the_mask_and_zero_outside(pair):
+    image_file, _, images, _ = pair
+    faces = nfe.NFE(image_file)[:]
+    np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-6)
+    assert not faces.normals[~faces.mask].any()
+    expected = 2 * np.moveaxis(images[:, 3:6], 1, -1) - 1
+    np.testing.assert_allclose(faces.normals[faces.mask], expected[faces.mask], atol=1e-6)
+
+
+def test_quantised_normals_are_brought_back_to_unit_length():
+    stored = np.round((np.array([[0.6, 0.0, 0.8]]) + 1) / 2 * 255) / 255
+    assert abs(np.linalg.norm(2 * stored - 1) - 1) > 1e-4  # the premise: 8 bits spoil the length
+    np.testing.assert_allclose(np.linalg.norm(nfe.decode_normals(stored, np.array([True]))), 1, atol=1e-12)
+
+
+def test_a_normal_without_direction_stays_zero():
+    assert not nfe.decode_normals(np.full((1, 3), 0.5), np.array([True])).any()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        slice(2, 7),
+        slice(None, None, 3),
+        np.array([9, 2, 5]),
+        [4, 4, 1, 10],
+        -1,
+        slice(5, 5),
+        np.array([], int),
+    ],
+)
+def test_any_index_gives_the_rows_in_its_order(pair, index):
+    image_file, _, images, lights = pair
+    faces = nfe.NFE(image_file)[index]
+    wanted = images[[index]] if isinstance(index, int) else images[index]
+    np.testing.assert_allclose(faces.rgb, np.moveaxis(wanted[:, 0:3], 1, -1), atol=1e-6)
+    wanted = lights[[index]] if isinstance(index, int) else lights[index]
+    np.testing.assert_allclose(faces.lighting, wanted, atol=1e-6)
+
+
+def test_booleans_choose_rows(pair):
+    data = nfe.NFE(pair[0])
+    chosen = np.zeros(11, bool)
+    chosen[[3, 8]] = True
+    assert [name.split(":")[1] for name in data[chosen].names] == ["3", "8"]
+    assert data[:][chosen].names == data[chosen].names
+
+
+@pytest.mark.parametrize("index", [11, -12, np.array([0, 11])])
+def test_rows_that_do_not_exist_are_an_index_error(pair, index):
+    with pytest.raises(IndexError, match="0–10"):
+        nfe.NFE(pair[0])[index]
+
+
+def test_several_files_are_one_sequence(tmp_path):
+    one, two = (write_pair(tmp_path, n, count, seed=n) for n, count in ((1, 3), (2, 4)))
+    data = nfe.NFE([one[0], two[0]])
+    assert len(data) == 7
+    faces = data[np.array([6, 0, 3, 2])]
+    expected = np.stack([two[2][3], one[2][0], two[2][0], one[2][2]])
+    np.testing.assert_allclose(faces.rgb, np.moveaxis(expected[:, 0:3], 1, -1), atol=1e-6)
+    assert faces.names[0] == "zx_7_d10_inmc_celebA_02.hdf5:3"
+    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:2"
+
+
+def test_faces_slice_and_join(pair):
+    faces = nfe.NFE(pair[0])[:]
+    again = nfe.Faces.concatenate([faces[:4], faces[np.arange(4, 11)]])
+    assert again.names == faces.names
+    np.testing.assert_array_equal(again.normals, faces.normals)
+    assert len(faces[2]) == 1
+    with pytest.raises(BiofaceError, match="at least one"):
+        nfe.Faces.concatenate([])
+
+
+def test_faces_carry_a_truth_along(pair):
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True)
+    class Truth:
+        melanin: np.ndarray
+        group: np.ndarray
+
+    faces = nfe.NFE(pair[0])[:]
+    truth = Truth(np.arange(11.0), np.array([f"g{i}" for i in range(11)]))
+    faces = dataclasses.replace(faces, truth=truth)
+    chosen = nfe.Faces.concatenate([faces[[3, 1]], faces[5:6]])
+    np.testing.assert_array_equal(chosen.truth.melanin, [3, 1, 5])
+    assert list(chosen.truth.group) == ["g3", "g1", "g5"]
+
+
+def test_raw_gives_the_stored_channels(pair):
+    image_file, _, images, _ = pair
+    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_single_precision_files_are_read_too(tmp_path, dtype):
+    image_file, *_ = write_pair(tmp_path, 1, 2, images=random_images(2, dtype=dtype))
+    faces = nfe.NFE(image_file)[:]
+    np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-5)
+
+
+# --- streaming ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 4, 11, 50])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_give_every_face_once(pair, size, shuffle, monkeypatch):
+    monkeypatch.setattr(nfe, "BLOCK", 3)
+    batches = list(nfe.NFE(pair[0]).batches(size, shuffle=shuffle))
+    assert all(len(batch) == size for batch in batches[:-1])
+    rows = [int(name.split(":")[1]) for batch in batches for name in batch.names]
+    assert sorted(rows) == list(range(11))
+    assert (rows == list(range(11))) is (not shuffle)
+
+
+def test_the_seed_fixes_the_order(pair, monkeypatch):
+    monkeypatch.setattr(nfe, "BLOCK", 3)
+    data = nfe.NFE(pair[0])
+    orders = [[n for b in data.batches(4, shuffle=True, seed=s) for n in b.names] for s in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_batch_size_must_be_positive(pair):
+    with pytest.raises(BiofaceError, match="positive batch size, found 0"):
+        next(nfe.NFE(pair[0]).batches(0))
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """Reading ten faces out of 2 000 (a virtual 655 MB file) needs a few MB."""
+    image_file = tmp_path / "zx_7_d10_inmc_celebA_01.hdf5"
+    with h5py.File(image_file, "w") as file:  # never written: HDF5 gives its fill value
+        file.create_dataset("zx_7", (2000, 10, 64, 64), np.float64, chunks=(1, 10, 64, 64), fillvalue=0.25)
+    write(tmp_path / "zx_7_d3_lrgb_celebA_01.hdf5", np.zeros((2000, 3, 9)))
+    tracemalloc.start()
+    try:
+        faces = nfe.NFE(image_file)[np.array([1999, 3, 800, 801, 5, 6, 7, 8, 9, 10])]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(faces) == 10
+    assert peak < 40e6
+
+
+def test_worker_processes_of_a_data_loader_can_read(pair):
+    import torch
+
+    class Dataset(torch.utils.data.Dataset):
+        def __init__(self, data):
+            self.data = data
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, row):
+            return self.data[row].rgb[0]
+
+    data = nfe.NFE(pair[0])
+    data[0]  # read in this process first: nothing of it may leak into the workers
+    loader = torch.utils.data.DataLoader(Dataset(data), batch_size=4, num_workers=2)
+    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), data[:].rgb)
+
+
+def test_it_pickles(pair):
+    data = pickle.loads(pickle.dumps(nfe.NFE(pair[0])))
+    assert len(data[:2]) == 2
+
+
+# --- finding and splitting ---------------------------------------------------------------------------------
+
+
+def test_find_pairs_files_by_number(tmp_path):
+    for number in (20, 1):
+        write_pair(tmp_path, number, 1)
+    (tmp_path / "other.hdf5").write_bytes(b"")
+    pairs = nfe.find(tmp_path)
+    assert [p.number for p in pairs] == [1, 20]
+    assert pairs[1].lights.name == "zx_7_d3_lrgb_celebA_20.hdf5"
+    assert nfe.find(tmp_path / "nowhere") == []
+
+
+def test_images_without_lights_are_an_error(tmp_path):
+    image_file, light_file, *_ = write_pair(tmp_path, 4, 1)
+    light_file.unlink()
+    with pytest.raises(DataError, match="d10_inmc_celebA_04.*expected its light file zx_7_d3_lrgb_celebA_04"):
+        nfe.find(tmp_path)
+    with pytest.raises(DataError, match="zx_7_d3_lrgb_celebA_04.hdf5: .*no such file"):
+        nfe.NFE(image_file)
+
+
+def test_splits_go_by_file_number_and_share_no_file(folders):
+    numbers = [n for split in nfe.SPLITS.values() for n in split]
+    assert len(numbers) == len(set(numbers))
+    (folders / "nfe").mkdir()
+    for number, count in ((1, 2), (4, 1), (5, 3), (20, 4)):
+        write_pair(folders / "nfe", number, count)
+    assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
+    assert len(nfe.open_split()) == 10
+
+
+def test_a_split_without_files_says_which_are_there(folders):
+    (folders / "nfe").mkdir()
+    write_pair(folders / "nfe", 20, 1)
+    with pytest.raises(DataError, match="NN = 01 or 02 or 03 or 04 .*found file numbers 20"):
+        nfe.open_split("train")
+    with pytest.raises(BiofaceError, match="unknown split 'trian'; did you mean 'train'"):
+        nfe.open_split("trian")
+
+
+# --- everything that can be wrong --------------------------------------------------------------------------
+
+
+def expect(match, *args, **kwargs):
+    """The error of opening and then reading it all."""
+    with pytest.raises(DataError, match=match) as raised:
+        nfe.NFE(*args, **kwargs)[:]
+    return raised.value
+
+
+def test_missing_file(tmp_path):
+    expect("nowhere.*03.hdf5.*no such file", tmp_path / "nowhere" / "zx_7_d10_inmc_celebA_03.hdf5")
+
+
+def test_truncated_file(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 3)
+    image_file.write_bytes(image_file.read_bytes()[: image_file.stat().st_size // 2])
+    error = expect("celebA_01.hdf5: expected a whole HDF5 file, found a damaged or truncated one", image_file)
+    assert error.path == image_file
+
+
+def test_damage_inside_the_data(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 3, chunks=(1, 10, 64, 64), compression="gzip", fletcher32=True)
+    content = bytearray(image_file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    image_file.write_bytes(content)
+    expect("celebA_01.hdf5: expected readable rows, found damage", image_file)
+
+
+def test_a_web_page_instead_of_hdf5(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 1)
+    image_file.write_text("<html>Google Drive can't scan this file for viruses</html>")
+    expect("celebA_01.hdf5: expected an HDF5 file, found 5[0-9] bytes of something else", image_file)
+
+
+def test_wrong_key_lists_the_keys(tmp_path):
+    image_file, light_file, *_ = write_pair(tmp_path, 1, 1)
+    write(image_file, random_images(1), key="images")
+    expect("expected the key 'zx_7', found the keys 'images'", image_file)
+
+
+def test_a_group_in_place_of_the_array(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 1)
+    with h5py.File(image_file, "w") as file:
+        file.create_group("zx_7")
+    expect(r"an array \(N, 10, 64, 64\), found a group", image_file)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 64, 64), (2, 10, 32, 32), (2, 64, 64, 10), (10, 64, 64)])
+def test_wrong_shape(tmp_path, shape):
+    image_file, *_ = write_pair(tmp_path, 1, 2)
+    write(image_file, np.zeros(shape))
+    expect(rf"of shape \(N, 10, 64, 64\), found shape \({shape[0]}, {shape[1]}", image_file)
+
+
+def test_wrong_light_shape(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 2, lights=np.zeros((2, 9, 3)))
+    expect(r"d3_lrgb_celebA_01.hdf5: expected 'zx_7' of shape \(N, 3, 9\), found shape \(2, 9, 3\)", image_file)
+
+
+def test_integers(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 2, images=np.zeros((2, 10, 64, 64), np.uint8))
+    expect("floating point, found uint8", image_file)
+
+
+def test_no_rows(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 0, images=np.zeros((0, 10, 64, 64)), lights=np.zeros((0, 3, 9)))
+    expect("at least one row, found none", image_file)
+
+
+def test_images_and_lights_of_different_length(tmp_path):
+    image_file, *_ = write_pair(tmp_path, 1, 3, lights=np.zeros((2, 3, 9)))
+    expect("d3_lrgb_celebA_01.hdf5: expected 3 lights.*found 2", image_file)
+
+
+def test_lights_of_another_file(tmp_path):
+    one, five = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
+    expect("lights of file 20, as the images, found file 05", one[0], five[1])
+    assert len(nfe.NFE(one[0], five[1], same_numbers=False)) == 2  # told so
+
+
+def test_an_image_file_in_place_of_the_lights(tmp_path):
+    one = write_pair(tmp_path, 1, 2)
+    expect("light file of .*found zx_7_d10_inmc_celebA_01.hdf5", one[0], one[0])
+
+
+def test_as_many_light_files_as_image_files(tmp_path):
+    one = write_pair(tmp_path, 1, 2)
+    with pytest.raises(BiofaceError, match="one light file for each of 1 image files, found 2"):
+        nfe.NFE([one[0]], [one[1], one[1]])
+    with pytest.raises(BiofaceError, match="at least one image file"):
+        nfe.NFE([])
+
+
+def test_a_name_without_a_number_needs_its_lights_named(tmp_path):
+    image_file = write(tmp_path / "faces.hdf5", random_images(2))
+    light_file = write(tmp_path / "lights.hdf5", np.zeros((2, 3, 9)))
+    expect("faces.hdf5: expected a name like", image_file)
+    assert len(nfe.NFE(image_file, light_file)[:]) == 2
+
+
+@pytest.mark.parametrize(("channel", "what"), [(0, "RGB"), (4, "normals"), (6, "mask"), (9, "coordinates")])
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_values_outside_0_to_1(tmp_path, channel, what, value):
+    images = random_images(4)
+    images[2, channel, 5, 6] = value
+    image_file, *_ = write_pair(tmp_path, 1, 4, images=images)
+    expect(rf"celebA_01.hdf5: expected {what} stored within \[0, 1\].*first in row 2", image_file)
+
+
+def test_decoded_normals_in_the_file_are_caught(tmp_path):
+    images = random_images(2)
+    images[:, 3:6] = 2 * images[:, 3:6] - 1
+    image_file, *_ = write_pair(tmp_path, 1, 2, images=images)
+    expect(r"expected normals stored within \[0, 1\], found -1", image_file)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity(tmp_path, value):
+    images, lights = random_images(4), np.zeros((4, 3, 9))
+    images[3, 1, 0, 0] = value
+    image_file, light_file, *_ = write_pair(tmp_path, 1, 4, images=images)
+    expect("finite RGB, found NaN or infinity in row 3", image_file)
+    lights[1, 2, 8] = value
+    write(light_file, lights)
+    write(image_file, random_images(4))
+    expect("d3_lrgb_celebA_01.hdf5: expected finite lighting, found NaN or infinity in row 1", image_file)
+
+
+def test_rounding_at_the_ends_of_the_range_is_not_an_error(tmp_path):
+    images = random_images(2)
+    images[0, 0, 0, 0], images[1, 2, 1, 1] = 1 + 1e-9, -1e-9
+    image_file, *_ = write_pair(tmp_path, 1, 2, images=images)
+    rgb = nfe.NFE(image_file)[:].rgb
+    assert rgb.min() >= 0 and rgb.max() <= 1

@@ -1,0 +1,62 @@
+"""What every notebook starts and ends with."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import notebook
+from bioface.errors import BiofaceError
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _draws(seed):
+    rng = notebook.start(seed)
+    return rng.random(), random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
+
+
+def test_one_seed_sets_every_generator():
+    first = _draws(3)
+    assert _draws(3) == first
+    assert all(a != b for a, b in zip(_draws(4), first, strict=True))
+
+
+def test_a_large_seed():
+    assert _draws(2**40) == _draws(2**40)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", None, True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(BiofaceError, match="seed: expected a whole number"):
+        notebook.start(seed)
+
+
+def test_threads(monkeypatch):
+    monkeypatch.setenv("BIOFACE_THREADS", "1")
+    notebook.start(0)
+    assert torch.get_num_threads() == 1
+    monkeypatch.delenv("BIOFACE_THREADS")
+    notebook.start(0)
+    assert 1 <= torch.get_num_threads() <= os.cpu_count()
+    monkeypatch.setenv("BIOFACE_THREADS", "two")
+    with pytest.raises(BiofaceError, match="BIOFACE_THREADS: .* found 'two'"):
+        notebook.start(0)
+
+
+def test_pick():
+    assert notebook.pick("full", default=1, full=2) == 2
+    with pytest.raises(BiofaceError, match="unknown profile 'ful'; did you mean 'full'"):
+        notebook.pick("ful", default=1, full=2)
+
+
+def test_versions(capsys):
+    notebook.versions()
+    assert f"torch {torch.__version__}" in capsys.readouterr().out

@@ -1,0 +1,238 @@
+"""Photos: every kind of picture becomes the same array, and what is none is an error."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from bioface.datasets import photos
+from bioface.errors import DataError
+
+
+@pytest.fixture
+def picture():
+    """(6, 4, 3) uint8 with every pixel different."""
+    return np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_colour(tmp_path, picture):
+    photo = photos.read(save(tmp_path / "me.png", picture))
+    np.testing.assert_allclose(photo.rgb, picture / 255, atol=1e-7)
+    assert photo.rgb.dtype == np.float32 and photo.mask.all() and photo.name == "me"
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".webp"])
+def test_other_lossless_formats(tmp_path, picture, suffix):
+    options = {"lossless": True} if suffix == ".webp" else {}
+    photo = photos.read(save(tmp_path / f"me{suffix}", picture, **options))
+    np.testing.assert_allclose(photo.rgb, picture / 255, atol=1e-7)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path, picture):
+    photo = photos.read(save(tmp_path / "me.png", picture[..., 0]))
+    np.testing.assert_allclose(photo.rgb, np.repeat(picture[..., :1] / 255, 3, axis=-1), atol=1e-7)
+
+
+def test_16_bit_grey_keeps_its_precision(tmp_path):
+    values = np.array([[0, 1, 2], [40_000, 65_534, 65_535]], np.uint16)
+    for name in ("me.png", "me.tif"):
+        photo = photos.read(save(tmp_path / name, values))
+        np.testing.assert_allclose(photo.rgb[..., 1], values / 65535, atol=1e-7)
+
+
+def test_16_bit_colour_to_8_bits(tmp_path):
+    """Pillow cannot write such a PNG, so here is one by hand."""
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    values = np.random.default_rng(0).integers(0, 65536, (5, 3, 3))
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", 3, 5, 16, 2, 0, 0, 0)
+    png = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "me.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    np.testing.assert_allclose(photos.read(tmp_path / "me.png").rgb, values / 65535, atol=1 / 255)
+
+
+def test_transparency_is_the_mask(tmp_path, picture):
+    alpha = np.zeros((6, 4, 1), np.uint8)
+    alpha[2:5, 1:3] = 255
+    photo = photos.read(save(tmp_path / "me.png", np.concatenate([picture, alpha], -1)))
+    np.testing.assert_array_equal(photo.mask, alpha[..., 0] == 255)
+    np.testing.assert_allclose(photo.rgb, picture / 255, atol=1e-7)
+
+
+def test_a_palette_with_transparency(tmp_path):
+    image = Image.new("P", (3, 2), 1)
+    image.putpalette([0, 0, 0, 255, 128, 0])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "me.png", transparency=0)
+    photo = photos.read(tmp_path / "me.png")
+    np.testing.assert_allclose(photo.rgb[1, 1], [1, 128 / 255, 0], atol=1e-6)
+    assert not photo.mask[0, 0] and photo.mask.sum() == 5
+
+
+def test_cmyk(tmp_path):
+    Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "me.tif")
+    np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb[0, 0], [1, 0, 0], atol=0.01)
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(6, -1), (8, 1), (3, 2)])
+def test_a_rotated_photo_is_turned_upright(tmp_path, picture, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "me.png", picture, exif=exif)
+    np.testing.assert_allclose(photos.read(path).rgb, np.rot90(picture, turned) / 255, atol=1e-7)
+
+
+def test_a_colour_profile_is_converted(tmp_path):
+    """A linear-light profile: a stored ½ shows as 0.735 in sRGB."""
+
+    def tag(body):
+        return body + b"\0" * (-len(body) % 4)
+
+    def xyz(*values):
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    colours = {  # sRGB primaries adapted to D50
+        b"rXYZ": xyz(0.43607, 0.22249, 0.01392),
+        b"gXYZ": xyz(0.38515, 0.71687, 0.09708),
+        b"bXYZ": xyz(0.14307, 0.06061, 0.71410),
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+    }
+    linear = b"curv\0\0\0\0" + struct.pack(">I", 0)
+    tags = {**colours, b"rTRC": linear, b"gTRC": linear, b"bTRC": linear}
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"l\0" + bytes(78)
+    offset, table, body = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", offset + len(body), len(content))
+        body += tag(content)
+    size = offset + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    header += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    profile = header.ljust(128, b"\0") + table + body
+    grey = np.full((2, 2, 3), 128, np.uint8)
+    photo = photos.read(save(tmp_path / "me.png", grey, icc_profile=profile))
+    np.testing.assert_allclose(photo.rgb, 0.735, atol=0.01)
+
+
+def test_an_srgb_profile_changes_nothing(tmp_path, picture):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = photos.read(save(tmp_path / "me.png", picture, icc_profile=profile))
+    np.testing.assert_allclose(photo.rgb, picture / 255, atol=1.5 / 255)
+    grey = photos.read(save(tmp_path / "grey.png", picture[..., 0].copy(), icc_profile=profile))
+    np.testing.assert_allclose(grey.rgb[..., 0], picture[..., 0] / 255, atol=1.5 / 255)
+
+
+def test_a_damaged_profile_is_an_error(tmp_path, picture):
+    path = save(tmp_path / "me.png", picture, icc_profile=b"not a profile")
+    with pytest.raises(DataError, match="me.png: expected a readable colour profile"):
+        photos.read(path)
+
+
+# --- masks -------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_from_a_file_or_an_array(tmp_path, picture):
+    inside = np.zeros((6, 4), np.uint8)
+    inside[1:3] = 255
+    path = save(tmp_path / "me.png", picture)
+    mask_file = save(tmp_path / "mask.png", inside)
+    for mask in (mask_file, str(mask_file), inside, inside == 255, inside / 255):
+        np.testing.assert_array_equal(photos.read(path, mask).mask, inside == 255)
+
+
+def test_a_mask_of_another_size(tmp_path, picture):
+    path = save(tmp_path / "me.png", picture)
+    mask_file = save(tmp_path / "mask.png", np.kron(np.eye(6, 4, dtype=np.uint8), np.full((2, 2), 255, np.uint8)))
+    with pytest.raises(DataError, match=r"mask.png: expected a mask of 6 × 4 as me.png, found shape \(12, 8\)"):
+        photos.read(path, mask_file)
+    fitted = photos.read(path, mask_file, resize_mask=True)
+    np.testing.assert_array_equal(fitted.mask, np.eye(6, 4, dtype=bool))
+    with pytest.raises(DataError, match="expected a mask of 6 × 4"):
+        photos.read(path, np.ones((6, 4, 3), bool))
+
+
+def test_an_empty_mask(tmp_path, picture):
+    path = save(tmp_path / "me.png", picture)
+    with pytest.raises(DataError, match="mask.png: expected a mask with at least one pixel"):
+        photos.read(path, save(tmp_path / "mask.png", np.zeros((6, 4), np.uint8)))
+    with pytest.raises(DataError, match="me.png: expected a mask with at least one pixel"):
+        photos.read(path, np.zeros((6, 4), bool))
+    clear = np.concatenate([picture, np.zeros((6, 4, 1), np.uint8)], -1)
+    with pytest.raises(DataError, match="clear.png: expected a mask with at least one pixel"):
+        photos.read(save(tmp_path / "clear.png", clear))
+
+
+# --- what is no photo --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\xff\xd8\xff\xe0garbage"])
+def test_not_an_image(tmp_path, content):
+    path = tmp_path / "me.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"me.png: expected a picture \(JPEG, PNG, TIFF, …\)"):
+        photos.read(path)
+
+
+def test_truncated(tmp_path):
+    path = save(tmp_path / "me.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match="me.jpg: expected a picture .*found something unreadable"):
+        photos.read(path)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(DataError, match="me.png: expected a picture, found no such file"):
+        photos.read(tmp_path / "me.png")
+    with pytest.raises(DataError, match="expected a picture, found no such file"):
+        photos.read(tmp_path)  # a folder is no picture either
+
+
+def test_floating_point_pictures_must_be_within_0_and_1(tmp_path):
+    path = save(tmp_path / "me.tif", np.array([[0.25, 0.5]], np.float32))
+    np.testing.assert_allclose(photos.read(path).rgb[0, :, 0], [0.25, 0.5])
+    save(path, np.array([[0.25, 200.0]], np.float32))
+    with pytest.raises(DataError, match=r"me.tif: expected values within \[0, 1\], found 0.25 to 200"):
+        photos.read(path)
+
+
+# --- real photos -------------------------------------------------------------------------------------------
+
+
+def test_the_astronaut_is_a_face_in_an_ellipse():
+    photo = photos.astronaut()
+    assert photo.rgb.shape == (64, 64, 3) and photo.rgb.dtype == np.float32
+    assert photo.rgb.min() >= 0 and photo.rgb.max() <= 1
+    assert 0.35 < photo.mask.mean() < 0.6
+    red, green, blue = photo.rgb[photo.mask].mean(0)
+    assert red > green > blue > 0.3  # skin, evenly lit
+    border = np.concatenate([photo.mask[0], photo.mask[-1], photo.mask[:, 0], photo.mask[:, -1]])
+    assert not border.any()
+
+
+def test_the_astronaut_needs_no_network(monkeypatch):
+    import socket
+
+    monkeypatch.setattr(socket, "socket", lambda *a, **k: pytest.fail("went to the network"))
+    assert photos.astronaut().mask.any()
+
+
+def test_real_photos_and_their_masks(real_file):
+    folder = real_file("photos")
+    faces = sorted(folder.glob("*_face.png"))
+    assert len(faces) >= 13
+    for face in faces:
+        photo = photos.read(face, face.with_name(face.name.replace("face", "mask")), resize_mask=True)
+        assert photo.rgb.shape == (128, 128, 3) and photo.mask.shape == (128, 128)
+        assert 0.2 < photo.mask.mean() < 0.6
+        inside, outside = photo.mask[40:90, 40:90].mean(), photo.mask[:8, :8].mean()
+        assert inside > 0.5 > outside  # the face is in the middle, not in the corner

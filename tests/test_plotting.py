@@ -1,0 +1,289 @@
+"""Pictures: fixed colours per quantity, grids, and files that say where they come from."""
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bioface import plotting
+from bioface.errors import BiofaceError
+
+
+@pytest.fixture(autouse=True)
+def figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+    monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
+    yield tmp_path
+    plt.close("all")
+
+
+def test_every_quantity_has_a_colour_map_and_a_range():
+    for name, quantity in plotting.QUANTITIES.items():
+        assert quantity.cmap is None or quantity.cmap in matplotlib.colormaps, name
+        assert quantity.low < quantity.high, name
+        if name.endswith("_error") and name != "rgb_error":
+            assert quantity.low == -quantity.high, "zero error is the middle of the colours"
+
+
+def test_a_map_keeps_its_limits_whatever_its_values():
+    _, (left, right) = plt.subplots(1, 2)
+    low = plotting.show_map(left, np.full((4, 4), 0.1), "melanin")
+    high = plotting.show_map(right, torch.full((4, 4), 0.4, requires_grad=True), "melanin")
+    assert low.get_clim() == high.get_clim() == (0.0, 0.43)
+    assert plotting.show_map(left, np.zeros((4, 4)), "melanin", limits=(0, 1)).get_clim() == (0, 1)
+
+
+def test_outside_the_mask_is_grey():
+    _, ax = plt.subplots()
+    mask = np.zeros((4, 4), bool)
+    mask[1, 1] = True
+    grey = plotting.BACKGROUND
+    image = plotting.show_map(ax, np.ones((4, 4, 3)) * 0.5, "rgb", mask=torch.from_numpy(mask)).get_array()
+    np.testing.assert_allclose(image[0, 0], grey)
+    np.testing.assert_allclose(image[1, 1], 0.5)
+    shown = plotting.show_map(ax, np.full((4, 4), 0.2), "melanin", mask=mask)
+    assert shown.get_array().mask.sum() == 15
+    np.testing.assert_allclose(shown.cmap(np.ma.masked)[:3], grey, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value", "shown"),
+    [
+        ("rgb", 0.5, 0.5),
+        ("rgb", np.uint8(51), 0.2),
+        ("linear_rgb", 0.214041, 0.5),
+        ("linear_rgb", 0.002, 0.02584),
+        ("albedo", 7.0, 1.0),
+        ("normals", -1.0, 0.0),
+        ("normals", 0.0, 0.5),
+    ],
+)
+def test_colour_images_are_shown_as_srgb(quantity, value, shown):
+    _, ax = plt.subplots()
+    drawn = plotting.show_map(ax, np.full((2, 2, 3), value), quantity).get_array()
+    np.testing.assert_allclose(drawn, shown, atol=1e-4)
+
+
+def test_the_picture_on_screen_has_the_pixels_of_the_map():
+    """Drawn and read back: black where shading is 0, white at the top of its range, grey outside the mask."""
+    figure = plt.figure(figsize=(1, 1), dpi=100, layout="none")
+    ax = figure.add_axes((0, 0, 1, 1))
+    shading = np.array([[0.0, 1.5], [0.75, 0.75]])
+    plotting.show_map(ax, shading, "diffuse_shading", mask=np.array([[1, 1], [1, 0]]))
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] / 255.0
+    for (row, column), level in {
+        (25, 25): 0,
+        (25, 75): 1,
+        (75, 25): 0.5,
+        (75, 75): plotting.BACKGROUND,
+    }.items():
+        np.testing.assert_allclose(pixels[row, column], level, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("image", "quantity", "mask", "message"),
+    [
+        (np.zeros((4, 4)), "melanine", None, "did you mean 'melanin'"),
+        (np.zeros((4, 4, 3)), "melanin", None, r"melanin: expected an image \(H, W\), found \(4, 4, 3\)"),
+        (np.zeros((3, 4, 4)), "rgb", None, r"expected an image \(H, W, 3\), found \(3, 4, 4\)"),
+        (np.zeros((4, 4)), "rgb", None, r"\(H, W, 3\), found \(4, 4\)"),
+        (np.zeros((4, 4)), "melanin", np.ones((4, 5)), r"expected a mask \(4, 4\), found \(4, 5\)"),
+    ],
+)
+def test_bad_images_are_refused(image, quantity, mask, message):
+    _, ax = plt.subplots()
+    with pytest.raises(BiofaceError, match=message):
+        plotting.show_map(ax, image, quantity, mask=mask)
+
+
+def test_limits_must_be_in_order():
+    _, ax = plt.subplots()
+    with pytest.raises(BiofaceError, match="expected \\(low, high\\)"):
+        plotting.show_map(ax, np.zeros((2, 2)), "melanin", limits=(1, 0))
+
+
+def test_a_colour_bar_says_quantity_and_unit():
+    _, ax = plt.subplots()
+    bar = plotting.colour_bar(ax, "melanin")
+    assert bar.ax.get_ylabel() == "melanin (volume fraction)"
+    assert (bar.vmin, bar.vmax) == (0, 0.43)
+    with pytest.raises(BiofaceError, match="no colour bar"):
+        plotting.colour_bar(ax, "rgb")
+
+
+def _bars(figure, panels):
+    return [ax for ax in figure.axes if ax not in set(panels.flat) and ax.axison]
+
+
+def test_a_grid_by_column():
+    rgb, mapped = np.zeros((6, 4, 3)), np.zeros((6, 4))
+    rows = [[rgb, mapped, mapped], [rgb, None, mapped]]
+    figure, axes = plotting.panel_grid(
+        rows, quantities=["rgb", "melanin", "mask"], row_labels=["a", "b"], limits={"melanin": (0, 0.2)}
+    )
+    figure.canvas.draw()
+    assert axes.shape == (2, 3)
+    assert [ax.get_title() for ax in axes[0]] == ["sRGB image", "melanin", "mask"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["a", "b"]
+    assert not axes[1, 1].images and not axes[1, 1].axison
+    assert axes[0, 1].images[0].get_clim() == (0, 0.2)
+    assert [bar.get_xlabel() for bar in _bars(figure, axes)] == ["volume fraction"]
+
+
+def test_a_grid_by_row():
+    mapped = torch.zeros(5, 5)
+    figure, axes = plotting.panel_grid(
+        [[mapped, mapped, mapped], [mapped, mapped, mapped]],
+        quantities=["haemoglobin", "specular_shading"],
+        titles=["x", "y", "z"],
+        masks=[None, np.ones((5, 5)), np.zeros((5, 5))],
+        by="row",
+    )
+    figure.canvas.draw()
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["haemoglobin", "specular shading"]
+    assert len(_bars(figure, axes)) == 2
+    assert axes[0, 2].images[0].get_array().mask.all() and not axes[0, 1].images[0].get_array().mask.any()
+
+
+@pytest.mark.parametrize("by", ["column", "row"])
+def test_nothing_in_a_grid_overlaps_and_panels_are_in_line(by):
+    quantities = ["rgb", "haemoglobin", "specular_shading", "melanin_error"]
+    mapped = np.zeros((8, 8))
+    rows = [[np.zeros((8, 8, 3)), mapped, mapped, mapped]] * 3
+    if by == "row":
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    figure, axes = plotting.panel_grid(rows, quantities=quantities, by=by, title="All of them")
+    figure.canvas.draw()
+    bars = _bars(figure, axes)
+    assert len(bars) == 3
+    boxes = [ax.get_tightbbox() for ax in [*axes.flat, *bars]]
+    for k, box in enumerate(boxes):
+        assert box.width > 20 and not any(box.overlaps(other) for other in boxes[k + 1 :])
+    panels = np.array([[ax.get_position().bounds for ax in line] for line in axes])
+    np.testing.assert_allclose(panels[..., 1], np.broadcast_to(panels[:, :1, 1], axes.shape), atol=1e-6)
+    np.testing.assert_allclose(panels[..., 0], np.broadcast_to(panels[:1, :, 0], axes.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": []}, "equally many"),
+        ({"rows": [[np.zeros((2, 2))], []]}, r"equally many in each, found \[1, 0\]"),
+        ({"rows": [[None, None]]}, "at least one image"),
+        ({"quantities": ["melanin"]}, "quantities: expected 2"),
+        ({"titles": ["a"]}, "titles: expected 2"),
+        ({"row_labels": ["a", "b"]}, "row_labels: expected 1"),
+        ({"masks": [None, None]}, "masks: expected 1"),
+        ({"limits": {"melanim": (0, 1)}}, "did you mean 'melanin'"),
+        ({"by": "columns"}, "did you mean 'column'"),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused(change, message):
+    given = {"rows": [[np.zeros((2, 2)), np.zeros((2, 2))]], "quantities": "melanin"} | change
+    with pytest.raises(BiofaceError, match=message):
+        plotting.panel_grid(given.pop("rows"), **given)
+
+
+def _figure():
+    figure, ax = plt.subplots()
+    ax.plot([1, 2, 3])
+    return figure
+
+
+def _save(name="04_line", **change):
+    given = {"numbers": {"y": [1.0, 2.0]}, "data": "twin (synthetic)", "alt": "A line goes up."} | change
+    plotting.save(_figure(), name, **given)
+
+
+def test_a_saved_figure_says_where_it_comes_from(figures):
+    _save(title="A line", alt="A line goes up, from 1 to 2 μm.")
+    with Image.open(figures / "04_line.png") as image:
+        assert image.size[0] > 300
+        about = image.text
+    assert about["Title"] == "A line"
+    assert about["Description"] == "A line goes up, from 1 to 2 μm."
+    assert about["Data"] == "twin (synthetic)"
+    assert about["Source"].startswith("notebooks/04")
+    assert about["Software"].startswith("bioface ")
+    beside = json.loads((figures / "04_line.json").read_text())
+    assert beside["title"] == "A line" and beside["description"] == about["Description"]
+    assert sorted(p.name for p in figures.iterdir()) == ["04_line.json", "04_line.png"]
+
+
+def test_the_same_figure_is_the_same_file(figures):
+    _save()
+    first = [(figures / f"04_line.{kind}").read_bytes() for kind in ("png", "json")]
+    _save()
+    assert [(figures / f"04_line.{kind}").read_bytes() for kind in ("png", "json")] == first
+
+
+def test_numbers_of_every_kind(figures):
+    numbers = {
+        "array": np.array([[1 / 3, np.nan], [2e-9, 4]]),
+        "tensor": torch.tensor([1.5, 2.5], requires_grad=True),
+        "bools": np.array([True, False]),
+        "groups": ["a", "b"],
+        "nested": {"n": 7553, "x": np.float32(0.1), "none": None, "list": [torch.tensor(1), 2.0]},
+    }
+    _save(numbers=numbers)
+    text = (figures / "04_line.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["numbers"] == {
+        "array": [[0.333333, None], [2e-9, 4.0]],
+        "tensor": [1.5, 2.5],
+        "bools": [True, False],
+        "groups": ["a", "b"],
+        "nested": {"n": 7553, "x": 0.1, "none": None, "list": [1, 2.0]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"numbers": {"y": {"z": [1.0, np.inf]}}}, "04_line, y, z: expected finite"),
+        ({"numbers": {"y": np.array([-np.inf])}}, "04_line, y: expected finite"),
+        ({"numbers": {"y": np.zeros(plotting.MOST_NUMBERS + 1)}}, "at most 250000 numbers, found 250001"),
+        ({"numbers": {"y": object()}}, "expected numbers or text, found object"),
+        ({"alt": " "}, "expected a description"),
+        ({"data": ""}, "expected a description"),
+        ({"name": "line"}, "expected such as '04_loss_surface', found 'line'"),
+        ({"name": "04_../x"}, "figure name"),
+    ],
+)
+def test_what_cannot_be_saved_leaves_nothing_behind(figures, change, message):
+    with pytest.raises(BiofaceError, match=message):
+        _save(**change)
+    assert list(figures.iterdir()) == []
+
+
+def test_a_figure_that_fails_to_draw_keeps_the_last_good_pair(figures, monkeypatch):
+    _save()
+    before = {p.name: p.read_bytes() for p in figures.iterdir()}
+    monkeypatch.setattr(plt.Figure, "savefig", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        _save(numbers={"y": [9.0]})
+    assert {p.name: p.read_bytes() for p in figures.iterdir()} == before
+
+
+def test_both_files_are_declared_to_the_run_that_asks(figures, tmp_path_factory, monkeypatch):
+    manifest = tmp_path_factory.mktemp("run") / "outputs"
+    monkeypatch.setenv("BIOFACE_OUTPUTS", str(manifest))
+    _save()
+    assert manifest.read_text().split() == ["04_line.png", "04_line.json"]
+
+
+def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():
+    with plt.style.context("default"):
+        plotting.use_style()
+        assert plt.rcParams["savefig.dpi"] == 150
+        assert plt.rcParams["figure.constrained_layout.use"]
+        colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert len(set(colours)) == 7

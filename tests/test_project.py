@@ -1,0 +1,270 @@
+"""The files around the code agree: pyproject.toml, requirements.lock, environment.yml, Makefile, imports."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from bioface import paths
+from bioface.reproduce import locked
+
+ROOT = paths.root()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = {canonicalize_name(name): version for name, version in locked(ROOT / "requirements.lock").items()}
+DECLARED = [
+    Requirement(line)
+    for line in [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["build-system"]["requires"],
+        *(line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines),
+    ]
+]
+
+
+def test_the_lock_is_exact_plain_and_in_order():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    names = [canonicalize_name(line.split("==")[0]) for line in lines]
+    assert names == sorted(set(names))
+
+
+def test_everything_declared_is_locked_within_its_bounds():
+    for requirement in DECLARED:
+        assert LOCK.get(canonicalize_name(requirement.name)), requirement.name
+        assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)]), requirement
+
+
+def _needed():
+    """What the declared packages need, as installed here, with what needs it."""
+    todo, done = [(requirement, "pyproject.toml") for requirement in DECLARED], {}
+    while todo:
+        requirement, by = todo.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in done:
+            continue
+        done[key] = by
+        for line in importlib.metadata.requires(requirement.name) or []:
+            needed = Requirement(line)
+            extras = requirement.extras or {""}
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append((needed, requirement.name))
+    return {name: by for (name, _), by in done.items()}
+
+
+def test_the_lock_holds_all_that_is_needed_and_nothing_else():
+    needed = _needed()
+    for_graphics_processors = {name for name, by in needed.items() if by == "torch"} - set(LOCK)
+    beyond = {n for n in set(needed) - set(LOCK) if not n.startswith(("nvidia-", "cuda-"))}
+    assert beyond <= for_graphics_processors
+    assert set(LOCK) <= set(needed)
+
+
+def test_the_running_environment_is_the_locked_one():
+    if sys.prefix != str(ROOT / ".venv"):
+        pytest.skip("an environment of the reader's own")
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in LOCK}
+    assert installed == LOCK
+
+
+def test_python_is_the_same_everywhere():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(line for line in environment["dependencies"] if str(line).startswith("python="))
+    minor = python.removeprefix("python=")
+    allowed = SpecifierSet(PROJECT["project"]["requires-python"])
+    others = [f"3.{k}" for k in range(8, 16) if f"3.{k}" != minor]
+    assert allowed.contains(f"{minor}.0") and not any(allowed.contains(f"{other}.0") for other in others)
+    assert PROJECT["tool"]["ruff"]["target-version"] == "py" + minor.replace(".", "")
+    assert f"python{minor}" in (ROOT / "Makefile").read_text()
+    assert allowed.contains(".".join(map(str, sys.version_info[:3])))
+
+
+def test_conda_installs_the_lock_and_the_package():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert "pip" in environment["dependencies"]
+    pip = next(line for line in environment["dependencies"] if isinstance(line, dict))["pip"]
+    assert pip == ["-r requirements.lock", "-e ."]
+    plain = [re.split(r"[<>=]", line)[0] for line in environment["dependencies"] if isinstance(line, str)]
+    assert set(plain) == {"python", "pip"}, "everything else comes from the lock"
+
+
+def _sources():
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        yield path, path.read_text(encoding="utf-8")
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_every_import_is_declared():
+    names = {canonicalize_name(requirement.name) for requirement in DECLARED}
+    own = {"bioface", "conftest", "tests", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    providers = importlib.metadata.packages_distributions()
+    undeclared = []
+    for path, source in _sources():
+        for node in ast.walk(ast.parse(source)):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            for module in {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - own:
+                if not names & {canonicalize_name(name) for name in providers.get(module, [])}:
+                    undeclared.append(f"{path.relative_to(ROOT)}: {module}")
+    assert undeclared == []
+
+
+def test_everything_beside_the_modules_is_packaged():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["bioface"]
+    packaged = {path for pattern in patterns for path in paths.PACKAGE.glob(pattern)}
+    files = {p for p in paths.PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert {path for path in files if not path.name.startswith(".")} <= packaged
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["license"] == PROJECT["project"]["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+# as if typed in a shell, also when these tests run under make
+OUTSIDE_MAKE = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
+def make(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        ["make", *arguments], cwd=cwd, env=OUTSIDE_MAKE | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_make_alone_lists_every_target():
+    listed = make().stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M).group(1).split()
+    for target in set(phony) - {"help", "environment"}:
+        assert re.search(rf"^make {target} ", listed, re.M), target
+
+
+def _checkout(folder):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (folder / name).write_text((ROOT / name).read_text())
+
+
+def _fake_python(folder, name, body):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_without_python_3_11_make_says_so(tmp_path):
+    _checkout(tmp_path)
+    for name in ("python3.11", "python3", "python"):
+        _fake_python(tmp_path / "bin", name, "exit 1")
+    done = make("check", cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert done.returncode != 0 and "Python 3.11 is needed" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+# stands for `python3.11`, `python -m venv`, `pip` and everything else; it notes what was asked of it
+FAKE = """
+echo "$@" >> log
+case "$*" in
+  "-m venv .venv") mkdir -p .venv/bin && cp bin/python3.11 .venv/bin/python ;;
+  *"-r requirements.lock") if [ -e broken ]; then exit 1; fi ;;
+esac
+"""
+
+
+def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_repeated(tmp_path):
+    _checkout(tmp_path)
+    _fake_python(tmp_path / "bin", "python3.11", FAKE)
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+
+    def installations(**change):
+        (tmp_path / "log").write_text("")
+        done = make("reproduce", cwd=tmp_path, PATH=path, **change)
+        log = (tmp_path / "log").read_text()
+        return done.returncode, log.count("install"), log.count("-m bioface.reproduce")
+
+    (tmp_path / "broken").touch()
+    assert installations() == (2, 1, 0)  # the lock fails: nothing after it
+    (tmp_path / "broken").unlink()
+    assert installations() == (0, 2, 1)  # the lock, then the package itself
+    assert installations() == (0, 0, 1)
+    with open(tmp_path / "requirements.lock", "a") as stream:
+        stream.write("another==1.0\n")
+    assert installations() == (0, 2, 1)
+    assert installations() == (0, 0, 1)
+
+
+def test_make_passes_its_variables_on(tmp_path):
+    _checkout(tmp_path)
+    _fake_python(tmp_path / "bin", "python3.11", FAKE)
+    variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
+    assert make("reproduce", *variables, cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin").returncode == 0
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last == "-m bioface.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
+
+
+def test_an_own_python_is_used_as_it_is(tmp_path):
+    _checkout(tmp_path)
+    _fake_python(tmp_path / "bin", "mine", 'echo "$@" >> log')
+    assert make("reproduce", "PY=bin/mine", cwd=tmp_path).returncode == 0
+    assert "-m bioface.reproduce" in (tmp_path / "log").read_text()
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_an_own_python_without_the_package_is_told_what_to_do(tmp_path):
+    _checkout(tmp_path)
+    _fake_python(tmp_path / "bin", "mine", "exit 1")
+    done = make("reproduce", "PY=bin/mine", cwd=tmp_path)
+    assert done.returncode != 0 and "bin/mine -m pip install -r requirements.lock" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_a_failing_step_of_make_test_fails_it(tmp_path):
+    _checkout(tmp_path)
+    _fake_python(tmp_path / "bin", "mine", 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac')
+    assert make("test", "PY=bin/mine", cwd=tmp_path).returncode != 0
+    log = (tmp_path / "log").read_text()
+    assert "pytest" in log and "--compare" not in log
+
+
+def test_clean_removes_only_what_can_be_made_again(tmp_path):
+    _checkout(tmp_path)
+    kept = [
+        "data/nfe/mine.hdf5",
+        "figures/04_x.png",
+        "notebooks/04_x.ipynb",
+        ".venv/x",
+        "src/a.py",
+        "notes.txt",
+    ]
+    gone = ["build/notebooks/x", ".ruff_cache/x", ".pytest_cache/x", "src/__pycache__/a.pyc"]
+    for name in [*kept, *gone, "tests/__pycache__/b.pyc"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert make("clean", cwd=tmp_path).returncode == 0
+    assert all((tmp_path / name).exists() for name in kept)
+    assert not any((tmp_path / name).exists() for name in gone)
+
+
+def test_continuous_integration_runs_make_test(tmp_path):
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text(script.read_text())
+    (tmp_path / "Makefile").write_text("test:\n\t@echo tested here\n")
+    given = {"cwd": tmp_path, "env": OUTSIDE_MAKE, "capture_output": True, "text": True}
+    done = subprocess.run(["bash", ".ci/run"], **given)
+    assert done.returncode == 0 and done.stdout == "tested here\n"
+    (tmp_path / "Makefile").write_text("test:\n\t@exit 1\n")
+    assert subprocess.run(["bash", ".ci/run"], **given).returncode != 0

@@ -1,0 +1,265 @@
+"""Downloads against a server of our own on this machine, and the registry against its README."""
+
+import dataclasses
+import hashlib
+import http.server
+import re
+import shutil
+import socket
+import threading
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from bioface import paths
+from bioface.datasets import nfe, registry, skin_spectra
+from bioface.errors import BiofaceError, DataError
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """/whole gives CONTENT; /short breaks off half-way; /gone does not exist; /other gives something else."""
+
+    requests: list[str] = []
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        if self.path == "/gone":
+            return self.send_error(404)
+        content = b"<html>please log in</html>" if self.path == "/other" else CONTENT
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if self.path == "/short" else content)
+        return None
+
+    def log_message(self, *arguments):
+        """Nothing on the terminal."""
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """No proxy between us and our own server."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Server.requests.clear()
+
+
+def entry(url, content=CONTENT, **changes):
+    base = dataclasses.replace(
+        registry.ENTRIES["cheeks"],
+        name="test",
+        files=("some/where/file.bin",),
+        url=url,
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def everything(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# --- downloads ---------------------------------------------------------------------------------------------
+
+
+def test_a_download_arrives_whole(address, tmp_path):
+    (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
+    assert path == tmp_path / "some/where/file.bin"
+    assert path.read_bytes() == CONTENT
+    assert everything(tmp_path) == ["some/where/file.bin"]
+
+
+def test_what_is_there_is_not_downloaded_again(address, tmp_path):
+    one = entry(f"{address}/whole")
+    registry.fetch(one, tmp_path)
+    assert registry.fetch(one, tmp_path) == [tmp_path / "some/where/file.bin"]
+    assert Server.requests == ["/whole"]
+
+
+def fails(one, tmp_path, match):
+    with pytest.raises(DataError, match=match) as raised:
+        registry.fetch(one, tmp_path)
+    assert str(raised.value).startswith(str(tmp_path / "some/where/file.bin") + ": expected ")
+    assert everything(tmp_path) == []  # neither the file nor a part of it
+    return str(raised.value)
+
+
+def test_an_interrupted_download_leaves_nothing(address, tmp_path):
+    fails(entry(f"{address}/short"), tmp_path, f"whole download from {address}/short, found a connection that")
+
+
+def test_a_wrong_checksum_leaves_nothing_and_says_both(address, tmp_path):
+    one = entry(f"{address}/other")
+    message = fails(one, tmp_path, "expected SHA-256")
+    assert one.sha256 in message
+    assert hashlib.sha256(b"<html>please log in</html>").hexdigest() in message
+
+
+def test_a_page_that_is_gone(address, tmp_path):
+    fails(entry(f"{address}/gone"), tmp_path, "found the answer 404")
+
+
+def test_nobody_listens(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fails(
+        entry(f"http://127.0.0.1:{port}/whole"),
+        tmp_path,
+        r"expected a connection to .*found none \(ConnectionError\)\. Without a network: `make data` downloads",
+    )
+
+
+def test_no_such_host(tmp_path):
+    fails(entry("http://nowhere.invalid/whole"), tmp_path, "expected a connection to http://nowhere.invalid")
+
+
+def test_a_failed_download_can_be_tried_again(address, tmp_path):
+    fails(entry(f"{address}/short"), tmp_path, "whole download")
+    (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, tmp_path):
+    one = entry(f"{address}/whole")
+    path = tmp_path / one.files[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=f"file.bin: expected SHA-256 {one.sha256}, found .*remove the file"):
+        registry.fetch(one, tmp_path)
+    assert path.read_bytes() == CONTENT[:-1]
+    assert Server.requests == []
+    assert registry.status(one, tmp_path).state == "failed"
+
+
+def test_manual_data_sets_say_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="nothing there. Open the Google Drive folder .* Source: https://drive"):
+        registry.fetch("nfe", tmp_path)
+
+
+def test_unknown_name():
+    with pytest.raises(BiofaceError, match="unknown data set 'cheek'; did you mean 'cheeks'"):
+        registry.fetch("cheek")
+
+
+def test_entries_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        registry.ENTRIES["nfe"].url = "http://elsewhere"
+    with pytest.raises(TypeError):
+        registry.ENTRIES["other"] = registry.ENTRIES["nfe"]
+
+
+# --- everything at once ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(address, monkeypatch):
+    """A registry of one good download, one bad one and the real manual and package entries."""
+    entries = {
+        "good": entry(f"{address}/whole", name="good"),
+        "bad": entry(f"{address}/short", name="bad", files=("bad.bin",)),
+        "nfe": registry.ENTRIES["nfe"],
+        "astronaut": registry.ENTRIES["astronaut"],
+    }
+    monkeypatch.setattr(registry, "ENTRIES", entries)
+
+
+def test_fetch_all_goes_on_after_a_failure(small, folders):
+    states = {s.name: s.state for s in registry.fetch_all()}
+    assert states == {"good": "downloaded", "bad": "failed", "nfe": "absent", "astronaut": "present"}
+    states = {s.name: s.state for s in registry.fetch_all()}
+    assert states["good"] == "present"
+    assert everything(folders) == ["some/where/file.bin"]
+
+
+def test_placed_files_are_checked(folders):
+    assert registry.status("nfe").state == "absent"
+    (folders / "nfe").mkdir()
+    images, lights = (folders / name for name in registry.ENTRIES["nfe"].files[:2])
+    for path, shape in ((images, (2, 10, 64, 64)), (lights, (2, 3, 9))):
+        with h5py.File(path, "w") as file:
+            file["zx_7"] = np.zeros(shape)
+    assert registry.status("nfe").state == "present"
+    assert registry.is_placed("nfe") and not registry.is_placed("iset")
+    images.write_bytes(images.read_bytes()[:5000])
+    failed = registry.status("nfe")
+    assert failed.state == "failed" and "truncated" in failed.detail
+
+    (folders / "iset").mkdir()
+    scipy.io.savemat(folders / "iset" / "face.mat", {"photons": np.ones((2, 2, 3))})
+    assert "wavelengths" in registry.status("iset").detail
+
+
+def test_installed_data_sets_are_those_of_the_study():
+    assert registry.status("issa").state == "present"
+    assert registry.status("astronaut").state == "present"
+
+
+def test_a_package_that_is_not_installed():
+    absent = dataclasses.replace(registry.ENTRIES["issa"], files=("no_such_package:a.xlsx",))
+    assert "the installed package no_such_package" in registry.status(absent).detail
+    assert registry.status(dataclasses.replace(absent, files=("skimage:none.png",))).state == "absent"
+
+
+@pytest.mark.parametrize("name", ["cheeks", "cameras"])
+def test_the_real_files_have_the_checksums(real_file, folders, name):
+    one = registry.ENTRIES[name]
+    target = folders / one.files[0]
+    target.parent.mkdir(parents=True)
+    shutil.copy(real_file(one.files[0]), target)
+    assert registry.fetch(name) == [target]
+    assert registry.status(name).state == "present"
+
+
+def test_the_real_camera_data_base_is_read(real_file):
+    from bioface import camera
+
+    names, sensitivities = camera.read_database(real_file(registry.ENTRIES["cameras"].files[0]))
+    assert len(names) == 28 and tuple(sensitivities.shape) == (28, 3, 33)
+
+
+# --- the registry and the README ---------------------------------------------------------------------------
+
+
+def test_entries_are_complete():
+    for name, one in registry.ENTRIES.items():
+        assert name == one.name and one.kind in {"download", "manual", "package"}
+        for field in ("title", "used_for", "layout", "licence", "citation", "instructions"):
+            assert getattr(one, field), (name, field)
+        assert re.match(r"https?://\S+$", one.home)
+        if one.kind == "download":
+            assert len(one.files) == 1 and one.url.startswith("http")
+        if one.kind in ("download", "package"):
+            assert re.fullmatch("[0-9a-f]{64}", one.sha256)
+        if not one.sha256:
+            assert "checksum" in one.unverified
+
+
+def test_the_loaders_look_where_the_registry_puts_files():
+    assert registry.ENTRIES["cheeks"].files == (skin_spectra.CHEEK_FILE,)
+    numbers = {n for split in nfe.SPLITS.values() for n in split}
+    names = [f.split("/")[1] for f in registry.ENTRIES["nfe"].files]
+    assert {int(m["number"]) for m in map(nfe.IMAGE_NAME.fullmatch, names) if m} == numbers
+    assert {int(m["number"]) for m in map(nfe.LIGHT_NAME.fullmatch, names) if m} == numbers
+
+
+def test_the_readme_says_what_the_registry_says():
+    """To renew the section: paste ``registry.as_markdown()`` below the marker."""
+    readme = (paths.root() / "data" / "README.md").read_text(encoding="utf-8")
+    _, marker, section = readme.partition("a test holds this section to the code -->\n\n")
+    assert marker
+    assert section == registry.as_markdown()

@@ -1,0 +1,259 @@
+"""Measured skin spectra: the selection, the scale, the cache, and each way a file can be wrong."""
+
+import shutil
+
+import numpy as np
+import openpyxl
+import pytest
+import scipy.io
+
+from bioface import paths
+from bioface.datasets import skin_spectra
+from bioface.errors import BiofaceError, DataError
+
+#: Face spectra of each group in the archive of 17 January 2025, counted in its workbook.
+GROUPS = {
+    "African": 586,
+    "Caucasian": 1387,
+    "Chinese": 1362,
+    "Japanese": 354,
+    "Middle Eastern (Arabian)": 428,
+    "Middle Eastern (Iraqi)": 592,
+    "South Asian (Pakistani)": 744,
+    "Southeast Asian (Thai)": 2100,
+}
+
+
+@pytest.fixture
+def issa(issa_build, monkeypatch):
+    """The whole of the real archive."""
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    return skin_spectra.load("issa", sites=None)
+
+
+def workbook(path, rows, header=None, sheets=("Coding Scheme", "ISSA")):
+    """A small archive in the layout of the real one: rows of (number, group, site, percent, …)."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name in sheets:
+        book.create_sheet(name)
+    if "Coding Scheme" in sheets:
+        scheme = book["Coding Scheme"]
+        scheme.append(["CODES"])
+        scheme.append([])
+        scheme.append(["ETHNICITY", None, None, "BODY LOCATION"])
+        scheme.append(["CA", "Caucasian", None, 2, "Cheek"])
+        scheme.append(["AF", "African", None, 8, "Neck"])
+    if "ISSA" in sheets:
+        sheet = book["ISSA"]
+        for _ in range(11):
+            sheet.append(["before the header"])
+        sheet.append(header or [*"ABCDEFGHIJKL", None, *range(360, 741, 10)])
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def record(number=1, group="CA", site=2, percent=30.0, spin="SCI", missing=None):
+    """A row of the workbook, measured 400–700 nm."""
+    spectrum = [None] * 4 + [percent] * 31 + [None] * 4
+    if missing is not None:
+        spectrum[4 + missing] = None
+    return [number, 1, number, group, "F", 2, site, "SP", spin, 400, 700, 10, None, *spectrum]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, folders):
+    """Make ``load("issa")`` read a workbook of three records, and return its path."""
+    path = workbook(
+        tmp_path / "ISSA_test.xlsx",
+        [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)],
+    )
+    monkeypatch.setattr(skin_spectra, "_workbook", lambda: path)
+    return path
+
+
+# --- the real archive --------------------------------------------------------------------------------------
+
+
+def test_the_face_has_7553_spectra_in_eight_groups(issa):
+    face = issa[np.isin(issa.site, skin_spectra.FACE_SITES)]
+    assert len(issa) == 15256
+    assert face.reflectance.shape == (7553, 31)
+    assert {g: int((face.group == g).sum()) for g in face.groups} == GROUPS
+    assert set(face.site) == set(skin_spectra.FACE_SITES)
+    np.testing.assert_array_equal(face.wavelengths, np.arange(400, 701, 10))
+
+
+def test_reflectance_is_a_fraction_and_looks_like_skin(issa):
+    r = issa.reflectance
+    assert r.dtype == np.float64
+    assert r.min() > 0 and r.max() < 0.8
+    red, blue = r[:, issa.wavelengths == 700].mean(), r[:, issa.wavelengths == 420].mean()
+    assert 0.4 < red < 0.7 and 0.1 < blue < 0.25
+    first = r[(issa.subject == 1) & (issa.site == "Forehead")][0]
+    np.testing.assert_allclose(first[[0, -1]], [0.1712, 0.5244], atol=0.01)
+
+
+def test_darker_groups_reflect_less(issa):
+    level = {g: issa.reflectance[issa.group == g].mean() for g in issa.groups}
+    assert min(level, key=level.get) == "African"
+
+
+def test_subjects_are_people_of_one_group(issa):
+    for subject in np.unique(issa.subject):
+        assert len(set(issa.group[issa.subject == subject])) == 1
+
+
+def test_the_default_is_the_face(small):
+    spectra = skin_spectra.load()
+    assert list(spectra.site) == ["Cheek", "Cheek"]
+    np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
+    assert len(skin_spectra.load("issa", sites=None)) == 3  # the fourth lacks a band
+    assert list(skin_spectra.load("issa", sites=["Neck"]).group) == ["African"]
+
+
+def test_indexing(issa):
+    part = issa[10:20]
+    assert len(part) == 10 and part.reflectance.shape == (10, 31) and len(part.group) == 10
+    assert len(issa[3]) == 1
+    assert part[np.arange(10) % 2 == 0].subject.shape == (5,)
+
+
+# --- the cache ---------------------------------------------------------------------------------------------
+
+
+def cache_file():
+    (path,) = (paths.build() / "cache").glob("issa-*.npz")
+    return path
+
+
+def test_the_second_time_is_read_from_the_cache(small, monkeypatch):
+    first = skin_spectra.load()
+    monkeypatch.setattr(skin_spectra, "_parse_issa", lambda path: pytest.fail("parsed again"))
+    again = skin_spectra.load()
+    np.testing.assert_array_equal(first.reflectance, again.reflectance)
+    assert list(first.group) == list(again.group) and first.source == again.source
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other numbers", "no checksum", "text"])
+def test_a_corrupt_cache_is_rebuilt(small, damage):
+    first = skin_spectra.load()
+    path = cache_file()
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("not an archive")
+    else:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        if damage == "no checksum":
+            del arrays["checksum"]
+        arrays["reflectance"] = arrays["reflectance"] + 0.01
+        np.savez(path, **arrays)
+    again = skin_spectra.load()
+    np.testing.assert_array_equal(first.reflectance, again.reflectance)
+    assert cache_file().read_bytes() == content  # written anew, the same
+
+
+def test_another_workbook_has_another_cache(small, tmp_path):
+    skin_spectra.load()
+    shutil.copy(small, tmp_path / "old.xlsx")
+    workbook(small, [record(1, percent=44)])
+    assert skin_spectra.load().reflectance[0, 0] == pytest.approx(0.44)
+    assert len(list((paths.build() / "cache").glob("issa-*.npz"))) == 2
+
+
+# --- what can be wrong -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "match"),
+    [
+        ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
+        ([record(percent=3000.0)], {}, "as a fraction of 1"),
+        ([record(percent=-1.0), record()], {}, "as a fraction of 1"),
+        ([record(group="XX")], {}, "known group and location.*'XX'.*row 13"),
+        ([record(site=99)], {}, "known group and location"),
+        ([record(spin="SCE")], {}, "specular included"),
+        ([], {}, "reflectance spectra, found none"),
+        (
+            [record()],
+            {"header": ["Record", "Origin"]},
+            "columns A–L and wavelengths in row 12, found .'Record'",
+        ),
+        ([record()], {"sheets": ("Coding Scheme",)}, "a sheet 'ISSA', found Coding Scheme"),
+    ],
+)
+def test_a_wrong_workbook(small, rows, options, match):
+    workbook(small, rows, **options)
+    with pytest.raises(DataError, match=f"ISSA_test.xlsx: expected .*{match}"):
+        skin_spectra.load()
+
+
+def test_a_workbook_that_is_none(small):
+    small.write_text("nothing of the kind")
+    with pytest.raises(DataError, match="ISSA_test.xlsx: expected the ISSA workbook"):
+        skin_spectra.load()
+
+
+def test_unknown_names(small):
+    with pytest.raises(BiofaceError, match="unknown skin spectra 'isa'; did you mean 'issa'"):
+        skin_spectra.load("isa")
+    with pytest.raises(BiofaceError, match="unknown body site 'Cheeks'; did you mean 'Cheek'"):
+        skin_spectra.load("issa", sites=["Cheeks"])
+
+
+# --- the cheeks --------------------------------------------------------------------------------------------
+
+
+def test_the_real_cheeks(real_file, folders):
+    target = folders / skin_spectra.CHEEK_FILE
+    target.parent.mkdir()
+    source = real_file(skin_spectra.CHEEK_FILE)
+    shutil.copy(source, target)
+    cheeks = skin_spectra.load("iset")
+    assert cheeks.reflectance.shape == (71, 31)
+    np.testing.assert_array_equal(cheeks.wavelengths, np.arange(420, 721, 10))
+    assert cheeks.reflectance.min() > 0.03 and cheeks.reflectance.max() < 0.8
+    raw = scipy.io.loadmat(source)
+    nm = raw["wavelength"].ravel().astype(float)
+    # 440 nm was measured itself; the others lie between their measured neighbours.
+    np.testing.assert_allclose(cheeks.reflectance[:, 2], raw["data"][np.flatnonzero(nm == 440)[0]])
+    for i, w in enumerate(cheeks.wavelengths):
+        near = np.sort(raw["data"][[np.flatnonzero(nm <= w)[-1], np.flatnonzero(nm >= w)[0]]], axis=0)
+        assert (cheeks.reflectance[:, i] >= near[0] - 1e-12).all()
+        assert (cheeks.reflectance[:, i] <= near[1] + 1e-12).all()
+    assert (cheeks.group == "Caucasian").sum() == 16
+    assert "Asian" in cheeks.groups and "Middle Eastern" in cheeks.groups
+
+
+def test_absent_cheeks_say_how_to_get_them(folders):
+    with pytest.raises(DataError, match="HyspexSkinReflectance.mat: expected .*`make data`.*found no such file"):
+        skin_spectra.load("iset")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"data": None}, "the variable data, found the variables"),
+        ({"data": np.ones((3, 3))}, r"data of shape \(148, 2\), found \(3, 3\)"),
+        ({"data": np.full((148, 2), 40.0)}, "reflectance as a fraction of 1, found values from 40"),
+        ({"data": np.full((148, 2), np.nan)}, "reflectance as a fraction of 1, found values from nan"),
+    ],
+)
+def test_wrong_cheeks(folders, change, match):
+    variables = {
+        "data": np.full((148, 2), 0.4),
+        "wavelength": np.linspace(415, 950, 148),
+        "dataFileNames": np.array([["AsianMale1.mat", "x.mat"]], dtype=object),
+    } | change
+    path = folders / skin_spectra.CHEEK_FILE
+    path.parent.mkdir()
+    scipy.io.savemat(path, {k: v for k, v in variables.items() if v is not None})
+    with pytest.raises(DataError, match=f"HyspexSkinReflectance.mat: expected {match}"):
+        skin_spectra.load("iset")

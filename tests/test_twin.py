@@ -1,0 +1,413 @@
+"""The synthetic twin: what it holds is true, the same every time, and whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from bioface import camera, illumination, image_formation, paths, smith2019
+from bioface.datasets import iset, nfe, painting, twin
+from bioface.errors import BiofaceError, DataError
+
+SMALL = twin.TwinConfig(seed=3, train=6, validation=2, test=2, mismatch_share=0.5, cubes=1)
+
+
+def use_build_folder(patch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A build folder of the test's own that shares the parsed skin spectra, which take seconds to parse."""
+    cache = paths.build() / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    (folder / "cache").symlink_to(cache, target_is_directory=True)
+    patch.setenv("BIOFACE_BUILD", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of the small twin."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_build_folder(patch, tmp_path_factory.mktemp("twin") / "build")
+        began = time.perf_counter()
+        folder = twin.make(SMALL, progress=False)
+        print(f"\ntwin: {10 / (time.perf_counter() - began):.1f} faces/s with start-up")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def faces(made):
+    return twin.load(config=SMALL, progress=False)
+
+
+def region(coordinates: np.ndarray) -> np.ndarray:
+    """True around mouth and nose, on the coordinate map."""
+    low, high = np.array(twin.COORDINATES)
+    x, y, _ = np.moveaxis(coordinates * (high - low) + low, -1, 0)
+    return (np.abs(x) < 0.42) & (y > 6.35) & (y < 7.40)
+
+
+# --- layout -----------------------------------------------------------------------------------------------
+
+
+def test_files_have_the_layout_of_the_real_data_set(made):
+    for split, number, count in (("train", 1, 6), ("validation", 2, 2), ("test", 3, 2)):
+        with h5py.File(made / f"zx_7_d10_inmc_celebA_{number:02d}.hdf5") as file:
+            assert list(file) == ["zx_7"]
+            images = file["zx_7"]
+            assert images.shape == (count, 10, 64, 64) and images.dtype == np.float64
+            assert images[()].min() >= 0 and images[()].max() <= 1
+            eight_bits = images[:, :3] * 255
+            np.testing.assert_allclose(eight_bits, np.rint(eight_bits), atol=1e-9)
+            assert set(np.unique(images[:, 6])) == {0.0, 1.0}
+            outside = images[:, 6:7] == 0
+            assert np.all(images[:, 3:6][np.broadcast_to(outside, (count, 3, 64, 64))] == 0.5)
+        with h5py.File(made / f"zx_7_d3_lrgb_celebA_{number:02d}.hdf5") as file:
+            assert file["zx_7"].shape == (count, 3, 9) and file["zx_7"].dtype == np.float64
+            np.testing.assert_array_equal(file["zx_7"][:, 0], file["zx_7"][:, 2])  # white light
+        with h5py.File(made / f"twin_truth_{number:02d}.hdf5") as file:
+            assert set(file) == {f.name for f in dataclasses.fields(twin.Truth)}
+        assert len(twin.load(split, config=SMALL)) == count
+
+
+def test_the_streaming_loader_reads_the_twin_as_it_reads_the_real_files(made, faces):
+    stream = nfe.NFE(made / twin.file_names("train")[0])
+    assert len(stream) == 6
+    np.testing.assert_array_equal(stream[2:4].rgb, faces[2:4].rgb)
+
+
+def test_truth_has_the_stated_shapes_and_ranges(faces):
+    truth, n = faces.truth, len(faces)
+    assert n == len(truth) == 10
+    shapes = {f.name: getattr(truth, f.name).shape for f in dataclasses.fields(twin.Truth)}
+    maps = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "pseudo_shading")
+    assert all(shapes[name] == (n, 64, 64) and getattr(truth, name).dtype == np.float32 for name in maps)
+    assert shapes["normals"] == (n, 64, 64, 3)
+    rows = {"camera_b": 2, "illuminant_weights": 14, "illuminant": 33, "lighting": 9, "key_direction": 3}
+    assert all(shapes[name] == (n, size) for name, size in rows.items())
+    m = faces.mask
+    assert all(not getattr(truth, name)[~m].any() for name in (*maps, "normals"))
+    for name, (low, high) in (("melanin", painting.MELANIN_RANGE), ("haemoglobin", painting.HAEMOGLOBIN_RANGE)):
+        values = getattr(truth, name)[m]
+        assert low - 1e-6 <= values.min() and values.max() <= high + 1e-6
+    assert truth.diffuse_shading.min() >= 0 and truth.specular_shading.min() >= 0
+    assert np.abs(truth.camera_b).max() <= 3
+    np.testing.assert_allclose(np.linalg.norm(truth.normals[m], axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(truth.key_direction, axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(truth.illuminant.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(illumination.mix(truth.illuminant_weights, truth.cct), truth.illuminant, atol=1e-6)
+
+
+def test_truth_is_sliced_with_the_faces(faces):
+    chosen = faces[np.array([4, 1])]
+    np.testing.assert_array_equal(chosen.truth.identity, faces.truth.identity[[4, 1]])
+    assert list(chosen.truth.group) == [faces.truth.group[4], faces.truth.group[1]]
+    assert len(faces.truth[3]) == len(faces.truth[-1]) == 1
+    assert faces.truth[-1].identity[0] == faces.truth.identity[-1]
+
+
+# --- truth ------------------------------------------------------------------------------------------------
+
+
+def test_rendering_the_truth_gives_the_stored_photo_to_its_last_bit(faces):
+    truth = faces.truth
+    S = camera.CameraModel.load().sensitivity(truth.camera_b)
+    linear = image_formation.render(
+        truth.melanin, truth.haemoglobin, truth.diffuse_shading, truth.specular_shading, truth.illuminant, S,
+        method="exact",
+    )  # fmt: skip
+    display = image_formation.srgb_encode(linear.clip(0, 1))
+    error = np.abs(display - faces.rgb)[faces.mask]
+    assert error.max() <= 0.5 / 255 + 1e-5
+
+
+def test_shading_of_the_stored_normals_is_the_pseudo_shading_and_true_where_they_match(faces):
+    truth = faces.truth
+    stored = illumination.sh_shading(faces.normals, truth.lighting)
+    m = faces.mask
+    np.testing.assert_allclose(stored[m], truth.pseudo_shading[m], atol=2e-6)
+    true = illumination.sh_shading(truth.normals, truth.lighting)
+    np.testing.assert_allclose(true[m], truth.diffuse_shading[m], atol=2e-6)
+    for k in np.flatnonzero(~truth.mismatch):
+        np.testing.assert_array_equal(truth.pseudo_shading[k], truth.diffuse_shading[k])
+        np.testing.assert_allclose(faces.normals[k], truth.normals[k], atol=2e-7)
+    np.testing.assert_array_equal(faces.lighting[:, 1], truth.lighting)
+
+
+def test_mismatched_normals_are_wrong_around_mouth_and_nose(faces):
+    wrong = np.flatnonzero(faces.truth.mismatch)
+    assert 0 < len(wrong) < len(faces)
+    energy = ((faces.normals - faces.truth.normals) ** 2).sum(-1)
+    near = region(faces.coordinates)
+    for k in wrong:
+        assert energy[k].sum() > 3  # square radians, summed over pixels
+        assert energy[k][near[k]].sum() > 0.85 * energy[k].sum()
+
+
+def test_a_mismatch_changes_nothing_but_the_stored_normals():
+    index, _, group = twin.plan(SMALL, "train")[0]
+    right, wrong = (twin.make_face(3, "train", index, flag, group) for flag in (False, True))
+    changed = {name for name in right if not np.array_equal(right[name], wrong[name])}
+    assert changed == {"stored_normals", "pseudo_shading", "mismatch"}
+
+
+def test_faces_are_well_exposed_and_fill_the_picture(faces):
+    for photo, mask in zip(faces.rgb, faces.mask, strict=True):
+        assert 0.35 < mask.mean() < 0.8
+        assert (photo[mask].max(-1) >= 1).mean() < 0.02
+        assert photo[mask].mean() > 0.1
+        # in one piece, around the middle of the picture
+        assert mask[28:52, 24:40].mean() > 0.8
+        assert not mask[0].all() and not mask[-1].any()
+
+
+def test_lips_are_redder_with_blood_and_brows_darker_with_melanin(faces):
+    low, high = np.array(twin.COORDINATES)
+    P = faces.coordinates * (high - low) + low
+    lips = (painting.lips(P) > 0.9) & faces.mask
+    cheeks = (np.abs(np.abs(P[..., 0]) - 0.35) < 0.1) & (np.abs(P[..., 1] - 6.75) < 0.1) & faces.mask
+    forehead = (np.abs(P[..., 0]) < 0.2) & (np.abs(P[..., 1] - 7.7) < 0.08) & faces.mask
+    brows = (painting.brows(P, 0.0, 0.02) > 0.9) & faces.mask
+    for k in range(len(faces)):
+        truth = faces.truth
+        assert truth.haemoglobin[k][lips[k]].mean() > truth.haemoglobin[k][cheeks[k]].mean()
+        assert truth.melanin[k][brows[k]].mean() > 1.05 * truth.melanin[k][forehead[k]].mean()
+
+
+def test_base_colours_are_those_of_measured_people():
+    colours = twin.base_colours()
+    assert len(colours) == 8 and set(colours) == set(twin.SHAPES)
+    for pairs in colours.values():
+        assert pairs[:, 0].min() >= twin.BASE_MELANIN[0] and pairs[:, 0].max() <= twin.BASE_MELANIN[1]
+        assert pairs[:, 1].min() >= twin.BASE_HAEMOGLOBIN[0] and pairs[:, 1].max() <= twin.BASE_HAEMOGLOBIN[1]
+    median = {group: np.median(pairs[:, 0]) for group, pairs in colours.items()}
+    assert median["African"] > 2 * median["Caucasian"]
+
+
+def test_every_eight_faces_come_from_eight_groups_and_mismatches_are_spread():
+    config = twin.TwinConfig(train=64)
+    faces = twin.plan(config, "train")
+    for k in range(0, 64, 8):
+        assert len({group for _, _, group in faces[k : k + 8]}) == 8
+    for k in range(0, 64, 16):
+        assert sum(mismatch for _, mismatch, _ in faces[k : k + 16]) == pytest.approx(0.3 * 16, abs=1.5)
+    assert not any(m for _, m, _ in twin.plan(dataclasses.replace(config, mismatch_share=0.0), "train"))
+    assert all(m for _, m, _ in twin.plan(dataclasses.replace(config, mismatch_share=1.0), "train"))
+
+
+def test_light_from_one_direction_is_brightest_there():
+    direction = np.array([0.6, 0.0, 0.8])
+    sharp, wide = (twin.spherical_harmonics(direction, width) for width in (0.0, 0.6))
+    normals = np.array([[direction, [0.0, 1.0, 0.0], -direction]])
+    shading = illumination.sh_shading(normals, sharp)[0]
+    assert shading[0] == pytest.approx(1.0625, abs=1e-3) and shading[0] > 5 * shading[1]
+    assert illumination.sh_shading(normals, wide)[0, 0] < shading[0]
+
+
+# --- identities -------------------------------------------------------------------------------------------
+
+
+def test_no_person_is_in_two_splits_or_twice_in_one(faces):
+    assert len(set(faces.truth.identity)) == len(faces)
+    # another person, not another number: the first of each split differ in shape and colour
+    first = [twin.load(split, 1, SMALL) for split in twin.SPLITS]
+    for a in range(3):
+        for b in range(a):
+            assert np.abs(first[a].truth.melanin - first[b].truth.melanin).max() > 0.01
+            assert np.abs(first[a].coordinates - first[b].coordinates).max() > 0.1
+
+
+def test_a_face_depends_on_its_number_only(faces):
+    """Not on the size of its split, the faces before it, or the number of threads."""
+    index, mismatch, group = twin.plan(SMALL, "train")[4]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        alone = twin.make_face(SMALL.seed, "train", index, mismatch, group)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(alone["rgb"].astype(np.float32), faces.rgb[4])
+    for name in ("melanin", "diffuse_shading", "specular_shading", "normals"):
+        np.testing.assert_array_equal(alone[name], getattr(faces.truth, name)[4])
+    longer = dataclasses.replace(SMALL, train=20)
+    assert twin.plan(longer, "train")[:6] == twin.plan(SMALL, "train")
+
+
+def test_another_seed_makes_other_people(faces):
+    index, mismatch, group = twin.plan(SMALL, "train")[0]
+    other = twin.make_face(SMALL.seed + 1, "train", index, mismatch, group)
+    assert np.abs(other["melanin"] - faces.truth.melanin[0]).max() > 0.01
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+MAKE = """
+import sys
+from bioface.datasets import twin
+config = twin.TwinConfig(**eval(sys.argv[1]))
+print("ready", flush=True)
+print(twin.make(config, progress=False))
+"""
+
+
+def another_process(build: Path, config: twin.TwinConfig, **environment: str) -> subprocess.Popen:
+    environment = {**os.environ, "BIOFACE_BUILD": str(build), **environment}
+    command = [sys.executable, "-c", MAKE, repr(dataclasses.asdict(config))]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_another_process_with_one_thread_writes_the_same_bytes(made, tmp_path, monkeypatch):
+    build = use_build_folder(monkeypatch, tmp_path / "build")
+    process = another_process(build, SMALL, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    other = Path(out.split()[-1])
+    assert other.name == made.name and other.parent != made.parent
+    assert json.loads((other / "manifest.json").read_text()) == json.loads((made / "manifest.json").read_text())
+
+
+def test_a_second_call_makes_nothing(made, monkeypatch):
+    monkeypatch.setattr(twin, "make_face", lambda *_: pytest.fail("made again"))
+    assert twin.make(SMALL) == made
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    build = use_build_folder(monkeypatch, tmp_path / "build")
+    real, count = twin.make_face, [0]
+
+    def interrupted(*arguments):
+        count[0] += 1
+        if count[0] == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(twin, "make_face", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        twin.make(SMALL, progress=False)
+    assert list((build / "twin").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_cleaned_up(made, tmp_path, monkeypatch):
+    build = use_build_folder(monkeypatch, tmp_path / "build")
+    process = another_process(build, dataclasses.replace(SMALL, train=2000))
+    limit = time.monotonic() + 60
+    while not list((build / "twin").glob(".*.partial/*.hdf5")):
+        assert time.monotonic() < limit and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    left = list((build / "twin").iterdir())
+    assert len(left) == 1 and left[0].name.endswith(".partial") and not (left[0] / "manifest.json").exists()
+    again = twin.make(SMALL, progress=False)
+    assert list((build / "twin").iterdir()) == [again]
+    assert (again / "manifest.json").read_text() == (made / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_a_damaged_twin_is_made_again(made, damage):
+    before = (made / "manifest.json").read_text()
+    path = made / twin.file_names("test")[0]
+    if damage == "flip":  # one bit, the size stays
+        with open(path, "r+b") as file:
+            file.seek(-1000, os.SEEK_END)
+            byte = file.read(1)
+            file.seek(-1000, os.SEEK_END)
+            file.write(bytes([byte[0] ^ 1]))
+    elif damage == "truncate":
+        os.truncate(path, 1000)
+    elif damage == "remove":
+        path.unlink()
+    else:
+        (made / "manifest.json").write_text("{")
+    assert twin.make(SMALL, progress=False) == made
+    assert (made / "manifest.json").read_text() == before
+    assert twin._intact(made)
+    assert len(twin.load("test", config=SMALL)) == 2
+
+
+def test_the_name_of_the_folder_follows_what_it_is_made_from(monkeypatch):
+    names = {twin.folder(config).name for config in (SMALL, dataclasses.replace(SMALL, seed=4))}
+    monkeypatch.setattr(twin, "_CODE", b"other code")
+    names.add(twin.folder(SMALL).name)
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed to be a whole number"),
+        ({"train": 0}, "at least one train face"),
+        ({"test": 2.5}, "test to be a whole number"),
+        ({"mismatch_share": 1.5}, "mismatch_share within 0–1"),
+        ({"cubes": 3}, "at most 2 cubes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_impossible_configurations_are_refused(change, message):
+    raw = twin.TwinConfig.__new__(twin.TwinConfig)  # past the type checker of the tests, as a user gets there
+    for name, value in {**dataclasses.asdict(SMALL), **change}.items():
+        object.__setattr__(raw, name, value)
+    with pytest.raises(BiofaceError, match=message):
+        raw.__post_init__()
+
+
+def test_unknown_split_and_bad_limit_are_refused():
+    with pytest.raises(BiofaceError, match="did you mean 'train'"):
+        twin.load("trian", config=SMALL)
+    with pytest.raises(BiofaceError, match="limit of at least 1"):
+        twin.load("train", 0, SMALL)
+
+
+def test_limit_counts_over_splits(made):
+    assert len(twin.load("train", 4, SMALL)) == 4
+    some = twin.load(None, 7, SMALL)
+    np.testing.assert_array_equal(some.truth.identity, [*range(1_000_000, 1_000_006), 2_000_000])
+
+
+def test_a_truth_file_without_a_field_is_named(tmp_path):
+    path = tmp_path / "twin_truth_01.hdf5"
+    with pytest.raises(DataError, match="twin_truth_01.hdf5: expected a truth file"):
+        twin.read_truth(path)
+    with h5py.File(path, "w") as file:
+        file["melanin"] = np.zeros((1, 64, 64))
+    with pytest.raises(DataError, match="haemoglobin"):
+        twin.read_truth(path)
+
+
+# --- cubes ------------------------------------------------------------------------------------------------
+
+
+def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
+    cubes, faces = twin.load_cubes(SMALL)
+    assert len(cubes) == len(faces) == 1
+    cube, truth = cubes[0], faces.truth
+    assert isinstance(cube, iset.Cube)
+    assert cube.extra["twin_index"] == 0 and cube.extra["twin_file"] == twin.file_names("test")[0]
+    np.testing.assert_array_equal(cube.mask, faces.mask[0])
+    assert cube.illuminant.mean() == pytest.approx(1)
+    e = truth.illuminant[0].astype(np.float64)
+    names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
+    maps = [getattr(truth, name)[0].astype(np.float64) for name in names]
+    expected = image_formation.render_spectral(*maps, e / e.mean())
+    np.testing.assert_allclose(cube.radiance[cube.mask], expected[cube.mask], atol=1e-6)
+    some = cube.mask & (np.arange(64) % 8 == 0)
+    fit = smith2019.fit(cube.radiance, cube.wavelengths, cube.illuminant, mask=some)
+    np.testing.assert_allclose(fit.melanin[some], truth.melanin[0][some], atol=1e-3)
+    np.testing.assert_allclose(fit.haemoglobin[some], truth.haemoglobin[0][some], atol=1e-3)
+
+
+def test_no_cubes_is_an_error_that_says_so(made):
+    with pytest.raises(BiofaceError, match="at least one cube"):
+        twin.load_cubes(dataclasses.replace(SMALL, cubes=0))
