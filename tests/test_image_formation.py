@@ -148,6 +148,7 @@ def test_bad_maps_and_names_are_refused():
         image_formation.render(*maps, e, S, method="tabel")
 
 
+@pytest.mark.alone
 def test_table_is_at_least_five_times_faster_than_exact_spectra():
     values = scene(batch=16, size=64, dtype=torch.float32)
 
@@ -157,5 +158,8 @@ def test_table_is_at_least_five_times_faster_than_exact_spectra():
         image(leaves, method).square().sum().backward()
         return time.perf_counter() - began
 
-    ratios = sorted(seconds("exact") / seconds("table") for _ in range(9))[2:]  # first calls fill caches
-    assert ratios[len(ratios) // 2] >= 5, ratios
+    ratios = []
+    for _ in range(5):  # a training loop runs one method after itself: so does each round here
+        exact, table = (np.median([seconds(method) for _ in range(6)]) for method in ("exact", "table"))
+        ratios.append(exact / table)
+    assert np.median(ratios) >= 5, ratios

@@ -163,9 +163,7 @@ def test_cleaning():
 
 
 def test_cleaning_twice_changes_nothing(tmp_path):
-    made = notebook(
-        code("print('ä')\nx", stream("stdout", ["ä\n", "b"])), code("y", count=2), code("y", count=3)
-    )
+    made = notebook(code("print('ä')\nx", stream("stdout", ["ä\n", "b"])), code("y", count=2), code("y", count=3))
     text = notebook_file.to_text(notebook_file.clean(made))
     (tmp_path / "n.ipynb").write_text(text)
     assert notebook_file.to_text(notebook_file.clean(notebook_file.read(tmp_path / "n.ipynb"))) == text

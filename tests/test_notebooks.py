@@ -54,10 +54,7 @@ def _cell_faults(cell):
     if set(cell["metadata"]) - {"tags"}:
         found.append(f"metadata {sorted(cell['metadata'])}")
     for node in ast.walk(ast.parse(cell["source"])):
-        if (
-            isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef)
-            and node.end_lineno - node.lineno >= 8
-        ):
+        if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef) and node.end_lineno - node.lineno >= 8:
             found.append(f"{getattr(node, 'name', 'a lambda')} belongs into src/")
     for output in cell["outputs"]:
         if output["output_type"] == "error":
@@ -74,9 +71,7 @@ def _cell_faults(cell):
 def _text(cell):
     parts = []
     for output in cell["outputs"]:
-        parts += [output.get("text", "")] + [
-            v for k, v in output.get("data", {}).items() if k.startswith("text/")
-        ]
+        parts += [output.get("text", "")] + [v for k, v in output.get("data", {}).items() if k.startswith("text/")]
     return "\n".join("".join(part) for part in parts)
 
 
@@ -177,10 +172,6 @@ def test_the_rules_find(fault):
 
 
 def test_notebooks_are_where_the_rules_look():
-    others = [
-        p
-        for p in paths.root().rglob("*.ipynb")
-        if not {".venv", "build", ".ipynb_checkpoints"} & set(p.parts)
-    ]
+    others = [p for p in paths.root().rglob("*.ipynb") if not {".venv", "build", ".ipynb_checkpoints"} & set(p.parts)]
     assert sorted(others) == NOTEBOOKS
     assert all(isinstance(path, Path) for path in NOTEBOOKS)

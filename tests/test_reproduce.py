@@ -160,6 +160,7 @@ def test_data_behind_links_and_in_circles(place):
     assert [(name, size) for name, size, _ in reproduce.data_fingerprint(place / "data")] == [("nfe/big.hdf5", 5)]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, capsys):
     first, second = write(place, "01_a"), write(place, "04_b")
     assert run(place) == 0
@@ -432,7 +433,16 @@ def test_publishing_leaves_the_reader_s_own_data_aside(place, monkeypatch, capsy
     assert "mine.mat" in (place / "build" / "notebooks" / "01_a.ipynb").read_text()
     monkeypatch.setenv("BIOFACE_DATA", str(place / "data"))
     assert run(place, "--publish") == 0
-    assert "left aside" in capsys.readouterr().out and "mine.mat" not in path.read_text()
+    assert "no data of one's own" in capsys.readouterr().out and "mine.mat" not in path.read_text()
+
+
+def test_publishing_may_show_the_small_public_files(place, monkeypatch, capsys):
+    (place / "data" / "skin").mkdir()
+    (place / "data" / "skin" / "cheeks.mat").write_text("x")
+    path = write(place, "01_a", "from bioface import paths\nprint(sorted(p.name for p in paths.data().rglob('*')))")
+    monkeypatch.setenv("BIOFACE_DATA", str(place / "data"))
+    assert run(place, "--publish") == 0
+    assert "no data" not in capsys.readouterr().out and "skin" in path.read_text()
 
 
 @pytest.mark.slow

@@ -163,6 +163,7 @@ class Rows:
         return np.broadcast_to(self.row, (n, 1000, 148))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_blocks_of_rows():
     peaks = []
     for rows in (130, 260):  # two blocks, four blocks
@@ -200,6 +201,15 @@ def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
     J = identifiability.jacobian(*maps[:, :3].T, E)
     H = smith2019.hessian(maps, radiance, illuminant=E)
     assert np.allclose(H, J.swapaxes(1, 2) @ J, rtol=1e-6, atol=1e-9)
+
+
+def test_recorder_keeps_maps_at_growing_steps_and_ends_the_fit():
+    recorder = smith2019.Recorder(seconds=0.2)
+    fit(pixels(5)[1], illuminant=E, solver="adam", steps=10**9, callback=recorder)
+    seconds, steps, maps = zip(*recorder.kept, strict=True)
+    assert steps[:4] == (1, 2, 3, 5)
+    assert 0.2 < seconds[-1] < 2
+    assert not np.array_equal(maps[0], maps[-1])
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ class _Bilinear(torch.autograd.Function):
             lower = grad * down
             for offset, share in ((0, grad - lower), (ctx.K, lower)):
                 onto_right = share * right
-                share = share - onto_right
+                share.sub_(onto_right)
                 for channel in range(3):
                     per_table[channel].scatter_add_(0, index + offset, share[channel])
                     per_table[channel].scatter_add_(0, index + offset + 1, onto_right[channel])
@@ -142,6 +142,11 @@ def look_up(
 
     Four gathered taps rather than ``grid_sample``, whose backward pass is not deterministic on a GPU.
     """
+    return _planes(table, melanin_coordinate, haemoglobin_coordinate).movedim(0, -1)
+
+
+def _planes(table: Tensor, melanin_coordinate: Tensor, haemoglobin_coordinate: Tensor) -> Tensor:
+    """:func:`look_up` with colour first, (3, ..., H, W): twice as fast to work on as colour last."""
     K = table.shape[-1]
     planes = table.reshape(-1, 3, K * K).transpose(0, 1).reshape(3, -1)  # (3, B·K·K)
     maps = melanin_coordinate.shape
@@ -155,7 +160,7 @@ def look_up(
     row, down = place(melanin_coordinate)
     column, right = place(haemoglobin_coordinate)
     index = (image * (K * K) + row * K + column).reshape(-1)
-    return _Bilinear.apply(planes, index, K, right, down).reshape(3, *maps).movedim(0, -1)
+    return _Bilinear.apply(planes, index, K, right, down).reshape(3, *maps)
 
 
 @accepts_numpy
@@ -206,6 +211,6 @@ def render(
     g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
     k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
     table = table.expand(*melanin.shape[:-2], *table.shape[-3:])
-    diffuse = look_up(table, g, k)
     white = camera.XYZ_TO_SRGB.to(table) @ camera.ROW_SUMS[rows].to(table)
-    return diffuse_shading[..., None] * diffuse + specular_shading[..., None] * white
+    white = white.reshape(3, *(1,) * melanin.ndim)
+    return (diffuse_shading * _planes(table, g, k) + specular_shading * white).movedim(0, -1)

@@ -97,8 +97,7 @@ def parse_parameter(name: str, text: str, defaults: Mapping[str, Any]) -> Any:
         value = float(value)
     if default is not None and type(value) is not type(default):
         raise BiofaceError(
-            f"notebook parameter {name}: expected {type(default).__name__} as in {name}={default!r}, "
-            f"found {text!r}"
+            f"notebook parameter {name}: expected {type(default).__name__} as in {name}={default!r}, found {text!r}"
         )
     return value
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -347,19 +346,20 @@ def _plain(value: Any, where: str) -> Any:
         return {str(k): _plain(v, f"{where}, {k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v, where) for v in value]
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise BiofaceError(f"figure {where}: expected finite numbers (or NaN for no value), found {value}")
-        return None if math.isnan(value) else float(f"{value:.6g}")
     array = to_numpy(value)
     if array.dtype.kind not in "biufUS":
         raise BiofaceError(f"figure {where}: expected numbers or text, found {type(value).__name__}")
-    return _plain(array.tolist(), where)
+    if array.dtype.kind != "f":
+        return array.tolist()
+    if np.isinf(array).any():
+        raise BiofaceError(f"figure {where}: expected finite numbers (or NaN for no value), found inf")
+    rounded = [None if number != number else float(f"{number:.6g}") for number in array.ravel().tolist()]
+    return np.array(rounded, dtype=object).reshape(array.shape).tolist()
 
 
 def _count(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_count, value.values()))
-    return sum(map(_count, value)) if isinstance(value, list) else 1
+    if isinstance(value, list):
+        return sum(_count(v) if isinstance(v, list | dict) else 1 for v in value)
+    return 1

@@ -475,6 +475,30 @@ def multistart(
     return np.array(maps), np.array(residual)
 
 
+class Recorder:
+    """Callback for :func:`fit` that keeps the maps of a descent now and then, and ends it after some seconds.
+
+    Attributes
+    ----------
+    kept : list of (seconds, step, maps (n, 4)), at steps 1, 2, 3, 4, 6, 9 … and at the end; the clock stands still
+        while they are copied
+    """
+
+    def __init__(self, seconds: float):
+        self.budget, self.kept, self._next = seconds, [], 1.0
+        self._paused, self._began = 0.0, time.perf_counter()
+
+    def __call__(self, step: int, maps: np.ndarray) -> bool:
+        now = time.perf_counter()
+        seconds = now - self._began - self._paused
+        over = seconds > self.budget
+        if step >= self._next or over:
+            self.kept.append((seconds, step, maps.copy()))
+            self._next = max(step + 1, 1.5 * step)
+        self._paused += time.perf_counter() - now
+        return over
+
+
 def loss_surface(
     pixel: Any,
     melanin: Any,

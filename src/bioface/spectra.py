@@ -125,7 +125,10 @@ def chromophores(wavelengths: object = WAVELENGTHS) -> Chromophores:
 @functools.cache
 def _colour_science(kind: str) -> np.ndarray:
     """(rows, 33) from colour-science, imported late because it takes a second."""
+    printing = np.get_printoptions()
     import colour
+
+    np.set_printoptions(**printing)  # colour-science switches all of NumPy to another style
 
     sources = {
         "cmf": lambda: colour.MSDS_CMFS["CIE 1931 2 Degree Standard Observer"],

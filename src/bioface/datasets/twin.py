@@ -41,7 +41,7 @@ import numpy as np
 import scipy.io
 import scipy.ndimage
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from bioface import (
     arrays,

@@ -1,0 +1,677 @@
+"""What is wrong with a face data set: checks, what the usual mistakes cost, and shading that belies its photo.
+
+The mismatch score asks one question: *is the relief that the normals claim around mouth and nose in the photo?*
+Where albedo is smooth, log photo = log shading + log albedo has the details of the shading. Red light shows them
+best: neither pigment absorbs much of it. So a low pass is taken away from log red and from the log of the stored
+shading, and the score is 1 − their correlation, each pixel weighted by the relief that the normals claim there:
+0 when the photo shows all of it, 1 when it shows something else. No truth enters the score.
+
+References
+----------
+Tsumura, Haneishi & Miyake (1999), "Independent-component analysis of skin color image", JOSA A 16: pigments are
+directions in log colour, shading the third.
+Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling": the data set and its shading nᵀMn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from bioface import illumination, image_formation, metrics
+from bioface.datasets import nfe
+from bioface.errors import BiofaceError, unknown_name
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
+DARKEST = 0.01  #: linear RGB below it is all quantisation and clipping: its logarithm stops here
+DARKEST_SHADING = 0.05  #: likewise, of shading
+DETAIL = 1.5  #: pixels: standard deviation of the low pass that separates details from the rest
+SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  #: pixels that photo and normals may be apart
+
+
+# --- where the faces are -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set under audit.
+
+    Attributes
+    ----------
+    name : "NFE (measured)" or "twin (synthetic)", as claims and figures say it
+    streams : its files by split (twin) or by number (NFE)
+    faces : those under audit, with their truth when there is one
+    """
+
+    name: str
+    streams: Mapping[str, nfe.NFE]
+    faces: nfe.Faces
+
+    @property
+    def is_real(self) -> bool:
+        return self.faces.truth is None
+
+
+def open_source(limit: int = 512) -> Source:
+    """NFE when its files are in the data folder, else the twin.
+
+    Parameters
+    ----------
+    limit : at most so many NFE faces, evenly over the files; the twin is taken whole
+
+    Raises
+    ------
+    BiofaceError : a limit below 2
+    DataError : a damaged file
+    """
+    if limit < 2:
+        raise BiofaceError(f"expected at least 2 faces to audit, found {limit}")
+    pairs = nfe.find()
+    if pairs:
+        every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
+        rows = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
+        return Source("NFE (measured)", {f"{p.number:02d}": nfe.NFE(p.images, p.lights) for p in pairs}, every[rows])
+    from bioface.datasets import twin  # needs the ray caster, which NFE does not
+
+    where = twin.make()
+    streams = {split: nfe.NFE(*(where / name for name in twin.file_names(split)[:2])) for split in twin.SPLITS}
+    return Source("twin (synthetic)", streams, twin.load())
+
+
+# --- shading -----------------------------------------------------------------------------------------------
+
+
+def stored_shading(faces: nfe.Faces, normals: np.ndarray | None = None) -> np.ndarray:
+    """(N, 64, 64) shading nᵀMn of the stored normals (or others) under the stored light, averaged over R, G, B."""
+    normals = faces.normals if normals is None else normals
+    return illumination.sh_shading(normals.astype(np.float32), faces.lighting.mean(1)) * faces.mask
+
+
+def luminance(faces: nfe.Faces) -> np.ndarray:
+    """(N, 64, 64) luminance of the photos, linear light."""
+    return image_formation.srgb_decode(faces.rgb) @ LUMINANCE.astype(np.float32)
+
+
+def mouth_and_nose(mask: np.ndarray) -> np.ndarray:
+    """(N, 64, 64) bool: the pixels of each mask in its window of mouth and nose.
+
+    The window hangs on the mask, not on the image: it ends above the chin, spans the lower 3/5 of a face 48
+    pixels high, and a bit more than half the face's width around its middle.
+    """
+    row, column = np.mgrid[: mask.shape[1], : mask.shape[2]]
+    window = np.zeros_like(mask)
+    for face, out in zip(mask, window, strict=True):
+        rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
+        if not len(rows):
+            raise BiofaceError("expected a face in every mask, found an empty mask")
+        chin, width, middle = rows[-1], np.ptp(columns), column[face].mean()
+        out[:] = face & (row > chin - 29) & (row <= chin - 2) & (np.abs(column - middle) < 0.28 * width)
+    return window
+
+
+def detail(values: np.ndarray, mask: np.ndarray, width: float = DETAIL) -> np.ndarray:
+    """(N, H, W) what a Gaussian low pass over the mask takes away; 0 outside the mask."""
+    sigma = (0, width, width)
+    weight = scipy.ndimage.gaussian_filter(mask.astype(float), sigma)
+    smooth = scipy.ndimage.gaussian_filter(np.where(mask, values, 0.0), sigma)
+    return np.where(mask, values - smooth / np.where(mask, weight, 1), 0)
+
+
+#: Ways to read log shading off a photo.
+READINGS = ("red", "luminance", "pigments")
+
+
+def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red") -> np.ndarray:
+    """(N, 64, 64) natural logarithm of the shading that the photo shows, scaled to ``stored``; 0 outside the mask.
+
+    Parameters
+    ----------
+    stored : (N, 64, 64) stored shading
+    reading : "red" or "luminance", as if albedo were constant; or "pigments": what goes along with the two log
+        chromaticities is taken out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to
+        log ``stored``. That is right in principle, as each pigment is one direction in log colour, but it makes
+        noise three times stronger, and highlights are a third direction
+
+    Raises
+    ------
+    BiofaceError : an unknown reading
+    """
+    if reading not in READINGS:
+        raise unknown_name("reading", reading, READINGS)
+    target = np.log(np.maximum(stored, DARKEST_SHADING))
+    if reading == "luminance":
+        log_photo = np.log(np.maximum(luminance(faces), DARKEST)).astype(float)
+        terms = np.ones((*log_photo.shape, 1))
+    else:
+        log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
+        log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
+        one = np.ones_like(green)
+        terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
+    weighted = terms * faces.mask[..., None]  # (N, 64, 64, 1 or 3)
+    normal = np.einsum("nhwi,nhwj->nij", weighted, terms)
+    # a grey photo has no chroma to regress on
+    normal += 1e-6 * np.eye(terms.shape[-1]) * np.trace(normal, axis1=1, axis2=2)[:, None, None]
+    factors = np.linalg.solve(normal, np.einsum("nhwi,nhw->ni", weighted, log_photo - target)[..., None])[..., 0]
+    return np.where(faces.mask, log_photo - np.einsum("nhwi,ni->nhw", terms, factors), 0)
+
+
+# --- does the shading belong to the photo? -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored shading beside the photo, for N faces; every score of :data:`SCORES` is a function of one.
+
+    Attributes
+    ----------
+    mask, window : (N, 64, 64) bool, the face, and mouth and nose in it
+    stored : (N, 64, 64) stored shading
+    log_photo : (N, 64, 64) log shading that the photo shows, see :func:`shading_of_photo`
+    stored_detail, photo_detail : (N, 64, 64) of the logarithms; the stored one moved by ``shift``
+    shift : (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
+    """
+
+    mask: np.ndarray
+    window: np.ndarray
+    stored: np.ndarray
+    log_photo: np.ndarray
+    stored_detail: np.ndarray
+    photo_detail: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def residual(self) -> np.ndarray:
+        """(N, 64, 64) details of the stored shading that the photo has not, less those that it has besides."""
+        return self.stored_detail - self.photo_detail
+
+
+def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Comparison:
+    """Put stored shading and photo side by side; ``align`` allows one pixel between them."""
+    stored = stored_shading(faces)
+    log_photo = shading_of_photo(faces, stored, reading)
+    photo = detail(log_photo, faces.mask)
+    still = detail(np.log(np.maximum(stored, DARKEST_SHADING)), faces.mask)
+    best = np.zeros(len(faces), int)
+    shifts = SHIFTS if align else ((0, 0),)
+    moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in shifts]
+    best = np.argmax([_cosine(photo, m, faces.mask) for m in moved], axis=0)
+    return Comparison(
+        mask=faces.mask,
+        window=mouth_and_nose(faces.mask),
+        stored=stored,
+        log_photo=log_photo,
+        stored_detail=np.choose(best[:, None, None], moved),
+        photo_detail=photo,
+        shift=np.array(shifts)[best],
+    )
+
+
+def _cosine(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(N,) of two stacks of maps, weighted; 0 where one of them is 0."""
+    lengths = np.sqrt((weight * a * a).sum((1, 2)) * (weight * b * b).sum((1, 2)))
+    return (weight * a * b).sum((1, 2)) / np.where(lengths > 0, lengths, 1)
+
+
+def _rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.sqrt((values**2 * where).sum((1, 2)) / where.sum((1, 2)))
+
+
+def _standardised(c: Comparison) -> np.ndarray:
+    """Residual around mouth and nose after the data set's mean residual, in units of its spread there."""
+    count = c.mask.sum(0).clip(2)
+    mean = (c.residual * c.mask).sum(0) / count
+    spread = np.sqrt(((c.residual - mean) ** 2 * c.mask).sum(0) / count)
+    return _rms((c.residual - mean) / np.maximum(spread, 0.01), c.window)
+
+
+def _missing(c: Comparison) -> np.ndarray:
+    """1 − slope of the photo's details on the stored ones: the share of the stored relief that is not there."""
+    stored = np.where(c.window, c.stored_detail, 0)
+    return 1 - (stored * c.photo_detail).sum((1, 2)) / np.maximum((stored**2).sum((1, 2)), 1e-9)
+
+
+def _unlike(c: Comparison) -> np.ndarray:
+    return 1 - _cosine(c.photo_detail, c.stored_detail, c.window)
+
+
+def _unlike_relief(c: Comparison) -> np.ndarray:
+    return 1 - _cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))
+
+
+def _uncorrelated(c: Comparison, where: np.ndarray) -> np.ndarray:
+    return 1 - np.nan_to_num(metrics.correlation(np.exp(c.log_photo), c.stored.astype(float), where))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How to read the photo, and what to make of the comparison: (N,), highest for the worst mismatch."""
+
+    reading: str
+    function: Callable[[Comparison], np.ndarray]
+
+
+#: Every score that was tried. The first is the plain one to beat, the last was chosen on the twin's training faces.
+SCORES: dict[str, Score] = {
+    "1 − correlation with luminance, face": Score("luminance", lambda c: _uncorrelated(c, c.mask)),
+    "1 − correlation with luminance, mouth + nose": Score("luminance", lambda c: _uncorrelated(c, c.window)),
+    "residual of details": Score("red", lambda c: _rms(c.residual, c.window)),
+    "  / the rest of the face's": Score(
+        "red", lambda c: _rms(c.residual, c.window) / _rms(c.residual, c.mask & ~c.window)
+    ),
+    "  standardised by the data set": Score("red", _standardised),
+    "missing details, pigments out": Score("pigments", _missing),
+    "1 − correlation of details, pigments out": Score("pigments", _unlike),
+    "1 − correlation of details, red": Score("red", _unlike),
+    "  weighted by stored relief, pigments out": Score("pigments", _unlike_relief),
+    "  weighted by stored relief, red": Score("red", _unlike_relief),
+}
+BASELINE, CHOSEN = next(iter(SCORES)), next(reversed(SCORES))
+
+
+def mismatch_score(faces: nfe.Faces, score: str = CHOSEN, align: bool = True) -> np.ndarray:
+    """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse.
+
+    Parameters
+    ----------
+    faces : photos, normals, masks, lights; their truth is not looked at
+    score : a name in :data:`SCORES`
+    align : allow one pixel between photo and normals
+
+    Raises
+    ------
+    BiofaceError : an unknown score
+    """
+    if score not in SCORES:
+        raise unknown_name("score", score, SCORES)
+    return SCORES[score].function(compare(faces, SCORES[score].reading, align))
+
+
+def all_scores(faces: nfe.Faces) -> dict[str, np.ndarray]:
+    """(N,) of every score in :data:`SCORES`."""
+    compared = {reading: compare(faces, reading) for reading in READINGS}
+    return {name: score.function(compared[score.reading]) for name, score in SCORES.items()}
+
+
+def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: float = 0.05) -> float:
+    """The score that so small a share of matched faces exceeds.
+
+    Raises
+    ------
+    BiofaceError : a share outside 0–1, or no matched face
+    """
+    if not 0 < false_alarms < 1:
+        raise BiofaceError(f"expected a share of false alarms within 0–1, found {false_alarms}")
+    if labels.all():
+        raise BiofaceError("expected matched faces to set a threshold by, found none")
+    return float(np.quantile(scores[~labels], 1 - false_alarms))
+
+
+def estimated_share(scores: np.ndarray, limit: float, reference: np.ndarray, labels: np.ndarray) -> float:
+    """Share of mismatched faces behind ``scores``, from the share above ``limit`` and how often that errs.
+
+    Parameters
+    ----------
+    scores : (N,) of faces without labels
+    limit : what counts as flagged
+    reference, labels : (M,) scores and labels of the faces that tell how often flags are right (Rogan & Gladen
+        1978, "Estimating prevalence from the results of a screening test")
+
+    >>> reference, labels = np.array([0.0, 0, 0, 1, 1, 1]), np.array([False, False, False, True, True, True])
+    >>> estimated_share(np.array([0.0, 0, 0, 1]), 0.5, reference, labels)
+    0.25
+    """
+    found, alarms = (reference[labels] > limit).mean(), (reference[~labels] > limit).mean()
+    if not found > alarms:
+        raise BiofaceError(f"expected a limit that finds more than it alarms, found {found:.3f} and {alarms:.3f}")
+    return float(np.clip(((scores > limit).mean() - alarms) / (found - alarms), 0, 1))
+
+
+# --- harder faces ------------------------------------------------------------------------------------------
+
+#: What a real data set does to photos and normals of *all* faces, matched or not. The twin is too clean without:
+#: its matched normals are exact to the last bit.
+DEGRADATIONS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "photo soft and noisy": ("photo",),
+    "normals smoothed": ("normals",),
+    "normals off by ≤ 1 px": ("offset",),
+    "light off by 15 %": ("light",),
+    "all of these": ("photo", "normals", "offset", "light"),
+}
+
+
+def degrade(faces: nfe.Faces, what: str, rng: np.random.Generator) -> nfe.Faces:
+    """The faces as a less careful data set would hold them; truth is left as it is.
+
+    Parameters
+    ----------
+    what : a name in :data:`DEGRADATIONS`. ``photo``: blurred by 0.6 pixels, noise of 0.015 in display values;
+        ``normals``: smoothed by 1.5 pixels, as a fitted model smooths; ``offset``: normals moved by −1, 0 or 1
+        pixel each way; ``light``: each coefficient times 1 ± 0.15
+
+    Raises
+    ------
+    BiofaceError : an unknown degradation
+    """
+    if what not in DEGRADATIONS:
+        raise unknown_name("degradation", what, DEGRADATIONS)
+    kinds = DEGRADATIONS[what]
+    rgb, normals, lighting = faces.rgb, faces.normals, faces.lighting
+    if "photo" in kinds:
+        soft = scipy.ndimage.gaussian_filter(rgb, (0, 0.6, 0.6, 0))
+        rgb = np.clip(soft + rng.normal(0, 0.015, rgb.shape), 0, 1).astype(np.float32)
+    if "normals" in kinds:
+        normals = _unit(scipy.ndimage.gaussian_filter(normals, (0, 1.5, 1.5, 0)), faces.mask)
+    if "offset" in kinds:
+        shifts = rng.integers(-1, 2, (len(faces), 2))
+        moved = np.stack([np.roll(n, tuple(s), (0, 1)) for n, s in zip(normals, shifts, strict=True)])
+        known = (moved != 0).any(-1, keepdims=True)  # at the edge of the mask the old ones stay
+        normals = _unit(np.where(known, moved, normals), faces.mask)
+    if "light" in kinds:
+        lighting = (lighting * rng.normal(1, 0.15, (len(faces), 1, 9))).astype(np.float32)
+    return dataclasses.replace(faces, rgb=rgb, normals=normals, lighting=lighting)
+
+
+def partly_wrong(faces: nfe.Faces, share: float) -> nfe.Faces:
+    """Faces with truth whose stored normals go only a ``share`` (0–1) of the way from the true to the stored.
+
+    Raises
+    ------
+    BiofaceError : no truth, a share outside 0–1
+    """
+    if faces.truth is None:
+        raise BiofaceError("expected faces with truth (the twin), found none")
+    if not 0 <= share <= 1:
+        raise BiofaceError(f"expected a share within 0–1, found {share}")
+    blend = faces.truth.normals + share * (faces.normals - faces.truth.normals)
+    return dataclasses.replace(faces, normals=_unit(blend, faces.mask))
+
+
+def _unit(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(mask[..., None], vectors / np.where(length > 0, length, 1), 0).astype(np.float32)
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+RIGHT = "right: nᵀMn of decoded normals"
+
+
+def mistakes(faces: nfe.Faces, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What published re-implementations take for the shading: (N, 64, 64) each, :data:`RIGHT` first.
+
+    ``rng`` picks the other face that lends its light.
+    """
+    right = stored_shading(faces)
+    strangers = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
+    low = np.where(faces.mask, right, np.inf).min((1, 2), keepdims=True)
+    high = np.where(faces.mask, right, -np.inf).max((1, 2), keepdims=True)
+    shadings = {
+        RIGHT: right,
+        "normals not decoded": stored_shading(faces, (faces.normals + 1) / 2),
+        "light of another face": stored_shading(dataclasses.replace(faces, lighting=faces.lighting[strangers])),
+        "a normal component (z)": faces.normals[..., 2],
+        "coordinate map as shading": faces.coordinates.mean(-1),
+        "min–max stretched": (right - low) / np.where(high > low, high - low, 1),
+        "display taken for linear": image_formation.srgb_decode(right / np.where(high > 0, high, 1)),
+    }
+    return {name: np.where(faces.mask, shading, 0).astype(np.float32) for name, shading in shadings.items()}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a wrong shading costs against the right one, for N faces.
+
+    Attributes
+    ----------
+    correlation : (N,) with the right shading
+    unexplained : (N,) what no line through it explains, √(1 − r²), in standard deviations of the right shading
+    error : (N,) RMSE after the best scale, in the same unit
+    """
+
+    correlation: np.ndarray
+    unexplained: np.ndarray
+    error: np.ndarray
+
+
+def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> Cost:
+    """What it costs to take ``shading`` for ``right``; a constant one correlates with nothing, so 0."""
+    r = np.nan_to_num(metrics.correlation(shading, right, mask), nan=0.0)
+    count = mask.sum((1, 2))
+    mean = (right * mask).sum((1, 2)) / count
+    deviation = np.sqrt(((right - mean[:, None, None]) ** 2 * mask).sum((1, 2)) / count)
+    error = metrics.scale_aligned_rmse(shading, right, mask) / np.maximum(deviation, 1e-6)
+    return Cost(correlation=r, unexplained=np.sqrt(1 - r**2), error=error)
+
+
+# --- checks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the audit: what was looked at, what was found, and whether it is as it should be.
+
+    ``verdict`` is "ok", "look" (a reader should) or "wrong".
+    """
+
+    check: str
+    found: str
+    verdict: str
+
+
+def _verdict(good: bool, otherwise: str = "wrong") -> str:
+    return "ok" if good else otherwise
+
+
+def check_files(source: Source, rows: int = 64) -> list[Check]:
+    """Layout and value ranges of the files as they are stored, from the first ``rows`` of each."""
+    counts = ", ".join(f"{name} {len(stream)}" for name, stream in source.streams.items())
+    raw = np.concatenate([stream.raw(slice(rows)) for stream in source.streams.values()])
+    last = np.moveaxis(raw, 1, -1)
+    mask = last[..., 6]
+    inside = last[mask > 0.5]  # (pixels, 10)
+    length = np.linalg.norm(2 * inside[:, 3:6] - 1, axis=-1)
+    undecoded = np.linalg.norm(inside[:, 3:6], axis=-1)
+    clipped = ((inside[:, :3] >= 1) | (inside[:, :3] <= 0)).any(1).mean()
+    levels = np.abs(255 * inside[:, :3] - np.rint(255 * inside[:, :3])).max()
+    part = ((mask > 0) & (mask < 1)).mean()
+    return [
+        Check("faces (N, 10, 64, 64), lights (N, 3, 9)", counts, "ok"),  # the reader refuses anything else
+        Check("RGB, channels 0–2", _range(last[..., :3]), _verdict(bool(last[..., :3].max() > 0.5), "look")),
+        Check("  on 8-bit levels", f"furthest off {levels:.1g} of a level", _verdict(levels < 1e-3, "look")),
+        Check("  clipped at 0 or 1, inside the mask", f"{clipped:.1%} of pixels", _verdict(clipped < 0.05, "look")),
+        Check("normals, channels 3–5, as stored", f"length {_middle(undecoded)}", "look"),
+        Check(
+            "  decoded by 2x − 1",
+            f"length {_middle(length)}",
+            _verdict(bool(np.quantile(np.abs(length - 1), 0.99) < 0.02)),
+        ),
+        Check(
+            "mask, channel 6", f"{part:.1%} neither 0 nor 1; {(mask > 0.5).mean():.0%} is face", _verdict(part < 0.01)
+        ),
+    ]
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"
+
+
+def _middle(values: np.ndarray) -> str:
+    low, median, high = np.quantile(values, [0.01, 0.5, 0.99])
+    return f"{median:.3f} ({low:.3f} to {high:.3f} for 98 %)"
+
+
+def check_coordinates(faces: nfe.Faces) -> list[Check]:
+    """What channels 7–9 are: how each goes along with column, height and shading, inside the mask."""
+    row, column = (np.broadcast_to(g, faces.mask.shape).astype(np.float32) for g in np.mgrid[:64, :64])
+    shading = stored_shading(faces)
+    found = []
+    strongest = 0.0
+    for k in range(3):
+        channel = faces.coordinates[..., k]
+        with_column, with_height, with_shading = (
+            float(np.nanmedian(metrics.correlation(channel, other, faces.mask))) for other in (column, -row, shading)
+        )
+        strongest = max(strongest, abs(with_shading))
+        found.append(
+            Check(
+                f"channel {7 + k}: correlation with",
+                f"column {with_column:+.2f}, height {with_height:+.2f}, shading {with_shading:+.2f}",
+                _verdict(abs(with_shading) < 0.7, "look"),
+            )
+        )
+    return found
+
+
+def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) -> float:
+    """How often a face's own light explains its photo better than another face's: 1 always, 0.5 by chance.
+
+    Explains: correlation of luminance with nᵀMn. Files whose lights are out of step come out at 0.5.
+    """
+    photo = luminance(faces)
+
+    def fit(shading: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(metrics.correlation(photo, shading, faces.mask), nan=-1)
+
+    own, wins = fit(stored_shading(faces)), []
+    for _ in range(strangers):
+        other = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
+        borrowed = stored_shading(dataclasses.replace(faces, lighting=faces.lighting[other]))
+        wins.append(
+            np.nan_to_num(own, nan=-1) > np.nan_to_num(metrics.correlation(photo, borrowed, faces.mask), nan=-1)
+        )
+    return float(np.mean(wins))
+
+
+def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
+    """Whether normals, lights and photos agree with one another."""
+    shading = stored_shading(faces)
+    positive = float((shading[faces.mask] > 0).mean())
+    colour = np.abs(faces.lighting - faces.lighting.mean(1, keepdims=True)).max((1, 2))
+    colour /= np.abs(faces.lighting).max((1, 2))
+    wins = own_light(faces, rng)
+    slope = exponent(faces)
+    low, median, high = np.quantile(slope, [0.25, 0.5, 0.75])
+    return [
+        Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),
+        Check("light: R, G and B rows differ by", f"{np.median(colour):.1%} (median face)", "ok"),
+        Check("own light beats a stranger's", f"{wins:.1%} of pairs", _verdict(wins > 0.8)),
+        Check(
+            "log photo against log shading, slope",
+            f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}",
+            _verdict(0.6 < median < 1.6, "look"),  # 1 in linear light; display values would show 2.2
+        ),
+    ]
+
+
+def exponent(faces: nfe.Faces) -> np.ndarray:
+    """(N,) slope of the photo's log luminance (linear light) on log stored shading over the face.
+
+    1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
+    """
+    x = np.log(np.maximum(stored_shading(faces), DARKEST_SHADING))
+    y = np.log(np.maximum(luminance(faces), DARKEST))
+    count = faces.mask.sum((1, 2))
+    x, y = (np.where(faces.mask, v - ((v * faces.mask).sum((1, 2)) / count)[:, None, None], 0) for v in (x, y))
+    return (x * y).sum((1, 2)) / np.maximum((x * x).sum((1, 2)), 1e-9)
+
+
+def check_duplicates(source: Source) -> list[Check]:
+    """The same photo twice among the faces under audit, and the same person in two splits where that is known."""
+    digests = [hashlib.sha256(np.ascontiguousarray(photo)).digest() for photo in source.faces.rgb]
+    twice = len(digests) - len(set(digests))
+    found = [Check("photos that occur twice", f"{twice} of {len(digests)}", _verdict(twice == 0))]
+    if source.is_real:
+        return [*found, Check("people in more than one split", "not known: files name no people", "look")]
+    shared = shared_identities(source)
+    return [*found, Check("people in more than one split", f"{shared}", _verdict(shared == 0))]
+
+
+def shared_identities(source: Source) -> int:
+    """People of the twin that occur in more than one split."""
+    files = np.array([name.split(":")[0] for name in source.faces.names])
+    people = [set(source.faces.truth.identity[files == file].tolist()) for file in np.unique(files)]
+    return sum(map(len, people)) - len(set().union(*people))
+
+
+# --- the error floor ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Error of the stored shading itself against the truth, for N faces: what a perfect network would be charged.
+
+    Attributes
+    ----------
+    raw_face, raw_window : (N,) RMSE over the face, over mouth and nose
+    aligned_face, aligned_window : (N,) the same after the best scale per image
+    """
+
+    raw_face: np.ndarray
+    aligned_face: np.ndarray
+    raw_window: np.ndarray
+    aligned_window: np.ndarray
+
+
+def floor(faces: nfe.Faces) -> Floor:
+    """RMSE of the stored against the true diffuse shading, in the unit of Table 1's diffuse column.
+
+    Raises
+    ------
+    BiofaceError : faces without truth
+    """
+    if faces.truth is None:
+        raise BiofaceError("expected faces with truth (the twin), found none")
+    stored, true = stored_shading(faces), faces.truth.diffuse_shading
+    window = mouth_and_nose(faces.mask)
+    scale = metrics.best_scale(stored, true, faces.mask)[:, None, None]  # of the face, also for the window
+    return Floor(
+        raw_face=metrics.rmse(stored, true, faces.mask),
+        aligned_face=metrics.rmse(scale * stored, true, faces.mask),
+        raw_window=metrics.rmse(stored, true, window),
+        aligned_window=metrics.rmse(scale * stored, true, window),
+    )
+
+
+def mean_map(maps: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over faces and its standard error, (H, W) each; NaN where fewer than 5 faces have the pixel.
+
+    Parameters
+    ----------
+    maps : (N, H, W)
+    mask : (N, H, W) bool
+    """
+    count = mask.sum(0)
+    enough = count >= 5
+    safe = np.where(enough, count, 2)
+    mean = (maps * mask).sum(0) / safe
+    variance = ((maps - mean) ** 2 * mask).sum(0) / (safe - 1)
+    return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance / safe), np.nan)
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns side by side in plain text, numbers right, words left.
+
+    >>> print(text_table(["score", "AUC"], [["gain", "0.99"], ["plain correlation", "0.7"]]))
+    score               AUC
+    gain               0.99
+    plain correlation   0.7
+    """
+    cells = [list(map(str, row)) for row in [header, *rows]]
+    if any(len(row) != len(header) for row in cells):
+        raise BiofaceError(f"expected {len(header)} cells in each row, found {sorted(set(map(len, cells)))}")
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(row[k][:1] in "0123456789+-−." for row in cells[1:]) for k in range(len(header))]
+    return "\n".join(
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    )

@@ -1,0 +1,275 @@
+"""How far a map is from the truth, and how well a score tells two kinds of faces apart.
+
+Maps are (..., H, W), images (..., H, W, 3), with masks (..., H, W); there is one number for each map or image of
+the batch, over the pixels of its mask only. What is outside the mask, NaN too, does not count.
+
+References
+----------
+Hanley & McNeil (1982), "The meaning and use of the area under a receiver operating characteristic (ROC) curve",
+Radiology 143: the area is the Mann–Whitney statistic.
+Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13: percentile intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from bioface.arrays import accepts_numpy
+from bioface.errors import BiofaceError
+
+# --- maps --------------------------------------------------------------------------------------------------
+
+
+def _inside(mask: Tensor, *maps: Tensor) -> list[Tensor]:
+    """The mask and the maps as (..., pixels [, channels]), the maps 0 outside the mask; checked."""
+    for values in maps:
+        if values.shape != maps[0].shape:
+            raise BiofaceError(f"expected maps of one shape, found {tuple(maps[0].shape)}, {tuple(values.shape)}")
+    has_channels = maps[0].ndim == mask.ndim + 1
+    if tuple(maps[0].shape[: mask.ndim]) != tuple(mask.shape) or maps[0].ndim - mask.ndim not in (0, 1):
+        raise BiofaceError(f"expected a mask for maps {tuple(maps[0].shape)}, found {tuple(mask.shape)}")
+    if not bool(mask.flatten(-2).any(-1).all()):
+        raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
+    full = mask[..., None].expand(maps[0].shape) if has_channels else mask
+    start = mask.ndim - 2
+    inside = [torch.where(full, values, 0).flatten(start) for values in maps]
+    for values in inside:
+        if not bool(torch.isfinite(values).all()):
+            raise BiofaceError("expected finite values inside the mask, found NaN or infinity")
+    return [full.flatten(start), *inside]
+
+
+@accepts_numpy
+def rmse(
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch"]:
+    """Root-mean-square error of each map (or image, over its channels too) inside its mask.
+
+    Parameters
+    ----------
+    prediction, truth : (..., H, W) or (..., H, W, channels)
+    mask : (..., H, W) bool
+
+    Returns
+    -------
+    (...) in the unit of the maps
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, an empty mask, NaN or infinity inside it
+
+    >>> truth = torch.tensor([[1.0, 2.0, 100.0]])
+    >>> rmse(truth + torch.tensor([[3.0, -4.0, 50.0]]), truth, torch.tensor([[True, True, False]]))
+    tensor(3.5355)
+    """
+    inside, prediction, truth = _inside(mask, prediction, truth)
+    return ((prediction - truth).square().sum(-1) / inside.sum(-1)).sqrt()
+
+
+@accepts_numpy
+def best_scale(
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch"]:
+    """The factor that brings each prediction nearest to its truth in least squares; 0 for a prediction of zeros.
+
+    Parameters, errors: as :func:`rmse`.
+
+    >>> truth = torch.tensor([[1.0, 2.0]])
+    >>> best_scale(truth / 4, truth, torch.ones(1, 2, dtype=torch.bool))
+    tensor(4.)
+    """
+    _, prediction, truth = _inside(mask, prediction, truth)
+    power = prediction.square().sum(-1)
+    return (prediction * truth).sum(-1) / torch.where(power > 0, power, 1)
+
+
+@accepts_numpy
+def scale_aligned_rmse(
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch"]:
+    """:func:`rmse` after :func:`best_scale`: shading is known up to a factor, which albedo can take up.
+
+    >>> truth = torch.tensor([[1.0, 2.0]])
+    >>> scale_aligned_rmse(7 * truth, truth, torch.ones(1, 2, dtype=torch.bool))
+    tensor(0.)
+    """
+    scale = best_scale(prediction, truth, mask)
+    return rmse(prediction * scale.reshape(*scale.shape, *[1] * (prediction.ndim - scale.ndim)), truth, mask)
+
+
+@accepts_numpy
+def correlation(
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch"]:
+    """Pearson's correlation inside each mask, −1 to 1; NaN where one of the two is constant.
+
+    Parameters, errors: as :func:`rmse`.
+
+    >>> truth = torch.tensor([[1.0, 2.0, 4.0]])
+    >>> round(float(correlation(5 - 2 * truth, truth, torch.ones(1, 3, dtype=torch.bool))), 4)
+    -1.0
+    """
+    inside, prediction, truth = _inside(mask, prediction, truth)
+    count = inside.sum(-1, keepdim=True)
+
+    def centred(values: Tensor) -> Tensor:
+        deviation = torch.where(inside, values - values.sum(-1, keepdim=True) / count, 0)
+        # what rounding leaves of a constant is not a deviation
+        smallest = 4 * torch.finfo(values.dtype).eps * values.abs().amax(-1, keepdim=True)
+        return torch.where(deviation.abs().amax(-1, keepdim=True) > smallest, deviation, torch.nan)
+
+    a, b = centred(prediction), centred(truth)
+    r = (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return r.clamp(-1, 1)
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ROC:
+    """What a threshold on a score finds, from the strictest to the laxest.
+
+    Attributes
+    ----------
+    false_positive_rate, true_positive_rate : (T,) share of the negatives, of the positives, at or above it
+    thresholds : (T,), falling; the first is infinite, where nothing is found
+    auc : area under the curve: how likely a positive scores above a negative, ties counting half
+    """
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    thresholds: np.ndarray
+    auc: float
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    scores, labels = np.asarray(scores, float), np.asarray(labels)
+    if scores.ndim != 1 or labels.shape != scores.shape:
+        raise BiofaceError(f"expected as many scores as labels, found {scores.shape} and {labels.shape}")
+    if labels.dtype != bool:
+        raise BiofaceError(f"expected labels to be true or false, found {labels.dtype}")
+    if not np.isfinite(scores).all():
+        raise BiofaceError(f"expected finite scores, found {(~np.isfinite(scores)).sum()} that are not")
+    if labels.all() or not labels.any():
+        raise BiofaceError(f"expected labels of both kinds, found {labels.sum()} of {len(labels)} true")
+    return scores, labels
+
+
+def auc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the ROC curve: 1 tells all apart, 0.5 is chance.
+
+    Parameters
+    ----------
+    scores : (N,), higher for a positive
+    labels : (N,) bool
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, NaN or infinity, labels of one kind only
+
+    >>> auc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
+    0.75
+    """
+    scores, labels = _checked(scores, labels)
+    pairs = labels.sum() * (~labels).sum()
+    return float(scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic / pairs)
+
+
+def roc(scores: ArrayLike, labels: ArrayLike) -> ROC:
+    """The ROC curve with a point for every distinct score; parameters and errors as :func:`auc`.
+
+    >>> curve = roc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
+    >>> curve.true_positive_rate, curve.thresholds
+    (array([0. , 0.5, 0.5, 1. , 1. ]), array([ inf, 0.8 , 0.4 , 0.35, 0.1 ]))
+    """
+    scores, labels = _checked(scores, labels)
+    thresholds = np.unique(scores)[::-1]
+
+    def share_at_or_above(values: np.ndarray) -> np.ndarray:
+        below = np.searchsorted(np.sort(values), thresholds, side="left")
+        return np.concatenate([[0.0], 1 - below / len(values)])
+
+    return ROC(
+        false_positive_rate=share_at_or_above(scores[~labels]),
+        true_positive_rate=share_at_or_above(scores[labels]),
+        thresholds=np.concatenate([[np.inf], thresholds]),
+        auc=auc(scores, labels),
+    )
+
+
+def auc_interval(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    rng: np.random.Generator,
+    draws: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Bootstrap interval of the AUC: positives and negatives are drawn again, each as many as there are.
+
+    Parameters
+    ----------
+    scores, labels : as :func:`auc`
+    rng : where the draws come from
+    draws : how many
+    level : share of them inside the interval
+
+    >>> scores, labels = np.arange(40.0) % 25, np.arange(40) >= 20
+    >>> low, high = auc_interval(scores, labels, np.random.default_rng(0))
+    >>> low < auc(scores, labels) < high
+    True
+    """
+    scores, labels = _checked(scores, labels)
+    positives, negatives = scores[labels], scores[~labels]
+    drawn = np.concatenate(
+        [rng.choice(positives, (draws, len(positives))), rng.choice(negatives, (draws, len(negatives)))], axis=1
+    )
+    ranks = scipy.stats.rankdata(drawn, axis=1)[:, : len(positives)]
+    return _quantiles(_auc_of_ranks(ranks, len(negatives)), level)
+
+
+def shuffled_auc(
+    scores: ArrayLike, labels: ArrayLike, rng: np.random.Generator, draws: int = 2000
+) -> Float[np.ndarray, "draws"]:
+    """(draws,) AUC under labels that are shuffled: what a score that knows nothing gets, with its spread.
+
+    >>> chance = shuffled_auc(np.arange(40.0), np.arange(40) >= 20, np.random.default_rng(0))
+    >>> bool(abs(chance.mean() - 0.5) < 0.01), bool(chance.std() > 0.05)
+    (True, True)
+    """
+    scores, labels = _checked(scores, labels)
+    ranks = scipy.stats.rankdata(scores)
+    shuffled = rng.permuted(np.tile(ranks, (draws, 1)), axis=1)
+    return _auc_of_ranks(shuffled[:, : labels.sum()], int((~labels).sum()))
+
+
+def _auc_of_ranks(positive_ranks: np.ndarray, negatives: int) -> np.ndarray:
+    positives = positive_ranks.shape[1]
+    return (positive_ranks.sum(1) - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def mean_interval(
+    values: ArrayLike, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean of ``values`` (N,).
+
+    >>> low, high = mean_interval([0.0, 1.0, 2.0, 3.0], np.random.default_rng(0))
+    >>> low < 1.5 < high
+    True
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise BiofaceError(f"expected a row of finite values, found shape {values.shape}")
+    return _quantiles(rng.choice(values, (draws, len(values))).mean(1), level)
+
+
+def _quantiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
