@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import camera, illumination, paths
+from bioface import camera, illumination, image_formation, paths
 from bioface.camera import CameraModel
 from bioface.errors import BiofaceError, DataError
 
@@ -56,11 +56,9 @@ def test_white_of_the_paper_is_pink_and_of_the_code_neutral_at_0342():
     assert torch.allclose(code, torch.full((3,), 0.342).double(), atol=1e-3)
 
 
-def test_colour_pipeline_matches_the_authors_matlab_to_1e6():
-    from bioface import image_formation
-
+def test_colour_pipeline_matches_the_authors_matlab_to_1e6(real_file):
     reference = torch.from_numpy(np.loadtxt(paths.TABLES / "reference_linear_rgb.csv", delimiter=","))
-    _, cameras = camera.read_database(paths.TABLES / "reference_camera.csv")
+    _, cameras = camera.read_database(real_file("cameras/jiang2013_camspec_database.txt"))
     S = cameras[0] / cameras[0].sum(-1, keepdim=True)
     m, h = reference[:, :2].T.reshape(2, 1, -1)
     one, zero = torch.ones_like(m), torch.zeros_like(m)

@@ -655,6 +655,41 @@ def mean_map(maps: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance / safe), np.nan)
 
 
+def biased_share(
+    maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator, draws: int = 500
+) -> tuple[float, np.ndarray]:
+    """Share of pixels whose mean over faces is beyond 2 standard errors, and what chance makes of it.
+
+    Parameters
+    ----------
+    maps, mask : (N, H, W) signed errors, and where they count
+    where : (H, W) bool, the pixels to look at
+    draws : how often the faces' signs are flipped at random, which leaves every face as it is, neighbours as alike
+        as they are, and no bias
+
+    Returns
+    -------
+    the share, and (draws,) the shares under flipped signs
+
+    Raises
+    ------
+    BiofaceError : no pixel that 5 faces have
+    """
+    where = where & (mask.sum(0) >= 5)
+    if not where.any():
+        raise BiofaceError("expected pixels that at least 5 faces have, found none")
+    errors = np.where(mask, maps, 0)[:, where]  # (N, pixels)
+    count, power = mask[:, where].sum(0), (errors**2).sum(0)
+
+    def share(signs: np.ndarray) -> np.ndarray:
+        mean = signs @ errors / count
+        variance = (power / count - mean**2) / (count - 1)
+        return (mean**2 > 4 * variance).mean(-1)
+
+    flipped = share(rng.choice([-1.0, 1.0], (draws, len(maps))))
+    return float(share(np.ones(len(maps)))), flipped
+
+
 # --- tables ------------------------------------------------------------------------------------------------
 
 
