@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bioface import paths
+from bioface import claims, paths
 from bioface.reproduce import locked
 
 ROOT = paths.root()
@@ -268,3 +268,14 @@ def test_continuous_integration_runs_make_test(tmp_path):
     assert done.returncode == 0 and done.stdout == "tested here\n"
     (tmp_path / "Makefile").write_text("test:\n\t@exit 1\n")
     assert subprocess.run(["bash", ".ci/run"], **given).returncode != 0
+
+
+def test_readme_numbers_are_those_of_the_committed_claims():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    committed = subprocess.run(["git", "show", "HEAD:figures/claims.json"], cwd=ROOT, capture_output=True, check=False)
+    file = ROOT / "build" / "committed-claims.json"
+    if committed.returncode == 0:  # what `make reproduce` wrote since is this machine's, README is the commit's
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(committed.stdout)
+    rows = claims.read(file if committed.returncode == 0 else None)
+    assert claims.fill_readme(text, rows) == text, "run `make notebooks`"

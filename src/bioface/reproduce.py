@@ -463,6 +463,11 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
         times.append(f"{job.name.ljust(width)}  {took}")
         if publishing:
             times[-1] += ", written to notebooks/" if publish(job) else ", notebooks/ has it already"
+    if publishing and todo[0].notebook.parent == paths.notebooks():
+        readme = paths.root() / "README.md"
+        text = claims.fill_readme(readme.read_text(encoding="utf-8"), claims.read())
+        with paths.whole_file(readme) as partial:
+            partial.write_text(text, encoding="utf-8")
     if (todo[0].figures / claims.FILE).exists():
         print(claims.format_table(claims.read(todo[0].figures / claims.FILE)))
     print("\n".join(["", *times, f"{'all'.ljust(width)}  {duration(time.monotonic() - started)}"]))
