@@ -103,6 +103,38 @@ def test_light_scale_is_absorbed_by_the_shadings():
     assert np.allclose(3 * a.maps[:, 2:], b.maps[:, 2:], atol=1e-5)
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e15])  # 1e15: photons, as ISET counts them
+@pytest.mark.parametrize("solver", ["varpro", "lm"])
+def test_the_unit_of_radiance_does_not_matter(solver, unit):
+    maps, radiance = pixels(5, noise=0.002)
+    a = fit(radiance, illuminant=E, sigma=0.002, solver=solver)
+    b = fit(unit * radiance, illuminant=unit * E, sigma=0.002 * unit, solver=solver)
+    assert np.allclose(a.maps, b.maps, atol=1e-6)
+    assert np.allclose(a.residual, b.residual / unit, rtol=1e-6)
+    assert np.allclose(a.standard_deviation, b.standard_deviation, rtol=1e-4, equal_nan=True)
+    assert (a.status == b.status).all()
+
+
+@pytest.mark.parametrize("solver", ["varpro", "lm"])
+def test_odd_pixels_do_not_break_the_fit(solver):
+    """Black, grey, white, slightly negative, one bright band."""
+    spike = np.where(np.arange(33) == 20, 1.0, 0.01)
+    odd = np.stack([np.zeros(33), 0.3 * E, 5 * E, -0.001 * E, spike, pixels(1)[1][0] - 0.02])
+    found = fit(odd, illuminant=E, solver=solver)
+    assert np.isfinite(found.maps).all()
+    assert np.isfinite(found.residual).all()
+    assert (found.maps >= 0).all()
+    assert found.diffuse_shading[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_integer_cubes_and_masks_of_numbers():
+    maps, radiance = pixels(6)
+    counts = np.round(radiance * 60000).astype(np.uint16)
+    found = fit(counts, illuminant=E * 60000, mask=np.array([1, 1, 0, 255, 0.6, 0]))
+    assert found.fitted.tolist() == [True, True, False, True, True, False]
+    assert np.abs(found.maps - maps)[found.fitted].max() < 1e-2
+
+
 def test_reflectance_needs_no_illuminant_and_short_grids_work():
     maps, radiance = pixels(20)
     found = fit((radiance / E)[:, 2:], spectra.WAVELENGTHS[2:])

@@ -484,7 +484,7 @@ def check_files(source: Source, rows: int = 64) -> list[Check]:
     return [
         Check("faces (N, 10, 64, 64), lights (N, 3, 9)", counts, "ok"),  # the reader refuses anything else
         Check("RGB, channels 0–2", _range(last[..., :3]), _verdict(bool(last[..., :3].max() > 0.5), "look")),
-        Check("  on 8-bit levels", f"furthest off {levels:.1g} of a level", _verdict(levels < 1e-3, "look")),
+        Check("  on 8-bit levels", f"furthest off {levels:.3f} of a level", _verdict(levels < 1e-3, "look")),
         Check("  clipped at 0 or 1, inside the mask", f"{clipped:.1%} of pixels", _verdict(clipped < 0.05, "look")),
         Check("normals, channels 3–5, as stored", f"length {_middle(undecoded)}", "look"),
         Check(
@@ -639,16 +639,17 @@ def floor(faces: nfe.Faces) -> Floor:
     )
 
 
-def mean_map(maps: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over faces and its standard error, (H, W) each; NaN where fewer than 5 faces have the pixel.
+def mean_map(maps: np.ndarray, mask: np.ndarray, least: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over faces and its standard error, (H, W) each; NaN where too few faces have the pixel.
 
     Parameters
     ----------
     maps : (N, H, W)
     mask : (N, H, W) bool
+    least : share of the faces that must have a pixel; 5 faces in any case
     """
     count = mask.sum(0)
-    enough = count >= 5
+    enough = count >= max(5, least * len(mask))
     safe = np.where(enough, count, 2)
     mean = (maps * mask).sum(0) / safe
     variance = ((maps - mean) ** 2 * mask).sum(0) / (safe - 1)

@@ -157,7 +157,7 @@ def fit(
     solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
     if solver not in solvers:
         raise unknown_name("solver", solver, solvers)
-    problem, to_grid = _problem(cube, wavelengths, illuminant, model, bounds)
+    problem = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
     where = _check_mask(mask, shape[:-1])
     options = dict(steps=steps, rate=learning_rate, starts=starts, seed=seed, callback=callback, name=solver)
@@ -181,13 +181,13 @@ def fit(
             raise BiofaceError(f"expected finite radiance inside the mask, found NaN or infinity in {bad} pixels")
         found = []
         for pixels in [block] if all_at_once else block.split(CHUNK):
-            y = pixels.to(torch.float64) @ to_grid.T
+            y = problem.pixels(pixels)
             x, state = solvers[solver](problem, y, options)
-            found.append((x, state, *_finish(problem, x, y, sigma)))
+            found.append((x, state, *_finish(problem, x, y, sigma and sigma / problem.unit)))
             bar.update(len(y))
         x, state, rms, sd, pinned = (torch.cat(parts) for parts in zip(*found, strict=True))
         state = torch.where(pinned & (state == Status.CONVERGED), int(Status.AT_BOUND), state)
-        maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy()
+        maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy() * problem.unit
         deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
     bar.close()
     return FitResult(
@@ -204,8 +204,8 @@ def fit(
 
 def _problem(
     cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple
-) -> tuple[_Problem, Tensor]:
-    """The checked problem on the grid points that the cube reaches, and the matrix (D, S) that brings it there."""
+) -> _Problem:
+    """The checked problem on the grid points that the cube reaches."""
     skin.constants(model)
     shape = tuple(cube.shape)
     nm = torch.as_tensor(np.asarray(wavelengths, dtype=np.float64))
@@ -214,7 +214,8 @@ def _problem(
     grid = spectra.on_grid(nm)
     to_grid = spectra.resampling_matrix(nm, grid)
     e = to_grid @ _check_illuminant(illuminant, nm)
-    return _Problem(skin.SkinModel(model, grid), e, _check_bounds(bounds), grid), to_grid
+    unit = float(e.mean())
+    return _Problem(skin.SkinModel(model, grid), e / unit, _check_bounds(bounds), grid, to_grid / unit, unit)
 
 
 def _check_bounds(bounds: str | tuple) -> Tensor:
@@ -252,12 +253,22 @@ def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Skin model, illuminant (D,), box of the two pigments (2, 2), wavelengths (D,)."""
+    """Skin model, illuminant (D,) of mean 1, box of the two pigments (2, 2), wavelengths (D,).
+
+    ``to_grid`` (D, S) brings radiance in the cube's bands and unit to the wavelengths, in units of the
+    illuminant's mean, ``unit``: whatever the cube is measured in, the numbers here are of order 1.
+    """
 
     model: skin.SkinModel
     e: Tensor
     box: Tensor
     grid: Tensor
+    to_grid: Tensor
+    unit: float
+
+    def pixels(self, cube: Any) -> Tensor:
+        """(n, S) radiance of a cube to (n, D) float64."""
+        return torch.as_tensor(np.asarray(cube)).to(torch.float64) @ self.to_grid.T
 
     def radiance(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D) radiance."""
@@ -292,9 +303,14 @@ class _Problem:
 def _finish(problem: _Problem, x: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """RMS residual (n,), predicted deviations (n, 4), whether any map is at a bound (n,)."""
     rms = (y - problem.radiance(x)).square().mean(-1).sqrt()
-    low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=x.dtype)
-    high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=x.dtype)
-    free = (x > low + 1e-9) & (x < high - 1e-9)
+    pigments, shadings = x[:, :2], x[:, 2:]
+    free = torch.cat(
+        [
+            (pigments > problem.box[:, 0] + 1e-9) & (pigments < problem.box[:, 1] - 1e-9),
+            shadings > 1e-9 * shadings.amax(-1, keepdim=True),
+        ],
+        -1,
+    )
     D = y.shape[-1]
     noise = rms * (D / max(D - 4, 1)) ** 0.5 if sigma is None else torch.full_like(rms, sigma)
     sd = identifiability.standard_deviation(problem.jacobian(x), noise, free)
@@ -422,13 +438,13 @@ def _lm_once(
     low = np.array([*problem.box[:, 0], 0.0, 0.0])
     high = np.array([*problem.box[:, 1], np.inf, np.inf])
     target = y.numpy()
-    brightness = max(float((y / problem.e).max()), 1e-3)
+    brightness = max(float((y / problem.e).max()), 1e-12)
     u = np.full(4, 0.5) if from_middle else rng.random(4)
     pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
-    start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * u[2:] + 1e-6])
+    start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * (u[2:] + 1e-6)])
     return scipy.optimize.least_squares(
         lambda x: problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target,
-        np.clip(start, low + 1e-9, high - 1e-9),
+        np.clip(start, low + 1e-9 * np.array([1, 1, brightness, brightness]), high - 1e-9),
         lambda x: problem.jacobian(torch.from_numpy(x[None]))[0].numpy(),
         bounds=(low, high),
         x_scale="jac",
@@ -463,15 +479,13 @@ def multistart(
     ------
     BiofaceError : as :func:`fit`
     """
-    problem, to_grid = _problem(cube, wavelengths, illuminant, model, bounds)
+    problem = _problem(cube, wavelengths, illuminant, model, bounds)
     rng = np.random.default_rng(seed)
     maps, residual = [], []
-    for y in tqdm(
-        torch.as_tensor(np.asarray(cube), dtype=torch.float64) @ to_grid.T, unit="pixel", disable=not progress
-    ):
+    for y in tqdm(problem.pixels(cube), unit="pixel", disable=not progress):
         results = [_lm_once(problem, y, rng, False, None) for _ in range(starts)]
         maps.append([r.x for r in results])
-        residual.append([np.sqrt(2 * r.cost / len(y)) for r in results])
+        residual.append([problem.unit * np.sqrt(2 * r.cost / len(y)) for r in results])
     return np.array(maps), np.array(residual)
 
 
@@ -515,15 +529,15 @@ def loss_surface(
     melanin, haemoglobin : (M,) and (H,) volume fractions; the others as in :func:`fit`
     """
     pixel = np.asarray(pixel, dtype=np.float64)[None]
-    problem, to_grid = _problem(pixel, wavelengths, illuminant, model, "free")
-    y = torch.from_numpy(pixel) @ to_grid.T
+    problem = _problem(pixel, wavelengths, illuminant, model, "free")
+    y = problem.pixels(pixel)
     m, h = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (melanin, haemoglobin))
     p = torch.cartesian_prod(m, h)
     a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
     by = (y @ problem.e).expand(len(p))
     i_d, i_s = problem.shading(a.square().sum(-1), a @ problem.e, (a * y).sum(-1), by)
     fitted = i_d[:, None] * a + i_s[:, None] * problem.e
-    return (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
+    return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
 
 
 def hessian(
@@ -535,10 +549,12 @@ def hessian(
 ) -> np.ndarray:
     """Hessian (n, 4, 4) of the squared error ½‖l − fit‖² by the four maps, at ``maps`` (n, 4) for pixels (n, S).
 
+    Radiance is taken in units of the illuminant's mean.
+
     A convex problem has no negative eigenvalue anywhere.
     """
-    problem, to_grid = _problem(cube, wavelengths, illuminant, model, "free")
-    y = torch.as_tensor(np.asarray(cube), dtype=torch.float64) @ to_grid.T
+    problem = _problem(cube, wavelengths, illuminant, model, "free")
+    y = problem.pixels(cube)
 
     def loss(x: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (target - problem.radiance(x[None])[0]).square().sum()
