@@ -21,7 +21,8 @@ def test_numpy_comes_back_as_numpy_and_torch_as_torch():
 
 def test_plain_numbers_become_single_precision():
     assert as_float(1).dtype == torch.float32
-    assert as_float(1, like=torch.zeros(1).double()).dtype == torch.float64
+    assert as_float(np.float64(1)).dtype == torch.float64
+    assert isinstance(double(np.float64(1))[0], np.ndarray | np.generic)
 
 
 def test_denormals_are_zero():

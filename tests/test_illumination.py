@@ -73,3 +73,9 @@ def test_negative_shading_is_cut_and_batches_keep_their_own_light():
     L[0, 2] = 1.0  # light from the front on a surface that looks away
     L[1, 0] = 1.0
     assert illumination.sh_shading(n, L).flatten().tolist() == pytest.approx([0.0, 0.886227])
+
+
+@pytest.mark.parametrize("weights", [torch.zeros(14), -torch.eye(14)[0], torch.full((14,), float("nan"))])
+def test_weights_that_make_no_light_are_refused(weights):
+    with pytest.raises(BiofaceError, match="14 weights"):
+        illumination.mix(weights, 6500.0)

@@ -84,17 +84,34 @@ def test_table_gradient_is_the_derivative_of_the_table():
     assert torch.autograd.gradcheck(f, [v.requires_grad_() for v in leaves], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("model", skin.MODELS)
 @pytest.mark.parametrize("method", ["exact", "table"])
-@pytest.mark.parametrize("melanin", [0.0, 0.013, 0.43, 1.0])
-@pytest.mark.parametrize("haemoglobin", [0.0, 0.02, 0.07, 1.0])
-def test_image_and_gradients_are_finite_at_every_bound(method, melanin, haemoglobin):
+@pytest.mark.parametrize("melanin", [0.0, 0.013, 0.43])
+@pytest.mark.parametrize("haemoglobin", [0.0, 0.02, 0.07])
+@pytest.mark.parametrize("shading", [0.0, 1.0])
+def test_image_and_gradients_are_finite_at_every_bound(model, method, melanin, haemoglobin, shading):
     *_, weights, cct, b = scene(batch=1, dtype=torch.float32)
-    values = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, 0.0, 0.0)] + [weights, cct, b]
+    values = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, shading, 0.0)] + [weights, cct, b]
     values = [v.requires_grad_() for v in values]
-    rgb = image(values, method)
+    rgb = image(values, method, model)
     assert torch.isfinite(rgb).all()
-    for gradient in torch.autograd.grad(rgb.sum() + rgb.square().sum(), values, allow_unused=True):
-        assert gradient is None or torch.isfinite(gradient).all()
+    for gradient in torch.autograd.grad(rgb.sum() + rgb.square().sum(), values):
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("method", ["exact", "table"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_the_maps_set_the_precision(method, precision):
+    """Light and camera come in double precision from their own functions, whatever the maps are."""
+    maps = [torch.full((2, 2), v, dtype=precision) for v in (0.1, 0.03, 1.0, 0.0)]
+    S = CameraModel.load().sensitivity()
+    images = [
+        image_formation.render(*maps, illumination.standard("D65").to(light), S.to(camera), method=method)
+        for light in (torch.float32, torch.float64)
+        for camera in (torch.float32, torch.float64)
+    ]
+    assert all(i.dtype == precision for i in images)
+    assert torch.allclose(images[0], images[3], atol=1e-5)
 
 
 def test_each_image_of_a_batch_has_its_own_light_and_camera():
@@ -140,7 +157,7 @@ def test_highlight_has_the_colour_of_white():
 def test_bad_maps_and_names_are_refused():
     maps = [torch.full((2, 2), v) for v in (0.1, 0.03, 1.0, 0.0)]
     e, S = illumination.standard("D65").float(), CameraModel.load().sensitivity().float()
-    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
+    with pytest.raises(BiofaceError, match="melanin as volume fraction between 0 and 0.43"):
         image_formation.render(maps[0] + 1, *maps[1:], e, S)
     with pytest.raises(BiofaceError, match="four maps of one shape"):
         image_formation.render(maps[0], maps[1][:1], *maps[2:], e, S)
@@ -163,3 +180,17 @@ def test_table_is_at_least_five_times_faster_than_exact_spectra():
         exact, table = (np.median([seconds(method) for _ in range(6)]) for method in ("exact", "table"))
         ratios.append(exact / table)
     assert np.median(ratios) >= 5, ratios
+
+
+def test_fractions_beyond_the_table_are_refused_rather_than_clipped():
+    maps = [torch.full((2, 2), v) for v in (0.1, 0.3, 1.0, 0.0)]
+    e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
+    with pytest.raises(BiofaceError, match="between 0 and 0.07, where the table ends"):
+        image_formation.render(*maps, e, S)
+    assert torch.isfinite(image_formation.render(*maps, e, S, method="exact")).all()
+
+
+def test_a_light_that_is_not_there_is_refused():
+    maps = [torch.full((2, 2), v) for v in (0.1, 0.03, 1.0, 0.0)]
+    with pytest.raises(BiofaceError, match="every camera channel"):
+        image_formation.render(*maps, torch.zeros(33), CameraModel.load().sensitivity())

@@ -101,3 +101,8 @@ def test_fractions_out_of_range_are_refused(name, bad):
 def test_misspelt_model_gets_the_nearest_name():
     with pytest.raises(BiofaceError, match="did you mean 'layered'"):
         skin.reflectance(0.1, 0.03, model="layred")
+
+
+def test_double_precision_in_either_argument_is_kept():
+    assert skin.reflectance(0.1, torch.tensor([0.03]).double()).dtype == torch.float64
+    assert skin.reflectance(np.float64(0.1), np.float64(0.03)).dtype == np.float64

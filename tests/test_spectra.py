@@ -37,7 +37,11 @@ def test_resampling_keeps_straight_lines():
 
 
 def test_nothing_is_extrapolated():
-    assert spectra.on_grid(torch.arange(415.0, 916.0, 3.0)).tolist() == list(range(420, 721, 10))
+    assert spectra.bands_to_fit(torch.arange(415.0, 916.0, 3.0)).tolist() == list(range(420, 721, 10))
+
+
+def test_wide_bands_are_kept_as_they_are():
+    assert spectra.bands_to_fit(torch.tensor([410.0, 450, 500, 550, 600, 800])).tolist() == [410, 450, 500, 550, 600]
 
 
 @pytest.mark.parametrize(
@@ -54,9 +58,19 @@ def test_bad_wavelengths_are_refused(wavelengths, message):
         spectra.chromophores(wavelengths)
 
 
-def test_a_measurement_that_misses_the_grid_is_refused():
-    with pytest.raises(BiofaceError, match="900–1700 nm, which cover 0"):
-        spectra.on_grid(torch.arange(900.0, 1701.0, 10.0))
+@pytest.mark.parametrize(
+    ("wavelengths", "message"),
+    [
+        (torch.arange(900.0, 1701.0, 10.0), "at least 4 bands within 400–720 nm, found 0 of 81, 900–1700 nm"),
+        (torch.tensor([400.0, 720.0]), "found 2 of 2"),
+        (torch.arange(720.0, 399.0, -10.0), "that rise"),
+        (torch.tensor([400.0, 500.0, 450.0, 600.0, 700.0]), "that rise"),
+        (torch.tensor([400.0, 500.0, float("nan"), 600.0, 700.0]), "that rise"),
+    ],
+)
+def test_bands_that_cannot_be_fitted_are_refused(wavelengths, message):
+    with pytest.raises(BiofaceError, match=message):
+        spectra.bands_to_fit(wavelengths)
 
 
 def test_misspelt_illuminant_gets_the_nearest_name():

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from bioface.errors import BiofaceError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Numbers below 1e-38 are slow on most processors, and strongly absorbing skin makes many of them: a
@@ -42,16 +44,29 @@ def accepts_numpy(function: F) -> F:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
-        numpy_in = any(isinstance(v, np.ndarray) for v in given)
+        numpy_in = any(isinstance(v, np.ndarray | np.generic) for v in given)
         answer = function(*map(_to_torch, args), **{k: _to_torch(v) for k, v in kwargs.items()})
         return _to_numpy(answer) if numpy_in else answer
 
     return wrapper  # type: ignore[return-value]
 
 
-def as_float(value: Any, like: torch.Tensor | None = None) -> torch.Tensor:
-    """A floating-point tensor: plain numbers become single precision, or ``like``'s dtype and device."""
+def as_float(value: Any) -> torch.Tensor:
+    """A floating-point tensor: plain numbers become single precision, double precision stays double."""
     tensor = torch.as_tensor(value)
-    if like is not None:
-        return tensor.to(dtype=like.dtype, device=like.device)
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def as_float64(value: Any, what: str) -> torch.Tensor:
+    """A new float64 tensor of any array of real numbers, whatever its byte order, strides or precision.
+
+    Raises
+    ------
+    BiofaceError : ``what`` is not made of real numbers
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().to(torch.float64) if not value.is_complex() else value.numpy()
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise BiofaceError(f"expected {what} made of real numbers, found {array.dtype}")
+    return torch.from_numpy(np.array(array, dtype=np.float64))

@@ -26,12 +26,14 @@ import scipy.ndimage
 
 from bioface import illumination, image_formation, metrics
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, unknown_name
+from bioface.errors import BiofaceError, DataError, unknown_name
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
 DARKEST = 0.01  #: linear RGB below it is all quantisation and clipping: its logarithm stops here
 DARKEST_SHADING = 0.05  #: likewise, of shading
 DETAIL = 1.5  #: pixels: standard deviation of the low pass that separates details from the rest
+WEAK = 1e-3  #: details of a logarithm below it, a tenth of a percent, are rounding
+SMALLEST = 400  #: pixels that a mask must have, a tenth of the image, for its face to be looked at
 SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  #: pixels that photo and normals may be apart
 
 
@@ -47,11 +49,13 @@ class Source:
     name : "NFE (measured)" or "twin (synthetic)", as claims and figures say it
     streams : its files by split (twin) or by number (NFE)
     faces : those under audit, with their truth when there is one
+    left_out : how many more would be, had they a mask of :data:`SMALLEST` pixels
     """
 
     name: str
     streams: Mapping[str, nfe.NFE]
     faces: nfe.Faces
+    left_out: int = 0
 
     @property
     def is_real(self) -> bool:
@@ -68,7 +72,7 @@ def open_source(limit: int = 512) -> Source:
     Raises
     ------
     BiofaceError : a limit below 2
-    DataError : a damaged file
+    DataError : a damaged file, or hardly a face in the files
     """
     if limit < 2:
         raise BiofaceError(f"expected at least 2 faces to audit, found {limit}")
@@ -76,7 +80,12 @@ def open_source(limit: int = 512) -> Source:
     if pairs:
         every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
         rows = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
-        return Source("NFE (measured)", {f"{p.number:02d}": nfe.NFE(p.images, p.lights) for p in pairs}, every[rows])
+        faces = every[rows]
+        large = faces.mask.sum((1, 2)) >= SMALLEST
+        if large.sum() < 2:
+            raise DataError(pairs[0].images.parent, f"faces with masks of at least {SMALLEST} pixels", f"{large.sum()}")
+        streams = {f"{p.number:02d}": nfe.NFE(p.images, p.lights) for p in pairs}
+        return Source("NFE (measured)", streams, faces[large], left_out=int((~large).sum()))
     from bioface.datasets import twin  # needs the ray caster, which NFE does not
 
     where = twin.make()
@@ -173,7 +182,8 @@ class Comparison:
     mask, window : (N, 64, 64) bool, the face, and mouth and nose in it
     stored : (N, 64, 64) stored shading
     log_photo : (N, 64, 64) log shading that the photo shows, see :func:`shading_of_photo`
-    stored_detail, photo_detail : (N, 64, 64) of the logarithms; the stored one moved by ``shift``
+    stored_detail, photo_detail : (N, 64, 64) of the logarithms, 0 where weaker than :data:`WEAK`; the stored one
+        moved by ``shift``
     shift : (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
     """
 
@@ -195,9 +205,9 @@ def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Compa
     """Put stored shading and photo side by side; ``align`` allows one pixel between them."""
     stored = stored_shading(faces)
     log_photo = shading_of_photo(faces, stored, reading)
-    photo = detail(log_photo, faces.mask)
-    still = detail(np.log(np.maximum(stored, DARKEST_SHADING)), faces.mask)
-    best = np.zeros(len(faces), int)
+    log_stored = np.log(np.maximum(stored, DARKEST_SHADING)).astype(float)
+    details = (detail(values, faces.mask) for values in (log_photo, log_stored))
+    photo, still = (np.where(np.abs(d) > WEAK, d, 0) for d in details)
     shifts = SHIFTS if align else ((0, 0),)
     moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in shifts]
     best = np.argmax([_cosine(photo, m, faces.mask) for m in moved], axis=0)
@@ -298,7 +308,7 @@ def all_scores(faces: nfe.Faces) -> dict[str, np.ndarray]:
     return {name: score.function(compared[score.reading]) for name, score in SCORES.items()}
 
 
-def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: float = 0.05) -> float:
+def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: int | float = 0.05) -> float:
     """The score that so small a share of matched faces exceeds.
 
     Raises
@@ -312,7 +322,7 @@ def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: float = 0.05
     return float(np.quantile(scores[~labels], 1 - false_alarms))
 
 
-def estimated_share(scores: np.ndarray, limit: float, reference: np.ndarray, labels: np.ndarray) -> float:
+def estimated_share(scores: np.ndarray, limit: int | float, reference: np.ndarray, labels: np.ndarray) -> float:
     """Share of mismatched faces behind ``scores``, from the share above ``limit`` and how often that errs.
 
     Parameters
@@ -378,7 +388,7 @@ def degrade(faces: nfe.Faces, what: str, rng: np.random.Generator) -> nfe.Faces:
     return dataclasses.replace(faces, rgb=rgb, normals=normals, lighting=lighting)
 
 
-def partly_wrong(faces: nfe.Faces, share: float) -> nfe.Faces:
+def partly_wrong(faces: nfe.Faces, share: int | float) -> nfe.Faces:
     """Faces with truth whose stored normals go only a ``share`` (0–1) of the way from the true to the stored.
 
     Raises
@@ -465,7 +475,7 @@ class Check:
     verdict: str
 
 
-def _verdict(good: bool, otherwise: str = "wrong") -> str:
+def _verdict(good: bool | np.bool_, otherwise: str = "wrong") -> str:
     return "ok" if good else otherwise
 
 
@@ -481,20 +491,22 @@ def check_files(source: Source, rows: int = 64) -> list[Check]:
     clipped = ((inside[:, :3] >= 1) | (inside[:, :3] <= 0)).any(1).mean()
     levels = np.abs(255 * inside[:, :3] - np.rint(255 * inside[:, :3])).max()
     part = ((mask > 0) & (mask < 1)).mean()
+    few = f"{source.left_out} of {source.left_out + len(source.faces)}"
     return [
         Check("faces (N, 10, 64, 64), lights (N, 3, 9)", counts, "ok"),  # the reader refuses anything else
-        Check("RGB, channels 0–2", _range(last[..., :3]), _verdict(bool(last[..., :3].max() > 0.5), "look")),
+        Check("RGB, channels 0–2", _range(last[..., :3]), _verdict(last[..., :3].max() > 0.5, "look")),
         Check("  on 8-bit levels", f"furthest off {levels:.3f} of a level", _verdict(levels < 1e-3, "look")),
         Check("  clipped at 0 or 1, inside the mask", f"{clipped:.1%} of pixels", _verdict(clipped < 0.05, "look")),
         Check("normals, channels 3–5, as stored", f"length {_middle(undecoded)}", "look"),
         Check(
             "  decoded by 2x − 1",
             f"length {_middle(length)}",
-            _verdict(bool(np.quantile(np.abs(length - 1), 0.99) < 0.02)),
+            _verdict(np.quantile(np.abs(length - 1), 0.99) < 0.02),
         ),
         Check(
             "mask, channel 6", f"{part:.1%} neither 0 nor 1; {(mask > 0.5).mean():.0%} is face", _verdict(part < 0.01)
         ),
+        Check("  hardly a face, left out below", few, _verdict(source.left_out == 0, "look")),
     ]
 
 
@@ -512,13 +524,12 @@ def check_coordinates(faces: nfe.Faces) -> list[Check]:
     row, column = (np.broadcast_to(g, faces.mask.shape).astype(np.float32) for g in np.mgrid[:64, :64])
     shading = stored_shading(faces)
     found = []
-    strongest = 0.0
     for k in range(3):
         channel = faces.coordinates[..., k]
         with_column, with_height, with_shading = (
-            float(np.nanmedian(metrics.correlation(channel, other, faces.mask))) for other in (column, -row, shading)
+            float(np.median(np.nan_to_num(metrics.correlation(channel, other, faces.mask))))
+            for other in (column, -row, shading)
         )
-        strongest = max(strongest, abs(with_shading))
         found.append(
             Check(
                 f"channel {7 + k}: correlation with",
@@ -688,7 +699,7 @@ def biased_share(
         return (mean**2 > 4 * variance).mean(-1)
 
     flipped = share(rng.choice([-1.0, 1.0], (draws, len(maps))))
-    return float(share(np.ones(len(maps)))), flipped
+    return float(share(np.ones((1, len(maps))))[0]), flipped
 
 
 # --- tables ------------------------------------------------------------------------------------------------

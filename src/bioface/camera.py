@@ -203,7 +203,7 @@ def white_balance(
     ------
     BiofaceError : when the camera does not see the illuminant in some channel.
     """
-    white = torch.einsum("...cd,...d->...c", S, e)
+    white = torch.einsum("...cd,...d->...c", S.to(raw), e.to(raw))
     if not bool((white > 0).all()):
         raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
     return raw / white.reshape(*white.shape[:-1], *(1,) * (raw.ndim - white.ndim), 3)
@@ -216,6 +216,10 @@ def reflectance_to_rgb(
 
     Light, sensitivity, white balance, raw → XYZ → sRGB are all linear in the reflectance, so they multiply out.
     """
+    illuminant = illuminant.to(S)
     raw = S * illuminant[..., None, :]
-    balanced = raw / raw.sum(-1, keepdim=True)
+    white = raw.sum(-1, keepdim=True)
+    if not bool((white > 0).all()):
+        raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
+    balanced = raw / white
     return XYZ_TO_SRGB.to(S) @ raw_to_xyz(S, rows) @ balanced

@@ -73,7 +73,7 @@ def standard(illuminant: str | float, wavelengths: object = spectra.WAVELENGTHS)
 
 
 @accepts_numpy
-def mix(weights: Float[Tensor, "*batch 14"], cct: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 33"]:
+def mix(weights: Float[Tensor, "*batch 14"], cct: Tensor | float) -> Float[Tensor, "*batch 33"]:
     """Spectrum of a mixed light.
 
     Parameters
@@ -85,12 +85,18 @@ def mix(weights: Float[Tensor, "*batch 14"], cct: Float[Tensor, "*batch"]) -> Fl
     -------
     (..., 33) of unit sum; differentiable in both
 
+    Raises
+    ------
+    BiofaceError : a negative weight, weights without any light, a temperature outside 4 000–25 000 K
+
     >>> e = mix(torch.eye(14)[1], torch.tensor(6504.0))
     >>> round(float(e.sum()), 5)
     1.0
     """
+    if not bool(((weights >= 0).all(-1) & (weights.sum(-1) > 0)).all()):
+        raise BiofaceError("expected 14 weights ≥ 0 with a sum above 0, found others")
     fixed = _fixed_illuminants(weights.dtype, str(weights.device))
-    day = daylight(cct.to(weights.dtype))
+    day = daylight(torch.as_tensor(cct).to(weights))
     total = weights[..., :1] * fixed[0] + weights[..., 1:2] * day + weights[..., 2:] @ fixed[1:]
     return _unit_sum(total)
 

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bioface import camera, skin
+from bioface import camera as cameras
+from bioface import skin
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError, unknown_name
 
@@ -48,7 +49,7 @@ def srgb_decode(display: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return torch.where(display <= 0.04045, display / 12.92, curve)
 
 
-def _per_pixel(value: Tensor, maps: Tensor) -> Tensor:
+def _per_pixel(value: Tensor) -> Tensor:
     """Per-image (*batch, D) made to broadcast against per-pixel (*batch, H, W, D)."""
     return value[..., None, None, :] if value.ndim > 1 else value
 
@@ -57,8 +58,8 @@ def _per_pixel(value: Tensor, maps: Tensor) -> Tensor:
 def render_spectral(
     melanin: Float[Tensor, "*batch H W"],
     haemoglobin: Float[Tensor, "*batch H W"],
-    diffuse_shading: Float[Tensor, "*batch H W"],
-    specular_shading: Float[Tensor, "*batch H W"],
+    diffuse: Float[Tensor, "*batch H W"],
+    specular: Float[Tensor, "*batch H W"],
     illuminant: Float[Tensor, "*light D"],
     model: str | skin.SkinConstants = "layered",
     wavelengths: object = skin.spectra.WAVELENGTHS,
@@ -68,7 +69,7 @@ def render_spectral(
     Parameters
     ----------
     melanin, haemoglobin : (..., H, W) volume fractions, 0–1
-    diffuse_shading, specular_shading : (..., H, W), ≥ 0
+    diffuse, specular : (..., H, W) shadings, ≥ 0
     illuminant : (..., D) or (D,)
 
     Raises
@@ -76,7 +77,7 @@ def render_spectral(
     BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
     """
     R = skin.reflectance(melanin, haemoglobin, model, wavelengths)
-    return _per_pixel(illuminant, R) * (diffuse_shading[..., None] * R + specular_shading[..., None])
+    return _per_pixel(illuminant.to(R)) * (diffuse[..., None] * R + specular[..., None])
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,7 +96,7 @@ def colour_table(
 
     Even in the table coordinate g ∈ [−1, 1] (:func:`bioface.skin.table_coordinate`); differentiable in both.
     """
-    to_rgb = camera.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
+    to_rgb = cameras.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
     table = _table(model, size, to_rgb.dtype, str(to_rgb.device))
     return torch.einsum("...cd,mhd->...cmh", to_rgb, table)
 
@@ -167,10 +168,10 @@ def _planes(table: Tensor, melanin_coordinate: Tensor, haemoglobin_coordinate: T
 def render(
     melanin: Float[Tensor, "*batch H W"],
     haemoglobin: Float[Tensor, "..."],
-    diffuse_shading: Float[Tensor, "..."],
-    specular_shading: Float[Tensor, "..."],
+    diffuse: Float[Tensor, "..."],
+    specular: Float[Tensor, "..."],
     illuminant: Float[Tensor, "*light 33"],
-    camera_sensitivity: Float[Tensor, "*cameras 3 33"],
+    camera: Float[Tensor, "*cameras 3 33"],
     model: str | skin.SkinConstants = "layered",
     rows: str = "d65",
     method: str = "table",
@@ -180,37 +181,46 @@ def render(
     Parameters
     ----------
     melanin, haemoglobin : (..., H, W) volume fractions, 0–1; the table ends at 0.43 and 0.07
-    diffuse_shading, specular_shading : (..., H, W), ≥ 0
+    diffuse, specular : (..., H, W) shadings, ≥ 0
     illuminant : (..., 33) any scale, white balance cancels it
-    camera_sensitivity : (..., 3, 33)
+    camera : (..., 3, 33) sensitivities
     model : "layered" or "published"
     rows : "d65", "code" or "paper": how white comes out, see :func:`bioface.camera.raw_to_xyz`
     method : "table" (fast, colour within 1e-3) or "exact" (33 bands per pixel)
 
     Returns
     -------
-    (..., H, W, 3) linear sRGB; differentiable in the maps, the light and the camera
+    (..., H, W, 3) linear sRGB in the precision of the maps; differentiable in the maps, the light and the camera
 
     Raises
     ------
-    BiofaceError : fractions outside 0–1, unknown model, rows or method
+    BiofaceError : maps of several shapes, fractions outside 0–1 or beyond the table's ends, an illuminant that the
+        camera does not see, unknown model, rows or method
     """
     if method not in ("table", "exact"):
         raise unknown_name("method", method, ("table", "exact"))
-    shapes = [tuple(m.shape) for m in (melanin, haemoglobin, diffuse_shading, specular_shading)]
+    shapes = [tuple(m.shape) for m in (melanin, haemoglobin, diffuse, specular)]
     if len(set(shapes)) > 1:
         raise BiofaceError(f"expected four maps of one shape, found {', '.join(map(str, shapes))}")
+    illuminant, camera = illuminant.to(melanin), camera.to(melanin)
     if method == "exact":
-        to_rgb = camera.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
-        factor = render_spectral(
-            melanin, haemoglobin, diffuse_shading, specular_shading, torch.ones_like(illuminant), model
-        )
+        to_rgb = cameras.reflectance_to_rgb(illuminant, camera, rows)
+        factor = render_spectral(melanin, haemoglobin, diffuse, specular, torch.ones_like(illuminant), model)
         return torch.einsum("...cd,...hwd->...hwc", to_rgb, factor)
-    skin.check_fractions(melanin, haemoglobin)
-    table = colour_table(illuminant, camera_sensitivity, model, rows)
-    g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
-    k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+    g = _coordinate(melanin, skin.MELANIN_RANGE[1], "melanin")
+    k = _coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1], "haemoglobin")
+    table = colour_table(illuminant, camera, model, rows)
     table = table.expand(*melanin.shape[:-2], *table.shape[-3:])
-    white = camera.XYZ_TO_SRGB.to(table) @ camera.ROW_SUMS[rows].to(table)
+    white = cameras.XYZ_TO_SRGB.to(table) @ cameras.ROW_SUMS[rows].to(table)
     white = white.reshape(3, *(1,) * melanin.ndim)
-    return (diffuse_shading * _planes(table, g, k) + specular_shading * white).movedim(0, -1)
+    return (diffuse * _planes(table, g, k) + specular * white).movedim(0, -1)
+
+
+def _coordinate(fraction: Tensor, top: float, name: str) -> Tensor:
+    """Table coordinates of fractions, which must be inside the table: no silent clip."""
+    if not bool(((fraction >= 0) & (fraction <= top * (1 + 1e-5))).all()):
+        raise BiofaceError(
+            f"expected {name} as volume fraction between 0 and {top}, where the table ends, found values outside or "
+            "NaN; method='exact' takes fractions up to 1"
+        )
+    return skin.table_coordinate(fraction, top)

@@ -48,7 +48,7 @@ def _inside(mask: Tensor, *maps: Tensor) -> list[Tensor]:
 
 @accepts_numpy
 def rmse(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:
     """Root-mean-square error of each map (or image, over its channels too) inside its mask.
 
@@ -75,7 +75,7 @@ def rmse(
 
 @accepts_numpy
 def best_scale(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:
     """The factor that brings each prediction nearest to its truth in least squares; 0 for a prediction of zeros.
 
@@ -92,7 +92,7 @@ def best_scale(
 
 @accepts_numpy
 def scale_aligned_rmse(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:
     """:func:`rmse` after :func:`best_scale`: shading is known up to a factor, which albedo can take up.
 
@@ -106,7 +106,7 @@ def scale_aligned_rmse(
 
 @accepts_numpy
 def correlation(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "*image"], mask: Bool[Tensor, "*batch H W"]
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:
     """Pearson's correlation inside each mask, −1 to 1; NaN where one of the two is constant.
 

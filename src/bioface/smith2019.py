@@ -34,6 +34,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bioface import identifiability, skin, spectra
+from bioface.arrays import as_float64
 from bioface.errors import BiofaceError, unknown_name
 
 #: Bounds of (melanin, haemoglobin): any volume fraction, or those of the paper.
@@ -49,6 +50,7 @@ class Status(enum.IntEnum):
     CONVERGED = 1  #: no step improves it
     AT_BOUND = 2  #: converged with at least one map at a bound
     STOPPED = 3  #: the step limit was reached first
+    NO_SKIN = 4  #: fitted without any diffuse light, so that the pigments mean nothing
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class FitResult:
     diffuse_shading, specular_shading : (...) ≥ 0, in units of radiance / illuminant
     residual : (...) root mean square over bands of l − fit, in the unit of the cube
     standard_deviation : (..., 4) predicted for each map (order of ``identifiability.MAPS``) from the Jacobian and
-        ``sigma`` or the pixel's own residual; NaN for a map at its bound
+        ``sigma`` or the pixel's own residual; NaN for a map at its bound, infinite where nothing can be told
     status : (...) :class:`Status` codes
     wavelengths : (D,) nm, the bands that were fitted
     solver, model : names
@@ -87,7 +89,7 @@ class FitResult:
 
     @property
     def converged(self) -> np.ndarray:
-        """(...) bool: fitted until no step improved it, at a bound or not."""
+        """(...) bool: fitted until no step improved it, at a bound or not, with some skin to see."""
         return (self.status == Status.CONVERGED) | (self.status == Status.AT_BOUND)
 
     @property
@@ -100,7 +102,8 @@ class FitResult:
         n = int(self.fitted.sum())
         shares = ", ".join(
             f"{100 * np.mean(self.status[self.fitted] == s):.1f} % {s.name.lower().replace('_', ' ')}"
-            for s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED)
+            for s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED, Status.NO_SKIN)
+            if s != Status.NO_SKIN or (self.status == s).any()
         )
         return f"{self.solver}: {n} pixels, {shares}; median residual {np.nanmedian(self.residual):.3g}"
 
@@ -126,16 +129,19 @@ def fit(
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.iset.Cube`), read block by block
-    wavelengths : (S,) nm; bands off the 400:10:720 grid are interpolated linearly to its points inside their range
+        sliced (an HDF5 data set, :class:`bioface.datasets.iset.Cube`), read block by block (adam and sgd, which move
+        all pixels at once, read it whole)
+    wavelengths : (S,) nm, rising. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in their range,
+        by linear interpolation of radiance / illuminant; wider ones are fitted where they are
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
-    mask : (...) bool, pixels to fit; None fits all
+    mask : (...) bool, or numbers above 0.5, pixels to fit; None fits all
     model : "layered", "published" or a :class:`bioface.skin.SkinConstants`
     solver : "varpro", "lm", "adam" or "sgd"
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
-    sigma : noise of the cube for the predicted deviations; None takes each pixel's residual
-    steps : limit of iterations (varpro 40, lm 200 evaluations, adam and sgd 1 000)
-    learning_rate : of adam (default 0.01) and sgd (default 0.0003)
+    sigma : deviation of the cube's noise, white over its own bands, for the predicted deviations; None estimates it
+        from each pixel's residual
+    steps : limit of iterations (varpro 80, lm 200 evaluations, adam and sgd 1 000)
+    learning_rate : of adam (default 0.01) and sgd (default 0.001), which expect radiance of the size of the illuminant
     starts, seed : lm only: the best of so many random starts
     progress : show a progress bar
     callback : adam and sgd only: called with (step, maps (n, 4)) after every step; True ends the fit
@@ -146,8 +152,8 @@ def fit(
 
     Raises
     ------
-    BiofaceError : wrong shapes, wavelengths that miss the grid, an illuminant with a band ≤ 0, an empty mask, NaN
-        or infinity inside the mask, unknown names
+    BiofaceError : wrong shapes, wavelengths that do not rise or miss 400–720 nm, an illuminant with a band ≤ 0, an
+        empty mask, NaN or infinity inside the mask, numbers out of range, unknown names
 
     >>> R = skin.reflectance(torch.tensor([0.1]).double(), torch.tensor([0.03]).double())
     >>> found = fit(0.8 * R + 0.05)
@@ -157,10 +163,15 @@ def fit(
     solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
     if solver not in solvers:
         raise unknown_name("solver", solver, solvers)
+    for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate), ("starts", starts)):
+        if value is not None and not (np.isscalar(value) and np.isfinite(value) and value > 0):
+            raise BiofaceError(f"expected {name} to be one number above 0, found {value!r}")
+    cube = cube if hasattr(cube, "shape") else np.asarray(cube)
     problem = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
     where = _check_mask(mask, shape[:-1])
-    options = dict(steps=steps, rate=learning_rate, starts=starts, seed=seed, callback=callback, name=solver)
+    options = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
+    options["rng"] = np.random.default_rng(seed)
     maps = np.full((*shape[:-1], 4), np.nan)
     residual = np.full(shape[:-1], np.nan)
     deviation = np.full((*shape[:-1], 4), np.nan)
@@ -169,27 +180,22 @@ def fit(
     all_at_once = solver in ("adam", "sgd")
     per_row = int(np.prod(shape[1:-1], dtype=np.int64))
     rows = shape[0] if all_at_once else max(1, 16 * CHUNK // max(per_row, 1))
-    bar = tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress)
-    for first in range(0, shape[0], rows):
-        part = slice(first, min(first + rows, shape[0]))
-        inside = where[part]
-        if not inside.any():
-            continue
-        block = torch.as_tensor(np.asarray(cube[part])[inside])
-        if not bool(torch.isfinite(block).all()):
-            bad = int((~torch.isfinite(block)).any(-1).sum())
-            raise BiofaceError(f"expected finite radiance inside the mask, found NaN or infinity in {bad} pixels")
-        found = []
-        for pixels in [block] if all_at_once else block.split(CHUNK):
-            y = problem.pixels(pixels)
-            x, state = solvers[solver](problem, y, options)
-            found.append((x, state, *_finish(problem, x, y, sigma and sigma / problem.unit)))
-            bar.update(len(y))
-        x, state, rms, sd, pinned = (torch.cat(parts) for parts in zip(*found, strict=True))
-        state = torch.where(pinned & (state == Status.CONVERGED), int(Status.AT_BOUND), state)
-        maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy() * problem.unit
-        deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
-    bar.close()
+    with tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress) as bar:
+        for first in range(0, shape[0], rows):
+            part = slice(first, min(first + rows, shape[0]))
+            inside = where[part]
+            if not inside.any():
+                continue
+            found = []
+            block = _checked_pixels(cube[part], inside)
+            for pixels in [block] if all_at_once else block.split(CHUNK):
+                y = problem.pixels(pixels)
+                x, state = solvers[solver](problem, y, options)
+                found.append(_finish(problem, x, state, y, sigma))
+                bar.update(len(y))
+            x, state, rms, sd = (torch.cat(parts) for parts in zip(*found, strict=True))
+            maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy() * problem.unit
+            deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
     return FitResult(
         *np.moveaxis(maps, -1, 0),
         residual,
@@ -205,17 +211,29 @@ def fit(
 def _problem(
     cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple
 ) -> _Problem:
-    """The checked problem on the grid points that the cube reaches."""
+    """The checked problem on the bands that can be fitted."""
     skin.constants(model)
     shape = tuple(cube.shape)
-    nm = torch.as_tensor(np.asarray(wavelengths, dtype=np.float64))
-    if len(shape) < 2 or nm.ndim != 1 or shape[-1] != len(nm):
+    nm = as_float64(wavelengths, "wavelengths")
+    if len(shape) < 2 or 0 in shape or nm.ndim != 1 or shape[-1] != len(nm):
         raise BiofaceError(f"expected a cube (..., {nm.numel()}), one band per wavelength, found {shape}")
-    grid = spectra.on_grid(nm)
-    to_grid = spectra.resampling_matrix(nm, grid)
-    e = to_grid @ _check_illuminant(illuminant, nm)
+    grid = spectra.bands_to_fit(nm)
+    source = _check_illuminant(illuminant, nm)
+    resample = spectra.resampling_matrix(nm, grid)
+    e = resample @ source
+    # radiance / illuminant is what is smooth enough to interpolate: the light of a lamp has lines
+    to_grid = e[:, None] * resample / source
     unit = float(e.mean())
     return _Problem(skin.SkinModel(model, grid), e / unit, _check_bounds(bounds), grid, to_grid / unit, unit)
+
+
+def _checked_pixels(block: Any, inside: np.ndarray | slice = slice(None)) -> Tensor:
+    """(n, S) float64 pixels of a block of a cube that lie inside the mask."""
+    pixels = as_float64(np.asarray(block.detach() if isinstance(block, Tensor) else block)[inside], "a cube")
+    bad = int((~torch.isfinite(pixels)).any(-1).sum())
+    if bad:
+        raise BiofaceError(f"expected finite radiance inside the mask, found NaN or infinity in {bad} pixels")
+    return pixels
 
 
 def _check_bounds(bounds: str | tuple) -> Tensor:
@@ -232,7 +250,7 @@ def _check_bounds(bounds: str | tuple) -> Tensor:
 def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
     if illuminant is None:
         return torch.ones_like(nm)
-    e = torch.as_tensor(np.asarray(illuminant, dtype=np.float64))
+    e = as_float64(illuminant, "an illuminant")
     if e.shape != nm.shape:
         raise BiofaceError(f"expected an illuminant of {len(nm)} bands, found shape {tuple(e.shape)}")
     dark = ~(torch.isfinite(e) & (e > 0))
@@ -243,7 +261,10 @@ def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
 
 
 def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
-    where = np.ones(shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    numbers = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
+    if bool(torch.isnan(numbers).any()):
+        raise BiofaceError("expected a mask of numbers, found NaN in it")
+    where = (numbers > 0.5).numpy()
     if where.shape != shape:
         raise BiofaceError(f"expected a mask of shape {shape}, found {where.shape}")
     if not where.any():
@@ -266,9 +287,9 @@ class _Problem:
     to_grid: Tensor
     unit: float
 
-    def pixels(self, cube: Any) -> Tensor:
-        """(n, S) radiance of a cube to (n, D) float64."""
-        return torch.as_tensor(np.asarray(cube)).to(torch.float64) @ self.to_grid.T
+    def pixels(self, radiance: Tensor) -> Tensor:
+        """(n, S) radiance of the cube to (n, D)."""
+        return radiance @ self.to_grid.T
 
     def radiance(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D) radiance."""
@@ -276,9 +297,7 @@ class _Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        R, dm, dh = self.model.with_derivatives(x[:, 0], x[:, 1])
-        shade = x[:, 2:3]
-        return self.e[:, None] * torch.stack([shade * dm, shade * dh, R, torch.ones_like(R)], -1)
+        return identifiability.columns(self.model, *x[:, :3].unbind(-1), self.e)
 
     def shading(self, aa: Tensor, ab: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Non-negative least squares of y on a = e r and b = e, from inner products (n,): (i_d, i_s)."""
@@ -300,21 +319,36 @@ class _Problem:
         )
 
 
-def _finish(problem: _Problem, x: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """RMS residual (n,), predicted deviations (n, 4), whether any map is at a bound (n,)."""
+def _finish(problem: _Problem, x: Tensor, state: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, ...]:
+    """Maps (n, 4), status (n,), RMS residual (n,) and predicted deviations (n, 4)."""
     rms = (y - problem.radiance(x)).square().mean(-1).sqrt()
     pigments, shadings = x[:, :2], x[:, 2:]
-    free = torch.cat(
-        [
-            (pigments > problem.box[:, 0] + 1e-9) & (pigments < problem.box[:, 1] - 1e-9),
-            shadings > 1e-9 * shadings.amax(-1, keepdim=True),
-        ],
-        -1,
-    )
+    brightness = y.norm(dim=-1, keepdim=True) / problem.e.norm()
+    lit = (shadings > 1e-6 * brightness) & (brightness > 0)
+    no_skin = ~lit[:, 0]
+    inner = (pigments > problem.box[:, 0] + 1e-9) & (pigments < problem.box[:, 1] - 1e-9)
+    free = torch.cat([inner | no_skin[:, None], lit], -1)  # pigments without light are not known from their bound
+    at_bound = ~free.all(-1) & (state == Status.CONVERGED)
+    state = torch.where(at_bound, int(Status.AT_BOUND), state)
+    state = torch.where(no_skin, int(Status.NO_SKIN), state)
+    # white noise in the cube's own bands is coloured, and less, where bands were interpolated
+    noise = problem.unit**2 * problem.to_grid @ problem.to_grid.T
     D = y.shape[-1]
-    noise = rms * (D / max(D - 4, 1)) ** 0.5 if sigma is None else torch.full_like(rms, sigma)
-    sd = identifiability.standard_deviation(problem.jacobian(x), noise, free)
-    return rms, sd, ~free.all(-1)
+    if sigma is None:
+        noise = noise / noise.diagonal().mean()
+        level = rms * (D / max(D - 4, 1)) ** 0.5
+    else:
+        level = torch.full_like(rms, sigma / problem.unit)
+    J = problem.jacobian(x) * torch.where(no_skin[:, None], torch.tensor([0.0, 0.0, 1.0, 1.0]), 1.0)[:, None]
+    white = bool((noise - torch.eye(D)).abs().max() < 1e-9)
+    return x, state, rms, identifiability.standard_deviation(J, level, free, None if white else noise)
+
+
+def _unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (n, D) scaled to length 1, and their length (n, 1), 1 for a black one: solvers see no dim pixels."""
+    length = y.norm(dim=-1, keepdim=True)
+    length = torch.where(length > 0, length, 1.0)
+    return y / length, length
 
 
 # ---------------------------------------------------------------------------------------------------- varpro
@@ -338,7 +372,8 @@ def _scan(problem: _Problem, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
     """Table scan, then damped Gauss–Newton steps in (m, h) with both shadings projected out."""
-    limit = options["steps"] or 40
+    y, length = _unit_length(y)
+    limit = options["steps"] or 80
     low, high = problem.box[:, 0], problem.box[:, 1]
     e = problem.e
     yy, by, bb = y.square().sum(-1), y @ e, e @ e
@@ -413,7 +448,7 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
             break
         keep = ~done
         pixel, p, cost, shading, g, H, damping = (t[keep] for t in (pixel, p, cost, shading, g, H, damping))
-    return torch.cat([out_p, out_s], -1), status
+    return torch.cat([out_p, out_s * length], -1), status
 
 
 # -------------------------------------------------------------------------------------------------------- lm
@@ -421,30 +456,33 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
 
 def _lm(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
-    rng = np.random.default_rng(options["seed"])
+    y, length = _unit_length(y)
     found, status = [], []
     for pixel in y:
-        results = [_lm_once(problem, pixel, rng, k == 0, options["steps"]) for k in range(options["starts"])]
+        results = [
+            _lm_once(problem, pixel, options["rng"], k == 0, options["steps"]) for k in range(int(options["starts"]))
+        ]
         best = min(results, key=lambda r: r.cost)
         found.append(best.x)
         status.append(int(Status.CONVERGED if best.status > 0 else Status.STOPPED))
-    return torch.from_numpy(np.stack(found)), torch.tensor(status)
+    x = torch.from_numpy(np.stack(found))
+    return torch.cat([x[:, :2], x[:, 2:] * length], -1), torch.tensor(status)
 
 
 def _lm_once(
     problem: _Problem, y: Tensor, rng: np.random.Generator, from_middle: bool, steps: int | None
 ) -> scipy.optimize.OptimizeResult:
-    """One run on one pixel (D,), from the middle of the box or from anywhere in it."""
+    """One run on one pixel (D,) of length 1, from the middle of the box or from anywhere in it."""
     low = np.array([*problem.box[:, 0], 0.0, 0.0])
     high = np.array([*problem.box[:, 1], np.inf, np.inf])
     target = y.numpy()
-    brightness = max(float((y / problem.e).max()), 1e-12)
+    brightness = max(float((y / problem.e).max()), 1e-3)
     u = np.full(4, 0.5) if from_middle else rng.random(4)
     pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
     start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * (u[2:] + 1e-6)])
     return scipy.optimize.least_squares(
         lambda x: problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target,
-        np.clip(start, low + 1e-9 * np.array([1, 1, brightness, brightness]), high - 1e-9),
+        np.clip(start, low + 1e-9, high - 1e-9),
         lambda x: problem.jacobian(torch.from_numpy(x[None]))[0].numpy(),
         bounds=(low, high),
         x_scale="jac",
@@ -479,14 +517,18 @@ def multistart(
     ------
     BiofaceError : as :func:`fit`
     """
+    cube = cube if hasattr(cube, "shape") else np.asarray(cube)
     problem = _problem(cube, wavelengths, illuminant, model, bounds)
+    y, length = _unit_length(problem.pixels(_checked_pixels(cube)))
     rng = np.random.default_rng(seed)
     maps, residual = [], []
-    for y in tqdm(problem.pixels(cube), unit="pixel", disable=not progress):
-        results = [_lm_once(problem, y, rng, False, None) for _ in range(starts)]
+    for pixel in tqdm(y, unit="pixel", disable=not progress):
+        results = [_lm_once(problem, pixel, rng, False, None) for _ in range(starts)]
         maps.append([r.x for r in results])
-        residual.append([problem.unit * np.sqrt(2 * r.cost / len(y)) for r in results])
-    return np.array(maps), np.array(residual)
+        residual.append([np.sqrt(2 * r.cost / len(pixel)) for r in results])
+    maps, length = np.array(maps), length.numpy()
+    maps[..., 2:] *= length[..., None]
+    return maps, np.array(residual) * length * problem.unit
 
 
 class Recorder:
@@ -528,10 +570,11 @@ def loss_surface(
     pixel : (S,) radiance
     melanin, haemoglobin : (M,) and (H,) volume fractions; the others as in :func:`fit`
     """
-    pixel = np.asarray(pixel, dtype=np.float64)[None]
+    pixel = as_float64(pixel, "a pixel")[None]
     problem = _problem(pixel, wavelengths, illuminant, model, "free")
-    y = problem.pixels(pixel)
-    m, h = (torch.as_tensor(np.asarray(v), dtype=torch.float64) for v in (melanin, haemoglobin))
+    y = problem.pixels(_checked_pixels(pixel))
+    m, h = as_float64(melanin, "melanin"), as_float64(haemoglobin, "haemoglobin")
+    skin.check_fractions(m, h)
     p = torch.cartesian_prod(m, h)
     a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
     by = (y @ problem.e).expand(len(p))
@@ -554,12 +597,12 @@ def hessian(
     A convex problem has no negative eigenvalue anywhere.
     """
     problem = _problem(cube, wavelengths, illuminant, model, "free")
-    y = problem.pixels(cube)
+    y = problem.pixels(_checked_pixels(cube))
 
     def loss(x: Tensor, target: Tensor) -> Tensor:
         return 0.5 * (target - problem.radiance(x[None])[0]).square().sum()
 
-    x = torch.as_tensor(np.asarray(maps), dtype=torch.float64)
+    x = as_float64(maps, "maps")
     return torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(x, y).numpy()
 
 
@@ -575,7 +618,7 @@ def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tenso
     x = torch.tensor([*middle, 1.0, 0.0], dtype=torch.float64).repeat(len(y), 1)
     x = x.clamp(low, high).requires_grad_()
     kind = torch.optim.SGD if options["name"] == "sgd" else torch.optim.Adam
-    optimiser = kind([x], lr=options["rate"] or {"sgd": 3e-4, "adam": 0.01}[options["name"]])
+    optimiser = kind([x], lr=options["rate"] or {"sgd": 1e-3, "adam": 0.01}[options["name"]])
     for step in range(options["steps"] or 1000):
         optimiser.zero_grad()
         loss = (y - problem.radiance(x)).square().sum()

@@ -60,26 +60,33 @@ def check_wavelengths(wavelengths: object) -> Tensor:
     return nm
 
 
-def on_grid(wavelengths: Tensor) -> Tensor:
-    """(B,) nm: the points of :data:`WAVELENGTHS` that measured ``wavelengths`` (D,) reach.
+def bands_to_fit(wavelengths: Tensor) -> Float[Tensor, "B"]:
+    """(B,) nm: where a measurement at ``wavelengths`` (D,) can be held against a model on 400–720 nm.
 
-    Nothing is extrapolated: a measurement from 415 to 950 nm gives the 31 points from 420 to 720.
+    The points of :data:`WAVELENGTHS` inside its range, or, where its bands are more than 10 nm apart, its own bands:
+    nothing is extrapolated and no band is invented. 415 to 950 nm in fine steps gives the 31 points from 420 to 720.
 
     Raises
     ------
-    BiofaceError : when fewer than four points are reached (four unknowns per pixel need four bands).
+    BiofaceError : wavelengths that do not rise, or fewer than four bands inside 400–720 nm (a pixel has four unknowns)
 
-    >>> on_grid(torch.arange(415.0, 951.0, 3.6))[[0, -1]]
-    tensor([420., 720.], dtype=torch.float64)
+    >>> bands_to_fit(torch.arange(415.0, 951.0, 3.6))[[0, -1]].tolist()
+    [420.0, 720.0]
+    >>> bands_to_fit(torch.arange(390.0, 800.0, 50.0)).tolist()
+    [440.0, 490.0, 540.0, 590.0, 640.0, 690.0]
     """
     nm = torch.as_tensor(wavelengths, dtype=torch.float64)
-    grid = WAVELENGTHS[(nm.min() - 1e-6 <= WAVELENGTHS) & (nm.max() + 1e-6 >= WAVELENGTHS)]
-    if len(grid) < 4:
+    if nm.ndim != 1 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
+        raise BiofaceError("expected wavelengths in nm that rise from band to band, found others")
+    own = nm[(nm >= WAVELENGTHS[0]) & (nm <= WAVELENGTHS[-1])]
+    if len(own) < 4:
         raise BiofaceError(
-            f"expected wavelengths that cover at least 4 points of 400:10:720 nm, found "
-            f"{nm.min():g}–{nm.max():g} nm, which cover {len(grid)}"
+            f"expected at least 4 bands within 400–720 nm, found {len(own)} of {len(nm)}, "
+            f"{float(nm.min()):g}–{float(nm.max()):g} nm"
         )
-    return grid
+    if own.diff().max() > 10 + 1e-6:
+        return own
+    return WAVELENGTHS[(nm[0] - 1e-6 <= WAVELENGTHS) & (nm[-1] + 1e-6 >= WAVELENGTHS)]
 
 
 def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:

@@ -1,0 +1,450 @@
+"""The audit on small made-up faces: a bump for a nose, a ridge for a mouth, in any light, with known faults."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+import pytest
+
+from bioface import audit, image_formation, metrics
+from bioface.datasets import nfe
+from bioface.errors import BiofaceError, DataError
+
+ROW, COLUMN = np.mgrid[:64, :64].astype(float)
+
+
+@dataclass(frozen=True)
+class KnownTruth:
+    """The part of the twin's truth that the audit reads."""
+
+    diffuse_shading: np.ndarray
+    normals: np.ndarray
+    mismatch: np.ndarray
+    identity: np.ndarray
+
+
+def relief(rng):
+    """(64, 64) height of a nose and a mouth of somebody."""
+    nose_row, mouth_row = rng.uniform(32, 40), rng.uniform(46, 53)
+    wide, thick = rng.uniform(2.5, 6), rng.uniform(1.2, 2.5)
+    nose = rng.uniform(4, 9) * np.exp(-((COLUMN - 31.5) ** 2) / wide**2 - (ROW - nose_row) ** 2 / 60)
+    mouth = rng.uniform(1, 3) * np.exp(-((COLUMN - 31.5) ** 2) / 60 - (ROW - mouth_row) ** 2 / thick**2)
+    return nose + mouth
+
+
+def normals_of(height):
+    """Unit normals, x right, y up, z to the viewer; rows go down, so the slope in y changes sign."""
+    down, right = np.gradient(height)
+    vectors = np.stack([-right, down, np.ones_like(height)], axis=-1)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def make_faces(count=24, seed=0, share=0.5, noise=0.01):
+    """Faces with truth: photo from the true relief, stored normals from another one where mismatched."""
+    rng = np.random.default_rng(seed)
+    mask = ((COLUMN - 31.5) / 22) ** 2 + ((ROW - 32) / 27) ** 2 < 1
+    head = 30 * np.sqrt(np.clip(1.6 - ((COLUMN - 31.5) / 30) ** 2 - ((ROW - 32) / 36) ** 2, 0.05, None))
+    mismatch = np.arange(count) < share * count
+    fields = {"rgb": [], "normals": [], "lighting": [], "true": []}
+    for wrong in mismatch:
+        mine = head + relief(rng)
+        true = normals_of(mine) * mask[..., None]
+        other = normals_of(head + relief(rng)) * mask[..., None]
+        light = np.array([0.8, *rng.uniform(-0.35, 0.35, 1), 0.35, *rng.uniform(-0.35, 0.35, 1), 0, 0, 0, 0, 0])
+        albedo = rng.uniform(0.2, 0.6) * np.array([1.0, 0.6, 0.4])
+        fields["true"].append(true)
+        fields["normals"].append(other if wrong else true)
+        fields["lighting"].append(np.tile(light, (3, 1)))
+        fields["rgb"].append(albedo * rng.normal(1, noise, (64, 64, 1)))
+    normals, true, lighting = (np.array(fields[k], np.float32) for k in ("normals", "true", "lighting"))
+    masks = np.tile(mask, (count, 1, 1))
+    faces = nfe.Faces(
+        rgb=np.zeros((count, 64, 64, 3), np.float32),
+        normals=true,
+        mask=masks,
+        lighting=lighting,
+        coordinates=np.tile(np.stack([COLUMN, 63 - ROW, 0 * ROW], -1) / 63, (count, 1, 1, 1)).astype(np.float32),
+        names=tuple(f"made_up:{i}" for i in range(count)),
+    )
+    shading = audit.stored_shading(faces)
+    linear = np.array(fields["rgb"]) * shading[..., None]
+    rgb = np.rint(255 * image_formation.srgb_encode(linear.clip(0, 1))) / 255
+    truth = KnownTruth(shading, true, mismatch, np.arange(count))
+    return dataclasses.replace(faces, rgb=rgb.astype(np.float32), normals=normals, truth=truth)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return make_faces()
+
+
+def write(folder, number, faces, **channels):
+    """The faces as a pair of NFE files; ``channels`` replaces stored parts by name."""
+    stored = {
+        "rgb": faces.rgb,
+        "normals": (faces.normals + 1) / 2,
+        "mask": faces.mask[..., None],
+        "coordinates": faces.coordinates,
+    } | channels
+    images = np.moveaxis(np.concatenate([np.asarray(v, float) for v in stored.values()], axis=-1), -1, 1)
+    for kind, values in (("d10_inmc", images), ("d3_lrgb", faces.lighting.astype(float))):
+        with h5py.File(folder / f"zx_7_{kind}_celebA_{number:02d}.hdf5", "w") as file:
+            file["zx_7"] = values
+
+
+def source_of(folder, faces, **channels):
+    """A source that reads such files."""
+    (folder / "nfe").mkdir()
+    write(folder / "nfe", 1, faces, **channels)
+    return audit.open_source()
+
+
+def verdicts(checks):
+    return {c.check.strip(): c.verdict for c in checks}
+
+
+# --- the score ---------------------------------------------------------------------------------------------
+
+
+def test_score_finds_the_wrong_relief(faces):
+    score = audit.mismatch_score(faces)
+    assert metrics.auc(score, faces.truth.mismatch) > 0.95
+    assert np.median(score[~faces.truth.mismatch]) < 0.1 < 0.2 < np.median(score[faces.truth.mismatch])
+
+
+def test_score_does_not_look_at_truth(faces):
+    without = dataclasses.replace(faces, truth=None)
+    np.testing.assert_array_equal(audit.mismatch_score(without), audit.mismatch_score(faces))
+
+
+def test_score_of_a_face_is_its_own(faces):
+    np.testing.assert_allclose(audit.mismatch_score(faces[5:9]), audit.mismatch_score(faces)[5:9], atol=1e-12)
+
+
+def test_score_ignores_exposure_and_colour_cast(faces):
+    """Camera and light multiply the channels of an image by constants, shading by its exposure."""
+    linear = image_formation.srgb_decode(faces.rgb) * np.array([0.8, 0.6, 1.0], np.float32)
+    cast = dataclasses.replace(faces, rgb=image_formation.srgb_encode(linear), lighting=2 * faces.lighting)
+    # not equal: dark pixels stop at DARKEST
+    np.testing.assert_allclose(audit.mismatch_score(cast), audit.mismatch_score(faces), atol=0.02)
+
+
+def test_alignment_forgives_one_pixel(faces):
+    matched = faces[~faces.truth.mismatch]
+    moved = dataclasses.replace(matched, normals=np.roll(matched.normals, (1, -1), (1, 2)) * matched.mask[..., None])
+    assert np.median(audit.mismatch_score(moved)) < 0.5 * np.median(audit.mismatch_score(moved, align=False))
+    assert (np.median(audit.compare(moved).shift, axis=0) == (-1, 1)).all()
+    assert (audit.compare(moved, align=False).shift == 0).all()
+
+
+def test_every_score_is_defined_and_ranks_better_than_chance(faces):
+    for name, score in audit.all_scores(faces).items():
+        assert score.shape == (len(faces),) and np.isfinite(score).all(), name
+        np.testing.assert_allclose(score, audit.mismatch_score(faces, name))
+        if name != audit.BASELINE:
+            assert metrics.auc(score, faces.truth.mismatch) > 0.7, name
+
+
+def test_flat_shading_shows_nothing_of_the_photo(faces):
+    ambient = np.zeros_like(faces.lighting)
+    ambient[..., 0] = 1
+    assert audit.mismatch_score(dataclasses.replace(faces, lighting=ambient)) == pytest.approx(np.ones(len(faces)))
+    dark = dataclasses.replace(faces, rgb=np.zeros_like(faces.rgb))
+    assert audit.mismatch_score(dark) == pytest.approx(np.ones(len(faces)))
+
+
+def test_unknown_names_are_refused(faces):
+    with pytest.raises(BiofaceError, match="unknown score"):
+        audit.mismatch_score(faces, "gian")
+    with pytest.raises(BiofaceError, match="unknown reading"):
+        audit.shading_of_photo(faces, audit.stored_shading(faces), "blue")
+    with pytest.raises(BiofaceError, match="unknown degradation"):
+        audit.degrade(faces, "rain", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("reading", audit.READINGS)
+def test_photo_gives_its_shading_back(reading):
+    faces = make_faces(6, share=0.0, noise=0.0)
+    stored = audit.stored_shading(faces)
+    error = (audit.shading_of_photo(faces, stored, reading) - np.log(np.maximum(stored, 0.05)))[faces.mask]
+    assert np.sqrt(np.mean(error**2)) < 0.02
+
+
+def test_pigments_are_taken_out():
+    """A blotch along one direction of log colour is no shading to "pigments", and is to "red"."""
+    faces = make_faces(6, share=0.0, noise=0.0)
+    blotch = np.exp(-((COLUMN - 31.5) ** 2 + (ROW - 45) ** 2) / 20)[..., None] * np.array([0.2, 0.5, 0.9])
+    linear = image_formation.srgb_decode(faces.rgb) * np.exp(-blotch).astype(np.float32)
+    marked = dataclasses.replace(faces, rgb=image_formation.srgb_encode(linear))
+    stored = audit.stored_shading(faces)
+    error = {
+        reading: (audit.shading_of_photo(marked, stored, reading) - np.log(np.maximum(stored, 0.05)))[:, 45, 31]
+        for reading in audit.READINGS
+    }
+    assert np.abs(error["pigments"]).max() < 0.06 < 0.12 < np.abs(error["red"]).min()
+
+
+def test_window_follows_the_face():
+    mask = make_faces(2).mask
+    window = audit.mouth_and_nose(mask)
+    assert (window <= mask).all() and 0.1 < window.sum() / mask.sum() < 0.5
+    moved = audit.mouth_and_nose(np.roll(mask, (-3, 2), (1, 2)))
+    np.testing.assert_array_equal(moved, np.roll(window, (-3, 2), (1, 2)))
+    with pytest.raises(BiofaceError, match="empty mask"):
+        audit.mouth_and_nose(np.zeros((1, 64, 64), bool))
+
+
+def test_detail_keeps_what_is_small_and_drops_what_is_wide():
+    mask = make_faces(1).mask
+    plane = np.broadcast_to(COLUMN + 2 * ROW + 7, (1, 64, 64))
+    middle = (slice(None), slice(20, 44), slice(20, 44))
+    assert np.abs(audit.detail(plane, mask)[middle]).max() < 0.05
+    np.testing.assert_allclose(audit.detail(np.full((1, 64, 64), 3.0), mask), 0, atol=1e-12)
+    dot = np.zeros((1, 64, 64))
+    dot[0, 32, 32] = 1
+    assert 0.8 < audit.detail(dot, mask)[0, 32, 32] < 1
+    outside = np.where(mask, plane, np.nan)
+    np.testing.assert_array_equal(audit.detail(outside, mask), audit.detail(plane, mask))
+
+
+def test_threshold_and_share():
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) < 1600
+    scores = rng.normal(labels * 2.0, 1)
+    limit = audit.threshold(scores, labels, 0.1)
+    assert (scores[~labels] > limit).mean() == pytest.approx(0.1, abs=0.002)
+    new = rng.normal((np.arange(4000) < 800) * 2.0, 1)
+    assert (new > limit).mean() > 0.22  # the raw share of flags is wrong
+    assert audit.estimated_share(new, limit, scores, labels) == pytest.approx(0.2, abs=0.03)
+    with pytest.raises(BiofaceError, match="finds more"):
+        audit.estimated_share(new, 99.0, scores, labels)
+    with pytest.raises(BiofaceError, match="false alarms"):
+        audit.threshold(scores, labels, 1.5)
+    with pytest.raises(BiofaceError, match="matched faces"):
+        audit.threshold(scores, np.ones(4000, bool))
+
+
+# --- harder faces ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", audit.DEGRADATIONS)
+def test_degraded_faces_are_still_faces(faces, what):
+    worse = audit.degrade(faces, what, np.random.default_rng(0))
+    again = audit.degrade(faces, what, np.random.default_rng(0))
+    np.testing.assert_array_equal(worse.rgb, again.rgb)
+    assert worse.rgb.min() >= 0 and worse.rgb.max() <= 1 and worse.rgb.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(worse.normals, axis=-1), faces.mask, atol=1e-5)
+    kinds = audit.DEGRADATIONS[what]
+    assert np.array_equal(worse.rgb, faces.rgb) == ("photo" not in kinds)
+    assert np.array_equal(worse.lighting, faces.lighting) == ("light" not in kinds)
+    assert np.array_equal(worse.normals, faces.normals) == (not {"normals", "offset"} & set(kinds))
+
+
+def test_partly_wrong_goes_from_true_to_stored(faces):
+    np.testing.assert_allclose(audit.partly_wrong(faces, 0.0).normals, faces.truth.normals, atol=1e-6)
+    np.testing.assert_allclose(audit.partly_wrong(faces, 1.0).normals, faces.normals, atol=1e-6)
+    errors = [audit.floor(audit.partly_wrong(faces, s)).raw_face.mean() for s in (0, 0.3, 0.6, 1)]
+    assert errors[0] < 1e-6 and np.all(np.diff(errors) > 0)
+    with pytest.raises(BiofaceError, match="truth"):
+        audit.partly_wrong(dataclasses.replace(faces, truth=None), 0.5)
+    with pytest.raises(BiofaceError, match="share"):
+        audit.partly_wrong(faces, 1.5)
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_mistakes_and_their_cost(faces):
+    shadings = audit.mistakes(faces, np.random.default_rng(0))
+    cost = {name: audit.cost(s, shadings[audit.RIGHT], faces.mask) for name, s in shadings.items()}
+    right = cost.pop(audit.RIGHT)
+    assert right.error.max() < 1e-3 and right.correlation.min() > 0.9999
+    assert all(np.median(c.error) > 0.1 for c in cost.values())
+    assert cost["min–max stretched"].correlation.min() > 0.999
+    c = cost["normals not decoded"]
+    np.testing.assert_allclose(c.unexplained**2 + c.correlation**2, 1, atol=1e-6)
+    assert np.median(c.correlation) > np.median(cost["light of another face"].correlation)
+
+
+def test_nobody_gets_his_own_light_by_mistake(faces):
+    right = audit.stored_shading(faces)
+    for seed in range(5):
+        wrong = audit.mistakes(faces, np.random.default_rng(seed))["light of another face"]
+        assert (np.abs(wrong - right).max((1, 2)) > 0.01).all()
+
+
+def test_a_constant_costs_one_standard_deviation_and_correlates_with_nothing():
+    rng = np.random.default_rng(0)
+    right = rng.normal(1, 0.2, (3, 64, 64)).astype(np.float32)
+    mask = rng.random((3, 64, 64)) < 0.5
+    c = audit.cost(np.ones_like(right), right, mask)
+    assert (c.correlation == 0).all() and (c.unexplained == 1).all()
+    np.testing.assert_allclose(c.error, 1, rtol=1e-3)
+
+
+# --- checks ------------------------------------------------------------------------------------------------
+
+
+def test_good_files_pass_every_check(faces, folders):
+    source = source_of(folders, faces)
+    assert source.is_real and source.name == "NFE (measured)" and list(source.streams) == ["01"]
+    found = verdicts(
+        audit.check_files(source)
+        + audit.check_coordinates(source.faces)
+        + audit.check_shading(source.faces, np.random.default_rng(0))
+        + audit.check_duplicates(source)
+    )
+    to_look_at = {"normals, channels 3–5, as stored", "people in more than one split"}
+    assert {name for name, verdict in found.items() if verdict != "ok"} == to_look_at
+
+
+def test_normals_that_are_not_encoded_are_found(faces, folders):
+    source = source_of(folders, faces, normals=faces.normals.clip(0, 1))
+    assert verdicts(audit.check_files(source))["decoded by 2x − 1"] == "wrong"
+
+
+def test_clipped_photos_and_soft_masks_are_found(faces, folders):
+    soft = np.where(faces.mask, 0.7, 0)[..., None]
+    source = source_of(folders, faces, rgb=(3 * faces.rgb).clip(0, 1), mask=soft)
+    found = verdicts(audit.check_files(source))
+    assert found["clipped at 0 or 1, inside the mask"] == "look"
+    assert found["mask, channel 6"] == "wrong"
+
+
+def test_lights_out_of_step_are_found(faces):
+    shifted = dataclasses.replace(faces, lighting=np.roll(faces.lighting, 1, axis=0))
+    rng = np.random.default_rng(0)
+    assert audit.own_light(faces, rng) > 0.9
+    assert 0.3 < audit.own_light(shifted, rng) < 0.7
+    assert verdicts(audit.check_shading(shifted, rng))["own light beats a stranger's"] == "wrong"
+
+
+def test_shading_for_display_values_is_found():
+    matched = make_faces(8, share=0.0)
+    assert np.median(audit.exponent(matched)) == pytest.approx(1, abs=0.05)
+    display = dataclasses.replace(matched, rgb=image_formation.srgb_decode(matched.rgb) ** 0.999)
+    assert np.median(audit.exponent(display)) > 1.6
+    assert (
+        verdicts(audit.check_shading(display, np.random.default_rng(0)))["log photo against log shading, slope"]
+        == "look"
+    )
+
+
+def test_a_coordinate_channel_that_is_shading_is_found(faces):
+    lit = faces.coordinates.copy()
+    lit[..., 2] = audit.stored_shading(faces)
+    found = audit.check_coordinates(dataclasses.replace(faces, coordinates=lit))
+    assert [c.verdict for c in found] == ["ok", "ok", "look"]
+    assert "column +1.00" in found[0].found and "height +1.00" in found[1].found
+
+
+def test_duplicates_are_found(faces):
+    names = tuple(f"{'ab'[i % 2]}:{i}" for i in range(len(faces)))
+    named = dataclasses.replace(faces, names=names)
+    source = audit.Source("twin (synthetic)", {}, named)
+    assert {c.verdict for c in audit.check_duplicates(source)} == {"ok"}
+    twice = dataclasses.replace(named, rgb=named.rgb[np.r_[0, 0:23]])
+    assert audit.check_duplicates(dataclasses.replace(source, faces=twice))[0].found == "1 of 24"
+    identity = faces.truth.identity.copy()
+    identity[1] = identity[0]  # in files a and b
+    shared = dataclasses.replace(named, truth=dataclasses.replace(faces.truth, identity=identity))
+    assert audit.shared_identities(dataclasses.replace(source, faces=shared)) == 1
+
+
+def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, folders):
+    (folders / "nfe").mkdir()
+    write(folders / "nfe", 1, faces[:10])
+    mask = faces.mask[10:].copy()
+    mask[3] = False
+    write(folders / "nfe", 5, dataclasses.replace(faces[10:], mask=mask))
+    source = audit.open_source()
+    assert list(source.streams) == ["01", "05"] and len(source.faces) == 23 and source.left_out == 1
+    assert verdicts(audit.check_files(source))["hardly a face, left out below"] == "look"
+    some = audit.open_source(limit=6)
+    assert {name.split("_")[-1].split(".")[0] for name in some.faces.names} == {"01", "05"}
+    assert len(some.faces) + some.left_out == 6
+    with pytest.raises(BiofaceError, match="at least 2"):
+        audit.open_source(limit=1)
+
+
+def test_source_without_faces_is_refused(faces, folders):
+    (folders / "nfe").mkdir()
+    write(folders / "nfe", 1, dataclasses.replace(faces[:3], mask=np.zeros((3, 64, 64), bool)))
+    with pytest.raises(DataError, match="400 pixels"):
+        audit.open_source()
+
+
+# --- floor and bias ----------------------------------------------------------------------------------------
+
+
+def test_floor_is_nothing_for_matched_faces(faces):
+    floor, wrong = audit.floor(faces), faces.truth.mismatch
+    for field in dataclasses.fields(floor):
+        values = getattr(floor, field.name)
+        assert values[~wrong].max() < 1e-6 < 0.005 < values[wrong].min()
+    assert (floor.raw_window[wrong] > floor.raw_face[wrong]).mean() > 0.9  # that is where they are wrong
+    assert (floor.aligned_face <= floor.raw_face + 1e-7).all()
+    with pytest.raises(BiofaceError, match="truth"):
+        audit.floor(dataclasses.replace(faces, truth=None))
+
+
+def test_mean_map():
+    rng = np.random.default_rng(0)
+    maps, mask = rng.normal(2, 1, (40, 4, 5)), np.ones((40, 4, 5), bool)
+    mask[:, 0, 0] = np.arange(40) < 4  # too few
+    mask[:, 0, 1] = np.arange(40) < 20
+    mean, error = audit.mean_map(maps, mask)
+    assert np.isnan(mean[0, 0]) and np.isnan(error[0, 0]) and np.isfinite(mean).sum() == 19
+    assert mean[0, 1] == pytest.approx(maps[:20, 0, 1].mean())
+    assert error[0, 1] == pytest.approx(maps[:20, 0, 1].std(ddof=1) / np.sqrt(20))
+
+
+def test_bias_is_told_from_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (60, 12, 12))
+    mask, where = np.ones(noise.shape, bool), np.ones((12, 12), bool)
+    share, flipped = audit.biased_share(noise, mask, where, rng)
+    assert share <= np.quantile(flipped, 0.999) and flipped.mean() == pytest.approx(0.05, abs=0.015)
+    share, flipped = audit.biased_share(noise + 0.5, mask, where, rng)
+    assert share > 0.8 and share > flipped.max()
+    with pytest.raises(BiofaceError, match="pixels"):
+        audit.biased_share(noise, ~mask, where, rng)
+
+
+def test_text_table():
+    table = audit.text_table(["a", "b"], [["x", "1.5"], ["long", "−12"]])
+    assert table.splitlines() == ["a       b", "x     1.5", "long  −12"]
+    with pytest.raises(BiofaceError, match="2 cells"):
+        audit.text_table(["a", "b"], [["x"]])
+
+
+# --- the twin ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_score_on_rendered_faces(issa_build, monkeypatch):
+    """The bar of the study on people whom nothing was chosen on: another seed."""
+    from bioface.datasets import twin
+
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    config = twin.TwinConfig(seed=7, train=1, validation=1, test=60, mismatch_share=0.5, cubes=0)
+    faces = twin.load("test", config=config, progress=False)
+    assert metrics.auc(audit.mismatch_score(faces), faces.truth.mismatch) > 0.95
+    plain = metrics.auc(audit.mismatch_score(faces, audit.BASELINE), faces.truth.mismatch)
+    assert metrics.auc(audit.mismatch_score(faces), faces.truth.mismatch) > plain + 0.1
+
+
+def test_source_is_the_twin_without_files(faces, folders, monkeypatch):
+    from bioface.datasets import twin
+
+    made = folders / "twin"
+    made.mkdir()
+    for split, number in twin.SPLITS.items():
+        write(made, number, faces[:2])
+        assert (made / twin.file_names(split)[0]).exists()
+    monkeypatch.setattr(twin, "make", lambda: made)
+    monkeypatch.setattr(twin, "load", lambda: faces)
+    source = audit.open_source()
+    assert source.name == "twin (synthetic)" and not source.is_real and source.left_out == 0
+    assert list(source.streams) == ["train", "validation", "test"] and len(source.faces) == len(faces)

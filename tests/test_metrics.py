@@ -1,0 +1,165 @@
+"""Errors of maps inside their masks, and how well scores tell two kinds apart."""
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import metrics
+from bioface.errors import BiofaceError
+
+MAPS = (metrics.rmse, metrics.scale_aligned_rmse, metrics.best_scale, metrics.correlation)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.2, 1, (5, 8, 9))
+    prediction = truth + rng.normal(0, 0.1, truth.shape)
+    mask = rng.random(truth.shape) < 0.6
+    return prediction, truth, mask
+
+
+def test_maps_agree_with_their_definitions(batch):
+    for k, (p, t, m) in enumerate(zip(*batch, strict=True)):
+        p, t = p[m], t[m]
+        scale = np.linalg.lstsq(p[:, None], t, rcond=None)[0][0]
+        assert metrics.rmse(*batch)[k] == pytest.approx(np.sqrt(np.mean((p - t) ** 2)))
+        assert metrics.best_scale(*batch)[k] == pytest.approx(scale)
+        assert metrics.scale_aligned_rmse(*batch)[k] == pytest.approx(np.sqrt(np.mean((scale * p - t) ** 2)))
+        assert metrics.correlation(*batch)[k] == pytest.approx(np.corrcoef(p, t)[0, 1])
+
+
+@pytest.mark.parametrize("metric", MAPS)
+def test_outside_the_mask_nothing_counts(metric, batch):
+    prediction, truth, mask = batch
+    expected = metric(prediction, truth, mask)
+    spoilt = np.where(mask, prediction, np.nan)
+    np.testing.assert_array_equal(metric(spoilt, np.where(mask, truth, np.inf), mask), expected)
+
+
+@pytest.mark.parametrize("metric", MAPS)
+def test_numpy_and_torch_in_any_batch(metric, batch):
+    prediction, truth, mask = batch
+    expected = metric(prediction, truth, mask)
+    assert isinstance(expected, np.ndarray) and expected.shape == (5,) and expected.dtype == np.float64
+    tensors = [torch.from_numpy(a[:4]).reshape(2, 2, 8, 9) for a in batch]
+    answer = metric(*tensors)
+    assert isinstance(answer, torch.Tensor) and answer.shape == (2, 2)
+    np.testing.assert_allclose(answer.flatten().numpy(), expected[:4])
+    one = metric(prediction[0], truth[0], mask[0])
+    assert one.shape == () and one == expected[0]
+
+
+def test_images_count_all_channels(batch):
+    prediction, truth, mask = (np.stack([a] * 3, axis=-1) if a.dtype != bool else a for a in batch)
+    prediction = prediction + np.array([0.0, 0.3, 0.0])
+    expected = np.sqrt(np.mean((prediction - truth)[0][mask[0]] ** 2))
+    assert metrics.rmse(prediction, truth, mask)[0] == pytest.approx(expected)
+    assert metrics.scale_aligned_rmse(2 * truth, truth, mask) == pytest.approx(np.zeros(5), abs=1e-12)
+
+
+def test_a_scale_is_forgiven_an_offset_is_not(batch):
+    _, truth, mask = batch
+    assert metrics.scale_aligned_rmse(3 * truth, truth, mask).max() < 1e-12
+    assert metrics.scale_aligned_rmse(truth + 0.5, truth, mask).min() > 0.05
+    assert metrics.correlation(truth + 0.5, truth, mask) == pytest.approx(np.ones(5))
+
+
+def test_a_constant_has_no_correlation_and_zeros_no_scale(batch):
+    _, truth, mask = batch
+    for constant in (0.0, 0.1, 0.7):  # 0.1 is not exact in binary
+        assert np.isnan(metrics.correlation(np.full(truth.shape, constant), truth, mask)).all()
+    assert (metrics.best_scale(np.zeros(truth.shape), truth, mask) == 0).all()
+
+
+def test_gradients_pass():
+    truth = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    prediction = (truth * 2 + 0.1).requires_grad_()
+    metrics.scale_aligned_rmse(prediction, truth, torch.ones(2, 4, 4, dtype=torch.bool)).sum().backward()
+    assert torch.isfinite(prediction.grad).all() and prediction.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("metric", MAPS)
+def test_bad_maps_are_refused(metric, batch):
+    prediction, truth, mask = batch
+    empty = mask.copy()
+    empty[3] = False
+    with pytest.raises(BiofaceError, match="empty mask"):
+        metric(prediction, truth, empty)
+    with pytest.raises(BiofaceError, match="NaN"):
+        metric(np.where(np.arange(9) == 4, np.nan, prediction), truth, np.ones_like(mask))
+    with pytest.raises(BiofaceError, match="one shape"):
+        metric(prediction[:, :4], truth, mask)
+    with pytest.raises(BiofaceError, match="expected a mask"):
+        metric(prediction, truth, mask[:, :4])
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def test_auc_counts_pairs():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 12, 60).astype(float), rng.random(60) < 0.4  # with ties
+    pairs = scores[labels][:, None] - scores[~labels]
+    assert metrics.auc(scores, labels) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert metrics.auc(-scores, labels) == pytest.approx(1 - metrics.auc(scores, labels))
+
+
+def test_roc_counts_what_a_threshold_finds():
+    rng = np.random.default_rng(1)
+    scores, labels = rng.integers(0, 12, 60).astype(float), rng.random(60) < 0.4
+    curve = metrics.roc(scores, labels)
+    for t, fpr, tpr in zip(curve.thresholds, curve.false_positive_rate, curve.true_positive_rate, strict=True):
+        assert (fpr, tpr) == pytest.approx(((scores >= t)[~labels].mean(), (scores >= t)[labels].mean()))
+    assert (curve.false_positive_rate[-1], curve.true_positive_rate[-1]) == (1, 1)
+    under = np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)
+    assert curve.auc == pytest.approx(under)
+
+
+def test_interval_holds_the_truth_as_often_as_it_says():
+    """Two unit normals a standard deviation apart: the true AUC is Φ(1/√2) = 0.760."""
+    rng = np.random.default_rng(2)
+    labels = np.arange(80) >= 40
+    held = 0
+    for _ in range(60):
+        low, high = metrics.auc_interval(rng.normal(labels.astype(float), 1), labels, rng, draws=300)
+        held += low < 0.7602 < high
+    assert 50 <= held <= 60
+
+
+def test_interval_is_deterministic_and_narrows_with_faces():
+    labels = np.arange(40) >= 20
+    scores = np.random.default_rng(3).normal(labels.astype(float), 1)
+    few = metrics.auc_interval(scores, labels, np.random.default_rng(0))
+    assert few == metrics.auc_interval(scores, labels, np.random.default_rng(0))
+    many = metrics.auc_interval(np.tile(scores, 9), np.tile(labels, 9), np.random.default_rng(0))
+    assert many[1] - many[0] < 0.5 * (few[1] - few[0])
+
+
+def test_shuffled_labels_are_chance():
+    labels = np.arange(60) >= 30
+    chance = metrics.shuffled_auc(labels.astype(float) + np.arange(60) / 100, labels, np.random.default_rng(0))
+    assert chance.shape == (2000,)
+    assert abs(chance.mean() - 0.5) < 0.01
+    exact = np.sqrt((60 + 1) / (12 * 30 * 30))  # of the Mann–Whitney statistic without ties
+    assert chance.std() == pytest.approx(exact, rel=0.1)
+
+
+def test_mean_interval():
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    low, high = metrics.mean_interval(values, np.random.default_rng(1))
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
+
+
+@pytest.mark.parametrize("function", [metrics.auc, metrics.roc])
+def test_bad_scores_are_refused(function):
+    labels = np.array([True, False, True])
+    with pytest.raises(BiofaceError, match="both kinds"):
+        function([1.0, 2.0, 3.0], np.ones(3, bool))
+    with pytest.raises(BiofaceError, match="finite"):
+        function([1.0, np.nan, 3.0], labels)
+    with pytest.raises(BiofaceError, match="as many"):
+        function([1.0, 2.0], labels)
+    with pytest.raises(BiofaceError, match="true or false"):
+        function([1.0, 2.0, 3.0], labels.astype(int))
