@@ -187,8 +187,8 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> ROC:
     """The ROC curve with a point for every distinct score; parameters and errors as :func:`auc`.
 
     >>> curve = roc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
-    >>> curve.true_positive_rate, curve.thresholds
-    (array([0. , 0.5, 0.5, 1. , 1. ]), array([ inf, 0.8 , 0.4 , 0.35, 0.1 ]))
+    >>> curve.true_positive_rate.tolist(), curve.thresholds.tolist()
+    ([0.0, 0.5, 0.5, 1.0, 1.0], [inf, 0.8, 0.4, 0.35, 0.1])
     """
     scores, labels = _checked(scores, labels)
     thresholds = np.unique(scores)[::-1]
