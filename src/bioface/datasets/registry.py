@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import pooch
 import requests
 
 from bioface import paths
@@ -288,6 +287,8 @@ def _present(entry: Entry, folder: Path) -> list[Path]:
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksum; those without a published one to their format."""
     if entry.sha256:
+        import pooch
+
         digest = pooch.file_hash(str(found[0]), alg="sha256")
         if digest != entry.sha256:
             advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
@@ -307,6 +308,8 @@ def _describe(entry: Entry, found: list[Path]) -> str:
 
 def _download(entry: Entry, target: Path, progress: bool) -> None:
     """Download to a name beside the target, and give it the target's name once the checksum is right."""
+    import pooch  # here, as it brings a progress bar for notebooks that asks every reader for widgets
+
     pooch.get_logger().setLevel(logging.WARNING)
     with contextlib.ExitStack() as connections, paths.whole_file(target) as partial:
 
