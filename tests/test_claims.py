@@ -234,10 +234,8 @@ def test_readme_block_is_filled_and_filling_again_changes_nothing(folders):
     text = "before\n<!-- claims: 04.rmse -->\nold\n<!-- /claims -->\nafter"
     filled = claims.fill_readme(text, _claims(folders))
     assert "| median RMSE | 0.0047 | ≤ 0.005 | PASS | ISSA (measured) |" in filled
-    assert (
-        "Of 2 claims that depend neither on the clock nor on data of one's own, 1 pass. These miss their bar: `04.limit`."
-        in filled
-    )
+    assert "Of 2 claims that need neither" in filled
+    assert "1 pass. These miss their bar: `04.limit`." in filled
     assert "old" not in filled and filled.startswith("before") and filled.endswith("after")
     assert claims.fill_readme(filled, _claims(folders)) == filled
 

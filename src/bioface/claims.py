@@ -312,13 +312,11 @@ def fill_readme(text: str, rows: Iterable[Claim]) -> str:
     passed = sum(c.passed is True for c in steady)
     lines += [
         "",
-        f"Of {len(steady)} claims that depend neither on the clock nor on data of one's own, {passed} pass. These miss their bar: {missed}.",
+        f"Of {len(steady)} claims that need neither a clock nor data of one's own, {passed} pass. "
+        f"These miss their bar: {missed}.",
     ]
-    return (
-        text[: block.start()]
-        + "\n".join([f"<!-- claims: {block[1]} -->", *lines, "<!-- /claims -->"])
-        + text[block.end() :]
-    )
+    renewed = "\n".join([f"<!-- claims: {block[1]} -->", *lines, "<!-- /claims -->"])
+    return text[: block.start()] + renewed + text[block.end() :]
 
 
 def main() -> int:
