@@ -448,3 +448,19 @@ def test_cubes_are_read_one_at_a_time(tmp_path):
     with pytest.raises(DataError, match="face1.mat"):
         list(cubes)
     assert iset.find(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"wave": "400:10:720"}, "wave"),
+        ({"photons": "text"}, "photons"),
+        ({"illuminant": "D65"}, "illuminant"),
+        ({"mask": "face"}, "mask"),
+    ],
+)
+def test_text_where_numbers_belong_is_said(tmp_path, change, name):
+    plain = {"photons": np.full((2, 3, 33), 0.4), "wave": np.arange(400.0, 721, 10), "illuminant": np.ones(33)}
+    scipy.io.savemat(tmp_path / "cube.mat", plain | change)
+    with pytest.raises(DataError, match=f"cube.mat: expected real numbers in {name}, found text"):
+        iset.load(tmp_path / "cube.mat")

@@ -269,9 +269,12 @@ def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
     new.parent.mkdir()
     for file in (old, new, whole):
         file.write_text("x")
-    os.utime(old, (0, 0))
+    being_made = tmp_path / "twin" / ".0123-4567-89.partial"  # another process may be making it: not ours to remove
+    being_made.mkdir(parents=True)
+    for path in (old, being_made):
+        os.utime(path, (0, 0))
     reproduce.sweep(tmp_path, older_than=600)
-    assert not old.exists() and new.exists() and whole.exists()
+    assert not old.exists() and new.exists() and whole.exists() and being_made.is_dir()
 
 
 def test_a_build_folder_that_cannot_be_written_to_is_named(place, monkeypatch, capsys):
@@ -484,3 +487,10 @@ def test_claims_are_the_notebook_s_own(place):
     made.check("z", "later", 1.0, at_most=1, data="none")
     made.save()
     assert run(place) == 0 and ran(place) == before
+
+
+def test_a_repeated_flag_adds_to_the_first(place):
+    path = write(place, "01_a", RESULTS)
+    before = path.read_text()
+    assert run(place, "--parameter", "sead=1", "--parameter", "seed=2") == 2
+    assert path.read_text() == before

@@ -6,6 +6,7 @@ Thin over the functions that notebooks call. What is wrong with the input is sai
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,12 @@ def fit(cube_file: Path, out: Path) -> int:
     from bioface import identifiability, plotting, smith2019
     from bioface.datasets import iset
 
-    if out.exists() and not out.is_dir():
-        raise BiofaceError(f"{out}: expected a folder for the results, found a file")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BiofaceError(f"{out}: expected a folder that can be written to, found {error.strerror}") from error
+    if not os.access(out, os.W_OK):
+        raise BiofaceError(f"{out}: expected a folder that can be written to, found one that cannot")
     cube = iset.load(cube_file)
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
@@ -42,7 +47,10 @@ def fit(cube_file: Path, out: Path) -> int:
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
     with paths.whole_file(target) as partial:
-        np.savez_compressed(partial, **maps, status=found.status, wavelengths=found.wavelengths)
+        deviation = found.standard_deviation.astype(np.float32)
+        np.savez_compressed(
+            partial, **maps, standard_deviation=deviation, status=found.status, wavelengths=found.wavelengths
+        )
     figure, _ = plotting.panel_grid([list(maps.values())], quantities=names, masks=[cube.mask])
     with paths.whole_file(target.with_suffix(".png")) as partial:
         figure.savefig(partial)

@@ -47,7 +47,8 @@ def daylight(cct: Tensor | float, wavelengths: object = spectra.WAVELENGTHS) -> 
     cct = as_float(cct)
     low, high = CCT_RANGE
     if not bool(((cct >= low) & (cct <= high)).all()):
-        raise BiofaceError(f"expected a daylight temperature within {low:g}–{high:g} K, found {cct.tolist()}")
+        found = f"{float(cct.min()):g} to {float(cct.max()):g}"
+        raise BiofaceError(f"expected a daylight temperature within {low:g}–{high:g} K, found {found}")
     t = 1000 / cct
     # CIE 015:2004, eq. 3.3 and 3.4: chromaticity of daylight, then the weights of its two components
     warm = 0.244063 + t * (0.09911 + t * (2.9678 - t * 4.6070))

@@ -303,7 +303,8 @@ def sweep(folder: Path, older_than: int | float) -> None:
     """
     for partial in folder.rglob(".*.partial*"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime >= older_than:
+            # folders are the twin's, which knows by itself whether the process that makes one still lives
+            if partial.is_file() and time.time() - partial.stat().st_mtime >= older_than:
                 partial.unlink()
 
 
@@ -482,9 +483,11 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when everything ran, 1 when a notebook failed, 2 for a wrong request."""
     parser = argparse.ArgumentParser(prog="python -m bioface.reproduce", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--notebook", nargs="*", default=[], help="only these, by number or name")
+    parser.add_argument("--notebook", nargs="*", action="extend", default=[], help="only these, by number or name")
     parser.add_argument("--profile", default="default", help="default (minutes) or full (paper width, long)")
-    parser.add_argument("--parameter", nargs="*", default=[], metavar="NAME=VALUE", help="notebook parameters")
+    parser.add_argument(
+        "--parameter", nargs="*", action="extend", default=[], metavar="NAME=VALUE", help="notebook parameters"
+    )
     parser.add_argument("--publish", action="store_true", help="write the cleaned, executed notebooks back")
     parser.add_argument("--compare", action="store_true", help="run again under nbval and compare outputs")
     parser.add_argument("--folder", default=None, help="of the notebooks; left out, the checkout's")

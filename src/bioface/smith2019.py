@@ -22,6 +22,7 @@ variables separate", SIAM J. Numer. Anal. 10; Kaufman (1975), BIT 15: the approx
 from __future__ import annotations
 
 import enum
+import numbers
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,8 +165,11 @@ def fit(
     if solver not in solvers:
         raise unknown_name("solver", solver, solvers)
     for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate), ("starts", starts)):
-        if value is not None and not (np.isscalar(value) and np.isfinite(value) and value > 0):
+        if value is not None and not (isinstance(value, numbers.Real) and np.isfinite(value) and value > 0):
             raise BiofaceError(f"expected {name} to be one number above 0, found {value!r}")
+    for name, value in (("steps", steps), ("starts", starts)):
+        if value is not None and value != int(value):
+            raise BiofaceError(f"expected {name} to be a whole number, found {value!r}")
     cube = cube if hasattr(cube, "shape") else np.asarray(cube)
     problem = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
@@ -261,10 +265,10 @@ def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
 
 
 def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
-    numbers = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
-    if bool(torch.isnan(numbers).any()):
+    inside = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
+    if bool(torch.isnan(inside).any()):
         raise BiofaceError("expected a mask of numbers, found NaN in it")
-    where = (numbers > 0.5).numpy()
+    where = (inside > 0.5).numpy()
     if where.shape != shape:
         raise BiofaceError(f"expected a mask of shape {shape}, found {where.shape}")
     if not where.any():

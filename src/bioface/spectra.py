@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bioface import paths
-from bioface.arrays import accepts_numpy, as_float
 from bioface.errors import BiofaceError, unknown_name
 
 #: (33,) nm, 400 to 720 in steps of 10: the grid of everything in this study.
@@ -174,11 +173,3 @@ def cie_illuminant(name: str, wavelengths: object = WAVELENGTHS) -> Float[Tensor
     if name not in known:
         raise unknown_name("illuminant", name, known)
     return _interpolated(_colour_science(name), wavelengths)[0]
-
-
-@accepts_numpy
-def to_grid(
-    spectra: Float[Tensor, "*batch S"], source: Float[Tensor, "S"], target: Float[Tensor, "T"]
-) -> Float[Tensor, "*batch T"]:
-    """Spectra (..., S) at ``source`` nm, linearly interpolated to ``target`` nm (..., T)."""
-    return as_float(spectra) @ resampling_matrix(source, target).to(spectra.dtype).T

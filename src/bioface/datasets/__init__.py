@@ -7,11 +7,23 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 from bioface.datasets import iset, nfe, registry, skin_spectra
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.paths import data
 
 NAMES = ("twin", "nfe", "iset")
+_LATE = ("twin", "heads", "photos")  # modules that bring ray casting or pictures with them
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _LATE:
+        raise AttributeError(f"module 'bioface.datasets' has no attribute {name!r}")
+    return importlib.import_module(f"bioface.datasets.{name}")
+
+
 SPLITS = ("train", "validation", "test")
 IN_MEMORY = 20_000  # faces: 3 GB
 

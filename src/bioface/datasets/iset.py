@@ -219,6 +219,15 @@ def _assemble(path: Path, variables: Mapping[str, Any], mask: np.ndarray | None 
     )
 
 
+def _numbers(path: Path, name: str, value: Any) -> Any:
+    """The value, if it is an array of real numbers."""
+    kind = getattr(value, "dtype", np.asarray(value).dtype).kind
+    if isinstance(value, dict) or kind not in "biuf":
+        found = "a struct" if isinstance(value, dict) else "text" if kind in "US" else f"something else ({kind})"
+        raise DataError(path, f"real numbers in {name}", found)
+    return value
+
+
 def _source(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, int, int], Any, bool]:
     """How to read rows of the cube, its shape, its wavelengths, and whether it is a reflectance."""
     if "mcCOEF" in variables:
@@ -228,6 +237,7 @@ def _source(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, 
         values = variables.get(name)
         if values is None or isinstance(values, dict):
             continue
+        values = _numbers(path, name, values)
         if values.ndim != 3 or values.dtype.kind not in "fiu":
             raise DataError(path, f"{name} of shape (rows, cols, bands)", f"{values.dtype} {values.shape}")
 
@@ -246,8 +256,8 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
     basis = variables.get("basis")
     if not isinstance(basis, dict) or "basis" not in basis:
         raise DataError(path, "a struct basis with the fields basis and wave beside mcCOEF", "none")
-    matrix = np.asarray(basis["basis"], dtype=float)  # (bands, k)
-    coefficients = variables["mcCOEF"]
+    matrix = np.asarray(_numbers(path, "basis.basis", basis["basis"]), dtype=float)  # (bands, k)
+    coefficients = _numbers(path, "mcCOEF", variables["mcCOEF"])
     shape = coefficients.shape
     if len(shape) == 2 and matrix.ndim == 2 and matrix.shape[1] == 1:
         # MATLAB drops a last axis of one.
@@ -259,7 +269,8 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
             f"{shape} and {matrix.shape}",
         )
     mean = variables.get("imgMean")
-    mean = np.zeros(len(matrix)) if mean is None or np.size(mean) == 0 else np.ravel(mean).astype(float)
+    absent = mean is None or np.size(mean) == 0
+    mean = np.zeros(len(matrix)) if absent else np.ravel(_numbers(path, "imgMean", mean)).astype(float)
     if len(mean) != len(matrix):
         raise DataError(path, f"imgMean with {len(matrix)} bands, as the basis", f"{len(mean)}")
 
@@ -272,7 +283,7 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
 def _checked_wavelengths(path: Path, wave: Any, bands: int) -> np.ndarray:
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         raise DataError(path, "the wavelengths of its bands in nm (wave)", "none")
-    nm = np.ravel(wave).astype(float)
+    nm = np.ravel(_numbers(path, "wave", wave)).astype(float)
     if len(nm) != bands:
         raise DataError(path, f"{bands} wavelengths, one for each band", f"{len(nm)}")
     if not np.isfinite(nm).all() or (np.diff(nm) <= 0).any():
@@ -321,6 +332,7 @@ def _checked_illuminant(
     values, wave = _illuminant_fields(variables.get("illuminant"))
     if values is None:
         raise DataError(path, "an illuminant (a vector, or a struct with data and wave)", "none")
+    values = _numbers(path, "illuminant", values)
     if values.ndim == 3 and values.shape[:2] == shape[:2]:
         values = _one_light(path, values)
     values = np.ravel(values).astype(float)
@@ -329,7 +341,7 @@ def _checked_illuminant(
             raise DataError(path, f"an illuminant with {shape[2]} bands, as the cube", f"{len(values)}")
         values = values[keep]
     else:
-        wave = np.ravel(wave).astype(float)
+        wave = np.ravel(_numbers(path, "illuminant.wave", wave)).astype(float)
         if len(wave) != len(values) or (np.diff(wave) <= 0).any():
             raise DataError(
                 path,
@@ -405,7 +417,7 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     if mask is None:
         return np.ones(shape, bool)
-    mask = np.asarray(mask)
+    mask = np.asarray(_numbers(path, "mask", mask))
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
     mask = mask > (0 if mask.dtype.kind in "biu" else 0.5)

@@ -50,7 +50,8 @@ def read(path: str | Path, mask: str | Path | np.ndarray | None = None, resize_m
     Parameters
     ----------
     path : the picture
-    mask : a picture file that is white on the face, or an (H, W) array; without one the picture's own
+    mask : a picture file that is white on the face, or an (H, W) array: whole numbers above 0, others above 0.5 are
+        face; without one the picture's own
         transparency, without that all of it
     resize_mask : bring a mask of another size to that of the photo (nearest pixel)
 
@@ -65,7 +66,7 @@ def read(path: str | Path, mask: str | Path | np.ndarray | None = None, resize_m
     if isinstance(mask, np.ndarray):
         where, found = (
             path,
-            mask if mask.dtype == bool else mask > 0.5 * (255 if mask.dtype == np.uint8 else 1),
+            mask > (0 if mask.dtype.kind in "biu" else 0.5),
         )
     else:
         where, found = Path(mask), read_mask(mask)

@@ -294,7 +294,13 @@ def _check(entry: Entry, found: list[Path]) -> None:
             advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
             raise DataError(found[0], f"SHA-256 {entry.sha256}", f"{digest}{advice}")
     elif entry.name == "nfe":
-        for pair in nfe.find(found[0].parent):
+        pairs = nfe.find(found[0].parent)
+        if len(found) != 2 * len(pairs):
+            alone = sorted(
+                {path.name for path in found} - {Path(p).name for pair in pairs for p in (pair.images, pair.lights)}
+            )
+            raise DataError(found[0].parent, "an image and a light file of every number", f"alone: {', '.join(alone)}")
+        for pair in pairs:
             nfe.NFE(pair.images, pair.lights)
     elif entry.name == "iset":
         for path in found:

@@ -144,7 +144,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays, or None when there are none or they are not exactly what was written."""
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if str(arrays.pop("checksum")) == _checksum(arrays):

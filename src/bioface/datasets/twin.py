@@ -60,10 +60,7 @@ from bioface.errors import BiofaceError, DataError, unknown_name
 SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
-BASE_MELANIN = (
-    0.02,
-    0.36,
-)  #: volume fractions of the spectra that are drawn from; see the module's docstring
+BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
 BASE_HAEMOGLOBIN = (0.008, 0.045)
 COVERED = 0.7  #: a pixel belongs to the mask when this share of its rays meets the face
 
@@ -547,6 +544,8 @@ def _intact(where: Path) -> bool:
     try:
         manifest = json.loads((where / "manifest.json").read_text())
         files = manifest["files"]
+        if {name for split in SPLITS for name in file_names(split)} - set(files):
+            return False
         looks = tuple((name, (s := (where / name).stat()).st_size, s.st_mtime_ns, s.st_ino) for name in files)
         if _SEEN_INTACT.get(where) == looks:
             return True
@@ -554,7 +553,7 @@ def _intact(where: Path) -> bool:
             entry["size"] == size and entry["sha256"] == _sha256(where / name)
             for (name, size, *_), entry in zip(looks, files.values(), strict=True)
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     if good:
         _SEEN_INTACT[where] = looks
