@@ -20,9 +20,6 @@ PYTHON := .venv/bin/python
 MARK := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d ' ' -f 1)
 endif
 
-# threads sleep while they wait for one another: spinning, they crawl beside any other busy process
-export OMP_WAIT_POLICY ?= PASSIVE
-
 RUN := $(PYTHON) -m bioface.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
 # two at a time with a thread each; what measures time runs afterwards, with the machine to itself
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2

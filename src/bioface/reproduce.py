@@ -265,13 +265,8 @@ def kernel_environment() -> dict[str, str]:
         "argv": [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--log-level=CRITICAL"],
         "display_name": "Python 3",
         "language": "python",
-        # no progress bars, which would go into the outputs; the same order of sets in every run; threads that sleep
-        # while they wait: beside another busy process, spinning ones make small steps a hundred times slower
-        "env": {
-            "TQDM_DISABLE": "1",
-            "PYTHONHASHSEED": "0",
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        },
+        # no progress bars, which would go into the outputs; the same order of sets in every run
+        "env": {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"},
     }
     folder = paths.build() / "jupyter"
     with paths.whole_file(folder / "kernels" / "python3" / "kernel.json") as partial:
