@@ -96,7 +96,10 @@ def colour_table(
 
     Even in the table coordinate g ∈ [−1, 1] (:func:`bioface.skin.table_coordinate`); differentiable in both.
     """
-    to_rgb = cameras.reflectance_to_rgb(illuminant, camera_sensitivity, rows)
+    return _integrate(cameras.reflectance_to_rgb(illuminant, camera_sensitivity, rows), model, size)
+
+
+def _integrate(to_rgb: Tensor, model: str | skin.SkinConstants, size: int) -> Tensor:
     table = _table(model, size, to_rgb.dtype, str(to_rgb.device))
     return torch.einsum("...cd,mhd->...cmh", to_rgb, table)
 
@@ -222,11 +225,26 @@ def render(
         return torch.einsum("...cd,...hwd->...hwc", to_rgb, factor)
     g = _coordinate(melanin, skin.MELANIN_RANGE[1], "melanin")
     k = _coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1], "haemoglobin")
-    table = colour_table(illuminant, camera, model, rows)
+    return render_coordinates(g, k, diffuse, specular, cameras.reflectance_to_rgb(illuminant, camera, rows), model)
+
+
+def render_coordinates(
+    melanin: Float[Tensor, "*batch H W"],
+    haemoglobin: Float[Tensor, "..."],
+    diffuse: Float[Tensor, "..."],
+    specular: Float[Tensor, "..."],
+    to_rgb: Float[Tensor, "*light 3 33"],
+    model: str | skin.SkinConstants = "layered",
+) -> Float[Tensor, "*batch H W 3"]:
+    """:func:`render` by table, from what the network gives: pigments in table coordinates g ∈ [−1, 1].
+
+    ``to_rgb`` is camera and light in one, :func:`bioface.camera.reflectance_to_rgb`.
+    """
+    table = _integrate(to_rgb.to(melanin), model, TABLE_SIZE)
     table = table.expand(*melanin.shape[:-2], *table.shape[-3:])
-    white = cameras.XYZ_TO_SRGB.to(table) @ cameras.ROW_SUMS[rows].to(table)
+    white = to_rgb.to(melanin).sum(-1)[..., None, None]  # a highlight reflects all wavelengths alike
     diffuse, specular = diffuse.unsqueeze(-3), specular.unsqueeze(-3)
-    return (diffuse * _planes(table, g, k) + specular * white[:, None, None]).movedim(-3, -1)
+    return (diffuse * _planes(table, melanin, haemoglobin) + specular * white).movedim(-3, -1)
 
 
 def _coordinate(fraction: Tensor, top: float, name: str) -> Tensor:

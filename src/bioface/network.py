@@ -1,0 +1,245 @@
+"""BioFaceNet: a photo in, four maps, a camera and a light out.
+
+One encoder, four separate decoders (melanin, haemoglobin, diffuse and specular shading) with skips from the
+encoder, and a fully connected branch from the lowest level for camera and light. Everything the network says
+is a physical quantity in its own range, ready for :mod:`bioface.image_formation`.
+
+Reference: Alotaibi & Smith (2019), "BioFaceNet: Deep Biophysical Face Image Interpretation", BMVC, section 3.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bioface import illumination, paths, skin
+from bioface.errors import BiofaceError, DataError, unknown_name
+
+LEVELS = 5  #: of the encoder; each but the last is followed by a 2 × 2 max-pool
+MULTIPLE = 2 ** (LEVELS - 1)  #: height and width of an image must be multiples of it
+ARCHITECTURE = "BioFaceNet"  #: what a weights file says it is
+SHADINGS = ("exp", "relu")
+#: Subtracted from the linear image: the authors' (129.19, 104.76, 93.59) / 255.
+MEAN_RGB = (0.50663, 0.41082, 0.36702)
+
+
+class Output(NamedTuple):
+    """What the network says of a batch; maps are (B, H, W).
+
+    Attributes
+    ----------
+    melanin, haemoglobin : table coordinates g in (−1, 1), see :func:`bioface.skin.table_fraction`
+    diffuse, specular : shadings, > 0 with "exp"
+    camera : (B, 2) camera coefficients b in (−3, 3)
+    weights : (B, 14) shares of the illuminants A, D, F1 … F12, which sum to 1
+    cct : (B,) correlated colour temperature of the daylight, K
+    """
+
+    melanin: Tensor
+    haemoglobin: Tensor
+    diffuse: Tensor
+    specular: Tensor
+    camera: Tensor
+    weights: Tensor
+    cct: Tensor
+
+    @property
+    def melanin_fraction(self) -> Tensor:
+        """(B, H, W) melanin volume fraction."""
+        return skin.table_fraction(self.melanin, skin.MELANIN_RANGE[1])
+
+    @property
+    def haemoglobin_fraction(self) -> Tensor:
+        """(B, H, W) blood volume fraction."""
+        return skin.table_fraction(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+
+
+def _level(channels_in: int, channels: int) -> nn.Sequential:
+    """Three times (3 × 3 convolution, batch norm, ReLU): (B, channels_in, H, W) → (B, channels, H, W)."""
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        # no bias: the batch norm that follows has one
+        layers += [nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
+        channels_in = channels
+    return nn.Sequential(*layers)
+
+
+class Decoder(nn.Module):
+    """From the lowest level back to full size, one map out."""
+
+    def __init__(self, filters: list[int]):
+        super().__init__()
+        self.levels = nn.ModuleList(
+            _level(below + skip, skip) for below, skip in zip(filters[:0:-1], filters[-2::-1], strict=True)
+        )
+        self.last = nn.Conv2d(filters[0], 1, 1)
+
+    def forward(self, lowest: Tensor, skips: list[Tensor]) -> Tensor:
+        x = lowest  # (B, 16w, H/16, W/16)
+        for level, skip in zip(self.levels, reversed(skips), strict=True):
+            x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")  # twice the size
+            x = level(torch.cat([x, skip], dim=1))  # (B, 8w, H/8, W/8) … (B, w, H, W)
+        return self.last(x).squeeze(1)  # (B, H, W)
+
+
+class BioFaceNet(nn.Module):
+    """The network of the paper.
+
+    Parameters
+    ----------
+    width : filters of the first level; 32 is the paper's (26 million weights), 16 and 8 are quick
+    shading : "exp" as published, or "relu": how raw values become shadings ≥ 0
+    """
+
+    def __init__(self, width: int = 32, shading: str = "exp"):
+        super().__init__()
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise BiofaceError(f"expected a width of at least 1 filter, found {width!r}")
+        if shading not in SHADINGS:
+            raise unknown_name("shading activation", shading, SHADINGS)
+        self.width, self.shading = width, shading
+        filters = [width * 2**level for level in range(LEVELS)]  # 32, 64, 128, 256, 512
+        self.encoder = nn.ModuleList(_level(i, o) for i, o in zip([3, *filters], filters))
+        self.melanin, self.haemoglobin, self.diffuse, self.specular = (Decoder(filters) for _ in range(4))
+        self.vector = nn.Sequential(  # (B, 16w, 4, 4) → (B, 17, 1, 1)
+            nn.Conv2d(filters[-1], filters[-1], 4),
+            nn.ReLU(True),
+            nn.Conv2d(filters[-1], filters[-1], 1),
+            nn.ReLU(True),
+            nn.Conv2d(filters[-1], 2 + 14 + 1, 1),
+        )
+
+    def forward(self, image: Float[Tensor, "B H W 3"]) -> Output:
+        """Decompose linear RGB images (B, H, W, 3), about 0–1; H and W are multiples of 16.
+
+        Raises
+        ------
+        BiofaceError : colours that are not last, or a size that is not a multiple of 16
+        """
+        check_image(image)
+        x = image.movedim(-1, 1) - image.new_tensor(MEAN_RGB)[:, None, None]  # (B, 3, H, W)
+        skips = []
+        for level in self.encoder[:-1]:
+            x = level(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        lowest = self.encoder[-1](x)  # (B, 16w, H/16, W/16)
+
+        # 64 × 64 images arrive here as 4 × 4, which the pooling leaves as it is; others are brought to it
+        vector = self.vector(nn.functional.adaptive_avg_pool2d(lowest, 4)).flatten(1)  # (B, 17)
+        b, weights, t = vector.split([2, 14, 1], dim=1)
+        low, high = illumination.CCT_RANGE
+        shade = torch.exp if self.shading == "exp" else torch.relu
+        return Output(
+            melanin=2 * self.melanin(lowest, skips).sigmoid() - 1,
+            haemoglobin=2 * self.haemoglobin(lowest, skips).sigmoid() - 1,
+            diffuse=shade(self.diffuse(lowest, skips)),
+            specular=shade(self.specular(lowest, skips)),
+            camera=6 * b.sigmoid() - 3,
+            weights=weights.softmax(1),
+            cct=low + (high - low) * t.squeeze(1).sigmoid(),
+        )
+
+    def config(self) -> dict[str, int | str]:
+        """What it takes to build this network again."""
+        return {"width": self.width, "shading": self.shading}
+
+    def save(self, path: str | Path, half: bool = False, **notes: str) -> None:
+        """Write the weights as safetensors with the configuration inside, whole or not at all.
+
+        Parameters
+        ----------
+        path : ends in .safetensors
+        half : in half precision, for a file of half the size
+        notes : further metadata, text
+        """
+        tensors = {name: v.detach().cpu().contiguous() for name, v in self.state_dict().items()}
+        if half:
+            tensors = {name: v.half() if v.is_floating_point() else v for name, v in tensors.items()}
+        metadata = {**notes, "architecture": ARCHITECTURE, "config": json.dumps(self.config())}
+        with paths.whole_file(path) as partial:
+            safetensors.torch.save_file(tensors, partial, metadata)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> BioFaceNet:
+        """The network of a weights file, ready for inference (``eval``), in single precision.
+
+        Raises
+        ------
+        DataError : missing, not safetensors (a pickle is never opened), of another architecture, damaged
+        """
+        tensors, metadata = read_safetensors(path, ARCHITECTURE)
+        try:
+            network = cls(**json.loads(metadata["config"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(path, f"a {ARCHITECTURE} configuration inside", f"{error!r}") from error
+        network.load(tensors, path)
+        return network.eval()
+
+    def load(self, tensors: dict[str, Tensor], path: str | Path) -> None:
+        """Take over weights read from ``path``, which must fit exactly.
+
+        Raises
+        ------
+        DataError : weights that are missing, left over, of other shapes or not finite
+        """
+        own = self.state_dict()
+        for name in sorted({*own, *tensors}):
+            expected = f"weights of {ARCHITECTURE} of width {self.width}"
+            if name not in tensors or name not in own:
+                raise DataError(path, expected, f"{name} {'missing' if name in own else 'left over'}")
+            if tensors[name].shape != own[name].shape:
+                found = f"{name} of shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+                raise DataError(path, expected, found)
+            if not bool(torch.isfinite(tensors[name]).all()):
+                raise DataError(path, "finite weights", f"NaN or infinity in {name}")
+        self.load_state_dict(tensors)
+
+
+def check_image(image: Tensor) -> None:
+    """Refuse what is not (B, H, W, 3) with H and W multiples of 16.
+
+    Raises
+    ------
+    BiofaceError : says what was expected and found
+    """
+    shape = tuple(image.shape)
+    if image.ndim != 4 or shape[-1] != 3:
+        hint = "; the colours are in another place: move them last" if image.ndim == 4 and shape[1] == 3 else ""
+        raise BiofaceError(f"expected images of shape (B, H, W, 3), found {shape}{hint}")
+    if not shape[0] or not shape[1] or not shape[2] or shape[1] % MULTIPLE or shape[2] % MULTIPLE:
+        raise BiofaceError(
+            f"expected a height and width that are multiples of {MULTIPLE}, found {shape[1]} × {shape[2]}"
+        )
+
+
+def read_safetensors(path: str | Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that says it is of ``architecture``.
+
+    Raises
+    ------
+    DataError : missing, not safetensors (a pickle is never opened), truncated, or of another architecture
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(path, f"{architecture} weights (safetensors)", "no such file")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            found = metadata.get("architecture", "none stated")
+            if found != architecture:
+                raise DataError(path, f"the architecture {architecture}", found)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(2)
+        is_pickle = start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+        found = "a pickle, which could run code and is never opened" if is_pickle else f"something else ({error})"
+        raise DataError(path, f"{architecture} weights (safetensors)", found) from error

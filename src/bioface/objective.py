@@ -1,0 +1,222 @@
+"""From what the network says to the loss: decode the maps to an image, compare, add the priors.
+
+Everything that a recipe can do right or wrong after the network happens here, in plain functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bioface import camera, illumination, image_formation, losses, network
+from bioface.errors import BiofaceError
+from bioface.network import Output
+from bioface.recipes import Recipe
+
+LUMINANCE = (0.2126, 0.7152, 0.0722)  #: of linear sRGB, IEC 61966-2-1
+
+
+# --- the batch ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Faces as training sees them.
+
+    Attributes
+    ----------
+    image : (B, H, W, 3) linear RGB, about 0–1
+    mask : (B, H, W) bool, the face
+    normals : (B, H, W, 3) unit normals inside the mask, and
+    lighting : (B, 9) spherical harmonics, which give the shading that supervises; both None for photos
+    names : B strings for messages
+
+    Raises
+    ------
+    BiofaceError : wrong shapes, sizes that are no multiple of 16, an empty mask, NaN or infinity inside a mask;
+        the message names the face
+    """
+
+    image: Float[Tensor, "B H W 3"]
+    mask: Bool[Tensor, "B H W"]
+    normals: Float[Tensor, "B H W 3"] | None = None
+    lighting: Float[Tensor, "B 9"] | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        network.check_image(self.image)
+        B, *size = self.image.shape[:3]
+        names = self.names or tuple(f"face {i}" for i in range(B))
+        object.__setattr__(self, "names", names)
+        shapes = {"mask": (B, *size), "normals": (B, *size, 3), "lighting": (B, 9)}
+        for field, shape in shapes.items():
+            value = getattr(self, field)
+            if value is not None and tuple(value.shape) != shape:
+                raise BiofaceError(f"expected {field} of shape {shape}, found {tuple(value.shape)}")
+        if len(names) != B:
+            raise BiofaceError(f"expected {B} names, found {len(names)}")
+        if (self.normals is None) != (self.lighting is None):
+            raise BiofaceError("expected normals and lighting together, found one without the other")
+        empty = ~self.mask.flatten(1).any(1)
+        if bool(empty.any()):
+            raise BiofaceError(f"{names[int(empty.nonzero()[0])]}: expected a mask with a face, found an empty mask")
+        for field in ("image", "normals"):
+            value = getattr(self, field)
+            bad = None if value is None else ~torch.isfinite(value).all(-1).flatten(1).all(1)
+            if bad is not None and bool(bad.any()):
+                raise BiofaceError(f"{names[int(bad.nonzero()[0])]}: expected finite values in {field}, found NaN")
+        if self.lighting is not None and not bool(torch.isfinite(self.lighting).all()):
+            raise BiofaceError("expected finite lighting, found NaN")
+
+    @classmethod
+    def of(cls, faces: Any) -> Batch:
+        """Faces of :mod:`bioface.datasets` (display sRGB, normals, three lights) as a batch; a batch passes through."""
+        if isinstance(faces, Batch):
+            return faces
+        image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(faces.rgb)))
+        return cls(
+            image,
+            torch.from_numpy(np.ascontiguousarray(faces.mask)),
+            torch.from_numpy(np.ascontiguousarray(faces.normals)),
+            torch.from_numpy(np.ascontiguousarray(faces.lighting.mean(1))),
+            tuple(faces.names),
+        )
+
+    @classmethod
+    def of_photo(cls, rgb: np.ndarray, mask: np.ndarray, name: str = "photo") -> Batch:
+        """One photo, display sRGB (H, W, 3) with its mask (H, W): no normals, so no shading supervision."""
+        image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(rgb, dtype=np.float32)))
+        return cls(image[None], torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None], names=(name,))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, rows: Any) -> Batch:
+        """Some of the faces, by a slice or row numbers."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        return Batch(
+            self.image[rows],
+            self.mask[rows],
+            None if self.normals is None else self.normals[rows],
+            None if self.lighting is None else self.lighting[rows],
+            tuple(self.names[i] for i in rows),
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if self.image.device == device:
+            return self
+        moved = {f: getattr(self, f) for f in ("image", "mask", "normals", "lighting")}
+        return dataclasses.replace(self, **{f: None if v is None else v.to(device) for f, v in moved.items()})
+
+    def luminance(self) -> Float[Tensor, "B H W"]:
+        """Luminance of the image, 0–1: the grey copy of copy_shading."""
+        return self.image @ self.image.new_tensor(LUMINANCE)
+
+
+def shading_target(batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"] | None:
+    """The shading that supervises, from normals and light; None where a batch has no normals."""
+    if batch.normals is None or batch.lighting is None:
+        return None
+    normals = batch.normals if recipe.normals == "decoded" else (batch.normals + 1) / 2
+    return illumination.sh_shading(normals, batch.lighting)
+
+
+# --- decode ------------------------------------------------------------------------------------------------
+
+
+def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output]:
+    """The image (B, H, W, 3) that the maps make, linear RGB, and the maps it was made of.
+
+    With ``copy_shading`` the diffuse shading is replaced by the copy.
+    """
+    output = Output(*(value.float() for value in output))
+    to_rgb = _camera(output, recipe)
+    if recipe.copy_shading is None:
+        return _render(output, to_rgb, recipe), output
+    grey = batch.luminance()
+    if recipe.copy_shading == "fitted":
+        lit = _render(output._replace(diffuse=grey, specular=torch.zeros_like(grey)), to_rgb, recipe)
+        shine = _render(output._replace(diffuse=torch.zeros_like(grey)), to_rgb, recipe)
+        inside = batch.mask[..., None]
+        power = torch.where(inside, lit.square(), 0).sum((1, 2, 3))
+        match = torch.where(inside, lit * (batch.image - shine), 0).sum((1, 2, 3))
+        k = (match / torch.where(power > 0, power, 1)).clamp_min(0)
+        return k[:, None, None, None] * lit + shine, output._replace(diffuse=k[:, None, None] * grey)
+    output = output._replace(diffuse=recipe.copy_shading * grey)
+    return _render(output, to_rgb, recipe), output
+
+
+def _camera(output: Output, recipe: Recipe) -> Float[Tensor, "B 3 33"]:
+    """Camera and light of each image as one matrix, right or with one of the known mistakes."""
+    e = illumination.mix(output.weights, output.cct)
+    S = camera.CameraModel.load().sensitivity(output.camera)
+    if recipe.decoder == "no white balance":  # the light left out of it: balanced for equal energy
+        balanced = S * e[:, None, :] * (e.shape[-1] / S.sum(-1, keepdim=True))
+        return camera.XYZ_TO_SRGB.to(S) @ camera.raw_to_xyz(S, recipe.rows) @ balanced
+    to_rgb = camera.reflectance_to_rgb(e, S, recipe.rows)
+    if recipe.decoder == "transposed matrix":
+        M = camera.XYZ_TO_SRGB.to(S)
+        return M.T @ torch.linalg.solve(M, to_rgb)
+    return to_rgb
+
+
+def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
+    """The image, right or with one of the known mistakes of the table look-up."""
+    pigments = output.melanin, output.haemoglobin
+    steps = image_formation.TABLE_SIZE - 1
+    if recipe.decoder == "rounded index":  # nearest entry: no gradient
+        pigments = tuple(((g.detach() + 1) / 2 * steps).round() / steps * 2 - 1 for g in pigments)
+    elif recipe.decoder == "mis-scaled index":  # a pixel index where the sampler wants −1 … 1
+        pigments = tuple((g + 1) / 2 * steps for g in pigments)
+    rgb = image_formation.render_coordinates(*pigments, output.diffuse, output.specular, to_rgb, recipe.skin)
+    if recipe.decoder == "reshaped":  # (B, 3, H, W) read as (B, H, W, 3)
+        return rgb.movedim(-1, 1).reshape(rgb.shape)
+    return rgb
+
+
+# --- loss --------------------------------------------------------------------------------------------------
+
+
+def loss_terms(
+    rendered: Tensor, output: Output, batch: Batch, recipe: Recipe, count: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The four losses with their weights, ready to be added up: appearance, camera, specular, diffuse.
+
+    Parameters
+    ----------
+    rendered, output : from :func:`decode`
+    count : foreground pixels to divide by, where a batch is spread over processes
+    """
+    # "sum" means that of recipe.batch faces
+    up = recipe.batch / len(batch) if recipe.reduction == "sum" else 1.0
+
+    def total(values: Tensor) -> Tensor:
+        return up * losses.reduce(values, batch.mask, recipe.reduction, count)
+
+    terms = {
+        "appearance": total(losses.appearance(rendered, batch.image, recipe.scale)),
+        "camera": up * losses.camera_prior(output.camera, recipe.reduction),
+        "specular": total(losses.specular_sparsity(output.specular)),
+    }
+    target = shading_target(batch, recipe)
+    if target is None or recipe.copy_shading is not None:
+        terms["diffuse"] = rendered.new_zeros(())
+    else:
+        terms["diffuse"] = total(losses.diffuse_supervision(output.diffuse, target, batch.mask))
+    return {name: weight * terms[name] for name, weight in recipe.weights._asdict().items()}
+
+
+def make_optimiser(parameters: Any, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over some parameters."""
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+    )

@@ -1,0 +1,184 @@
+"""Recipes: everything that a training run depends on besides faces, network and seed.
+
+``paper_literal`` is the paper taken at its word, ``authors_code`` what the authors' public code does, and
+``working`` what works here. Between them, each recipe differs from the one before by one field, so that every
+step is one cause. ``FAULTS`` are known mistakes of re-implementations, each put alone into ``working``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from bioface import camera, losses, network, skin
+from bioface.errors import BiofaceError, unknown_name
+
+#: Decoders from maps to image: the right one, and known mistakes.
+DECODERS = ("correct", "no white balance", "transposed matrix", "rounded index", "mis-scaled index", "reshaped")
+CHOICES = {
+    "skin": tuple(skin.MODELS),
+    "rows": tuple(camera.ROW_SUMS),
+    "decoder": DECODERS,
+    "normals": ("decoded", "undecoded"),
+    "shading": network.SHADINGS,
+    "batch_norm": ("train", "eval"),
+    "reduction": losses.REDUCTIONS,
+    "optimiser": ("sgd", "adam"),
+    "schedule": ("constant", "cosine"),
+    "start": ("zero", "dark"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train.
+
+    Attributes
+    ----------
+    name : what it is called
+    skin : "layered" or "published" skin model
+    rows : "d65", "code" or "paper", see :func:`bioface.camera.raw_to_xyz`
+    decoder : "correct", or one of the mistakes in ``DECODERS``
+    normals : "decoded", or "undecoded": the shading target from normals left as stored, (n + 1) / 2
+    shading : "exp" or "relu", the activation of both shadings
+    batch_norm : "train", or "eval": left in evaluation mode, with the statistics of an untrained network
+    copy_shading : None; or a factor: the diffuse shading is that many times the luminance of the input;
+        or "fitted": the factor that fits each image best, in closed form
+    scale : colours are in [0, scale] in the appearance loss: 1 or 255
+    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224²
+    batch : with "sum", the batch size whose sum is meant; the sum of a smaller batch is scaled up to it
+    weights : of the four losses
+    optimiser : "sgd" or "adam"
+    learning_rate : step size
+    momentum, weight_decay : of "sgd"
+    schedule : "constant", or "cosine": the learning rate falls to 0 along half a cosine
+    start : "zero": every output layer starts without a bias, so both shadings at exp(0) = 1 and the face under
+        a white veil; "dark": the specular shading starts at exp(−3) = 0.05
+
+    Raises
+    ------
+    BiofaceError : a choice that does not exist, a number out of its range
+    """
+
+    name: str
+    skin: str = "layered"
+    rows: str = "d65"
+    decoder: str = "correct"
+    normals: str = "decoded"
+    shading: str = "exp"
+    batch_norm: str = "train"
+    copy_shading: float | str | None = None
+    scale: float = 1.0
+    reduction: str = "mean"
+    batch: int = 64
+    weights: losses.Weights = losses.Weights()
+    optimiser: str = "adam"
+    learning_rate: float = 5e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    start: str = "dark"
+
+    def __post_init__(self) -> None:
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise unknown_name(field, getattr(self, field), known)
+        copy = self.copy_shading
+        if not (copy is None or copy == "fitted" or (isinstance(copy, int | float) and copy > 0)):
+            raise BiofaceError(f"expected copy_shading to be None, 'fitted' or a factor > 0, found {copy!r}")
+        for field in ("scale", "batch", "learning_rate"):
+            if not getattr(self, field) > 0:
+                raise BiofaceError(f"expected {field} > 0, found {getattr(self, field)!r}")
+        for field in ("momentum", "weight_decay"):
+            if not getattr(self, field) >= 0:
+                raise BiofaceError(f"expected {field} ≥ 0, found {getattr(self, field)!r}")
+
+    def but(self, name: str, **changes: Any) -> Recipe:
+        """This recipe under another name with some fields changed."""
+        return dataclasses.replace(self, name=name, **changes)
+
+    def difference(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """The fields, but the name, in which two recipes differ: {field: (here, there)}."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "name"]
+        return {n: (getattr(self, n), getattr(other, n)) for n in names if getattr(self, n) != getattr(other, n)}
+
+
+PAPER_LITERAL = Recipe(
+    "paper_literal",
+    skin="published",
+    rows="paper",
+    optimiser="sgd",
+    learning_rate=1e-5,
+    schedule="constant",
+    start="zero",
+)
+WORKING = Recipe("working")
+
+
+def _chain(first: Recipe, *steps: tuple[str, dict[str, Any]]) -> tuple[Recipe, ...]:
+    chain = [first]
+    for name, change in steps:
+        chain.append(chain[-1].but(name, **change))
+    return tuple(chain)
+
+
+#: From the paper to what works, one field a step.
+LADDER = _chain(
+    PAPER_LITERAL,
+    ("d65_rows", dict(rows="d65")),
+    ("layered_skin", dict(skin="layered")),
+    ("adam", dict(optimiser="adam")),
+    ("faster", dict(learning_rate=WORKING.learning_rate)),
+    ("cosine", dict(schedule="cosine")),
+    ("working", dict(start="dark")),
+)
+#: From the paper to the authors' code, one field a step.
+CODE_LADDER = _chain(
+    PAPER_LITERAL,
+    ("scale_255", dict(scale=255.0)),
+    ("summed", dict(reduction="sum")),
+    ("momentum", dict(momentum=0.9)),
+    ("weight_decay", dict(weight_decay=5e-4)),
+    ("authors_code", dict(rows="code")),
+)
+#: The paper with one field changed: which cause suffices alone?
+SINGLE_CHANGES = (
+    PAPER_LITERAL.but("only_layered_skin", skin="layered"),
+    PAPER_LITERAL.but("only_summed", reduction="sum"),
+    PAPER_LITERAL.but("only_momentum", momentum=0.9),
+    PAPER_LITERAL.but("only_learning_rate_0.8", learning_rate=0.8),
+    PAPER_LITERAL.but("only_adam", optimiser="adam"),
+)
+#: Known mistakes, each alone in ``working``.
+FAULTS = (
+    WORKING.but("no_white_balance", decoder="no white balance"),
+    WORKING.but("transposed_matrix", decoder="transposed matrix"),
+    WORKING.but("rounded_index", decoder="rounded index"),
+    WORKING.but("misscaled_index", decoder="mis-scaled index"),
+    WORKING.but("reshape_for_permute", decoder="reshaped"),
+    WORKING.but("undecoded_normals", normals="undecoded"),
+    WORKING.but("published_skin", skin="published"),
+    WORKING.but("rows_sum_1", rows="paper"),
+    WORKING.but("relu_for_exp", shading="relu"),
+    WORKING.but("batch_norm_frozen", batch_norm="eval"),
+)
+
+RECIPES: dict[str, Recipe] = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS)}
+
+
+def get(recipe: str | Recipe) -> Recipe:
+    """A recipe by its name; a recipe passes through.
+
+    Raises
+    ------
+    BiofaceError : an unknown name, with the nearest known one
+
+    >>> get("working").optimiser
+    'adam'
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
+    return RECIPES[recipe]
