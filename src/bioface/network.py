@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from bioface import illumination, paths, skin
 from bioface.errors import BiofaceError, DataError, unknown_name
@@ -61,12 +61,62 @@ class Output(NamedTuple):
         return skin.table_fraction(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the faces of all processes, so that a shared batch trains as it does on one process.
+
+    On one process, and in evaluation, it is ``nn.BatchNorm2d``. All processes must take part, each with as many
+    faces as the others.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+        if processes == 1 or not self.training:
+            return super().forward(x)
+        y, mean, variance = _SharedNorm.apply(x.to(self.weight), self.weight, self.bias, self.eps)
+        n = processes * x.numel() / x.shape[1]
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
+        return y
+
+
+class _SharedNorm(torch.autograd.Function):
+    """Normalise (B, C, H, W) by mean and variance over all processes: one exchange forth, one back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        own = torch.stack(torch.var_mean(x, (0, 2, 3), correction=0))  # (2, C)
+        parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, own)
+        variances, means = torch.stack(parts, 1)  # (processes, C) each
+        mean = means.mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
+        inverse = (variance + eps).rsqrt()
+        normed = (x - mean[:, None, None]) * inverse[:, None, None]
+        ctx.save_for_backward(normed, weight, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(bias[:, None, None], normed, weight[:, None, None]), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        normed, weight, inverse = ctx.saved_tensors
+        own = torch.stack([grad.sum((0, 2, 3)), (grad * normed).sum((0, 2, 3))])  # (2, C): of bias and of weight
+        total = own.clone()
+        distributed.all_reduce(total)
+        total /= distributed.get_world_size() * grad.numel() / grad.shape[1]
+        slope, turn = total[:, :, None, None]
+        to_x = (grad - slope).addcmul_(normed, turn, value=-1).mul_((weight * inverse)[:, None, None])
+        return to_x, own[1], own[0], None
+
+
 def _level(channels_in: int, channels: int) -> nn.Sequential:
     """Three times (3 × 3 convolution, batch norm, ReLU): (B, channels_in, H, W) → (B, channels, H, W)."""
     layers: list[nn.Module] = []
     for _ in range(3):
         # no bias: the batch norm that follows has one
-        layers += [nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
+        layers += [nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), BatchNorm(channels), nn.ReLU(True)]
         channels_in = channels
     return nn.Sequential(*layers)
 
@@ -106,7 +156,7 @@ class BioFaceNet(nn.Module):
             raise unknown_name("shading activation", shading, SHADINGS)
         self.width, self.shading = width, shading
         filters = [width * 2**level for level in range(LEVELS)]  # 32, 64, 128, 256, 512
-        self.encoder = nn.ModuleList(_level(i, o) for i, o in zip([3, *filters], filters))
+        self.encoder = nn.ModuleList(_level(i, o) for i, o in zip([3, *filters[:-1]], filters, strict=True))
         self.melanin, self.haemoglobin, self.diffuse, self.specular = (Decoder(filters) for _ in range(4))
         self.vector = nn.Sequential(  # (B, 16w, 4, 4) → (B, 17, 1, 1)
             nn.Conv2d(filters[-1], filters[-1], 4),

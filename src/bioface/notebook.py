@@ -36,7 +36,7 @@ def start(seed: Any) -> np.random.Generator:
 
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BiofaceError(f"seed: expected a whole number, at least 0, found {seed!r}")
-    threads = os.environ.get("BIOFACE_THREADS", str(_processors()))
+    threads = os.environ.get("BIOFACE_THREADS", str(processors()))
     if not threads.isdigit() or int(threads) < 1:
         raise BiofaceError(f"BIOFACE_THREADS: expected a whole number, at least 1, found {threads!r}")
     random.seed(seed)
@@ -47,7 +47,8 @@ def start(seed: Any) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

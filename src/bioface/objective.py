@@ -153,6 +153,12 @@ def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output
     return _render(output, to_rgb, recipe), output
 
 
+def albedo(output: Output, recipe: Recipe) -> Float[Tensor, "B H W 3"]:
+    """The skin's own colour, linear RGB: the maps under diffuse shading 1 without highlights."""
+    plain = output._replace(diffuse=torch.ones_like(output.diffuse), specular=torch.zeros_like(output.specular))
+    return _render(plain, _camera(plain, recipe), recipe)
+
+
 def _camera(output: Output, recipe: Recipe) -> Float[Tensor, "B 3 33"]:
     """Camera and light of each image as one matrix, right or with one of the known mistakes."""
     e = illumination.mix(output.weights, output.cct)
@@ -175,6 +181,10 @@ def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
         pigments = tuple(((g.detach() + 1) / 2 * steps).round() / steps * 2 - 1 for g in pigments)
     elif recipe.decoder == "mis-scaled index":  # a pixel index where the sampler wants −1 … 1
         pigments = tuple((g + 1) / 2 * steps for g in pigments)
+    elif recipe.decoder == "spectral":
+        maps = output.melanin_fraction, output.haemoglobin_fraction, output.diffuse, output.specular
+        factor = image_formation.render_spectral(*maps, torch.ones_like(to_rgb[:, 0]), recipe.skin)
+        return torch.einsum("bcd,bhwd->bhwc", to_rgb, factor)
     rgb = image_formation.render_coordinates(*pigments, output.diffuse, output.specular, to_rgb, recipe.skin)
     if recipe.decoder == "reshaped":  # (B, 3, H, W) read as (B, H, W, 3)
         return rgb.movedim(-1, 1).reshape(rgb.shape)

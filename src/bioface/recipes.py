@@ -14,8 +14,16 @@ from typing import Any
 from bioface import camera, losses, network, skin
 from bioface.errors import BiofaceError, unknown_name
 
-#: Decoders from maps to image: the right one, and known mistakes.
-DECODERS = ("correct", "no white balance", "transposed matrix", "rounded index", "mis-scaled index", "reshaped")
+#: Decoders from maps to image: the table, the same with 33 bands for every pixel (slow), and known mistakes.
+DECODERS = (
+    "table",
+    "spectral",
+    "no white balance",
+    "transposed matrix",
+    "rounded index",
+    "mis-scaled index",
+    "reshaped",
+)
 CHOICES = {
     "skin": tuple(skin.MODELS),
     "rows": tuple(camera.ROW_SUMS),
@@ -26,7 +34,7 @@ CHOICES = {
     "reduction": losses.REDUCTIONS,
     "optimiser": ("sgd", "adam"),
     "schedule": ("constant", "cosine"),
-    "start": ("zero", "dark"),
+    "start": ("random", "skin"),
 }
 
 
@@ -39,7 +47,7 @@ class Recipe:
     name : what it is called
     skin : "layered" or "published" skin model
     rows : "d65", "code" or "paper", see :func:`bioface.camera.raw_to_xyz`
-    decoder : "correct", or one of the mistakes in ``DECODERS``
+    decoder : "table", "spectral", or one of the mistakes in ``DECODERS``
     normals : "decoded", or "undecoded": the shading target from normals left as stored, (n + 1) / 2
     shading : "exp" or "relu", the activation of both shadings
     batch_norm : "train", or "eval": left in evaluation mode, with the statistics of an untrained network
@@ -53,8 +61,9 @@ class Recipe:
     learning_rate : step size
     momentum, weight_decay : of "sgd"
     schedule : "constant", or "cosine": the learning rate falls to 0 along half a cosine
-    start : "zero": every output layer starts without a bias, so both shadings at exp(0) = 1 and the face under
-        a white veil; "dark": the specular shading starts at exp(−3) = 0.05
+    start : "random": output layers start as any layer does, so highlights start at about exp(0) = 1 and the face
+        under a white veil; "skin": their weights start at a tenth, their biases at 0, and −2 for highlights, so the
+        face starts as plain skin in plain light
 
     Raises
     ------
@@ -64,7 +73,7 @@ class Recipe:
     name: str
     skin: str = "layered"
     rows: str = "d65"
-    decoder: str = "correct"
+    decoder: str = "table"
     normals: str = "decoded"
     shading: str = "exp"
     batch_norm: str = "train"
@@ -78,7 +87,7 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: str = "cosine"
-    start: str = "dark"
+    start: str = "skin"
 
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
@@ -111,9 +120,9 @@ PAPER_LITERAL = Recipe(
     optimiser="sgd",
     learning_rate=1e-5,
     schedule="constant",
-    start="zero",
+    start="random",
 )
-WORKING = Recipe("working")
+WORKING = Recipe("working", weights=losses.Weights(diffuse=1e-3))
 
 
 def _chain(first: Recipe, *steps: tuple[str, dict[str, Any]]) -> tuple[Recipe, ...]:
@@ -129,9 +138,10 @@ LADDER = _chain(
     ("d65_rows", dict(rows="d65")),
     ("layered_skin", dict(skin="layered")),
     ("adam", dict(optimiser="adam")),
-    ("faster", dict(learning_rate=WORKING.learning_rate)),
+    ("adam_fast", dict(learning_rate=WORKING.learning_rate)),
     ("cosine", dict(schedule="cosine")),
-    ("working", dict(start="dark")),
+    ("skin_start", dict(start="skin")),
+    ("working", dict(weights=WORKING.weights)),
 )
 #: From the paper to the authors' code, one field a step.
 CODE_LADDER = _chain(

@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bioface import objective, paths
-#DIAG
+
+# DIAG
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, DataError
 from bioface.network import BioFaceNet, read_safetensors
@@ -80,8 +81,13 @@ def build(recipe: str | Recipe, width: int = 32, seed: int = 0) -> BioFaceNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BioFaceNet(width, recipe.shading)
-    start = -3.0 if recipe.start == "dark" and recipe.shading == "exp" else 0.0
-    torch.nn.init.constant_(model.specular.last.bias, start)
+    if recipe.start == "skin":
+        for decoder in (model.melanin, model.haemoglobin, model.diffuse, model.specular):
+            decoder.last.weight.data.mul_(0.1)
+            decoder.last.bias.data.zero_()
+        # relu has no slope below 0, so highlights start above it
+        model.specular.last.bias.data.fill_(-2.0 if recipe.shading == "exp" else 0.1)
+        model.diffuse.last.bias.data.fill_(0.0 if recipe.shading == "exp" else 1.0)
     return model
 
 

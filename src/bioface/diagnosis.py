@@ -1,0 +1,585 @@
+"""Why does a training not work? A pipeline is tried like an instrument of unknown make: known light in, look at
+what comes out.
+
+Nothing here asks a recipe which mistakes it holds. Every verdict is a number measured on what ``decode``, the
+shading target, the losses, the optimiser and the network do, held against exact spectra or against what must hold
+whatever the choices (white stays neutral, a pixel moves only itself, a step moves the image).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bioface import camera, illumination, image_formation, objective, skin
+from bioface.errors import BiofaceError
+from bioface.network import BioFaceNet, Output
+from bioface.objective import Batch
+from bioface.recipes import Recipe, get
+
+Decode = Callable[[Output, Batch, Recipe], tuple[Tensor, Output]]
+
+FACES = 16  #: of a batch that are looked at, so that a large one takes no longer
+STEPS = 10  #: of the recipe's optimiser
+#: The lights of the probes: (row of the illuminant in :func:`bioface.illumination.mix`, daylight temperature in K).
+LIGHTS = {"A": (0, 6504.0), "D65": (1, 6504.0), "D40": (1, 4000.0), "D200": (1, 20000.0), "F2": (3, 6504.0)}
+CAMERAS = ((0.0, 0.0), (2.0, -2.0), (-2.0, 2.0))  #: camera coefficients b of the probes
+GRID = 16  #: pigments along each side of the table's probe
+
+#: How much a cause spoils, and how much of what else is measured it explains: the order of the findings.
+SEVERITY = {
+    "reshape_for_permute": 1.0,
+    "wrong_channel_order": 0.95,
+    "misscaled_index": 0.9,
+    "rounded_index": 0.85,
+    "transposed_matrix": 0.8,
+    "no_white_balance": 0.75,
+    "batch_norm_frozen": 0.7,
+    "relu_for_exp": 0.65,
+    "step_too_large": 0.6,
+    "step_too_small": 0.55,
+    "copy_shading_too_dark": 0.5,
+    "undecoded_normals": 0.45,
+    "rows_sum_1": 0.4,
+    "published_skin": 0.35,
+}
+
+# Bars. Beside each: what sound pipelines give, and what the faults give.
+_LOCAL = 0.99  # share of a changed pixel's effect that stays in it: 1 | 0.33
+_CONSTANT = 0.01  # relative change of white with light and camera: 1e-6 | 0.6
+_NEUTRAL = 0.01  # relative spread of white's three channels: 3e-3 | 0.3
+_STUCK = 0.5  # share of pigment steps that change no colour: 0 | 0.97
+_FLAT = 0.5  # share of pixels without gradient to their pigments: 0 | 1
+_SKIN = 3e-3  # root-mean-square distance to exact spectra: 2e-4 (3e-3 with rounded pigments) | 0.03
+_MATRIX = 0.05  # largest entry of (exact → decoded) − identity: 3e-3 | 0.5
+_SHADING = 1e-3  # relative difference of shading targets: 0 | 0.3
+_UNIT = 0.05  # median departure of normals from unit length: 1e-7 | 0.2
+_STATISTICS = 1.5  # typical factor between the batch's deviation and the one that frozen layers divide by: 1.1 | 2.5
+_DEAD = 0.5  # share of shadings without slope once pushed down: 0 | 1
+_STILL = 0.01  # change of the image in 10 steps over its distance to the faces: 0.04 | 0.004
+_EXPLODED = 100.0  # loss after 10 steps over the loss before: 7 | infinite
+_CEILING = 0.9  # brightest copy over the image: 1.03 | 0.78
+_HUE = 3.0  # degrees between colours of the faces and what the decoder can make: 1.7 | 9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One cause.
+
+    Attributes
+    ----------
+    name : of the recipe in :data:`bioface.recipes.FAULTS` with that mistake, or another key of :data:`SEVERITY`
+    evidence : one sentence with what was measured and what was expected
+    severity : 0–1, the higher the earlier among the findings
+    """
+
+    name: str
+    evidence: str
+    severity: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with a training, and everything that was measured to tell.
+
+    Attributes
+    ----------
+    findings : the most harmful first
+    measurements : every number by name
+    """
+
+    findings: tuple[Finding, ...]
+    measurements: dict[str, float]
+
+    @property
+    def cause(self) -> str:
+        """Name of the first finding, or "none found"."""
+        return self.findings[0].name if self.findings else "none found"
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return f"none found in {len(self.measurements)} measurements"
+        width = max(len(f.name) for f in self.findings)
+        rows = [f"{f.severity:8.2f}  {f.name:<{width}}  {f.evidence}" for f in self.findings]
+        return "\n".join([f"severity  {'finding':<{width}}  evidence", *rows])
+
+
+def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Decode | None = None) -> Diagnosis:
+    """Look for the cause why a network would not train, in seconds.
+
+    Parameters
+    ----------
+    model : as it would be trained; a copy is tried, the model itself stays as it is
+    batch : a :class:`~bioface.objective.Batch` or faces of :mod:`bioface.datasets`; the first 16 are used
+    recipe : a recipe or its name
+    decode : (output, batch, recipe) → image (B, H, W, 3) and the maps that made it; None is
+        :func:`bioface.objective.decode`
+
+    Raises
+    ------
+    BiofaceError : an unknown recipe, bad faces, a decoder that gives no finite image of the batch's shape, one face
+        of 16 × 16 pixels (batch norm needs more)
+    """
+    recipe, batch = get(recipe), Batch.of(batch)[:FACES]
+    if batch.mask.shape == (1, 16, 16):
+        raise BiofaceError("expected more than one pixel at the network's lowest level, found one face of 16 × 16")
+    bench = _Bench(objective.decode if decode is None else decode, recipe, batch)
+    probes = (_locality, _white, _table, _channels, _copy, _round_trip, _shading, _batch_norm, _dead, _steps)
+    with torch.enable_grad():
+        for probe in probes:
+            probe(bench, model)
+    return Diagnosis(tuple(sorted(bench.findings, key=lambda f: -f.severity)), bench.numbers)
+
+
+class _Bench:
+    """The pipeline under test, and what was found so far."""
+
+    def __init__(self, decode: Decode, recipe: Recipe, batch: Batch):
+        self.decode, self.recipe, self.batch = decode, recipe, batch
+        self.numbers: dict[str, float] = {}
+        self.findings: list[Finding] = []
+        self.unscramble: Callable[[Tensor], Tensor] = lambda image: image
+        self.white = self.colours = torch.zeros(0)  # of highlights (3,) and of matt skin (N, 3), as decoded
+        self.swapped = False  # red and blue, in the decoder
+
+    def found(self, name: str, evidence: str) -> None:
+        self.findings.append(Finding(name, evidence, SEVERITY[name]))
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
+        """Decode, checked, with the pixels put back where they belong."""
+        answer = self.decode(output, batch, self.recipe)
+        image = answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
+        expected = tuple(batch.image.shape)
+        if not (isinstance(answer, tuple) and isinstance(image, Tensor) and tuple(image.shape) == expected):
+            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise BiofaceError(f"expected decode to give an image of shape {expected} and its maps, found {found}")
+        return self.unscramble(image), answer[1]
+
+    def known(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
+        """:meth:`__call__` on known maps, of which every colour must be finite."""
+        image, maps = self(output, batch)
+        if not bool(torch.isfinite(image.detach()).all()):
+            raise BiofaceError("expected decode to make finite colours of ordinary maps, found NaN or infinity")
+        return image, maps
+
+    def output(self, *maps: Tensor, light: str = "D65", b: tuple[float, float] = (0.0, 0.0)) -> Output:
+        """Four maps (B, H, W) under one light and camera, as if a network had said them."""
+        n, like = len(maps[0]), maps[0]
+        row, cct = LIGHTS[light]
+        weights = torch.eye(14).to(like)[row].expand(n, 14)
+        return Output(*maps, like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct))
+
+    def canvas(self, grey: float, n: int = 1, corner_only: bool = False) -> Batch:
+        """A batch of n uniform pictures (GRID × GRID): what a copied shading copies."""
+        image = self.batch.image.new_full((n, GRID, GRID, 3), grey)
+        mask = torch.ones_like(image[..., 0], dtype=torch.bool)
+        if corner_only:  # a fitted copy fits there alone, and stays away from the other pixels
+            mask = torch.zeros_like(mask)
+            mask[:, 0, 0] = True
+        return Batch(image, mask)
+
+
+# --- the decoder -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _locality(bench: _Bench, model: BioFaceNet) -> None:
+    """Change one pixel of each map in turn: only that pixel's colour may move."""
+    canvas, y, x = bench.canvas(1.0, 4, corner_only=True), 5, 9
+    before = canvas.image.new_tensor([0.0, 0.0, 1.0, 0.1])[:, None, None, None].expand(4, 4, GRID, GRID)
+    after = before.clone()
+    for k in range(4):  # picture k has map k changed
+        after[k, k, y, x] += 0.5
+
+    def shares() -> list[float]:
+        images = [bench.known(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
+        moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
+        return [float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12]
+
+    own = min(shares(), default=1.0)
+    bench.numbers["locality"] = own
+    if own < _LOCAL:
+        # (B, 3, H, W) read as (B, H, W, 3) can be undone, so that the other probes see through it
+        bench.unscramble = lambda image: image.reshape(len(image), 3, *image.shape[1:3]).movedim(1, -1)
+        is_reshape = min(shares(), default=1.0) >= _LOCAL
+        if not is_reshape:
+            bench.unscramble = lambda image: image
+        how = "; read as (B, 3, H, W) the image is in order" if is_reshape else ""
+        bench.found(
+            "reshape_for_permute",
+            f"a changed pixel keeps {own:.0%} of its effect, expected 100%: the rest moves other pixels{how}",
+        )
+
+
+@torch.no_grad()
+def _white(bench: _Bench, model: BioFaceNet) -> None:
+    """A highlight and nothing else, under several lights and cameras: it must stay white."""
+    canvas = bench.canvas(0.0, len(CAMERAS))  # black: nothing to copy
+    one = torch.ones_like(canvas.image[..., 0])
+    whites = {}
+    for light in LIGHTS:
+        output = bench.output(0 * one, 0 * one, 0 * one, one, light=light)
+        output = output._replace(camera=one.new_tensor(CAMERAS))
+        whites[light] = bench.known(output, canvas)[0].mean((1, 2)).double()  # (cameras, 3)
+    for light in ("A", "D65"):
+        for channel, value in zip(("red", "green", "blue"), whites[light][0].tolist(), strict=True):
+            bench.numbers[f"white_{light}_{channel}"] = value
+    every = torch.stack(list(whites.values())).flatten(0, 1)
+    mean = every.mean(0)
+    size = float(mean.abs().max())
+    spread = float((every - mean).abs().max()) / max(size, 1e-12)
+    cast = float(mean.max() - mean.min()) / max(size, 1e-12)
+    bench.numbers |= {"white_spread": spread, "white_cast": cast}
+    pink = camera.XYZ_TO_SRGB.sum(1)
+    if size < 1e-6:  # a decoder without highlights
+        return
+    if spread > _CONSTANT:
+        a, d = (_triple(whites[light][0]) for light in ("A", "D65"))
+        bench.found("no_white_balance", f"white is {a} under light A and {d} under D65, expected the same under both")
+    elif cast > _NEUTRAL:
+        is_pink = any(bool((mean / size - p / p.max()).abs().max() < _NEUTRAL) for p in (pink, pink.flip(0)))
+        if is_pink:
+            bench.found("rows_sum_1", f"white is {_triple(mean)} under every light, expected (1.000, 1.000, 1.000)")
+        else:
+            bench.found(
+                "transposed_matrix",
+                f"white is {_triple(mean)} under every light, expected (1.000, 1.000, 1.000); the transposed matrix "
+                f"from XYZ to sRGB gives {_triple(camera.XYZ_TO_SRGB.T @ camera.ROW_SUMS['d65'])}",
+            )
+
+
+def _pigment_grid(bench: _Bench) -> tuple[Tensor, Tensor]:
+    """Table coordinates (1, GRID, GRID) of melanin, down, and haemoglobin, across; none on a node of the table."""
+    g = torch.linspace(-0.95, 0.95, GRID).to(bench.batch.image)
+    return g[None, :, None].expand(1, GRID, GRID).clone(), g[None, None, :].expand(1, GRID, GRID).clone()
+
+
+def _table(bench: _Bench, model: BioFaceNet) -> None:
+    """All pigments in even light, against exact spectra."""
+    canvas, (g, k) = bench.canvas(1.0), _pigment_grid(bench)
+    one = torch.ones_like(g)
+    melanin = skin.table_fraction(g, skin.MELANIN_RANGE[1]).double()
+    haemoglobin = skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1]).double()
+    white = one.new_tensor([bench.numbers[f"white_D65_{c}"] for c in ("red", "green", "blue")]).double()
+    # the rows whose white is nearest to the one measured
+    rows = min(camera.ROW_SUMS, key=lambda r: float((camera.XYZ_TO_SRGB @ camera.ROW_SUMS[r] - white.cpu()).norm()))
+    residual, furthest, colours = dict.fromkeys(skin.MODELS, 0.0), dict.fromkeys(skin.MODELS, 0.0), []
+    matrices = {}
+    for light, b in zip(("D65", "A", "F2"), CAMERAS, strict=True):
+        pigments = (g.clone().requires_grad_(), k.clone().requires_grad_())
+        image, used = bench.known(bench.output(*pigments, one, 0 * one, light=light, b=b), canvas)
+        if light == "D65":
+            slopes = _gradient(image.square().sum(), pigments)
+        image = (image / used.diffuse[..., None]).detach().double()  # a copied shading has a brightness of its own
+        colours.append(image.reshape(-1, 3))
+        row, cct = LIGHTS[light]
+        e = illumination.mix(torch.eye(14, dtype=torch.float64)[row], torch.tensor(cct).double()).to(image.device)
+        S = camera.CameraModel.load().sensitivity(torch.tensor(b).double()).to(image.device)
+        for name in skin.MODELS:
+            exact = [
+                image_formation.render(
+                    melanin, haemoglobin, *(v.double() for v in (one, 0 * one)), e, S, name, r, "exact"
+                )
+                for r in (rows, "d65")
+            ]
+            furthest[name] = max(furthest[name], float((image - exact[0]).abs().max()))
+            # whatever the colour matrix, right or wrong, it is linear: what remains beside it is the skin's
+            flat, target = exact[1].reshape(-1, 3), image.reshape(-1, 3)
+            A = torch.linalg.lstsq(flat, target).solution
+            size = float(target.square().mean().sqrt()) / float(flat.square().mean().sqrt())
+            residual[name] = max(residual[name], float((flat @ A - target).square().mean().sqrt()) / max(size, 1e-12))
+            if light == "D65":
+                matrices[name] = A.T
+    bench.colours = torch.cat(colours)
+    bench.white = white
+
+    image = colours[0].reshape(GRID, GRID, 3)
+    steps = torch.cat([(image[1:] - image[:-1]).reshape(-1, 3), (image[:, 1:] - image[:, :-1]).reshape(-1, 3)])
+    stuck = float((steps.abs().amax(-1) <= 1e-6 * image.abs().max()).double().mean())
+    flat_share = [float((s == 0).double().mean()) for s in slopes]
+    for name in skin.MODELS:
+        bench.numbers[f"difference_to_{name}"] = furthest[name]
+        bench.numbers[f"residual_to_{name}"] = residual[name]
+    bench.numbers |= {
+        "pigment_steps_stuck": stuck,
+        "pigment_flat_melanin": flat_share[0],
+        "pigment_flat_haemoglobin": flat_share[1],
+    }
+    if stuck > _STUCK:
+        bench.found(
+            "misscaled_index",
+            f"{stuck:.0%} of the steps from one pigment fraction to the next change no colour, expected 0%: "
+            "they end at the table's edge",
+        )
+        return
+    if max(flat_share) > _FLAT:
+        bench.found(
+            "rounded_index",
+            f"{flat_share[0]:.0%} of the pixels have no gradient to melanin and {flat_share[1]:.0%} none to "
+            f"haemoglobin, expected 0%, though their colours are within {min(furthest.values()):.2g} of exact spectra",
+        )
+    nearest = min(residual, key=residual.get)
+    if nearest == "published" and residual["layered"] > _SKIN:
+        bench.found(
+            "published_skin",
+            f"colours are {residual['published']:.1e} from exact spectra of the published skin model and "
+            f"{residual['layered']:.1e} from the layered one, expected the other way round",
+        )
+    # a matrix that keeps white but nothing else
+    A = matrices[nearest] / matrices[nearest].sum(1).mean()
+    off = float((A - torch.eye(3).to(A)).abs().max())
+    bench.numbers["matrix_error"] = off
+    is_neutral = max(bench.numbers["white_spread"], bench.numbers["white_cast"]) < _NEUTRAL
+    is_swapped = float((A.flip(0) - torch.eye(3).to(A)).abs().max()) < _MATRIX
+    bench.swapped = is_swapped
+    if off > _MATRIX and is_neutral and residual[nearest] < _SKIN and not is_swapped:
+        bench.found(
+            "transposed_matrix",
+            f"white is neutral, but the matrix from exact to decoded colours is {off:.2g} off the identity, expected 0",
+        )
+
+
+# --- the pictures ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _channels(bench: _Bench, model: BioFaceNet) -> None:
+    """Can the decoder's skin, from matt to shiny, make the hues of the faces? Or only with red and blue swapped?"""
+    pixels = bench.batch.image[bench.batch.mask].double()
+    pixels = pixels[(pixels > 0.01).all(-1) & (pixels < 0.98).all(-1)]  # neither black nor clipped
+    pixels = pixels[:: max(1, len(pixels) // 1000)]
+    if not len(pixels) or not bool((bench.white > 0).all()):
+        return
+
+    def unit(colours: Tensor) -> Tensor:
+        return colours / colours.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+    matt, shine = unit(bench.colours), unit(bench.white)
+    made = unit(torch.cat([(1 - s) * matt + s * shine for s in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]))
+
+    def degrees(colours: Tensor) -> float:
+        nearest = (unit(colours) @ made.T).amax(-1).clamp(-1, 1)
+        return math.degrees(float(nearest.acos().mean()))
+
+    as_is, swapped = degrees(pixels), degrees(pixels.flip(-1))
+    bench.numbers |= {"hue_error": as_is, "hue_error_swapped": swapped}
+    if as_is > _HUE and swapped < as_is / 2 and bench.numbers["white_spread"] < _CONSTANT:
+        where = "in the decoder" if bench.swapped else "in the images"
+        bench.found(
+            "wrong_channel_order",
+            f"the faces' hues are {as_is:.1f}° from what the decoder can make and {swapped:.1f}° with red and blue "
+            f"swapped, expected less than {_HUE:g}°: they are swapped {where}",
+        )
+
+
+@torch.no_grad()
+def _copy(bench: _Bench, model: BioFaceNet) -> None:
+    """Where the diffuse shading is copied: can the brightest skin under it be as bright as the image?"""
+    one = torch.ones_like(bench.batch.image[..., 0])
+    brightest = [
+        bench.known(bench.output(-one, -one, shading, 0 * one), bench.batch)[0][bench.batch.mask]
+        for shading in (one, 2 * one)
+    ]
+    if not torch.equal(*brightest):
+        return  # the network's own shading is used
+    luminance = bench.batch.image.new_tensor(objective.LUMINANCE)
+    ceiling = float((brightest[0] @ luminance / bench.batch.luminance()[bench.batch.mask].clamp_min(1e-3)).median())
+    bench.numbers["copy_ceiling"] = ceiling
+    if ceiling < _CEILING:
+        bench.found(
+            "copy_shading_too_dark",
+            f"the brightest skin under the copied shading has {ceiling:.2f} of the image's brightness, expected at "
+            "least 1: no weights can reach the image without a white veil",
+        )
+
+
+def _round_trip(bench: _Bench, model: BioFaceNet) -> None:
+    """No network: the maps themselves descend through the decoder. Gradients at the start, error before and after."""
+    batch = bench.batch[:4]
+    free = {name: torch.zeros_like(batch.image[..., 0]) for name in ("melanin", "haemoglobin", "diffuse", "specular")}
+    free["specular"] -= 3.0
+    free["camera"] = batch.image.new_zeros(len(batch), 2)
+    free["weights"] = batch.image.new_zeros(len(batch), 14)
+    leaves = [value.requires_grad_() for value in free.values()]
+    cct = batch.image.new_full((len(batch),), 6504.0)
+    optimiser = torch.optim.Adam(leaves, lr=0.1)
+
+    def error() -> tuple[Tensor, Output]:
+        g, k, d, s, b, w = leaves
+        maps = Output(g.tanh(), k.tanh(), d.exp(), s.exp(), 3 * b.tanh(), w.softmax(-1), cct)
+        image, _ = bench(maps, batch)
+        return (image - batch.image)[batch.mask].square().mean(), maps
+
+    for step in range(30):
+        loss, maps = error()
+        if step == 0:
+            bench.numbers["round_trip_before"] = float(loss.detach().sqrt())
+            for name, slope in zip(free, _gradient(loss, maps[:6]), strict=True):
+                bench.numbers[f"gradient_{name}"] = float(slope.norm())
+        for leaf, slope in zip(leaves, _gradient(loss, leaves), strict=True):
+            leaf.grad = slope
+        optimiser.step()
+    bench.numbers["round_trip_after"] = float(error()[0].detach().sqrt())
+
+
+@torch.no_grad()
+def _shading(bench: _Bench, model: BioFaceNet) -> None:
+    """The shading that supervises, against the one that unit normals under the same light have."""
+    batch = bench.batch
+    target = objective.shading_target(batch, bench.recipe)
+    if target is None or batch.normals is None or batch.lighting is None:
+        return
+    stored = batch.normals[batch.mask]
+    length, decoded_length = (float((n.norm(dim=-1) - 1).abs().median()) for n in (stored, 2 * stored - 1))
+    expected, undecoded = (illumination.sh_shading(n, batch.lighting) for n in (batch.normals, (batch.normals + 1) / 2))
+
+    def distance(other: Tensor) -> float:
+        size = expected[batch.mask].norm().clamp_min(1e-12)
+        return float((target - other)[batch.mask].norm() / size)
+
+    bench.numbers |= {"normals_off_unit_length": length, "shading_target_error": distance(expected)}
+    if length > _UNIT and decoded_length < length / 2:
+        bench.found(
+            "undecoded_normals",
+            f"the normals' lengths are {length:.2g} from 1, and {decoded_length:.2g} after decoding them by 2x − 1, "
+            "expected 0",
+        )
+    elif distance(expected) > _SHADING:
+        bench.found(
+            "undecoded_normals",
+            f"the shading target is {distance(expected):.2g} (relative) from the shading of the normals, expected 0, "
+            f"and {distance(undecoded):.2g} from that of (n + 1) / 2",
+        )
+
+
+# --- the network and its steps -----------------------------------------------------------------------------
+
+
+def _copy_of(model: BioFaceNet, recipe: Recipe) -> BioFaceNet:
+    """A copy without gradients, in the mode in which the recipe trains."""
+    model = copy.deepcopy(model)
+    model.zero_grad()
+    return model.train(recipe.batch_norm == "train")
+
+
+@torch.no_grad()
+def _batch_norm(bench: _Bench, model: BioFaceNet) -> None:
+    """Does normalisation follow the faces, or does it divide by what an untrained network was born with?"""
+    image = bench.batch.image
+    net, follows = _copy_of(model, bench.recipe), copy.deepcopy(model).train()
+    layers, following = ([m for m in n.modules() if isinstance(m, nn.BatchNorm2d)] for n in (net, follows))
+    if not layers:
+        return
+
+    def statistics(norms: list[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
+        mean, variance = (torch.cat([getattr(m, name) for m in norms]) for name in ("running_mean", "running_var"))
+        return mean, (variance + norms[0].eps).sqrt()
+
+    mean, deviation = statistics(layers)
+    alone = net(image).diffuse
+    moved = float(((statistics(layers)[0] - mean) / deviation).square().mean().sqrt())
+    company = net(torch.cat([image, 1 - image])).diffuse[: len(image)]
+    dependence = float((company - alone).norm() / alone.norm().clamp_min(1e-12))
+    for m in following:
+        m.momentum = 1.0  # after one look the running statistics are those of these faces
+    follows(image)
+    off = float((statistics(following)[1] / deviation).log().abs().median().exp())
+    bench.numbers |= {"statistics_moved": moved, "batch_dependence": dependence, "statistics_factor": off}
+    if moved == 0 and dependence < 1e-4 and off > _STATISTICS:
+        bench.found(
+            "batch_norm_frozen",
+            f"the running statistics move by {moved:g} in a step and the faces' own deviations are a factor {off:.1f} "
+            "from those divided by, expected them to follow the faces",
+        )
+
+
+def _slopeless(net: BioFaceNet, image: Tensor, shift: float) -> dict[str, float]:
+    """Share of the pixels where a shading has exactly no slope, its last layer's answers shifted."""
+    raw: list[Tensor] = []
+
+    def replace(layer: nn.Module, given: Any, answer: Tensor) -> Tensor:
+        raw.append((answer.detach() + shift).requires_grad_())
+        return raw[-1]
+
+    hooks = [getattr(net, name).last.register_forward_hook(replace) for name in ("diffuse", "specular")]
+    output = net(image)
+    for hook in hooks:
+        hook.remove()
+    slopes = _gradient(output.diffuse.sum() + output.specular.sum(), raw)
+    return {n: float((s == 0).double().mean()) for n, s in zip(("diffuse", "specular"), slopes, strict=True)}
+
+
+def _dead(bench: _Bench, model: BioFaceNet) -> None:
+    """Push both shadings far down: can they come back?"""
+    share = _slopeless(_copy_of(model, bench.recipe), bench.batch.image, -20.0)
+    bench.numbers |= {f"pushed_down_dead_{name}": value for name, value in share.items()}
+    if max(share.values()) > _DEAD:
+        bench.found(
+            "relu_for_exp",
+            f"pushed down by 20, {share['diffuse']:.0%} of the diffuse and {share['specular']:.0%} of the specular "
+            "shadings have no slope and cannot come back, expected 0%",
+        )
+
+
+def _steps(bench: _Bench, model: BioFaceNet) -> None:
+    """A few steps of the recipe's own optimiser: how far does the image move, and where does the loss go?"""
+    batch, recipe = bench.batch, bench.recipe
+    net = _copy_of(model, recipe)
+    optimiser = objective.make_optimiser(net.parameters(), recipe)
+
+    def look() -> tuple[Tensor, Tensor]:
+        image, maps = bench.decode(net(batch.image), batch, recipe)
+        return image, sum(objective.loss_terms(image, maps, batch, recipe).values(), image.new_zeros(()))
+
+    before, losses = None, []
+    for _ in range(STEPS):
+        image, loss = look()
+        before = image.detach() if before is None else before
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        image, loss = look()
+    losses.append(float(loss))
+    inside = batch.mask
+    size, moved, distance = (
+        float(v[inside].square().mean().sqrt()) for v in (before, image - before, batch.image - before)
+    )
+    change, pace = moved / max(size, 1e-12), moved / max(distance, 1e-12)
+    bench.numbers |= {"loss_before": losses[0], "loss_after": losses[-1], "image_change": change, "pace": pace}
+    dead = _slopeless(net, batch.image, 0.0)
+    bench.numbers |= {f"dead_{name}": value for name, value in dead.items()}
+    grown = losses[-1] / max(losses[0], 1e-30)
+    if not math.isfinite(grown) or grown > _EXPLODED:
+        bench.found(
+            "step_too_large",
+            f"{STEPS} steps take the loss from {losses[0]:.2g} to {losses[-1]:.2g}, expected it to fall",
+        )
+    elif pace < _STILL:
+        bench.found(
+            "step_too_small",
+            f"{STEPS} steps change the image by {change:.1e} of itself, which is {pace:.1e} of its distance to the "
+            f"faces, expected at least {_STILL:g}",
+        )
+
+
+def _gradient(value: Tensor, leaves: Any) -> list[Tensor]:
+    """Gradients of ``value``, zeros where nothing leads back to a leaf."""
+    leaves = list(leaves)
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    slopes = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(leaf) if s is None else s for leaf, s in zip(leaves, slopes, strict=True)]
+
+
+def _triple(rgb: Tensor) -> str:
+    return "({:.3f}, {:.3f}, {:.3f})".format(*rgb.tolist())

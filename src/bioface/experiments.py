@@ -1,0 +1,374 @@
+"""Many short trainings side by side, each kept: what the ladders and grids of the notebooks are made of.
+
+A run is a function of recipe, width, seed, steps and faces. It takes one thread, so that its numbers do not depend
+on how many there are, and as many runs go on at once as there are processors. What a run gave is cached under
+``build/runs/`` by a hash of everything that made it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import multiprocessing
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bioface import losses, metrics, notebook, objective, paths, skin, training
+from bioface.datasets.twin import Truth
+from bioface.errors import BiofaceError
+from bioface.network import Output
+from bioface.objective import Batch
+from bioface.recipes import Recipe
+
+#: The modules that a run depends on.
+_SOURCES = (
+    "arrays",
+    "camera",
+    "experiments",
+    "illumination",
+    "image_formation",
+    "losses",
+    "network",
+    "objective",
+    "skin",
+    "spectra",
+    "training",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training gave. Images are linear RGB (B, H, W, 3); maps (B, H, W) as the network says them.
+
+    Attributes
+    ----------
+    recipe, width, seed, steps : what was run
+    start : the image before the first step
+    image : the image after the last step, as in training (batch norm sees the faces)
+    image_eval : the same in evaluation mode (batch norm with its running statistics)
+    output : the network's answer that made ``image``, of NumPy arrays; melanin and haemoglobin in table coordinates
+    history : see :class:`bioface.training.History`
+    """
+
+    recipe: Recipe
+    width: int
+    seed: int
+    steps: int
+    start: np.ndarray
+    image: np.ndarray
+    image_eval: np.ndarray
+    output: Output
+    history: training.History
+
+
+def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int = 60) -> Run:
+    """Train one network on all faces of a batch at once, on one thread.
+
+    Raises
+    ------
+    Diverged : see :func:`bioface.training.train`
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = training.build(recipe, width, seed)
+        mode = recipe.batch_norm == "train"
+        start, _ = _look(model.train(mode), batch, recipe)
+        model = training.build(recipe, width, seed)  # again: looking moved the running statistics
+        history = training.train(model, batch, recipe, steps, seed=seed, progress=False)
+        image_eval, _ = _look(model.eval(), batch, recipe)
+        image, output = _look(model.train(mode), batch, recipe)
+    finally:
+        torch.set_num_threads(threads)
+    return Run(recipe, width, seed, steps, start, image, image_eval, output, history)
+
+
+@torch.no_grad()
+def _look(model: torch.nn.Module, batch: Batch, recipe: Recipe) -> tuple[np.ndarray, Output]:
+    image, output = objective.decode(model(batch.image), batch, recipe)
+    return image.numpy(), Output(*(v.numpy() for v in output))
+
+
+def run_all(
+    batch: Batch,
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int] = (0,),
+    width: int = 8,
+    steps: int = 60,
+    progress: bool | None = None,
+) -> dict[str, list[Run]]:
+    """Every recipe with every seed, from the cache or run now, several at a time.
+
+    Parameters
+    ----------
+    batch : the faces that are overfitted
+    recipes : with names that differ
+    seeds : of the networks' first weights
+    progress : show a bar; None does so on a terminal
+
+    Returns
+    -------
+    {name of the recipe: its runs, in the order of the seeds}
+    """
+    names = [recipe.name for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
+    jobs = [(recipe, width, seed, steps) for recipe in recipes for seed in seeds]
+    todo = [job for job in jobs if _load(batch, *job) is None]
+    hidden = not sys.stderr.isatty() if progress is None else not progress
+    with tqdm(total=len(todo), desc="training runs", unit="run", disable=hidden) as bar:
+        workers = min(len(todo), notebook.processors())
+        if workers <= 1:
+            for job in todo:
+                _keep(batch, *job)
+                bar.update()
+        else:
+            context = multiprocessing.get_context("spawn")  # a forked torch can hang
+            with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+                for done in concurrent.futures.as_completed([pool.submit(_keep, batch, *job) for job in todo]):
+                    done.result()
+                    bar.update()
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    for job in jobs:
+        kept = _load(batch, *job)
+        runs[job[0].name].append(run(batch, *job) if kept is None else kept)
+    return runs
+
+
+# --- the cache ---------------------------------------------------------------------------------------------
+
+
+def _path(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Path:
+    digest = hashlib.sha256(repr((dataclasses.astuple(recipe)[1:], width, seed, steps, torch.__version__)).encode())
+    for value in (batch.image, batch.mask, batch.normals, batch.lighting):
+        digest.update(b"" if value is None else value.numpy().tobytes())
+    for name in _SOURCES:
+        digest.update((paths.PACKAGE / f"{name}.py").read_bytes())
+    for table in ("chromophores.csv", "camera_model.csv"):
+        digest.update((paths.TABLES / table).read_bytes())
+    return paths.build() / "runs" / f"{digest.hexdigest()[:20]}.npz"
+
+
+def _keep(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> None:
+    """Run and write to the cache: a file that is whole or not there."""
+    found = run(batch, recipe, width, seed, steps)
+    history = found.history
+    arrays = {f"output.{name}": value for name, value in found.output._asdict().items()}
+    arrays |= {f"losses.{name}": value for name, value in history.losses.items()}
+    arrays |= {name: getattr(found, name) for name in ("start", "image", "image_eval")}
+    arrays |= {name: getattr(history, name) for name in ("gradient_norm", "output_change", "learning_rate", "seconds")}
+    with paths.whole_file(_path(batch, recipe, width, seed, steps)) as partial:
+        np.savez(partial, **arrays)
+
+
+def _load(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Run | None:
+    """From the cache; None when it is not there or damaged."""
+    try:
+        with np.load(_path(batch, recipe, width, seed, steps), allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+        terms = {name: kept[f"losses.{name}"] for name in training.LOSSES}
+        rest = {name: kept[name] for name in ("gradient_norm", "output_change", "learning_rate")}
+        history = training.History(terms, **rest, seconds=float(kept["seconds"]))
+        output = Output(*(kept[f"output.{name}"] for name in Output._fields))
+        images = {name: kept[name] for name in ("start", "image", "image_eval")}
+        return Run(recipe, width, seed, steps, **images, output=output, history=history)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def luminance_correlation(image: np.ndarray, batch: Batch) -> float:
+    """Correlation of the luminance with that of the photo, mean over the faces; NaN where it is constant."""
+    grey = torch.from_numpy(image) @ torch.tensor(objective.LUMINANCE)
+    return float(metrics.correlation(grey, batch.luminance(), batch.mask).mean())
+
+
+def reconstruction(image: np.ndarray, batch: Batch) -> float:
+    """Root-mean-square error in linear RGB inside the mask, mean over the faces."""
+    return float(metrics.rmse(torch.from_numpy(image), batch.image, batch.mask).mean())
+
+
+def constant_colour(batch: Batch) -> np.ndarray:
+    """(B, H, W, 3) every face in its own mean colour: what a network that says nothing can reach."""
+    inside = batch.mask[..., None]
+    colour = torch.where(inside, batch.image, 0).sum((1, 2)) / inside.sum((1, 2))
+    return colour[:, None, None].expand_as(batch.image).numpy()
+
+
+def scores(found: Run, batch: Batch, truth: Truth | None = None) -> dict[str, float]:
+    """How good the image is and, where the truth is known, each map; means over the faces.
+
+    Returns
+    -------
+    ``rmse`` and ``luminance`` (correlation) of the image; for melanin, haemoglobin (volume fractions) and specular
+    shading the RMSE and the correlation inside the face, for the diffuse shading both after the best scale
+    """
+    result = {
+        "rmse": reconstruction(found.image, batch),
+        "luminance": luminance_correlation(found.image, batch),
+    }
+    if truth is None:
+        return result
+    maps = {
+        "melanin": (found.output.melanin_fraction, truth.melanin),
+        "haemoglobin": (found.output.haemoglobin_fraction, truth.haemoglobin),
+        "diffuse": (found.output.diffuse, truth.diffuse_shading),
+        "specular": (found.output.specular, truth.specular_shading),
+    }
+    mask = batch.mask.numpy()
+    for name, (ours, true) in maps.items():
+        error = metrics.scale_aligned_rmse if name == "diffuse" else metrics.rmse
+        result[name] = float(error(ours, true, mask).mean())
+        together = metrics.correlation(ours, true, mask)
+        result[f"{name}_correlation"] = float(np.nan_to_num(together).mean())  # a flat map follows nothing
+    return result
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; the deviation of one is NaN.
+
+    >>> spread([1.0, 2.0, 3.0])
+    (2.0, 1.0)
+    """
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else float("nan")
+
+
+def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """:func:`scores` of every run: {name of the recipe: {score: (seeds,)}}, with the RMSE at the ``start``."""
+    table = {}
+    for name, of_recipe in runs.items():
+        rows = [scores(found, batch, truth) | {"start": reconstruction(found.start, batch)} for found in of_recipe]
+        table[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    return table
+
+
+def true_output(truth: Truth) -> Output:
+    """What a network would have to say to be right: the true maps, camera and light."""
+    pigments = [
+        skin.table_coordinate(torch.from_numpy(fraction), top)
+        for fraction, top in ((truth.melanin, skin.MELANIN_RANGE[1]), (truth.haemoglobin, skin.HAEMOGLOBIN_RANGE[1]))
+    ]
+    rest = (truth.diffuse_shading, truth.specular_shading, truth.camera_b, truth.illuminant_weights, truth.cct)
+    return Output(*pigments, *map(torch.from_numpy, rest))
+
+
+# --- what it costs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training step takes, each as the median over several rounds in one process.
+
+    Attributes
+    ----------
+    bare : seconds of the network's forward and backward pass alone
+    table, spectral : seconds of a whole training step, decoding by the table or with 33 bands for every pixel
+    table_ratio, spectral_ratio : their median ratio to ``bare`` of the same round
+    """
+
+    bare: float
+    table: float
+    spectral: float
+    table_ratio: float
+    spectral_ratio: float
+
+
+def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 4, rounds: int = 5) -> Cost:
+    """Time training steps against the bare network, in turns."""
+    model = training.build(recipe, width).train()
+    rows = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        for _ in range(steps):
+            _bare(model, batch)
+        seconds = [(time.perf_counter() - began) / steps]
+        for decoder in ("table", "spectral"):
+            one = recipe.but(recipe.name, decoder=decoder)
+            seconds.append(training.train(model, batch, one, steps, progress=False).seconds / steps)
+            model.train()
+        rows.append(seconds)
+    rounds_ = np.array(rows[1:])  # the first warms up
+    ratio = np.median(rounds_ / rounds_[:, :1], 0)
+    return Cost(*np.median(rounds_, 0), *ratio[1:])
+
+
+def _bare(model: torch.nn.Module, batch: Batch) -> None:
+    """Forward and backward through the network, and nothing else."""
+    model.zero_grad()
+    sum(value.square().mean() for value in model(batch.image)).backward()
+
+
+def peak_memory(batch: Batch, recipe: Recipe | None, width: int = 8) -> float:
+    """Peak megabytes of two training steps, of the bare network when ``recipe`` is None; in a new process."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory, batch, recipe, width).result()
+
+
+def _peak_memory(batch: Batch, recipe: Recipe | None, width: int) -> float:
+    import resource  # not on Windows
+
+    model = training.build(recipe or "working", width).train()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if recipe is None:
+        for _ in range(2):
+            _bare(model, batch)
+    else:
+        training.train(model, batch, recipe, 2, progress=False)
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+# --- step sizes --------------------------------------------------------------------------------------------
+
+
+def displacement(batch: Batch, recipe: Recipe, steps: int, width: int = 8, seed: int = 0) -> float:
+    """How far the weights go from where they start in some steps: Euclidean norm, in double precision."""
+    model = training.build(recipe, width, seed).double()
+    first = [p.detach().clone() for p in model.parameters()]
+    exact = dataclasses.replace(batch, image=batch.image.double())
+    training.train(model, exact, recipe, steps, seed=seed, progress=False)
+    moved = [(p.detach() - q).square().sum() for p, q in zip(model.parameters(), first, strict=True)]
+    return float(torch.stack(moved).sum().sqrt())
+
+
+def moved_share(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0) -> float:
+    """Share of the weights that the first step changes at all: in single precision a small step rounds to none."""
+    model = training.build(recipe, width, seed)
+    first = [p.detach().clone() for p in model.parameters()]
+    training.train(model, batch, recipe, 1, seed=seed, progress=False)
+    changed = sum(int((p.detach() != q).sum()) for p, q in zip(model.parameters(), first, strict=True))
+    return changed / sum(p.numel() for p in first)
+
+
+def step_size_ratio(of: Recipe, to: Recipe, batch: Batch, steps: int) -> float:
+    """How much larger the steps of one SGD recipe are than another's, by arithmetic alone.
+
+    Learning rate × colour scale² × reduction × what momentum adds up to over ``steps`` steps of one gradient. The
+    appearance loss alone counts, which dwarfs the others.
+
+    Raises
+    ------
+    BiofaceError : a recipe whose optimiser is not SGD
+    """
+
+    def size(recipe: Recipe) -> float:
+        if recipe.optimiser != "sgd":
+            raise BiofaceError(f"expected recipes of sgd, found {recipe.name} of {recipe.optimiser}")
+        pixels = float(batch.mask.sum()) / len(batch)
+        area = recipe.batch * pixels / losses.CODE_AREA if recipe.reduction == "sum" else 1.0
+        gain = np.mean([(1 - recipe.momentum**k) / (1 - recipe.momentum) for k in range(1, steps + 1)])
+        return recipe.learning_rate * recipe.scale**2 * area * float(gain)
+
+    return size(of) / size(to)
