@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import io
 import multiprocessing
 import sys
 import time
@@ -173,7 +174,8 @@ def _keep(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> No
 def _load(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Run | None:
     """From the cache; None when it is not there or damaged."""
     try:
-        with np.load(_path(batch, recipe, width, seed, steps), allow_pickle=False) as file:
+        whole = io.BytesIO(_path(batch, recipe, width, seed, steps).read_bytes())
+        with np.load(whole, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
         terms = {name: kept[f"losses.{name}"] for name in training.LOSSES}
         rest = {name: kept[name] for name in ("gradient_norm", "output_change", "learning_rate")}
@@ -317,17 +319,25 @@ def peak_memory(batch: Batch, recipe: Recipe | None, width: int = 8) -> float:
 
 
 def _peak_memory(batch: Batch, recipe: Recipe | None, width: int) -> float:
-    import resource  # not on Windows
-
     model = training.build(recipe or "working", width).train()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     if recipe is None:
         for _ in range(2):
             _bare(model, batch)
     else:
         training.train(model, batch, recipe, 2, progress=False)
+    return _high_water() - before
+
+
+def _high_water() -> float:
+    """The most memory that this process has held, in megabytes."""
+    status = Path("/proc/self/status")  # Linux; what `resource` says there may be the parent's
+    if status.is_file():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
+    import resource
+
     unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 # --- step sizes --------------------------------------------------------------------------------------------

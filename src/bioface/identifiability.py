@@ -173,24 +173,66 @@ def explain(
 
 @accepts_numpy
 def feasible_range(
-    error: Float[Tensor, "P K K"], values: Float[Tensor, "K"], tolerance: float, dim: int = 1
+    error: Float[Tensor, "P K L"], values: Float[Tensor, "K"], tolerance: float
 ) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
-    """Lowest and highest value of one pigment (axis ``dim`` of :func:`explain`) that explain each colour.
+    """Lowest and highest melanin (the first pigment of :func:`explain`) that explain each colour.
 
     Parameters
     ----------
-    error : (P, K, K) from :func:`explain`, set to infinity where another prior forbids
-    values : (K,) of the pigment along the axis
+    error : (P, K, L) from :func:`explain`, set to infinity where another prior forbids
+    values : (K,) of the melanin along the axis
     tolerance : largest error that counts as explained
 
     Returns
     -------
     (P,) and (P,); NaN where nothing explains the colour
     """
-    best = error.amin(3 - dim)  # over the other pigment
+    best = error.amin(2)  # over the other pigment
     inside = best <= tolerance
     values = values.to(error)
     low = torch.where(inside, values, torch.inf).amin(1)
     high = torch.where(inside, values, -torch.inf).amax(1)
     nothing = ~inside.any(1)
     return low.masked_fill(nothing, torch.nan), high.masked_fill(nothing, torch.nan)
+
+
+@accepts_numpy
+def same_colour(
+    maps: Float[Tensor, "*batch 4"],
+    melanin: Float[Tensor, "*batch"],
+    to_rgb: Float[Tensor, "3 33"],
+    model: str | skin.SkinConstants = "layered",
+    steps: int = 20,
+) -> Float[Tensor, "*batch 4"]:
+    """Other maps (..., 4) of the same colour, with a melanin that is given: another answer to the same photo.
+
+    Newton's method on the three that are left, each step at most 0.02 in haemoglobin.
+
+    Parameters
+    ----------
+    maps : (..., 4) in the order of MAPS
+    melanin : (...) that of the other answer
+
+    Returns
+    -------
+    (..., 4); NaN where there is no such answer with shadings ≥ 0 and a haemoglobin of 0 to 0.07
+    """
+    maps = maps.to(torch.float64)
+    physics, to_rgb = skin.SkinModel(model, spectra.WAVELENGTHS, torch.float64), to_rgb.to(torch.float64)
+
+    def colour(x: Tensor) -> Tensor:
+        R = physics.reflectance(x[..., 0], x[..., 1])
+        return (x[..., 2:3] * R + x[..., 3:]) @ to_rgb.T
+
+    goal, x = colour(maps), maps.clone()
+    x[..., 0] = melanin
+    flat = torch.ones(to_rgb.shape[-1], dtype=torch.float64)
+    for _ in range(steps):
+        J = to_rgb @ columns(physics, x[..., 0], x[..., 1], x[..., 2], flat)[..., 1:]
+        step = torch.linalg.lstsq(J, (goal - colour(x))[..., None]).solution[..., 0]
+        shorten = (0.02 / step[..., :1].abs().clamp_min(1e-12)).clamp_max(1)
+        x[..., 1:] += shorten * step
+        x[..., 1] = x[..., 1].clamp(0, skin.HAEMOGLOBIN_RANGE[1])
+    wrong = (goal - colour(x)).abs().amax(-1) > 1e-4
+    wrong |= (x[..., 2:] < 0).any(-1)
+    return x.masked_fill(wrong[..., None], torch.nan)

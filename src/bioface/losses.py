@@ -89,7 +89,7 @@ def diffuse_supervision(
     The scale is on the prediction, so that the loss does not care how bright it is: shading is known up to a
     factor. The best α depends on the prediction, but where it is best its own derivative drops out.
     """
-    inside = torch.where(mask, diffuse, 0)
+    inside = torch.where(mask, diffuse.detach(), 0)  # a derivative of α would overflow where the shading is tiny
     power = inside.square().sum((-2, -1))
     alpha = (inside * target).sum((-2, -1)) / torch.where(power > 0, power, 1)
     return (alpha[:, None, None] * diffuse - target).square()

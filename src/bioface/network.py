@@ -71,6 +71,8 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
         if processes == 1 or not self.training:
+            if self.training and x.numel() == x.shape[1]:
+                raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
             return super().forward(x)
         y, mean, variance = _SharedNorm.apply(x.to(self.weight), self.weight, self.bias, self.eps)
         n = processes * x.numel() / x.shape[1]
@@ -174,7 +176,8 @@ class BioFaceNet(nn.Module):
         BiofaceError : colours that are not last, or a size that is not a multiple of 16
         """
         check_image(image)
-        x = image.movedim(-1, 1) - image.new_tensor(MEAN_RGB)[:, None, None]  # (B, 3, H, W)
+        x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
+        x = x - x.new_tensor(MEAN_RGB)[:, None, None]
         skips = []
         for level in self.encoder[:-1]:
             x = level(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
@@ -209,13 +212,24 @@ class BioFaceNet(nn.Module):
         path : ends in .safetensors
         half : in half precision, for a file of half the size
         notes : further metadata, text
+
+        Raises
+        ------
+        BiofaceError : weights that are not finite, or not in half precision
+        DataError : a file that cannot be written
         """
         tensors = {name: v.detach().cpu().contiguous() for name, v in self.state_dict().items()}
         if half:
             tensors = {name: v.half() if v.is_floating_point() else v for name, v in tensors.items()}
+        for name, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise BiofaceError(f"expected finite weights to save, found NaN or infinity in {name}")
         metadata = {**notes, "architecture": ARCHITECTURE, "config": json.dumps(self.config())}
-        with paths.whole_file(path) as partial:
-            safetensors.torch.save_file(tensors, partial, metadata)
+        try:
+            with paths.whole_file(path) as partial:
+                safetensors.torch.save_file(tensors, partial, metadata)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(path, "a file that can be written", str(error)) from error
 
     @classmethod
     def from_file(cls, path: str | Path) -> BioFaceNet:
@@ -228,7 +242,7 @@ class BioFaceNet(nn.Module):
         tensors, metadata = read_safetensors(path, ARCHITECTURE)
         try:
             network = cls(**json.loads(metadata["config"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too wide for the memory
             raise DataError(path, f"a {ARCHITECTURE} configuration inside", f"{error!r}") from error
         network.load(tensors, path)
         return network.eval()
@@ -254,7 +268,7 @@ class BioFaceNet(nn.Module):
 
 
 def check_image(image: Tensor) -> None:
-    """Refuse what is not (B, H, W, 3) with H and W multiples of 16.
+    """Refuse what is not (B, H, W, 3), B at least 1, floating-point, with H and W multiples of 16.
 
     Raises
     ------
@@ -264,7 +278,11 @@ def check_image(image: Tensor) -> None:
     if image.ndim != 4 or shape[-1] != 3:
         hint = "; the colours are in another place: move them last" if image.ndim == 4 and shape[1] == 3 else ""
         raise BiofaceError(f"expected images of shape (B, H, W, 3), found {shape}{hint}")
-    if not shape[0] or not shape[1] or not shape[2] or shape[1] % MULTIPLE or shape[2] % MULTIPLE:
+    if not image.is_floating_point():
+        raise BiofaceError(f"expected floating-point colours, about 0–1, found {image.dtype}")
+    if not shape[0]:
+        raise BiofaceError("expected at least one image, found none")
+    if not shape[1] or not shape[2] or shape[1] % MULTIPLE or shape[2] % MULTIPLE:
         raise BiofaceError(
             f"expected a height and width that are multiples of {MULTIPLE}, found {shape[1]} × {shape[2]}"
         )
@@ -277,10 +295,12 @@ def read_safetensors(path: str | Path, architecture: str) -> tuple[dict[str, Ten
     ------
     DataError : missing, not safetensors (a pickle is never opened), truncated, or of another architecture
     """
-    path = Path(path)
+    path, expected, start = Path(path), f"{architecture} weights (safetensors)", b""
     if not path.is_file():
-        raise DataError(path, f"{architecture} weights (safetensors)", "no such file")
+        raise DataError(path, expected, "no such file")
     try:
+        with path.open("rb") as file:
+            start = file.read(9)
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             found = metadata.get("architecture", "none stated")
@@ -288,8 +308,7 @@ def read_safetensors(path: str | Path, architecture: str) -> tuple[dict[str, Ten
                 raise DataError(path, f"the architecture {architecture}", found)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        with path.open("rb") as file:
-            start = file.read(2)
-        is_pickle = start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+        # safetensors begin with eight bytes of length, any length, and a brace
+        is_pickle = start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and start[8:] != b"{"
         found = "a pickle, which could run code and is never opened" if is_pickle else f"something else ({error})"
-        raise DataError(path, f"{architecture} weights (safetensors)", found) from error
+        raise DataError(path, expected, found) from error

@@ -39,8 +39,8 @@ class Batch:
 
     Raises
     ------
-    BiofaceError : wrong shapes, sizes that are no multiple of 16, an empty mask, NaN or infinity inside a mask;
-        the message names the face
+    BiofaceError : wrong shapes, sizes that are no multiple of 16, a mask that is not bool, an empty mask, NaN or
+        infinity anywhere; the message names the face
     """
 
     image: Float[Tensor, "B H W 3"]
@@ -63,16 +63,16 @@ class Batch:
             raise BiofaceError(f"expected {B} names, found {len(names)}")
         if (self.normals is None) != (self.lighting is None):
             raise BiofaceError("expected normals and lighting together, found one without the other")
+        if self.mask.dtype != torch.bool:
+            raise BiofaceError(f"expected a mask of booleans, found {self.mask.dtype}")
         empty = ~self.mask.flatten(1).any(1)
         if bool(empty.any()):
             raise BiofaceError(f"{names[int(empty.nonzero()[0])]}: expected a mask with a face, found an empty mask")
-        for field in ("image", "normals"):
+        for field in ("image", "normals", "lighting"):
             value = getattr(self, field)
-            bad = None if value is None else ~torch.isfinite(value).all(-1).flatten(1).all(1)
+            bad = None if value is None else ~torch.isfinite(value).flatten(1).all(1)
             if bad is not None and bool(bad.any()):
-                raise BiofaceError(f"{names[int(bad.nonzero()[0])]}: expected finite values in {field}, found NaN")
-        if self.lighting is not None and not bool(torch.isfinite(self.lighting).all()):
-            raise BiofaceError("expected finite lighting, found NaN")
+                raise BiofaceError(f"{names[int(bad.nonzero()[0])]}: expected finite values in {field}, found others")
 
     @classmethod
     def of(cls, faces: Any) -> Batch:
@@ -90,7 +90,9 @@ class Batch:
 
     @classmethod
     def of_photo(cls, rgb: np.ndarray, mask: np.ndarray, name: str = "photo") -> Batch:
-        """One photo, display sRGB (H, W, 3) with its mask (H, W): no normals, so no shading supervision."""
+        """One photo, display sRGB (H, W, 3) in [0, 1] with its mask (H, W): no normals, so no shading supervision."""
+        if not (np.min(rgb) >= 0 and np.max(rgb) <= 1):
+            raise BiofaceError(f"{name}: expected display values within 0–1, found others")
         image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(rgb, dtype=np.float32)))
         return cls(image[None], torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None], names=(name,))
 

@@ -1,0 +1,194 @@
+"""Runs side by side, their cache and their scores; costs and step sizes."""
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import experiments, objective, recipes, training
+from bioface.errors import BiofaceError
+from bioface.network import Output
+
+SMALL = dict(width=2, steps=3)
+
+
+def a_batch(faces=2, size=16, seed=0):
+    """Smooth faces of known maps, rendered by the decoder itself."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(4, faces, 1, 4, 4, generator=g)
+    maps = torch.stack([torch.nn.functional.interpolate(m, size, mode="bilinear").squeeze(1) for m in coarse])
+    said = Output(
+        maps[0] - 0.5,
+        maps[1] - 0.5,
+        0.4 + maps[2],
+        0.1 * maps[3],
+        torch.zeros(faces, 2),
+        torch.eye(14)[:faces],
+        torch.full((faces,), 6500.0),
+    )
+    blank = objective.Batch(torch.zeros(faces, size, size, 3), torch.ones(faces, size, size, dtype=torch.bool))
+    image, _ = objective.decode(said, blank, recipes.WORKING)
+    return objective.Batch(image, blank.mask)
+
+
+def test_runs_are_kept_and_found_again(folders, monkeypatch):
+    batch, recipe = a_batch(), recipes.WORKING
+    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
+    first = experiments.run_all(batch, [recipe], seeds=(0, 1), **SMALL)["working"]
+    assert [found.seed for found in first] == [0, 1]
+    assert not np.array_equal(first[0].image, first[1].image)
+
+    def never(*args):
+        raise AssertionError("ran again")
+
+    monkeypatch.setattr(experiments, "run", never)
+    second = experiments.run_all(batch, [recipe], seeds=(0, 1), **SMALL)["working"]
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.image_eval, other.image_eval)
+        assert all(np.array_equal(a, b) for a, b in zip(one.output, other.output, strict=True))
+        assert np.array_equal(one.history.total, other.history.total)
+        assert one.history.seconds == other.history.seconds
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_cache_is_run_again(folders, monkeypatch, damage):
+    batch = a_batch()
+    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
+
+    def run():
+        return experiments.run_all(batch, [recipes.WORKING], **SMALL)["working"][0]
+
+    first = run()
+    (file,) = (folders.parent / "build" / "runs").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no archive"}[damage])
+    assert np.array_equal(run().image, first.image)
+    assert len(file.read_bytes()) == len(whole)
+
+
+def test_another_recipe_seed_or_face_is_another_run(folders):
+    batch, recipe = a_batch(), recipes.WORKING
+    place = experiments._path(batch, recipe, 2, 0, 3)
+    assert place == experiments._path(batch, recipe.but("another name"), 2, 0, 3)
+    others = [
+        experiments._path(a_batch(seed=1), recipe, 2, 0, 3),
+        experiments._path(batch, recipe.but("working", learning_rate=1e-4), 2, 0, 3),
+        experiments._path(batch, recipe, 4, 0, 3),
+        experiments._path(batch, recipe, 2, 1, 3),
+        experiments._path(batch, recipe, 2, 0, 4),
+    ]
+    assert len({place, *others}) == 6
+
+
+@pytest.mark.slow
+def test_several_processes_give_what_one_gives(folders, monkeypatch, tmp_path):
+    batch, both = a_batch(), [recipes.WORKING, recipes.PAPER_LITERAL]
+    monkeypatch.setattr(experiments.notebook, "processors", lambda: 2)
+    side_by_side = experiments.run_all(batch, both, **SMALL)
+    monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
+    alone = experiments.run_all(batch, both, **SMALL)
+    for name in alone:
+        assert np.array_equal(alone[name][0].image, side_by_side[name][0].image)
+
+
+def test_recipes_of_one_name_are_refused(folders):
+    with pytest.raises(BiofaceError, match="names that differ"):
+        experiments.run_all(a_batch(), [recipes.WORKING, recipes.WORKING.but("working", scale=255.0)], **SMALL)
+
+
+def test_a_run_starts_at_the_untrained_network(folders):
+    batch = a_batch()
+    still = recipes.WORKING.but("still", optimiser="sgd", learning_rate=1e-30)
+    found = experiments.run(batch, still, **SMALL)
+    assert np.allclose(found.start, found.image)
+    assert found.history.output_change.max() < 1e-6
+    assert torch.get_num_threads() >= 1
+
+
+def test_scores_of_known_images():
+    batch = a_batch()
+    image = batch.image.numpy()
+    assert experiments.reconstruction(image + 0.1, batch) == pytest.approx(0.1, rel=1e-5)
+    assert experiments.luminance_correlation(2 * image, batch) == pytest.approx(1)
+    flat = experiments.constant_colour(batch)
+    assert np.ptp(flat, (1, 2)).max() == 0
+    assert experiments.reconstruction(flat, batch) == pytest.approx(
+        image.std((1, 2)).__pow__(2).mean(-1).__pow__(0.5).mean(), rel=1e-4
+    )
+
+
+def test_scores_of_the_truth_are_perfect(twin_truth):
+    samples, batch = twin_truth
+    said = experiments.true_output(samples.truth)
+    image, _ = objective.decode(said, batch, recipes.WORKING)
+    output = Output(*(v.numpy() for v in said))
+    row = np.zeros(1)
+    nothing = training.History({name: row for name in training.LOSSES}, row, row, row)
+    found = experiments.Run(recipes.WORKING, 8, 0, 1, image.numpy(), image.numpy(), image.numpy(), output, nothing)
+    s = experiments.scores(found, batch, samples.truth)
+    for name in ("melanin", "haemoglobin", "diffuse", "specular"):
+        assert s[name] < 1e-4
+        assert s[f"{name}_correlation"] > 0.999
+    assert s["rmse"] < 0.01 and s["luminance"] > 0.999
+
+
+@pytest.fixture(scope="module")
+def twin_truth(issa_build, tmp_path_factory):
+    """Two faces of a tiny twin."""
+    from bioface.datasets import twin
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOFACE_BUILD", str(issa_build))
+        config = twin.TwinConfig(train=2, validation=1, test=1, cubes=0)
+        samples = twin.load(split="train", config=config)
+    return samples, objective.Batch.of(samples)
+
+
+def test_step_sizes_add_up():
+    batch = a_batch()
+    paper, code = recipes.PAPER_LITERAL, recipes.get("weight_decay")
+    pixels = 64 * 16 * 16 / 224**2
+    gain = np.mean([(1 - 0.9**k) / 0.1 for k in range(1, 11)])
+    assert experiments.step_size_ratio(code, paper, batch, 10) == pytest.approx(255**2 * pixels * gain)
+    with pytest.raises(BiofaceError, match="sgd"):
+        experiments.step_size_ratio(recipes.WORKING, paper, batch, 10)
+
+
+def test_measured_step_sizes_agree_with_the_arithmetic():
+    batch = a_batch()
+    slow = [r.but(r.name, learning_rate=1e-9) for r in (recipes.get("momentum"), recipes.PAPER_LITERAL)]
+    travelled = [experiments.displacement(batch, r, 5, width=2) for r in slow]
+    computed = experiments.step_size_ratio(*slow, batch, 5)
+    assert 0.5 < travelled[0] / travelled[1] / computed < 2
+
+
+def test_tiny_steps_are_lost_in_single_precision():
+    batch = a_batch()
+    vanishing = recipes.PAPER_LITERAL.but("vanishing", learning_rate=1e-12)
+    assert experiments.moved_share(batch, vanishing, width=2) < 0.1
+    assert experiments.moved_share(batch, recipes.WORKING, width=2) > 0.5
+
+
+@pytest.mark.alone
+def test_a_step_costs_little_more_than_the_bare_network():
+    batch = a_batch(16, 64)
+    cost = experiments.step_cost(batch, recipes.WORKING, width=8)
+    assert cost.table_ratio <= 1.1, cost
+    assert cost.spectral_ratio > cost.table_ratio, cost
+
+
+@pytest.mark.slow
+def test_peak_memory_is_measured_in_a_process_of_its_own():
+    batch = a_batch(4, 64)
+    bare = experiments.peak_memory(batch, None)
+    spectral = experiments.peak_memory(batch, recipes.WORKING.but("s", decoder="spectral"))
+    assert 10 < bare < spectral < 5000
+
+
+def test_the_dictionary_of_a_summary():
+    batch = a_batch()
+    table = experiments.summary(
+        {"working": [experiments.run(batch, recipes.WORKING, seed=s, **SMALL) for s in (0, 1)]}, batch
+    )
+    assert set(table["working"]) == {"rmse", "luminance", "start"}
+    assert table["working"]["rmse"].shape == (2,)

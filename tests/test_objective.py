@@ -1,0 +1,502 @@
+"""From the maps to the loss: batches and what they refuse, the decoder against the twin's truth, every mistake."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import camera, illumination, image_formation, losses, objective, recipes, skin
+from bioface.camera import CameraModel
+from bioface.datasets import photos, twin
+from bioface.errors import BiofaceError
+from bioface.network import BioFaceNet, Output
+from bioface.objective import Batch
+from bioface.recipes import PAPER_LITERAL, WORKING
+
+SMALL = twin.TwinConfig(seed=5, train=4, validation=1, test=1, mismatch_share=0.5, cubes=0)
+NAMES = ("ann", "bob", "eve")
+RIGHT = {r.name: WORKING for r in recipes.FAULTS}
+
+
+def rand(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parts(count=3, size=16, seed=0):
+    """What a batch is made of; the mask leaves out a frame."""
+    mask = torch.zeros(count, size, size, dtype=torch.bool)
+    mask[:, 2:-2, 3:-3] = True
+    normals = torch.nn.functional.normalize(rand(count, size, size, 3, seed=seed + 1) - 0.5, dim=-1)
+    lighting = 0.3 * (rand(count, 9, seed=seed + 2) - 0.5)
+    lighting[:, 0] += 0.8
+    return dict(image=0.1 + 0.6 * rand(count, size, size, 3, seed=seed), mask=mask, normals=normals, lighting=lighting)
+
+
+def batch(count=3, size=16, seed=0, **changes):
+    return Batch(**{**parts(count, size, seed), "names": NAMES[:count], **changes})
+
+
+def maps(count=3, size=16, seed=0):
+    """Random maps, cameras and lights within their ranges."""
+    g, k, diffuse, specular = rand(4, count, size, size, seed=seed + 10)
+    weights = torch.softmax(4 * rand(count, 14, seed=seed + 11), 1)
+    b, cct = 4 * rand(count, 2, seed=seed + 12) - 2, 4500 + 9000 * rand(count, seed=seed + 13)
+    return Output(2 * g - 1, 2 * k - 1, diffuse + 0.2, 0.3 * specular, b, weights, cct)
+
+
+def fault(name):
+    return next(r for r in recipes.FAULTS if r.name == name)
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+def spoiled(field, index, value):
+    tensor = parts()[field].clone()
+    tensor[index] = value
+    return {field: tensor}
+
+
+def unchecked(**fields):
+    """A batch past the type checker of the tests, as a user gets there."""
+    raw = Batch.__new__(Batch)
+    for name, value in fields.items():
+        object.__setattr__(raw, name, value)
+    raw.__post_init__()
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (spoiled("mask", 1, False), "bob: expected a mask with a face, found an empty mask"),
+        (spoiled("image", (2, 8, 8, 1), np.nan), "eve: expected finite values in image"),
+        (spoiled("image", (1, 0, 0, 1), np.inf), "bob: expected finite values in image"),
+        (spoiled("normals", (1, 8, 8, 0), np.nan), "bob: expected finite values in normals"),
+        (spoiled("lighting", (2, 4), np.inf), "eve: expected finite values in lighting"),
+        (dict(mask=parts()["mask"].float()), "mask of booleans, found torch.float32"),
+        (dict(mask=parts()["mask"].to(torch.uint8)), "mask of booleans, found torch.uint8"),
+        (dict(mask=parts(2)["mask"]), r"mask of shape \(3, 16, 16\), found \(2, 16, 16\)"),
+        (dict(mask=parts()["mask"][..., None]), r"mask of shape \(3, 16, 16\), found \(3, 16, 16, 1\)"),
+        (dict(normals=parts()["normals"].movedim(-1, 1)), r"normals of shape \(3, 16, 16, 3\), found \(3, 3, 16, 16\)"),
+        (dict(lighting=torch.ones(3, 3, 9)), r"lighting of shape \(3, 9\), found \(3, 3, 9\)"),
+        (dict(normals=None), "normals and lighting together"),
+        (dict(lighting=None), "normals and lighting together"),
+        (dict(names=("ann", "bob")), "expected 3 names, found 2"),
+        (dict(image=parts()["image"].movedim(-1, 1)), r"found \(3, 3, 16, 16\); the colours are in another place"),
+        (dict(image=parts()["image"][0]), r"shape \(B, H, W, 3\), found \(16, 16, 3\)"),
+        (dict(image=(255 * parts()["image"]).to(torch.uint8)), "floating-point colours"),
+        (dict(image=rand(3, 20, 16, 3)), "multiples of 16, found 20 × 16"),
+        (dict(image=rand(0, 16, 16, 3)), "at least one image, found none"),
+    ],
+)
+def test_bad_faces_are_refused(changes, message):
+    unchecked(**parts(), names=NAMES)
+    with pytest.raises(BiofaceError, match=message):
+        unchecked(**{**parts(), "names": NAMES, **changes})
+
+
+def test_faces_without_names_are_numbered():
+    assert Batch(**parts()).names == ("face 0", "face 1", "face 2")
+    with pytest.raises(BiofaceError, match="^face 1: expected a mask"):
+        Batch(**{**parts(), **spoiled("mask", 1, False)})
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), [2, 0], np.array([1]), 2, -1])
+def test_some_of_the_faces(rows):
+    all_of_them = batch()
+    some, expected = all_of_them[rows], np.atleast_1d(np.arange(3)[rows])
+    assert len(some) == len(expected) and some.names == tuple(NAMES[i] for i in expected)
+    for field in ("image", "mask", "normals", "lighting"):
+        assert torch.equal(getattr(some, field), getattr(all_of_them, field)[expected])
+    assert batch(normals=None, lighting=None)[rows].normals is None
+
+
+def test_a_photo_has_no_shading_to_learn_from():
+    rgb = rand(16, 32, 3).numpy()
+    photo = Batch.of_photo(rgb, np.ones((16, 32), int), "me")
+    assert photo.image.shape == (1, 16, 32, 3) and photo.mask.dtype == torch.bool and photo.names == ("me",)
+    np.testing.assert_allclose(image_formation.srgb_encode(photo.image[0].numpy()), rgb, atol=1e-6)
+    assert objective.shading_target(photo, WORKING) is None
+    rendered, said = objective.decode(Output(*(v[:1] for v in maps(1, 16)))._replace(**wide()), photo, WORKING)
+    terms = objective.loss_terms(rendered, said, photo, WORKING)
+    assert terms["diffuse"] == 0 and all(terms[name] > 0 for name in ("appearance", "camera", "specular"))
+
+
+def wide():
+    """Maps of 16 × 32."""
+    return {name: rand(1, 16, 32, seed=i) for i, name in enumerate(("melanin", "haemoglobin", "diffuse", "specular"))}
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (np.full((16, 16, 3), 255.0), "me: expected display values within 0–1"),
+        (np.full((16, 16, 3), np.nan), "me: expected display values within 0–1"),
+        (np.full((20, 16, 3), 0.5), "multiples of 16"),
+    ],
+)
+def test_a_bad_photo_is_refused(rgb, message):
+    with pytest.raises(BiofaceError, match=message):
+        Batch.of_photo(rgb, np.ones(rgb.shape[:2]), "me")
+
+
+def test_a_photo_without_a_face_is_named():
+    with pytest.raises(BiofaceError, match="me: expected a mask with a face"):
+        Batch.of_photo(np.full((16, 16, 3), 0.5), np.zeros((16, 16)), "me")
+
+
+def test_a_real_photo_goes_through_network_and_loss(real_file):
+    photo = photos.read(real_file("photos/1_face.png"), real_file("photos/1_mask.png"), resize_mask=True)
+    face = Batch.of_photo(photo.rgb, photo.mask, photo.name)
+    with torch.no_grad():
+        rendered, said = objective.decode(BioFaceNet(2).eval()(face.image), face, WORKING)
+    terms = objective.loss_terms(rendered, said, face, WORKING)
+    assert rendered.shape == face.image.shape and all(bool(torch.isfinite(v)) for v in terms.values())
+
+
+# --- against the twin's truth ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faces(issa_build):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOFACE_BUILD", str(issa_build))
+        yield twin.load("train", config=SMALL, progress=False)
+
+
+def true_maps(truth):
+    """What a network that knew the truth would say."""
+    maps = {name: torch.from_numpy(getattr(truth, name)) for name in ("melanin", "haemoglobin")}
+    return Output(
+        skin.table_coordinate(maps["melanin"], skin.MELANIN_RANGE[1]),
+        skin.table_coordinate(maps["haemoglobin"], skin.HAEMOGLOBIN_RANGE[1]),
+        *(torch.from_numpy(getattr(truth, f"{name}_shading")) for name in ("diffuse", "specular")),
+        *(torch.from_numpy(getattr(truth, name)) for name in ("camera_b", "illuminant_weights", "cct")),
+    )
+
+
+def test_a_batch_of_faces_is_their_linear_light(faces):
+    together = Batch.of(faces)
+    np.testing.assert_allclose(together.image.numpy(), image_formation.srgb_decode(faces.rgb), atol=1e-7)
+    np.testing.assert_array_equal(together.mask.numpy(), faces.mask)
+    np.testing.assert_array_equal(together.normals.numpy(), faces.normals)
+    np.testing.assert_allclose(together.lighting.numpy(), faces.lighting.mean(1), atol=1e-7)
+    assert together.names == tuple(faces.names) and Batch.of(together) is together
+
+
+def test_the_shading_that_supervises_is_the_twin_s_pseudo_shading(faces):
+    assert faces.truth.mismatch.any() and not faces.truth.mismatch.all()
+    target = objective.shading_target(Batch.of(faces), WORKING).numpy()
+    np.testing.assert_allclose(target[faces.mask], faces.truth.pseudo_shading[faces.mask], atol=2e-6)
+    true = faces.truth.diffuse_shading
+    for k in range(len(faces)):
+        wrong = np.abs(target[k] - true[k])[faces.mask[k]].max()
+        assert (wrong > 0.05) == faces.truth.mismatch[k]
+
+
+@pytest.mark.parametrize(("decoder", "beyond"), [("spectral", 0.002), ("table", 0.2)])
+def test_decoding_the_true_maps_gives_the_photo_back(faces, decoder, beyond):
+    """To the last of its eight bits, but for the table's own error, a fraction of one."""
+    photo = Batch.of(faces)
+    rendered, _ = objective.decode(true_maps(faces.truth), photo, WORKING.but("true", decoder=decoder))
+    error = 255 * np.abs(image_formation.srgb_encode(rendered.clamp(0, 1).numpy()) - faces.rgb)[faces.mask]
+    assert error.max() <= 0.5 + beyond
+    assert (error <= 0.501).mean() > 0.95  # rounded again, the same photo
+
+
+def test_the_truth_costs_next_to_nothing_and_less_than_other_maps(faces):
+    photo, truth = Batch.of(faces), true_maps(faces.truth)
+
+    def loss(output):
+        rendered, said = objective.decode(output, photo, WORKING)
+        return objective.loss_terms(rendered, said, photo, WORKING)
+
+    own, paler = loss(truth), loss(truth._replace(melanin=truth.melanin - 0.2))
+    assert own["appearance"] < 1e-3 * 2e-5 and paler["appearance"] > 20 * own["appearance"]
+    matched = [k for k in range(len(faces)) if not faces.truth.mismatch[k]]
+    photo, truth = photo[matched], Output(*(v[matched] for v in truth))
+    assert loss(truth)["diffuse"] < 1e-10
+    assert loss(truth._replace(diffuse=truth.diffuse * 1.7))["diffuse"] < 1e-10  # up to its scale
+
+
+def test_albedo_is_skin_in_plain_light(faces):
+    truth, S = faces.truth, CameraModel.load().sensitivity(faces.truth.camera_b)
+    one, zero = np.ones_like(truth.melanin), np.zeros_like(truth.melanin)
+    expected = image_formation.render(truth.melanin, truth.haemoglobin, one, zero, truth.illuminant, S, method="exact")
+    found = objective.albedo(true_maps(truth), WORKING).numpy()
+    assert np.abs(found - expected)[faces.mask].max() < 1e-3
+
+
+# --- the mistakes, each as its name says -------------------------------------------------------------------
+
+
+def decoded(output, recipe, photo=None):
+    return objective.decode(output, photo or batch(len(output.melanin)), recipe)[0]
+
+
+def test_the_right_decoder_is_the_image_formation():
+    output = maps()
+    e, S = illumination.mix(output.weights, output.cct), CameraModel.load().sensitivity(output.camera)
+    exact = image_formation.render(
+        output.melanin_fraction, output.haemoglobin_fraction, output.diffuse, output.specular, e, S, method="exact"
+    )
+    assert torch.allclose(decoded(output, WORKING), exact, atol=1.5e-3)
+    assert torch.allclose(decoded(output, WORKING.but("exact", decoder="spectral")), exact, atol=1e-5)
+
+
+def whites(recipe):
+    """(3, 3) colours of a white surface under A, D65 and F2, with the mean camera."""
+    output = maps()
+    weights = torch.zeros(3, 14)
+    weights[[0, 1, 2], [0, 1, 3]] = 1
+    shades = dict(diffuse=torch.zeros_like(output.diffuse), specular=torch.ones_like(output.specular))
+    output = output._replace(weights=weights, cct=torch.full((3,), 6504.0), camera=torch.zeros(3, 2), **shades)
+    return decoded(output, recipe)[:, 0, 0]
+
+
+def test_white_is_white_under_any_light():
+    assert torch.allclose(whites(WORKING), torch.ones(3, 3), atol=1e-4)
+
+
+def test_no_white_balance_leaves_the_light_s_colour_in():
+    white = whites(fault("no_white_balance"))
+    assert white[0, 0] > 1.3 * white[0, 2]  # tungsten is red
+    assert white[1, 2] / white[1, 0] > 1.5 * white[0, 2] / white[0, 0]  # daylight less so
+    # and it is that of the raw answers, on a scale where equal energy would be white
+    S = CameraModel.load().sensitivity().float()
+    raw = 33 * (S @ illumination.standard("A").float()) / S.sum(-1)
+    expected = camera.XYZ_TO_SRGB.float() @ camera.raw_to_xyz(S) @ raw
+    assert torch.allclose(white[0], expected, atol=1e-4)
+
+
+def test_rows_that_sum_to_1_turn_white_pink():
+    assert torch.allclose(whites(fault("rows_sum_1")), torch.tensor([1.205, 0.948, 0.909]).expand(3, 3), atol=1e-3)
+
+
+def test_a_transposed_matrix_takes_xyz_to_rgb_by_columns():
+    output, M = maps(), camera.XYZ_TO_SRGB.float()
+    xyz = torch.linalg.solve(M, decoded(output, WORKING)[..., None])
+    expected = (M.T @ xyz)[..., 0]
+    found = decoded(output, fault("transposed_matrix"))
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert (found - decoded(output, WORKING)).abs().max() > 0.1
+
+
+def pigment_gradients(recipe):
+    output = maps()
+    leaves = [output.melanin.clone().requires_grad_(), output.haemoglobin.clone().requires_grad_()]
+    shading = output.diffuse.clone().requires_grad_()
+    rendered = decoded(output._replace(melanin=leaves[0], haemoglobin=leaves[1], diffuse=shading), recipe)
+    gradients = torch.autograd.grad(rendered.square().sum(), [*leaves, shading], allow_unused=True)
+    assert gradients[2].abs().min() > 0
+    return [torch.zeros(1) if g is None else g for g in gradients[:2]]
+
+
+def test_the_right_decoder_lets_both_pigments_learn():
+    assert all((g != 0).float().mean() > 0.99 for g in pigment_gradients(WORKING))
+
+
+def test_a_rounded_index_takes_the_nearest_entry_and_has_no_gradient():
+    output, steps = maps(), image_formation.TABLE_SIZE - 1
+    nearest = [((g + 1) / 2 * steps).round() / steps * 2 - 1 for g in (output.melanin, output.haemoglobin)]
+    expected = decoded(output._replace(melanin=nearest[0], haemoglobin=nearest[1]), WORKING)
+    found = decoded(output, fault("rounded_index"))
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert 1e-4 < (found - decoded(output, WORKING)).abs().max() < 0.1
+    assert all(g.abs().max() == 0 for g in pigment_gradients(fault("rounded_index")))
+
+
+def test_a_misscaled_index_ends_at_the_darkest_skin():
+    output = maps()
+    found = decoded(output, fault("misscaled_index"))
+    beyond = (output.melanin + 1) / 2 * 63 >= 1, (output.haemoglobin + 1) / 2 * 63 >= 1
+    darkest = output._replace(melanin=torch.ones_like(output.melanin), haemoglobin=torch.ones_like(output.haemoglobin))
+    both = beyond[0] & beyond[1]
+    assert both.float().mean() > 0.9  # of the range, all but the first 1 / 63
+    assert torch.allclose(found[both], decoded(darkest, WORKING)[both], atol=1e-4)
+    assert all((g == 0).float().mean() > 0.9 for g in pigment_gradients(fault("misscaled_index")))
+
+
+def test_reshape_for_permute_scatters_the_same_numbers():
+    output = maps()
+    right, wrong = decoded(output, WORKING), decoded(output, fault("reshape_for_permute"))
+    assert torch.equal(wrong.reshape(3, 3, 16, 16), right.movedim(-1, 1))
+    assert torch.equal(wrong.flatten(1).sort().values, right.flatten(1).sort().values)
+    assert not torch.allclose(wrong, right, atol=0.1)
+
+
+def test_undecoded_normals_all_look_up_right_and_at_us():
+    faces = batch()
+    target = objective.shading_target(faces, fault("undecoded_normals"))
+    assert torch.allclose(target, illumination.sh_shading(faces.normals / 2 + 0.5, faces.lighting))
+    assert not torch.allclose(target, objective.shading_target(faces, WORKING), atol=0.05)
+
+
+def test_published_skin_is_the_published_model():
+    output = maps()
+    e, S = illumination.mix(output.weights, output.cct), CameraModel.load().sensitivity(output.camera)
+    pigments = output.melanin_fraction, output.haemoglobin_fraction
+    exact = image_formation.render(*pigments, output.diffuse, output.specular, e, S, "published", method="exact")
+    assert torch.allclose(decoded(output, fault("published_skin")), exact, atol=1.5e-3)
+    assert not torch.allclose(decoded(output, WORKING), exact, atol=0.02)
+
+
+@pytest.mark.parametrize("name", [r.name for r in recipes.FAULTS])
+def test_every_fault_of_the_objective_shows_and_no_other_does(name):
+    """Decoder, skin and rows show in the image, normals in the target; the other faults are not of the objective."""
+    recipe, output, faces = fault(name), maps(), batch()
+    (field,) = recipe.difference(WORKING)
+    image = not torch.allclose(decoded(output, recipe), decoded(output, WORKING), atol=1e-4)
+    target = not torch.equal(objective.shading_target(faces, recipe), objective.shading_target(faces, WORKING))
+    assert (image, target) == (field in ("decoder", "skin", "rows"), field == "normals")
+
+
+# --- copied shading ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_copy_replaces_the_diffuse_map_by_so_many_times_the_luminance(factor):
+    output, faces = maps(), batch()
+    recipe = WORKING.but("copy", copy_shading=factor)
+    rendered, said = objective.decode(output, faces, recipe)
+    grey = faces.image[..., 0] * 0.2126 + faces.image[..., 1] * 0.7152 + faces.image[..., 2] * 0.0722
+    assert torch.allclose(said.diffuse, factor * grey, atol=1e-6)
+    assert torch.equal(said.melanin, output.melanin) and torch.equal(said.specular, output.specular)
+    assert torch.allclose(rendered, decoded(output._replace(diffuse=factor * grey), WORKING, faces), atol=1e-6)
+    assert objective.loss_terms(rendered, said, faces, recipe)["diffuse"] == 0
+
+
+def test_a_fitted_copy_is_the_best_of_all_factors():
+    output, faces = maps(), batch(image=parts()["image"] * torch.tensor([0.6, 1.0, 0.8])[:, None, None, None])
+    rendered, said = objective.decode(output, faces, WORKING.but("copy", copy_shading="fitted"))
+
+    def errors(image):
+        return torch.where(faces.mask[..., None], (image - faces.image).square(), 0).sum((1, 2, 3))
+
+    factors = torch.linspace(0.01, 6, 600)
+    tried = torch.stack(
+        [errors(objective.decode(output, faces, WORKING.but("k", copy_shading=float(k)))[0]) for k in factors]
+    )
+    k = said.diffuse[:, 5, 5] / faces.luminance()[:, 5, 5]
+    assert k.max() - k.min() > 0.1  # each image has its own
+    assert torch.allclose(k, factors[tried.argmin(0)], atol=0.006)
+    assert (errors(rendered) <= tried.min(0).values * (1 + 1e-5)).all()
+    assert torch.allclose(rendered, decoded(said, WORKING, faces), atol=1e-5)
+
+
+def test_a_fitted_copy_is_never_negative():
+    """Highlights brighter than the face: no light is the best that shading can do."""
+    output = maps()._replace(specular=torch.full((3, 16, 16), 2.0))
+    rendered, said = objective.decode(output, batch(), WORKING.but("copy", copy_shading="fitted"))
+    assert said.diffuse.abs().max() == 0
+    assert torch.allclose(rendered, torch.full_like(rendered, 2.0), atol=1e-3)
+
+
+# --- loss --------------------------------------------------------------------------------------------------
+
+
+def terms_of(output, faces, recipe, count=None):
+    rendered, said = objective.decode(output, faces, recipe)
+    return rendered, objective.loss_terms(rendered, said, faces, recipe, count)
+
+
+@pytest.mark.parametrize("recipe", [WORKING, PAPER_LITERAL])
+def test_the_paper_s_losses_by_hand(recipe):
+    output, faces = maps(), batch()
+    rendered, terms = terms_of(output, faces, recipe)
+    m, w = faces.mask, recipe.weights
+    target = objective.shading_target(faces, recipe)
+    diffuse = 0.0
+    for k in range(3):
+        d, t = output.diffuse[k][m[k]], target[k][m[k]]
+        diffuse += float(((d @ t) / (d @ d) * d - t).square().sum() / m.sum())
+    assert float(terms["appearance"]) == pytest.approx(
+        w.appearance * float((rendered - faces.image)[m].square().sum() / m.sum()), rel=1e-5
+    )
+    assert float(terms["camera"]) == pytest.approx(w.camera * float(output.camera.square().sum() / 3), rel=1e-5)
+    assert float(terms["specular"]) == pytest.approx(w.specular * float(output.specular[m].mean()), rel=1e-5)
+    assert float(terms["diffuse"]) == pytest.approx(w.diffuse * diffuse, rel=1e-4)
+    assert list(terms) == list(losses.Weights._fields)
+
+
+def test_the_authors_losses_are_those_of_a_batch_of_64_whatever_the_batch_is():
+    recipe = recipes.get("authors_code")
+    assert (recipe.batch, recipe.scale, recipe.reduction) == (64, 255.0, "sum")
+    output, faces = maps(), batch()
+    rendered, terms = terms_of(output, faces, recipe)
+    m = faces.mask
+    squares = float((255 * (rendered - faces.image))[m].square().sum())
+    assert float(terms["appearance"]) == pytest.approx(1e-3 * 64 / 3 * squares / 224**2, rel=1e-5)
+    assert float(terms["camera"]) == pytest.approx(1e-4 * 64 / 3 * float(output.camera.square().sum()), rel=1e-5)
+    assert float(terms["specular"]) == pytest.approx(1e-5 * 64 / 3 * float(output.specular[m].sum()) / 224**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["working", "authors_code"])
+def test_showing_every_face_twice_changes_no_loss(name):
+    recipe, output, faces = recipes.get(name), maps(), batch()
+    _, once = terms_of(output, faces, recipe)
+    _, twice = terms_of(Output(*(torch.cat([v, v]) for v in output)), faces[[0, 1, 2, 0, 1, 2]], recipe)
+    assert all(float(twice[n]) == pytest.approx(float(once[n]), rel=1e-5) for n in once)
+
+
+@pytest.mark.parametrize("name", ["working", "authors_code"])
+def test_the_losses_of_processes_average_to_those_of_the_whole_batch(name):
+    """Two processes, whose faces have masks of different sizes."""
+    recipe, output = recipes.get(name), maps(2)
+    mask = parts(2)["mask"]
+    mask[1, :9] = False
+    faces = batch(2, mask=mask)
+    _, whole = terms_of(output, faces, recipe)
+    count = mask.sum() / 2
+    shares = [terms_of(Output(*(v[k : k + 1] for v in output)), faces[k : k + 1], recipe, count)[1] for k in range(2)]
+    for n in whole:
+        assert float(shares[0][n] + shares[1][n]) / 2 == pytest.approx(float(whole[n]), rel=1e-5)
+
+
+EXTREMES = {
+    "black": torch.zeros(2, 16, 16, 3),
+    "saturated": torch.ones(2, 16, 16, 3),
+    "black and saturated": torch.stack([torch.zeros(16, 16, 3), torch.ones(16, 16, 3)]),
+}
+ALL = [
+    *recipes.RECIPES.values(),
+    WORKING.but("copy", copy_shading=2.0),
+    WORKING.but("fitted", copy_shading="fitted"),
+    WORKING.but("spectral", decoder="spectral"),
+]
+
+
+@pytest.mark.parametrize("image", EXTREMES)
+@pytest.mark.parametrize("recipe", ALL, ids=lambda r: r.name)
+def test_black_and_saturated_faces_have_finite_losses_and_gradients(recipe, image):
+    faces = batch(2, image=EXTREMES[image])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BioFaceNet(2, recipe.shading)
+    model.train(recipe.batch_norm == "train")
+    _, terms = terms_of(model(faces.image), faces, recipe)
+    sum(terms.values()).backward()
+    assert all(bool(torch.isfinite(v)) for v in terms.values())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_a_dark_prediction_of_zero_has_finite_gradients():
+    output = maps()._replace(diffuse=torch.zeros(3, 16, 16), specular=torch.zeros(3, 16, 16))
+    leaves = [v.clone().requires_grad_() for v in output]
+    _, terms = terms_of(Output(*leaves), batch(), WORKING)
+    for gradient in torch.autograd.grad(sum(terms.values()), leaves):
+        assert torch.isfinite(gradient).all()
+
+
+def test_optimisers_are_those_of_the_recipe():
+    weight = [torch.nn.Parameter(torch.ones(1))]
+    adam = objective.make_optimiser(weight, WORKING)
+    sgd = objective.make_optimiser(weight, recipes.get("authors_code"))
+    assert isinstance(adam, torch.optim.Adam) and adam.defaults["lr"] == WORKING.learning_rate
+    assert isinstance(sgd, torch.optim.SGD)
+    assert {k: sgd.defaults[k] for k in ("lr", "momentum", "weight_decay")} == dict(
+        lr=1e-5, momentum=0.9, weight_decay=5e-4
+    )
+    assert sgd.defaults["dampening"] == 0 and not sgd.defaults["nesterov"]
