@@ -68,7 +68,39 @@ def test_out_is_a_file(cube_file, capsys):
     assert "expected a folder" in one_line_error(["fit", path, "--out", path], capsys)
 
 
-@pytest.mark.parametrize("arguments", [[], ["fitt"], ["fit"], ["data", "extra"], ["fit", "a.mat", "--outt", "b"]])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "wroking"], "unknown recipe 'wroking'; did you mean 'working'"),
+        (["--recipe", "working"], "expected zx_7_d10_inmc_celebA_NN.hdf5 with NN = 01 or 02 or 03 or 04"),
+        (["--recipe", "working", "--split", "trian"], "unknown split 'trian'; did you mean 'train'"),
+        (["--recipe", "working", "--limit", "0"], "expected a limit of at least 1, found 0"),
+        (["--recipe", "working", "--width", "0"], "expected a width of at least 1 filter, found 0"),
+    ],
+)
+def test_training_that_cannot_be(arguments, message, folders, capsys):
+    assert message in one_line_error(["train", "--data", "nfe", *arguments], capsys)
+
+
+def test_training_into_a_file(folders, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["train", "--data", "nfe", "--recipe", "working", "--out", str(tmp_path / "file")]
+    assert "expected a folder" in one_line_error(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fitt"],
+        ["fit"],
+        ["data", "extra"],
+        ["fit", "a.mat", "--outt", "b"],
+        ["train"],
+        ["train", "--recipe", "working", "--data", "iset"],
+        ["train", "--recipe", "working", "--steps", "many"],
+    ],
+)
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)

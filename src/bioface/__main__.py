@@ -78,12 +78,12 @@ def train(
 
     from bioface import datasets, training
 
+    model = training.build(recipe, width, seed)
     _make_folder(out)
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     state = PartialState(cpu=not alone and not torch.cuda.is_available())
     try:
-        model = training.build(recipe, width, seed)
         stream = data == "nfe" and limit is None  # 50 000 faces do not fit in memory
         faces = datasets.nfe.open_split(split) if stream else datasets.load(data, split, limit)
         history = training.train(

@@ -15,7 +15,7 @@ import multiprocessing
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Run:
     start : the image before the first step
     image : the image after the last step, as in training (batch norm sees the faces)
     image_eval : the same in evaluation mode (batch norm with its running statistics)
-    output : the network's answer that made ``image``, of NumPy arrays; melanin and haemoglobin in table coordinates
+    output : the network's answer that made ``image``; melanin and haemoglobin in table coordinates
     history : see :class:`bioface.training.History`
     """
 
@@ -96,15 +96,15 @@ def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int 
 @torch.no_grad()
 def _look(model: torch.nn.Module, batch: Batch, recipe: Recipe) -> tuple[np.ndarray, Output]:
     image, output = objective.decode(model(batch.image), batch, recipe)
-    return image.numpy(), Output(*(v.numpy() for v in output))
+    return image.numpy(), output
 
 
 def run_all(
     batch: Batch,
     recipes: Sequence[Recipe],
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | Mapping[str, Sequence[int]] = (0,),
     width: int = 8,
-    steps: int = 60,
+    steps: int | Mapping[str, int] = 60,
     progress: bool | None = None,
 ) -> dict[str, list[Run]]:
     """Every recipe with every seed, from the cache or run now, several at a time.
@@ -113,7 +113,8 @@ def run_all(
     ----------
     batch : the faces that are overfitted
     recipes : with names that differ
-    seeds : of the networks' first weights
+    seeds : of the networks' first weights; for all recipes, or by the name of the recipe
+    steps : for all recipes, or by the name of the recipe
     progress : show a bar; None does so on a terminal
 
     Returns
@@ -123,8 +124,13 @@ def run_all(
     names = [recipe.name for recipe in recipes]
     if len(set(names)) < len(names):
         raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
-    jobs = [(recipe, width, seed, steps) for recipe in recipes for seed in seeds]
-    todo = [job for job in jobs if _load(batch, *job) is None]
+    jobs = []
+    for recipe in recipes:
+        of_seeds = seeds[recipe.name] if isinstance(seeds, Mapping) else seeds
+        of_steps = steps[recipe.name] if isinstance(steps, Mapping) else steps
+        jobs += [(recipe, width, seed, of_steps) for seed in of_seeds]
+    # the longest first, so that none is left alone at the end
+    todo = sorted((job for job in jobs if _load(batch, *job) is None), key=lambda job: -job[3])
     hidden = not sys.stderr.isatty() if progress is None else not progress
     with tqdm(total=len(todo), desc="training runs", unit="run", disable=hidden) as bar:
         workers = min(len(todo), notebook.processors())
@@ -163,7 +169,7 @@ def _keep(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> No
     """Run and write to the cache: a file that is whole or not there."""
     found = run(batch, recipe, width, seed, steps)
     history = found.history
-    arrays = {f"output.{name}": value for name, value in found.output._asdict().items()}
+    arrays = {f"output.{name}": value.numpy() for name, value in found.output._asdict().items()}
     arrays |= {f"losses.{name}": value for name, value in history.losses.items()}
     arrays |= {name: getattr(found, name) for name in ("start", "image", "image_eval")}
     arrays |= {name: getattr(history, name) for name in ("gradient_norm", "output_change", "learning_rate", "seconds")}
@@ -180,7 +186,7 @@ def _load(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Ru
         terms = {name: kept[f"losses.{name}"] for name in training.LOSSES}
         rest = {name: kept[name] for name in ("gradient_norm", "output_change", "learning_rate")}
         history = training.History(terms, **rest, seconds=float(kept["seconds"]))
-        output = Output(*(kept[f"output.{name}"] for name in Output._fields))
+        output = Output(*(torch.from_numpy(kept[f"output.{name}"]) for name in Output._fields))
         images = {name: kept[name] for name in ("start", "image", "image_eval")}
         return Run(recipe, width, seed, steps, **images, output=output, history=history)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
@@ -228,12 +234,11 @@ def scores(found: Run, batch: Batch, truth: Truth | None = None) -> dict[str, fl
         "diffuse": (found.output.diffuse, truth.diffuse_shading),
         "specular": (found.output.specular, truth.specular_shading),
     }
-    mask = batch.mask.numpy()
     for name, (ours, true) in maps.items():
         error = metrics.scale_aligned_rmse if name == "diffuse" else metrics.rmse
-        result[name] = float(error(ours, true, mask).mean())
-        together = metrics.correlation(ours, true, mask)
-        result[f"{name}_correlation"] = float(np.nan_to_num(together).mean())  # a flat map follows nothing
+        result[name] = float(error(ours, torch.from_numpy(true), batch.mask).mean())
+        together = metrics.correlation(ours, torch.from_numpy(true), batch.mask)
+        result[f"{name}_correlation"] = float(together.nan_to_num().mean())  # a flat map follows nothing
     return result
 
 

@@ -75,8 +75,8 @@ class BatchNorm(nn.BatchNorm2d):
                 raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
             return super().forward(x)
         y, mean, variance = _SharedNorm.apply(x.to(self.weight), self.weight, self.bias, self.eps)
-        n = processes * x.numel() / x.shape[1]
-        with torch.no_grad():
+        if self.track_running_stats:
+            n = processes * x.numel() / x.shape[1]
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)

@@ -173,8 +173,22 @@ FAULTS = (
     WORKING.but("relu_for_exp", shading="relu"),
     WORKING.but("batch_norm_frozen", batch_norm="eval"),
 )
+#: Recipes without a fault, each on another way there: the control of every test that finds faults.
+HEALTHY = (
+    WORKING,
+    WORKING.but("working_slower", learning_rate=1e-3, schedule="constant"),
+    WORKING.but(
+        "working_sgd",
+        optimiser="sgd",
+        momentum=0.9,
+        learning_rate=1e-4,
+        scale=255.0,
+        reduction="sum",
+        schedule="constant",
+    ),
+)
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS)}
+RECIPES: dict[str, Recipe] = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY)}
 
 
 def get(recipe: str | Recipe) -> Recipe:

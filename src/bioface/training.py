@@ -27,10 +27,13 @@ from bioface import objective, paths
 
 # DIAG
 from bioface.datasets.nfe import Faces
+from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
 from bioface.network import BioFaceNet, read_safetensors
 from bioface.objective import Batch
-from bioface.recipes import Recipe, get
+from bioface.recipes import RECIPES, Recipe, get
+
+__all__ = ["RECIPES", "Diagnosis", "Diverged", "History", "build", "diagnose", "learning_rate", "train"]
 
 CHECKPOINT = "BioFaceNet checkpoint"
 LOSSES = ("appearance", "camera", "specular", "diffuse")

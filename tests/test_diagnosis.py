@@ -1,0 +1,427 @@
+"""Every known mistake is named from behaviour alone, sound trainings raise no alarm, and nothing is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import camera, diagnosis, illumination, image_formation, objective, recipes, training
+from bioface.camera import CameraModel
+from bioface.datasets import photos
+from bioface.errors import BiofaceError
+from bioface.network import BioFaceNet
+from bioface.objective import Batch
+from bioface.recipes import FAULTS, WORKING, Recipe
+
+BY_NAME = {fault.name: fault for fault in FAULTS}
+#: Mistakes that sit in the decoder, whatever the recipe says.
+IN_DECODER = (
+    "no_white_balance",
+    "transposed_matrix",
+    "rounded_index",
+    "misscaled_index",
+    "reshape_for_permute",
+    "published_skin",
+    "rows_sum_1",
+)
+CODE_SCALE = dict(optimiser="sgd", scale=255.0, reduction="sum", momentum=0.9, schedule="constant")
+SOUND = {
+    "working": WORKING,
+    "slower": WORKING.but("slower", learning_rate=1e-3, schedule="constant"),
+    "sgd": WORKING.but("sgd", learning_rate=1e-4, **CODE_SCALE),
+    "random_start": recipes.get("adam_fast"),
+    "code_rows": WORKING.but("code_rows", rows="code"),
+    "spectral": WORKING.but("spectral", decoder="spectral"),
+    "fitted": WORKING.but("fitted", copy_shading="fitted"),
+    "tripled": WORKING.but("tripled", copy_shading=3.0),
+}
+
+
+def faces(count=3, size=32, seed=0) -> Batch:
+    """Round heads with smooth random pigments, rendered from exact spectra under lights and cameras of their own."""
+    g = torch.Generator().manual_seed(seed)
+
+    def smooth(low, high):
+        coarse = torch.rand(count, 1, 4, 4, generator=g)
+        fine = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
+        return low + (high - low) * fine[:, 0]
+
+    x = torch.linspace(-1, 1, size).expand(size, size)
+    y = -x.T
+    mask = (x**2 + y**2 < 0.8).expand(count, size, size)
+    z = (1 - x**2 - y**2).clamp_min(0.05).sqrt()
+    normals = torch.nn.functional.normalize(torch.stack([x, y, z], -1), dim=-1).expand(count, size, size, 3)
+    lighting = 0.3 * torch.randn(count, 9, generator=g)
+    lighting[:, 0], lighting[:, 2] = 0.8, 0.5
+    light = illumination.mix(
+        torch.softmax(2 * torch.rand(count, 14, generator=g), -1), 4500 + 9000 * torch.rand(count, generator=g)
+    )
+    sensor = CameraModel.load().sensitivity(2 * torch.rand(count, 2, generator=g) - 1)
+    maps = smooth(0.02, 0.2), smooth(0.015, 0.06), illumination.sh_shading(normals, lighting), smooth(0, 0.08)
+    image = image_formation.render(*maps, light, sensor, method="exact").clamp(0, 1)
+    return Batch(image, mask, normals, lighting)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return faces()
+
+
+def diagnose(recipe, batch, seed=0, width=2, **options):
+    return diagnosis.diagnose(training.build(recipe, width, seed), batch, recipe, **options)
+
+
+@functools.cache
+def diagnosed(recipe: Recipe, seed: int = 0) -> diagnosis.Diagnosis:
+    """Faces and network of one seed under a recipe: most tests look at the same few."""
+    return diagnose(recipe, faces(seed=seed), seed)
+
+
+def names(found: diagnosis.Diagnosis) -> list[str]:
+    return [finding.name for finding in found.findings]
+
+
+def decoding(recipe):
+    """A decoder with the ways of one recipe, whatever recipe it is given."""
+    return lambda output, batch, _: objective.decode(output, batch, recipe)
+
+
+def after(change):
+    """The sound decoder with something done to its image."""
+
+    def decode(output, batch, recipe):
+        image, maps = objective.decode(output, batch, recipe)
+        return change(image), maps
+
+    return decode
+
+
+# --- the known mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda r: r.name)
+def test_each_fault_is_the_one_finding(fault):
+    found = diagnosed(fault)
+    assert names(found) == [fault.name], str(found)
+    assert found.cause == fault.name
+
+
+@pytest.mark.parametrize("name", IN_DECODER)
+def test_a_decoder_is_judged_by_what_it_does_not_by_its_recipe(name, batch):
+    found = diagnose(WORKING, batch, decode=decoding(BY_NAME[name]))
+    assert names(found) == [name]
+    # and the same numbers as under a recipe that says so
+    assert found.measurements == pytest.approx(diagnosed(BY_NAME[name]).measurements, rel=1e-3, abs=1e-6)
+
+
+def test_a_recipe_that_names_a_mistake_which_its_decoder_does_not_make(batch):
+    wrong_words = BY_NAME["rounded_index"].but("wrong_words", skin="published", rows="paper")
+    assert diagnose(wrong_words, batch, decode=decoding(WORKING)).cause == "none found"
+
+
+def test_normals_left_as_stored_in_the_batch_itself(batch):
+    stored = dataclasses.replace(batch, normals=(batch.normals + 1) / 2)
+    assert names(diagnose(WORKING, stored)) == ["undecoded_normals"]
+
+
+def test_a_network_with_relu_under_a_recipe_that_says_exp(batch):
+    model = training.build("relu_for_exp", 2)
+    assert names(diagnosis.diagnose(model, batch, WORKING)) == ["relu_for_exp"]
+    assert diagnosis.diagnose(training.build(WORKING, 2), batch, "relu_for_exp").cause == "none found"
+
+
+def test_a_network_that_freezes_its_own_batch_norm(batch):
+    class Frozen(BioFaceNet):
+        def train(self, mode: bool = True):
+            return super().train(False)
+
+    model = Frozen(2)
+    model.load_state_dict(training.build(WORKING, 2).state_dict())
+    assert names(diagnosis.diagnose(model, batch, WORKING)) == ["batch_norm_frozen"]
+
+
+def test_batch_norm_frozen_where_its_statistics_fit_is_no_fault(batch):
+    model = training.build(WORKING, 2)
+    training.train(model, batch, WORKING, 40, progress=False)
+    found = diagnosis.diagnose(model, batch, WORKING.but("frozen", batch_norm="eval"))
+    assert found.measurements["statistics_moved"] == 0
+    assert found.cause == "none found", str(found)
+
+
+def test_no_field_that_could_hold_a_mistake_is_read(batch):
+    class Watched(Recipe):
+        def __getattribute__(self, name):
+            reader = sys._getframe(1).f_globals.get("__name__")
+            if reader == "bioface.diagnosis" and name in {f.name for f in dataclasses.fields(Recipe)}:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    read: set[str] = set()
+    fields = {f.name: getattr(BY_NAME["no_white_balance"], f.name) for f in dataclasses.fields(Recipe)}
+    found = diagnosis.diagnose(training.build(WORKING, 2), batch, Watched(**fields))
+    assert found.cause == "no_white_balance"
+    assert read == {"batch_norm"}  # to put the network in the mode in which it would train
+
+
+def test_two_mistakes_at_once_are_both_found_the_graver_first(batch):
+    recipe = WORKING.but("two", decoder="reshaped", skin="published", normals="undecoded", rows="paper")
+    expected = ["reshape_for_permute", "undecoded_normals", "rows_sum_1", "published_skin"]
+    assert names(diagnose(recipe, batch)) == expected
+
+
+# --- mistakes that no recipe has ---------------------------------------------------------------------------
+
+
+def test_red_and_blue_swapped_in_the_images_or_in_the_decoder(batch):
+    swapped = dataclasses.replace(batch, image=batch.image.flip(-1))
+    in_images = diagnose(WORKING, swapped)
+    in_decoder = diagnose(WORKING, batch, decode=after(lambda image: image.flip(-1)))
+    assert names(in_images) == names(in_decoder) == ["wrong_channel_order"]
+    assert "in the images" in in_images.findings[0].evidence
+    assert "in the decoder" in in_decoder.findings[0].evidence
+    both = diagnose(WORKING, swapped, decode=after(lambda image: image.flip(-1)))
+    assert both.cause == "none found"  # another order, kept throughout
+
+
+def test_an_index_from_0_to_1_reaches_half_of_the_table(batch):
+    def decode(output, batch, recipe):
+        half = output._replace(melanin=(output.melanin + 1) / 2, haemoglobin=(output.haemoglobin + 1) / 2)
+        return objective.decode(half, batch, recipe)
+
+    found = diagnose(WORKING, batch, decode=decode)
+    assert names(found) == ["misscaled_index"]
+    assert "(g + 1) / 2" in found.findings[0].evidence
+
+
+def test_a_wrong_matrix_that_keeps_white(batch):
+    M = camera.XYZ_TO_SRGB
+    wrong = M.T @ torch.linalg.inv(M)
+    wrong = (wrong / wrong.sum(1, keepdim=True)).float()
+    assert names(diagnose(WORKING, batch, decode=after(lambda image: image @ wrong.T))) == ["transposed_matrix"]
+
+
+def test_pixels_in_another_order_than_the_maps(batch):
+    found = diagnose(WORKING, batch, decode=after(lambda image: image.transpose(1, 2)))
+    assert found.cause == "reshape_for_permute"
+    assert found.measurements["locality"] == 0
+
+
+@pytest.mark.parametrize("changes", [dict(learning_rate=50.0), dict(learning_rate=1e9, optimiser="sgd")])
+def test_steps_that_are_too_large(changes, batch):
+    assert names(diagnose(WORKING.but("large", **changes), batch)) == ["step_too_large"]
+
+
+def test_weights_that_are_not_finite_are_the_end_of_steps_that_were_too_large(batch):
+    model = training.build(WORKING, 2)
+    model.diffuse.last.bias.data.fill_(torch.inf)
+    found = diagnosis.diagnose(model, batch, WORKING)
+    assert names(found) == ["step_too_large"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_paper_at_its_word_hardly_moves(seed):
+    """Its step is what stops it; its rows and its skin are true findings too."""
+    found = diagnosed(recipes.get("paper_literal"), seed)
+    assert names(found) == ["step_too_small", "rows_sum_1", "published_skin"], str(found)
+
+
+def test_a_step_of_nothing(batch):
+    found = diagnose(WORKING.but("still", learning_rate=1e-12), batch)
+    assert names(found) == ["step_too_small"]
+    assert found.measurements["image_change"] < 1e-4
+
+
+def test_a_grey_copy_too_dark_for_the_image(batch):
+    for rows, ceiling in (("code", 0.27), ("d65", 0.78)):  # skin reflects at most 79 %, and white may be 0.342
+        found = diagnose(WORKING.but("copy", copy_shading=1.0, rows=rows), batch)
+        assert names(found) == ["copy_shading_too_dark"]
+        assert found.measurements["copy_ceiling"] == pytest.approx(ceiling, abs=0.02)
+    fitted = diagnose(WORKING.but("fit", copy_shading="fitted", rows="code"), batch)
+    assert fitted.cause == "none found"
+    assert fitted.measurements["copy_ceiling"] > 0.95
+
+
+# --- no alarm ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", SOUND.values(), ids=SOUND)
+def test_sound_recipes_raise_no_alarm(recipe):
+    found = diagnosed(recipe)
+    assert found.cause == "none found", str(found)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", ["working", "slower", "sgd"])
+def test_nor_with_other_faces_and_weights(name, seed):
+    found = diagnosed(SOUND[name], seed)
+    assert found.cause == "none found", str(found)
+
+
+def test_the_authors_code_differs_by_its_skin_alone():
+    for seed in range(2):
+        assert names(diagnosed(recipes.get("authors_code"), seed)) == ["published_skin"]
+
+
+@pytest.mark.parametrize("recipe", [WORKING, SOUND["sgd"]], ids=["working", "sgd"])
+def test_a_network_that_has_been_trained_raises_no_alarm(recipe, batch):
+    model = training.build(recipe, 2)
+    training.train(model, batch, recipe, 40, progress=False)
+    found = diagnosis.diagnose(model, batch, recipe)
+    assert found.cause == "none found", str(found)
+
+
+@pytest.mark.parametrize("count, size", [(1, 32), (1, 64), (2, 16)])
+def test_few_and_small_faces(count, size):
+    found = diagnose(WORKING, faces(count, size))
+    assert found.cause == "none found", str(found)
+
+
+def test_faces_after_the_sixteenth_are_not_looked_at():
+    many = faces(18, 16)
+    assert diagnose(WORKING, many).measurements == pytest.approx(diagnose(WORKING, many[:16]).measurements, rel=1e-6)
+
+
+def test_a_photo_has_no_normals_to_judge():
+    photo = photos.astronaut()
+    batch = Batch.of_photo(photo.rgb, photo.mask)
+    found = diagnose(WORKING, batch)
+    assert found.cause == "none found", str(found)
+    assert "shading_target_error" not in found.measurements
+    assert diagnose("undecoded_normals", batch).cause == "none found"  # nothing to decode
+    assert diagnose("no_white_balance", batch).cause == "no_white_balance"
+
+
+@pytest.mark.parametrize("number", [7, 9])  # the two of 13 that come nearest to an alarm
+def test_real_photos_have_the_colours_of_skin(number, real_file):
+    photo = photos.read(real_file(f"photos/{number}_face.png"), real_file(f"photos/{number}_mask.png"), True)
+    every = photo.rgb.shape[0] // 64
+    batch = Batch.of_photo(photo.rgb[::every, ::every][:64, :64], photo.mask[::every, ::every][:64, :64])
+    found = diagnose(WORKING, batch)
+    assert found.cause == "none found", str(found)
+    if number == 9:
+        swapped = diagnose(WORKING, dataclasses.replace(batch, image=batch.image.flip(-1)))
+        assert swapped.cause == "wrong_channel_order", str(swapped)
+
+
+# --- what is measured --------------------------------------------------------------------------------------
+
+
+def test_measurements_of_a_sound_pipeline_are_what_physics_says():
+    m = diagnosed(WORKING).measurements
+    assert all(isinstance(value, float) and np.isfinite(value) for value in m.values())
+    for light in ("A", "D65"):
+        assert all(m[f"white_{light}_{c}"] == pytest.approx(1, abs=1e-3) for c in ("red", "green", "blue"))
+    assert m["difference_to_layered"] < 1e-3 < 0.1 < m["difference_to_published"]
+    assert m["locality"] == 1
+    assert m["shading_target_error"] == 0
+    assert m["round_trip_after"] < 0.3 * m["round_trip_before"]
+    assert min(m[f"gradient_{name}"] for name in ("melanin", "haemoglobin", "diffuse", "specular", "camera")) > 0
+    assert m["statistics_moved"] > 0
+    assert m["image_change"] > 0.05
+    assert m["loss_after"] < m["loss_before"]
+
+
+def test_measurements_of_broken_decoders():
+    rounded = diagnosed(BY_NAME["rounded_index"]).measurements
+    assert rounded["gradient_melanin"] == rounded["gradient_haemoglobin"] == 0 < rounded["gradient_diffuse"]
+    assert 1e-3 < rounded["difference_to_layered"] < 0.03  # within a step of the table
+    unbalanced = diagnosed(BY_NAME["no_white_balance"]).measurements
+    assert unbalanced["white_A_red"] > 1.3 * unbalanced["white_A_green"]
+    assert unbalanced["white_D65_red"] < unbalanced["white_D65_blue"]
+    assert unbalanced["residual_to_layered"] < 1e-3  # another matrix, the same skin
+    pink = diagnosed(BY_NAME["rows_sum_1"]).measurements
+    assert [pink[f"white_A_{c}"] for c in ("red", "green", "blue")] == pytest.approx([1.2048, 0.9484, 0.9087], abs=1e-3)
+    code = diagnosed(SOUND["code_rows"]).measurements
+    assert code["white_A_green"] == pytest.approx(0.3425, abs=1e-3)
+    assert code["difference_to_layered"] < 1e-3
+
+
+def test_the_same_twice(batch):
+    again = diagnose("relu_for_exp", batch)
+    assert again.findings == diagnosed(BY_NAME["relu_for_exp"]).findings
+    assert again.measurements == pytest.approx(diagnosed(BY_NAME["relu_for_exp"]).measurements, rel=1e-6)
+
+
+def test_it_reads_as_a_small_table():
+    found = diagnosed(recipes.get("paper_literal"))
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["severity", "finding", "evidence"]
+    assert [line.split()[1] for line in lines[1:]] == names(found)
+    assert "(1.205, 0.948, 0.909)" in str(found)
+    severities = [finding.severity for finding in found.findings]
+    assert severities == sorted(severities, reverse=True)
+    sound = diagnosed(WORKING)
+    assert str(sound) == f"none found in {len(sound.measurements)} measurements"
+
+
+def test_every_known_mistake_has_its_place_in_the_order():
+    assert set(BY_NAME) < set(diagnosis.SEVERITY)
+    assert len(set(diagnosis.SEVERITY.values())) == len(diagnosis.SEVERITY)
+
+
+# --- nothing is touched, bad input is refused --------------------------------------------------------------
+
+
+def test_the_model_the_faces_and_the_random_numbers_stay_as_they_were(batch):
+    model = training.build(WORKING, 2)
+    model.melanin.eval()  # a mixture of modes
+    model.diffuse.last.weight.grad = torch.full_like(model.diffuse.last.weight, 7.0)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    image, normals = batch.image.clone(), batch.normals.clone()
+    torch.manual_seed(5)
+    random = torch.get_rng_state()
+    with torch.no_grad():  # as a notebook might have it
+        found = diagnosis.diagnose(model, batch, WORKING)
+        assert not torch.is_grad_enabled()
+    assert found.cause == "none found"
+    assert found.measurements["gradient_melanin"] > 0
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert bool((model.diffuse.last.weight.grad == 7).all())
+    assert sum(p.grad is not None for p in model.parameters()) == 1
+    assert not any(m._forward_hooks for m in model.modules())
+    assert torch.equal(batch.image, image) and torch.equal(batch.normals, normals)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize(
+    "decode, found",
+    [
+        (after(lambda image: image.movedim(-1, 1)), r"\(4, 3, 16, 16\)"),
+        (after(lambda image: image.numpy()), "ndarray"),
+        (lambda output, batch, recipe: objective.decode(output, batch, recipe)[0], r"\(4, 16, 16, 3\)"),
+        (after(lambda image: image * torch.nan), "NaN or infinity"),
+    ],
+)
+def test_a_decoder_that_gives_no_image_is_refused(decode, found, batch):
+    with pytest.raises(BiofaceError, match=f"expected decode .*found .*{found}"):
+        diagnose(WORKING, batch, decode=decode)
+
+
+def test_bad_input_is_refused(batch):
+    with pytest.raises(BiofaceError, match="did you mean 'working'"):
+        diagnosis.diagnose(training.build(WORKING, 2), batch, "workin")
+    with pytest.raises(BiofaceError, match="found one face of 16 × 16"):
+        diagnose(WORKING, faces(1, 16))
+
+
+@pytest.mark.alone
+def test_a_diagnosis_takes_seconds():
+    batch, model = faces(16, 64), training.build(WORKING, 8)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        began = time.perf_counter()
+        diagnosis.diagnose(model, batch, WORKING)
+        seconds = time.perf_counter() - began
+    finally:
+        torch.set_num_threads(threads)
+    print(f"\ndiagnosis of 16 faces at width 8: {seconds:.1f} s")
+    assert seconds < 60

@@ -1,0 +1,126 @@
+"""Recipes: one field a step, names that find what they mean, values that exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from bioface import recipes
+from bioface.errors import BiofaceError
+from bioface.recipes import CODE_LADDER, FAULTS, LADDER, PAPER_LITERAL, RECIPES, SINGLE_CHANGES, WORKING, Recipe
+
+EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS)
+
+
+@pytest.mark.parametrize("ladder", [LADDER, CODE_LADDER], ids=["to working", "to the authors' code"])
+def test_each_step_of_a_ladder_changes_one_field(ladder):
+    assert ladder[0] is PAPER_LITERAL
+    for before, after in itertools.pairwise(ladder):
+        assert len(before.difference(after)) == 1, f"{before.name} to {after.name}"
+
+
+def test_no_field_of_a_ladder_is_changed_twice():
+    """A cause that comes and goes would not be one."""
+    for ladder in (LADDER, CODE_LADDER):
+        fields = [field for before, after in itertools.pairwise(ladder) for field in before.difference(after)]
+        assert len(fields) == len(set(fields))
+        assert set(fields) == set(ladder[0].difference(ladder[-1]))
+
+
+def test_the_ladders_end_where_they_say():
+    assert LADDER[-1] == WORKING == recipes.get("working")
+    assert CODE_LADDER[-1] is recipes.get("authors_code")
+
+
+@pytest.mark.parametrize(("of", "changed"), [(WORKING, FAULTS), (PAPER_LITERAL, SINGLE_CHANGES)])
+def test_faults_and_single_changes_change_one_field(of, changed):
+    for recipe in changed:
+        assert len(of.difference(recipe)) == 1, recipe.name
+    what = [(field, after) for recipe in changed for field, (_, after) in of.difference(recipe).items()]
+    assert len(set(what)) == len(changed)  # no two are the same
+
+
+def test_every_wrong_decoder_is_a_fault():
+    right = {"table", "spectral"}
+    assert {r.decoder for r in FAULTS} - {WORKING.decoder} == set(recipes.DECODERS) - right
+    assert WORKING.decoder in right and all(r.decoder in right for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES))
+
+
+def test_the_paper_is_taken_at_its_word():
+    p = PAPER_LITERAL
+    assert (p.skin, p.rows, p.scale, p.reduction, p.optimiser) == ("published", "paper", 1.0, "mean", "sgd")
+    assert (p.learning_rate, p.momentum, p.schedule, p.shading) == (1e-5, 0.0, "constant", "exp")
+    assert tuple(p.weights) == (1e-3, 1e-4, 1e-5, 1e-5)
+
+
+def test_a_name_is_one_recipe():
+    for one, other in itertools.combinations(EVERY, 2):
+        assert one.name != other.name or one is other, one.name
+    assert {r.name for r in EVERY} == set(RECIPES) and all(RECIPES[r.name] == r for r in EVERY)
+
+
+def test_recipes_are_found_by_name_and_pass_through():
+    assert recipes.get("paper_literal") is PAPER_LITERAL
+    mine = WORKING.but("mine", learning_rate=1.0)
+    assert recipes.get(mine) is mine
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("workng", "working"), ("paper_litteral", "paper_literal"), ("author_code", "authors_code")],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(misspelt, meant):
+    with pytest.raises(BiofaceError, match=f"unknown recipe '{misspelt}'; did you mean '{meant}'"):
+        recipes.get(misspelt)
+
+
+def test_but_changes_what_it_is_told_and_difference_names_it():
+    mine = WORKING.but("mine", momentum=0.5, rows="code")
+    assert mine.name == "mine" and WORKING.momentum == 0
+    assert WORKING.difference(mine) == {"momentum": (0.0, 0.5), "rows": (WORKING.rows, "code")}
+    assert WORKING.but("twin").difference(WORKING) == {}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        mine.momentum = 0.1
+
+
+@pytest.mark.parametrize("field", recipes.CHOICES)
+def test_every_choice_exists_and_others_are_refused(field):
+    for choice in recipes.CHOICES[field]:
+        assert getattr(WORKING.but("mine", **{field: choice}), field) == choice
+    with pytest.raises(BiofaceError, match=f"unknown {field} 'nonsense'"):
+        WORKING.but("mine", **{field: "nonsense"})
+
+
+def test_a_misspelt_choice_is_answered_with_the_nearest():
+    with pytest.raises(BiofaceError, match="unknown decoder 'reshapd'; did you mean 'reshaped'"):
+        WORKING.but("mine", decoder="reshapd")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("copy_shading", 0.0, "copy_shading to be None, 'fitted' or a factor > 0, found 0.0"),
+        ("copy_shading", -1.0, "copy_shading"),
+        ("copy_shading", float("nan"), "copy_shading"),
+        ("copy_shading", "fited", "copy_shading to be None, 'fitted' or a factor > 0, found 'fited'"),
+        ("scale", 0.0, "scale > 0, found 0.0"),
+        ("scale", float("nan"), "scale > 0, found nan"),
+        ("batch", 0, "batch > 0, found 0"),
+        ("learning_rate", 0.0, "learning_rate > 0, found 0.0"),
+        ("learning_rate", -1e-3, "learning_rate > 0"),
+        ("learning_rate", float("nan"), "learning_rate > 0"),
+        ("momentum", -0.1, "momentum ≥ 0, found -0.1"),
+        ("momentum", float("nan"), "momentum ≥ 0"),
+        ("weight_decay", -0.1, "weight_decay ≥ 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(field, value, message):
+    with pytest.raises(BiofaceError, match=message):
+        WORKING.but("mine", **{field: value})
+
+
+@pytest.mark.parametrize("copy", [None, 1.0, 2.5, "fitted"])
+def test_ways_to_copy_the_shading(copy):
+    assert Recipe("mine", copy_shading=copy).copy_shading == copy
