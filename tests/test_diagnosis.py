@@ -342,6 +342,14 @@ def test_measurements_of_broken_decoders():
     assert code["difference_to_layered"] < 1e-3
 
 
+@pytest.mark.parametrize("name", ["fitted", "tripled"])
+def test_a_copied_shading_does_not_blur_the_measurements(name):
+    m = diagnosed(SOUND[name]).measurements
+    assert m["locality"] == pytest.approx(1, abs=1e-6)
+    assert m["difference_to_layered"] < 1e-3
+    assert m["gradient_diffuse"] == 0 < m["gradient_melanin"]
+
+
 def test_the_same_twice(batch):
     again = diagnose("relu_for_exp", batch)
     assert again.findings == diagnosed(BY_NAME["relu_for_exp"]).findings

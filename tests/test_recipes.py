@@ -9,9 +9,19 @@ import pytest
 
 from bioface import recipes
 from bioface.errors import BiofaceError
-from bioface.recipes import CODE_LADDER, FAULTS, LADDER, PAPER_LITERAL, RECIPES, SINGLE_CHANGES, WORKING, Recipe
+from bioface.recipes import (
+    CODE_LADDER,
+    FAULTS,
+    HEALTHY,
+    LADDER,
+    PAPER_LITERAL,
+    RECIPES,
+    SINGLE_CHANGES,
+    WORKING,
+    Recipe,
+)
 
-EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS)
+EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY)
 
 
 @pytest.mark.parametrize("ladder", [LADDER, CODE_LADDER], ids=["to working", "to the authors' code"])
@@ -45,7 +55,14 @@ def test_faults_and_single_changes_change_one_field(of, changed):
 def test_every_wrong_decoder_is_a_fault():
     right = {"table", "spectral"}
     assert {r.decoder for r in FAULTS} - {WORKING.decoder} == set(recipes.DECODERS) - right
-    assert WORKING.decoder in right and all(r.decoder in right for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES))
+    assert WORKING.decoder in right and all(r.decoder in right for r in set(EVERY) - set(FAULTS))
+
+
+def test_healthy_recipes_share_no_field_with_a_fault():
+    """They differ from ``working`` in other ways than the faults do."""
+    wrong = {field for recipe in FAULTS for field in WORKING.difference(recipe)}
+    assert WORKING in HEALTHY and len(HEALTHY) > 1
+    assert not any(wrong & set(WORKING.difference(recipe)) for recipe in HEALTHY)
 
 
 def test_the_paper_is_taken_at_its_word():
@@ -57,7 +74,7 @@ def test_the_paper_is_taken_at_its_word():
 
 def test_a_name_is_one_recipe():
     for one, other in itertools.combinations(EVERY, 2):
-        assert one.name != other.name or one is other, one.name
+        assert one.name != other.name or one == other, one.name
     assert {r.name for r in EVERY} == set(RECIPES) and all(RECIPES[r.name] == r for r in EVERY)
 
 

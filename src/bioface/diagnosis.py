@@ -513,17 +513,16 @@ def _batch_norm(bench: _Bench, model: BioFaceNet) -> None:
 
 
 def _slopeless(net: BioFaceNet, image: Tensor, shift: float) -> dict[str, float]:
-    """Share of the pixels where a shading has exactly no slope, its last layer's answers shifted."""
+    """Share of the pixels where a shading has exactly no slope, its last layer's answers shifted for good."""
     raw: list[Tensor] = []
 
     def replace(layer: nn.Module, given: Any, answer: Tensor) -> Tensor:
         raw.append((answer.detach() + shift).requires_grad_())
         return raw[-1]
 
-    hooks = [getattr(net, name).last.register_forward_hook(replace) for name in ("diffuse", "specular")]
+    net.diffuse.last.register_forward_hook(replace)
+    net.specular.last.register_forward_hook(replace)
     output = net(image)
-    for hook in hooks:
-        hook.remove()
     slopes = _gradient(output.diffuse.sum() + output.specular.sum(), raw)
     return {n: float((s == 0).double().mean()) for n, s in zip(("diffuse", "specular"), slopes, strict=True)}
 

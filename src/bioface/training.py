@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,13 @@ def train(
     for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every), ("probe_every", probe_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BiofaceError(f"expected {name} of at least 1, found {value!r}")
-    unused = recipe.copy_shading is not None  # then nothing reaches the decoder of the diffuse shading
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)])
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise BiofaceError(f"expected a seed of at least 0, found {seed!r}")
+    # then nothing reaches the decoder of the diffuse shading, or those of the pigments
+    unused = recipe.copy_shading is not None or recipe.decoder == "rounded index"
+    # accelerate takes processes without a graphics processor for a group only when it is told
+    cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)])
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = {
@@ -169,6 +175,8 @@ def train(
         for group in stepper.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         said = net(batch.image)
+        if not all(bool(torch.isfinite(value).all()) for value in said):
+            raise Diverged(f"step {step} of {recipe.name}: {_culprit(model, said, {})}; the weights are unchanged")
         rendered, maps = objective.decode(said, batch, recipe)
         count = accelerator.reduce(batch.mask.sum().float(), "mean")
         terms = objective.loss_terms(rendered, maps, batch, recipe, count)
@@ -183,10 +191,10 @@ def train(
         stepper.step()
         if feed.is_whole:  # the same faces again: the last step shows in this step's image
             if previous is not None:
-                record[step - 1, 5] = _change(rendered, previous, batch)
+                record[step - 1, 5] = _change(rendered, previous, batch, count, accelerator)
             previous = rendered.detach()
         if step == steps - 1 or (not feed.is_whole and step % probe_every == 0):
-            record[step, 5] = _change(_look_again(net, batch, recipe), rendered, batch)
+            record[step, 5] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
         if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
             if accelerator.is_main_process:
                 _save(Path(checkpoint), model, optimiser, run, record[: step + 1])
@@ -241,22 +249,21 @@ class _Feed:
         return Batch.of(self.dataset[rows[self.rank :: self.processes]]).to(self.device)
 
 
-def _change(now: Tensor, before: Tensor, batch: Batch) -> float:
-    """Root-mean-square difference of two images over the foreground."""
+def _change(now: Tensor, before: Tensor, batch: Batch, count: Tensor, accelerator: Accelerator) -> float:
+    """Root-mean-square difference of two images over the foreground of all processes."""
     squared = (now.detach() - before.detach()).square().mean(-1)
-    return float((squared[batch.mask].mean()).sqrt())
+    return float(accelerator.reduce(squared[batch.mask].sum() / count, "mean").sqrt())
 
 
 @torch.no_grad()
 def _look_again(net: torch.nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     """The image after a step, without a trace in the running statistics."""
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
     for m in norms:
-        m.momentum = 0.0
+        m.track_running_stats = False
     rendered, _ = objective.decode(net(batch.image), batch, recipe)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
+    for m in norms:
+        m.track_running_stats = True
     return rendered
 
 
@@ -266,7 +273,7 @@ def _culprit(model: BioFaceNet, said: Any, terms: dict[str, Tensor]) -> str:
     def bad(value: Tensor) -> bool:
         return not bool(torch.isfinite(value.detach()).all())
 
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+    for name, value in model.named_parameters():
         if bad(value):
             return f"the weights are not finite, first {name}"
     for name, value in said._asdict().items():
@@ -309,18 +316,31 @@ def _restore(
         saved, done = json.loads(metadata["run"]), tensors.pop("record").numpy()
     except (KeyError, ValueError) as error:
         raise DataError(path, "a checkpoint's run and record inside", repr(error)) from error
-    for name in run:
-        if saved.get(name) != run[name]:
-            raise DataError(path, f"a checkpoint of a run with {name} {run[name]}", f"{saved.get(name)}")
+    for name, wanted in run.items():
+        found = saved.get(name)
+        if wanted != found:
+            if isinstance(wanted, dict) and isinstance(found, dict):  # many fields, of which one or two differ
+                different = [field for field in wanted if wanted[field] != found.get(field)]
+                wanted, found = ({field: both.get(field) for field in different} for both in (wanted, found))
+            raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{found}")
+    if done.ndim != 2 or done.shape[1] != len(_COLUMNS):
+        raise DataError(path, f"a record of {len(_COLUMNS)} numbers a step", f"one of shape {done.shape}")
     if len(done) > len(record):
         raise DataError(path, f"a checkpoint of at most {len(record)} steps", f"one of {len(done)}")
     weights = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
-    model.load(weights, path)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = value
+    parameters = list(model.parameters())
+    for index, values in state.items():
+        fits = index < len(parameters) and all(
+            not v.ndim or v.shape == parameters[index].shape for v in values.values()
+        )
+        if not fits or set(values) != set(next(iter(state.values()))):
+            raise DataError(path, "what the optimiser keeps of each weight", f"something else for weight {index}")
+    model.load(weights, path)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     record[: len(done)] = done
     return len(done)
