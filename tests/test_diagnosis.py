@@ -19,6 +19,8 @@ from bioface.network import BioFaceNet
 from bioface.objective import Batch
 from bioface.recipes import FAULTS, WORKING, Recipe
 
+pytestmark = pytest.mark.slow  # a diagnosis takes seconds
+
 BY_NAME = {fault.name: fault for fault in FAULTS}
 #: Mistakes that sit in the decoder, whatever the recipe says.
 IN_DECODER = (

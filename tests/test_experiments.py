@@ -33,7 +33,7 @@ def a_batch(faces=2, size=16, seed=0):
 def test_runs_are_kept_and_found_again(folders, monkeypatch):
     batch, recipe = a_batch(), recipes.WORKING
     monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
-    first = experiments.run_all(batch, [recipe], seeds=(0, 1), **SMALL)["working"]
+    first = experiments.run_all(experiments.Plan(batch, [recipe], seeds=(0, 1), **SMALL))["working"]
     assert [found.seed for found in first] == [0, 1]
     assert not np.array_equal(first[0].image, first[1].image)
 
@@ -41,7 +41,7 @@ def test_runs_are_kept_and_found_again(folders, monkeypatch):
         raise AssertionError("ran again")
 
     monkeypatch.setattr(experiments, "run", never)
-    second = experiments.run_all(batch, [recipe], seeds=(0, 1), **SMALL)["working"]
+    second = experiments.run_all(experiments.Plan(batch, [recipe], seeds=(0, 1), **SMALL))["working"]
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.image, other.image) and np.array_equal(one.image_eval, other.image_eval)
         assert all(torch.equal(a, b) for a, b in zip(one.output, other.output, strict=True))
@@ -55,7 +55,7 @@ def test_a_damaged_cache_is_run_again(folders, monkeypatch, damage):
     monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
 
     def run():
-        return experiments.run_all(batch, [recipes.WORKING], **SMALL)["working"][0]
+        return experiments.run_all(experiments.Plan(batch, [recipes.WORKING], **SMALL))["working"][0]
 
     first = run()
     (file,) = (folders.parent / "build" / "runs").iterdir()
@@ -83,17 +83,19 @@ def test_another_recipe_seed_or_face_is_another_run(folders):
 def test_several_processes_give_what_one_gives(folders, monkeypatch, tmp_path):
     batch, both = a_batch(), [recipes.WORKING, recipes.PAPER_LITERAL]
     monkeypatch.setattr(experiments.notebook, "processors", lambda: 2)
-    side_by_side = experiments.run_all(batch, both, **SMALL)
+    side_by_side = experiments.run_all(experiments.Plan(batch, both, **SMALL))
     monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
-    alone = experiments.run_all(batch, both, **SMALL)
+    alone = experiments.run_all(experiments.Plan(batch, both, **SMALL))
     for name in alone:
         assert np.array_equal(alone[name][0].image, side_by_side[name][0].image)
 
 
 def test_recipes_of_one_name_are_refused(folders):
     with pytest.raises(BiofaceError, match="names that differ"):
-        experiments.run_all(a_batch(), [recipes.WORKING, recipes.WORKING.but("working", scale=255.0)], **SMALL)
+        experiments.run_all(
+            experiments.Plan(a_batch(), [recipes.WORKING, recipes.WORKING.but("working", scale=255.0)], **SMALL)
+        )
 
 
 def test_a_run_starts_at_the_untrained_network(folders):

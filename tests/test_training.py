@@ -27,6 +27,8 @@ from bioface.objective import Batch
 from bioface.recipes import WORKING
 from bioface.training import Diverged, build, train
 
+pytestmark = pytest.mark.slow  # so many short trainings add up
+
 SGD = WORKING.but("plain", optimiser="sgd", learning_rate=1.0, schedule="constant")
 MOMENTUM = SGD.but("with_momentum", momentum=0.9, weight_decay=1e-3)
 

@@ -99,55 +99,76 @@ def _look(model: torch.nn.Module, batch: Batch, recipe: Recipe) -> tuple[np.ndar
     return image.numpy(), output
 
 
-def run_all(
-    batch: Batch,
-    recipes: Sequence[Recipe],
-    seeds: Sequence[int] | Mapping[str, Sequence[int]] = (0,),
-    width: int = 8,
-    steps: int | Mapping[str, int] = 60,
-    progress: bool | None = None,
-) -> dict[str, list[Run]]:
-    """Every recipe with every seed, from the cache or run now, several at a time.
+@dataclass(frozen=True)
+class Plan:
+    """Every one of some recipes with every seed on one batch.
 
-    Parameters
+    Attributes
     ----------
     batch : the faces that are overfitted
     recipes : with names that differ
     seeds : of the networks' first weights; for all recipes, or by the name of the recipe
+    width : of the networks
     steps : for all recipes, or by the name of the recipe
+    """
+
+    batch: Batch
+    recipes: Sequence[Recipe]
+    seeds: Sequence[int] | Mapping[str, Sequence[int]] = (0,)
+    width: int = 8
+    steps: int | Mapping[str, int] = 60
+
+    def __post_init__(self) -> None:
+        names = [recipe.name for recipe in self.recipes]
+        if len(set(names)) < len(names):
+            raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
+
+    def jobs(self) -> list[tuple[Batch, Recipe, int, int, int]]:
+        """What :func:`run` takes, for each run."""
+        found = []
+        for recipe in self.recipes:
+            seeds = self.seeds[recipe.name] if isinstance(self.seeds, Mapping) else self.seeds
+            steps = self.steps[recipe.name] if isinstance(self.steps, Mapping) else self.steps
+            found += [(self.batch, recipe, self.width, seed, steps) for seed in seeds]
+        return found
+
+
+def fill(*plans: Plan, progress: bool | None = None) -> None:
+    """Run what is not in the cache yet, of all plans together, so that no processor waits for another.
+
+    Parameters
+    ----------
     progress : show a bar; None does so on a terminal
+    """
+    todo = [job for plan in plans for job in plan.jobs() if _load(*job) is None]
+    todo.sort(key=lambda job: -len(job[0]) * job[4])  # the longest first, so that none is left alone at the end
+    hidden = not sys.stderr.isatty() if progress is None else not progress
+    workers = min(len(todo), notebook.processors())
+    with tqdm(total=len(todo), desc="training runs", unit="run", disable=hidden) as bar:
+        if workers <= 1:
+            for job in todo:
+                _keep(*job)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")  # a forked torch can hang
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            for done in concurrent.futures.as_completed([pool.submit(_keep, *job) for job in todo]):
+                done.result()
+                bar.update()
+
+
+def run_all(plan: Plan, progress: bool | None = None) -> dict[str, list[Run]]:
+    """Every run of a plan, from the cache or run now, several at a time.
 
     Returns
     -------
     {name of the recipe: its runs, in the order of the seeds}
     """
-    names = [recipe.name for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
-    jobs = []
-    for recipe in recipes:
-        of_seeds = seeds[recipe.name] if isinstance(seeds, Mapping) else seeds
-        of_steps = steps[recipe.name] if isinstance(steps, Mapping) else steps
-        jobs += [(recipe, width, seed, of_steps) for seed in of_seeds]
-    # the longest first, so that none is left alone at the end
-    todo = sorted((job for job in jobs if _load(batch, *job) is None), key=lambda job: -job[3])
-    hidden = not sys.stderr.isatty() if progress is None else not progress
-    with tqdm(total=len(todo), desc="training runs", unit="run", disable=hidden) as bar:
-        workers = min(len(todo), notebook.processors())
-        if workers <= 1:
-            for job in todo:
-                _keep(batch, *job)
-                bar.update()
-        else:
-            context = multiprocessing.get_context("spawn")  # a forked torch can hang
-            with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-                for done in concurrent.futures.as_completed([pool.submit(_keep, batch, *job) for job in todo]):
-                    done.result()
-                    bar.update()
-    runs: dict[str, list[Run]] = {name: [] for name in names}
-    for job in jobs:
-        kept = _load(batch, *job)
-        runs[job[0].name].append(run(batch, *job) if kept is None else kept)
+    fill(plan, progress=progress)
+    runs: dict[str, list[Run]] = {recipe.name: [] for recipe in plan.recipes}
+    for job in plan.jobs():
+        kept = _load(*job)
+        runs[job[1].name].append(run(*job) if kept is None else kept)
     return runs
 
 

@@ -83,7 +83,7 @@ class Recipe:
     batch: int = 64
     weights: losses.Weights = losses.Weights()
     optimiser: str = "adam"
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: str = "cosine"

@@ -56,7 +56,7 @@ class History:
     output_change : (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that
         the step made; NaN where it was not measured
     learning_rate : (steps,)
-    seconds : of all steps of this call
+    seconds : of the steps of this call, without the look at the image that the last one made
     """
 
     losses: dict[str, np.ndarray]
@@ -169,7 +169,7 @@ def train(
         unit="step",
         disable=not (progress and accelerator.is_main_process),
     )
-    began, previous = time.perf_counter(), None
+    began, seconds, previous = time.perf_counter(), 0.0, None
     for step in bar:
         batch = feed(step)
         for group in stepper.param_groups:
@@ -193,6 +193,8 @@ def train(
             if previous is not None:
                 record[step - 1, 5] = _change(rendered, previous, batch, count, accelerator)
             previous = rendered.detach()
+        if step == steps - 1:
+            seconds = time.perf_counter() - began
         if step == steps - 1 or (not feed.is_whole and step % probe_every == 0):
             record[step, 5] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
         if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
@@ -200,7 +202,6 @@ def train(
                 _save(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{sum(values[:4]):.3g}", refresh=False)
-    seconds = time.perf_counter() - began
     accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval()
     columns = dict(zip(_COLUMNS, record.T, strict=True))
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
