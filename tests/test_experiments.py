@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import experiments, objective, recipes, training
+from bioface import experiments, image_formation, objective, recipes, training
+from bioface.datasets import photos
 from bioface.errors import BiofaceError
 from bioface.network import Output
 
@@ -193,3 +194,31 @@ def test_the_dictionary_of_a_summary():
     )
     assert set(table["working"]) == {"rmse", "luminance", "start"}
     assert table["working"]["rmse"].shape == (2,)
+
+
+@pytest.fixture(scope="module")
+def real_crops(real_data):
+    """Thirteen photos of faces with masks, 64 × 64; for tests only."""
+    folder = real_data / "photos"
+    masks = sorted(folder.glob("*_mask.png"))
+    if not masks:
+        pytest.skip(f"no real data: {folder} has no masks")
+    found = [photos.read(str(mask).replace("_mask", "_face"), mask, resize_mask=True) for mask in masks]
+    rgb = np.stack([p.rgb.reshape(64, 2, 64, 2, 3).mean((1, 3)) for p in found])
+    mask = np.stack([p.mask.reshape(64, 2, 64, 2).all((1, 3)) for p in found])
+    image = image_formation.srgb_decode(rgb.astype(np.float32))
+    return objective.Batch(torch.from_numpy(image), torch.from_numpy(mask), names=tuple(p.name for p in found))
+
+
+@pytest.mark.slow
+def test_real_faces_are_overfitted(real_crops):
+    """Masks but no normals: nothing supervises the shading."""
+    four = real_crops[:4]
+    found = experiments.run(four, recipes.WORKING, width=8, steps=300)
+    flat = experiments.reconstruction(experiments.constant_colour(four), four)
+    s = experiments.scores(found, four)
+    assert s["rmse"] <= 0.025 and s["luminance"] >= 0.98, s
+    assert s["rmse"] < 0.5 * flat, (s, flat)
+    literal = experiments.run(four, recipes.PAPER_LITERAL, width=8, steps=20)
+    s = experiments.scores(literal, four)
+    assert s["rmse"] > flat and s["luminance"] < 0.2, s

@@ -1,4 +1,4 @@
-"""BioFaceNet, revisited: spectra → skin, illumination, camera → image formation → fits → metrics → plots.
+"""BioFaceNet, revisited: spectra → skin, illumination, camera → image formation → network, fits → metrics → plots.
 
 Modules are imported when they are first used: ``import bioface`` alone is quick and loads no torch.
 """

@@ -154,7 +154,6 @@ CODE_LADDER = _chain(
 )
 #: The paper with one field changed: which cause suffices alone?
 SINGLE_CHANGES = (
-    PAPER_LITERAL.but("only_layered_skin", skin="layered"),
     PAPER_LITERAL.but("only_summed", reduction="sum"),
     PAPER_LITERAL.but("only_momentum", momentum=0.9),
     PAPER_LITERAL.but("only_learning_rate_0.8", learning_rate=0.8),
