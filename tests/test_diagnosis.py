@@ -226,6 +226,12 @@ def test_weights_that_are_not_finite_are_the_end_of_steps_that_were_too_large(ba
     assert names(found) == ["step_too_large"]
 
 
+def test_weights_that_turn_to_nan_under_the_steps_are_named_too(batch):
+    """The colours cannot be decoded any more, which is a finding and not an error."""
+    found = diagnose(WORKING.but("large", optimiser="sgd", learning_rate=1e38), batch)
+    assert names(found) == ["step_too_large"]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_paper_at_its_word_hardly_moves(seed):
     """Its step is what stops it; its rows and its skin are true findings too."""

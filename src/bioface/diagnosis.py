@@ -1,9 +1,10 @@
 """Why does a training not work? The pipeline is tried like an instrument of unknown make: known light in, and a
 look at what comes out.
 
-Nothing here asks a recipe which mistakes it holds. Every verdict is a number, measured on what the decoder, the
-shading target, the losses, the optimiser and the network do, and held against exact spectra or against what is true
-of every sound choice: white stays neutral, a pixel moves only itself, a step moves the image.
+Nothing here asks a recipe which mistakes it holds, but for the mode (training or evaluation) that its loop sets.
+Every verdict is a number, measured on what the decoder, the shading target, the losses, the optimiser and the
+network do, and held against exact spectra or against what is true of every sound choice: white stays neutral, a
+pixel moves only itself, a step moves the image.
 """
 
 from __future__ import annotations
@@ -546,7 +547,10 @@ def _steps(bench: _Bench, model: BioFaceNet) -> None:
     optimiser = objective.make_optimiser(net.parameters(), recipe)
 
     def look() -> tuple[Tensor, Tensor]:
-        image, maps = bench.decode(net(batch.image), batch, recipe)
+        said = net(batch.image)
+        if not all(bool(torch.isfinite(value).all()) for value in said):  # nothing that could be decoded
+            return batch.image, batch.image.new_tensor(math.inf)
+        image, maps = bench.decode(said, batch, recipe)
         return image, sum(objective.loss_terms(image, maps, batch, recipe).values(), image.new_zeros(()))
 
     before, losses = None, []
