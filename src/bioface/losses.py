@@ -1,7 +1,8 @@
 """The four losses of the paper, in the paper's scale and in that of the authors' code.
 
 The paper takes means over the foreground of images in [0, 1]; the code sums over batch and pixels, divides by
-224² and works on images in [0, 255]. Nothing else differs, and it is a factor of about 10⁶ (notebook 02).
+224² and works on images in [0, 255]. Nothing else differs, and it is a factor of about 2·10⁵ in the gradient; the
+momentum of its trainer adds the rest (notebook 02).
 
 References
 ----------

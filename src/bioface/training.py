@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from bioface import objective, paths
 
-# DIAG
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
