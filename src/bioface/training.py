@@ -25,7 +25,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bioface import objective, paths
-
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
