@@ -23,7 +23,7 @@ def a_batch(faces=2, size=16, seed=0):
         0.4 + maps[2],
         0.1 * maps[3],
         torch.zeros(faces, 2),
-        torch.eye(14)[:faces],
+        torch.eye(14)[torch.arange(faces) % 14],
         torch.full((faces,), 6500.0),
     )
     blank = objective.Batch(torch.zeros(faces, size, size, 3), torch.ones(faces, size, size, dtype=torch.bool))
