@@ -500,3 +500,9 @@ def test_optimisers_are_those_of_the_recipe():
         lr=1e-5, momentum=0.9, weight_decay=5e-4
     )
     assert sgd.defaults["dampening"] == 0 and not sgd.defaults["nesterov"]
+
+
+@pytest.mark.parametrize("other", [None, 3, np.zeros((2, 64, 64, 3)), "twin"])
+def test_what_is_not_faces_is_refused(other):
+    with pytest.raises(BiofaceError, match=f"expected faces of a data set or a batch, found {type(other).__name__}"):
+        objective.Batch.of(other)

@@ -79,6 +79,8 @@ class Batch:
         """Faces of :mod:`bioface.datasets` (display sRGB, normals, three lights) as a batch; a batch passes through."""
         if isinstance(faces, Batch):
             return faces
+        if not all(hasattr(faces, name) for name in ("rgb", "mask", "normals", "lighting", "names")):
+            raise BiofaceError(f"expected faces of a data set or a batch, found {type(faces).__name__}")
         image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(faces.rgb)))
         return cls(
             image,
