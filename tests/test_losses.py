@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bioface import losses
-from bioface.errors import BiofaceError
+from bioface import losses, smith2019
+from bioface.datasets import skin_spectra
+from bioface.errors import BiofaceError, DataError
 
 
 def rand(*shape, seed=0):
@@ -77,7 +78,8 @@ def test_diffuse_supervision_by_hand():
 
 
 def test_weights_are_those_of_the_paper():
-    assert losses.Weights()._asdict() == dict(appearance=1e-3, camera=1e-4, specular=1e-5, diffuse=1e-5)
+    published = dict(appearance=1e-3, camera=1e-4, specular=1e-5, diffuse=1e-5)
+    assert losses.Weights()._asdict() == published | dict(skin=0.0, truth=0.0)  # the last two are not in the paper
 
 
 @pytest.mark.parametrize(
@@ -161,3 +163,52 @@ def test_a_target_of_zero_has_no_loss_and_finite_gradients():
     diffuse = rand(1, 4, 4).requires_grad_()
     loss = supervised(diffuse, torch.zeros(1, 4, 4).double(), half_mask(2)[:1])
     assert loss.detach() == 0 and torch.isfinite(torch.autograd.grad(loss, diffuse)[0]).all()
+
+
+# --- what the paper lacks ----------------------------------------------------------------------------------
+
+
+def test_skin_prior_by_hand():
+    """Two deviations off in melanin, one in haemoglobin: (4 + 1) / 2."""
+    prior = losses.SkinPrior(torch.tensor([0.1, -0.2]), torch.diag(torch.tensor([0.04, 0.25])))
+    found = losses.skin_prior(torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.3), prior)
+    assert torch.allclose(found, torch.tensor(2.5))
+
+
+def test_the_skin_prior_that_ships_is_that_of_the_measured_spectra():
+    measured = skin_spectra.load("issa")
+    fit = smith2019.fit(measured.reflectance, measured.wavelengths, model="layered")
+    fractions = [torch.from_numpy(values[fit.converged]) for values in (fit.melanin, fit.haemoglobin)]
+    again, shipped = losses.SkinPrior.of_fractions(*fractions), losses.SkinPrior.load()
+    assert torch.allclose(again.mean, shipped.mean, atol=1e-5)
+    assert torch.allclose(again.covariance, shipped.covariance, atol=1e-5)
+    assert bool((torch.linalg.eigvalsh(shipped.covariance) > 0).all())
+
+
+def test_a_skin_prior_comes_back_from_its_table(tmp_path, monkeypatch):
+    prior = losses.SkinPrior.of_fractions(0.3 * rand(50), 0.05 * rand(50, seed=1))
+    prior.to_table(tmp_path / "skin_prior.csv", "made up")
+    monkeypatch.setattr(losses.paths, "TABLES", tmp_path)
+    read = losses.SkinPrior.load.__wrapped__(losses.SkinPrior)
+    assert torch.allclose(read.mean, prior.mean, atol=1e-6)
+    assert torch.allclose(read.covariance, prior.covariance, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [None, "1,2\n3,4\n", "a,b\n", "1,2,3\n4,5,6\n7,8,9\n"])
+def test_a_damaged_skin_prior_is_named(tmp_path, monkeypatch, text):
+    if text is not None:
+        (tmp_path / "skin_prior.csv").write_text(text)
+    monkeypatch.setattr(losses.paths, "TABLES", tmp_path)
+    with pytest.raises(DataError, match=r"skin_prior\.csv"):
+        losses.SkinPrior.load.__wrapped__(losses.SkinPrior)
+
+
+def test_supervision_by_hand():
+    one, none = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    colour, b = torch.zeros(1, 1, 1, 3), torch.zeros(1, 2)
+    assert float(losses.supervision(none, none, none, none, colour, b)) == 0
+    assert float(losses.supervision(2 * one, none, none, none, colour, b)) == 4
+    assert float(losses.supervision(none, none, one, none, colour, b)) == losses.DIFFUSE_SHARE
+    assert float(losses.supervision(none, none, none, one, colour, b)) == losses.SPECULAR_SHARE
+    assert float(losses.supervision(none, none, none, none, colour + 1, b)) == 3 * losses.ALBEDO_SHARE
+    assert abs(float(losses.supervision(none, none, none, none, colour, b + 1)) - losses.CAMERA_SHARE) < 1e-7

@@ -1,10 +1,13 @@
 """Errors of maps inside their masks, and how well scores tell two kinds apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from bioface import metrics
+from bioface import metrics, skin
+from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
 
 MAPS = (metrics.rmse, metrics.scale_aligned_rmse, metrics.best_scale, metrics.correlation)
@@ -163,3 +166,86 @@ def test_bad_scores_are_refused(function):
         function([1.0, 2.0], labels)
     with pytest.raises(BiofaceError, match="true or false"):
         function([1.0, 2.0, 3.0], labels.astype(int))
+
+
+# --- Table 1 -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(4)
+    shape = (3, 6, 7)
+    maps = [rng.uniform(*span, shape) for span in ((0.01, 0.3), (0.01, 0.06), (0.5, 1.2), (0, 0.1))]
+    made = Decomposition.of_maps(*maps, np.zeros((3, 2)), np.ones((3, 33)) / 33, np.zeros((*shape, 3)), np.ones(shape))
+    return dataclasses.replace(made, image=made.reconstruction, mask=rng.random(shape) < 0.7)
+
+
+def test_the_truth_has_no_error(truth):
+    row = metrics.table1_row(truth, truth)
+    assert set(metrics.TABLE1) < set(row)
+    for column, values in row.items():
+        assert values.shape == (3,)
+        assert values == pytest.approx(np.full(3, float(column.endswith("correlation"))), abs=1e-6), column
+
+
+def test_columns_are_the_errors_of_their_maps(truth):
+    prediction = dataclasses.replace(
+        truth,
+        melanin=skin.table_fraction(truth.melanin_coordinate - np.float32(0.1), 0.43),
+        haemoglobin=truth.haemoglobin + np.float32(0.002),
+        diffuse_shading=2 * truth.diffuse_shading,
+        specular_shading=truth.specular_shading + np.float32(0.03),
+        albedo=truth.albedo + np.float32(0.04),
+        reconstruction=truth.image + np.float32(0.05),
+    )
+    row = metrics.table1_row(prediction, truth)
+    for column, expected in (("specular", 0.03), ("albedo", 0.04), ("reconstruction", 0.05), ("melanin", 0.1)):
+        assert row[column] == pytest.approx(np.full(3, expected), rel=1e-4), column
+    assert row["haemoglobin_fraction"] == pytest.approx(np.full(3, 0.002), rel=1e-4)
+    assert row["diffuse"] == pytest.approx(np.zeros(3), abs=1e-6)
+    power = np.array([np.sqrt(np.mean(d[m] ** 2)) for d, m in zip(truth.diffuse_shading, truth.mask, strict=True)])
+    assert row["diffuse_raw"] == pytest.approx(power, rel=1e-5)
+    assert row["melanin_fraction"].min() > 0 and row["haemoglobin"].min() > 0
+    one = metrics.table1_row(prediction[1], truth[1])
+    assert all(isinstance(v, float) and v == pytest.approx(row[k][1]) for k, v in one.items())
+
+
+def test_a_given_mask_counts_instead(truth):
+    spoilt = dataclasses.replace(truth, melanin=np.where(np.arange(7) < 3, truth.melanin, 0.2).astype(np.float32))
+    left = np.zeros_like(truth.mask)
+    left[..., :3] = True
+    assert metrics.table1_row(spoilt, truth)["melanin"].min() > 0.01
+    assert metrics.table1_row(spoilt, truth, left)["melanin"] == pytest.approx(np.zeros(3))
+
+
+def test_silence_is_nan_and_half_of_it_an_error(truth):
+    silent = truth.specular_shading.copy()
+    silent[1] = np.nan
+    row = metrics.table1_row(dataclasses.replace(truth, specular_shading=silent), truth)
+    assert np.isnan(row["specular"]).tolist() == [False, True, False]
+    assert not np.isnan(row["diffuse"]).any()
+    silent[0, truth.mask[0].argmax() // 7] = np.nan
+    with pytest.raises(BiofaceError, match="NaN"):
+        metrics.table1_row(dataclasses.replace(truth, specular_shading=silent), truth)
+
+
+def test_table1_refuses_what_does_not_fit(truth):
+    with pytest.raises(BiofaceError, match="empty mask"):
+        metrics.table1_row(truth, truth, np.zeros_like(truth.mask))
+    with pytest.raises(BiofaceError, match="expected maps"):
+        metrics.table1_row(truth[:2], truth)
+    with pytest.raises(BiofaceError, match="expected maps"):
+        metrics.table1_row(truth, truth, truth.mask[:, :3])
+
+
+def test_summaries():
+    row = {"melanin": np.array([0.1, 0.3, 0.8]), "melanin_correlation": np.array([np.nan, 0.5, np.nan])}
+    found = metrics.summarise(row)
+    assert found["melanin"] == pytest.approx((0.4, np.std([0.1, 0.3, 0.8])))
+    assert found["melanin_correlation"] == (0.5, 0.0)
+    means = metrics.group_means(row, np.array(["a", "a", "b"]))
+    assert means["a"]["melanin"] == pytest.approx(0.2) and means["b"]["melanin"] == 0.8
+    assert np.isnan(means["b"]["melanin_correlation"])
+    with pytest.raises(BiofaceError, match="one per group"):
+        metrics.group_means(row, ["a", "b"])
+    np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -461,7 +463,7 @@ EXTREMES = {
     "black and saturated": torch.stack([torch.zeros(16, 16, 3), torch.ones(16, 16, 3)]),
 }
 ALL = [
-    *recipes.RECIPES.values(),
+    *(r for r in recipes.RECIPES.values() if not r.weights.truth),
     WORKING.but("copy", copy_shading=2.0),
     WORKING.but("fitted", copy_shading="fitted"),
     WORKING.but("spectral", decoder="spectral"),
@@ -506,3 +508,31 @@ def test_optimisers_are_those_of_the_recipe():
 def test_what_is_not_faces_is_refused(other):
     with pytest.raises(BiofaceError, match=f"expected faces of a data set or a batch, found {type(other).__name__}"):
         objective.Batch.of(other)
+
+
+# --- beyond the paper --------------------------------------------------------------------------------------
+
+
+def test_the_truth_costs_nothing_and_anything_else_does():
+    true = maps()
+    faces = dataclasses.replace(batch(), truth=true)
+    _, terms = terms_of(true, faces, recipes.SUPERVISED)
+    assert terms["truth"] == 0
+    _, terms = terms_of(true._replace(melanin=true.melanin + 0.1), faces, recipes.SUPERVISED)
+    assert terms["truth"] > 0.01
+
+
+def test_supervision_without_the_truth_is_refused():
+    with pytest.raises(BiofaceError, match="truth for the recipe supervised"):
+        terms_of(maps(), batch(), recipes.SUPERVISED)
+
+
+def test_the_skin_prior_pulls_towards_measured_skin():
+    recipe = recipes.MEASURED_SKIN
+    mean = losses.SkinPrior.load().mean.float()
+    ordinary = maps()._replace(melanin=mean[0].expand(3, 16, 16), haemoglobin=mean[1].expand(3, 16, 16))
+    _, there = terms_of(ordinary, batch(), recipe)
+    _, away = terms_of(ordinary._replace(melanin=ordinary.melanin + 0.5), batch(), recipe)
+    assert abs(float(there["skin"])) < 1e-9 and away["skin"] > 1e-6
+    _, without = terms_of(ordinary, batch(), recipes.WORKING)
+    assert without["skin"] == 0

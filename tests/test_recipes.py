@@ -14,6 +14,7 @@ from bioface.recipes import (
     FAULTS,
     HEALTHY,
     LADDER,
+    NEW_FACES,
     PAPER_LITERAL,
     RECIPES,
     SINGLE_CHANGES,
@@ -21,7 +22,7 @@ from bioface.recipes import (
     Recipe,
 )
 
-EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY)
+EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)
 
 
 @pytest.mark.parametrize("ladder", [LADDER, CODE_LADDER], ids=["to working", "to the authors' code"])
@@ -69,7 +70,7 @@ def test_the_paper_is_taken_at_its_word():
     p = PAPER_LITERAL
     assert (p.skin, p.rows, p.scale, p.reduction, p.optimiser) == ("published", "paper", 1.0, "mean", "sgd")
     assert (p.learning_rate, p.momentum, p.schedule, p.shading) == (1e-5, 0.0, "constant", "exp")
-    assert tuple(p.weights) == (1e-3, 1e-4, 1e-5, 1e-5)
+    assert tuple(p.weights) == (1e-3, 1e-4, 1e-5, 1e-5, 0, 0)
 
 
 def test_a_name_is_one_recipe():

@@ -19,7 +19,7 @@ import torch
 from test_nfe import write_pair
 
 from bioface import __main__ as cli
-from bioface import illumination, objective, training
+from bioface import illumination, losses, objective, training
 from bioface.datasets import nfe, twin
 from bioface.errors import BiofaceError, DataError
 from bioface.network import BatchNorm, BioFaceNet
@@ -197,7 +197,7 @@ def test_photos_train_without_normals():
 
 def test_a_history_has_an_entry_for_each_step():
     _, history = run("working", 5)
-    assert len(history) == 5 and set(history.losses) == {"appearance", "camera", "specular", "diffuse"}
+    assert len(history) == 5 and set(history.losses) == set(losses.Weights._fields)
     for values in (*history.losses.values(), history.gradient_norm, history.output_change, history.learning_rate):
         assert values.shape == (5,) and np.isfinite(values).all()
     np.testing.assert_allclose(history.total, sum(history.losses.values()))

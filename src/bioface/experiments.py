@@ -15,7 +15,7 @@ import multiprocessing
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bioface import losses, metrics, notebook, objective, paths, skin, training
+from bioface import losses, metrics, notebook, objective, paths, training
 from bioface.datasets.twin import Truth
 from bioface.errors import BiofaceError
 from bioface.network import Output
@@ -142,17 +142,28 @@ def fill(*plans: Plan, progress: bool | None = None) -> None:
     """
     todo = [job for plan in plans for job in plan.jobs() if _load(*job) is None]
     todo.sort(key=lambda job: -len(job[0]) * job[4])  # the longest first, so that none is left alone at the end
+    side_by_side(_keep, todo, progress)
+
+
+def side_by_side(function: Callable[..., object], jobs: Sequence[tuple], progress: bool | None = None) -> None:
+    """Call a function with the arguments of each job, as many at once as there are processors.
+
+    Parameters
+    ----------
+    function : of a module, so that another process finds it; what it returns is dropped
+    progress : show a bar; None does so on a terminal
+    """
     hidden = not sys.stderr.isatty() if progress is None else not progress
-    workers = min(len(todo), notebook.processors())
-    with tqdm(total=len(todo), desc="training runs", unit="run", disable=hidden) as bar:
+    workers = min(len(jobs), notebook.processors())
+    with tqdm(total=len(jobs), desc="training runs", unit="run", disable=hidden) as bar:
         if workers <= 1:
-            for job in todo:
-                _keep(*job)
+            for job in jobs:
+                function(*job)
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")  # a forked torch can hang
         with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(_keep, *job) for job in todo]):
+            for done in concurrent.futures.as_completed([pool.submit(function, *job) for job in jobs]):
                 done.result()
                 bar.update()
 
@@ -181,7 +192,7 @@ def _path(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Pa
         digest.update(b"" if value is None else value.numpy().tobytes())
     for name in _SOURCES:
         digest.update((paths.PACKAGE / f"{name}.py").read_bytes())
-    for table in ("chromophores.csv", "camera_model.csv"):
+    for table in ("chromophores.csv", "camera_model.csv", "skin_prior.csv"):
         digest.update((paths.TABLES / table).read_bytes())
     return paths.build() / "runs" / f"{digest.hexdigest()[:20]}.npz"
 
@@ -280,16 +291,6 @@ def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None
         rows = [scores(found, batch, truth) | {"start": reconstruction(found.start, batch)} for found in of_recipe]
         table[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     return table
-
-
-def true_output(truth: Truth) -> Output:
-    """What a network would have to say to be right: the true maps, camera and light."""
-    pigments = [
-        skin.table_coordinate(torch.from_numpy(fraction), top)
-        for fraction, top in ((truth.melanin, skin.MELANIN_RANGE[1]), (truth.haemoglobin, skin.HAEMOGLOBIN_RANGE[1]))
-    ]
-    rest = (truth.diffuse_shading, truth.specular_shading, truth.camera_b, truth.illuminant_weights, truth.cct)
-    return Output(*pigments, *map(torch.from_numpy, rest))
 
 
 # --- what it costs -----------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""The four losses of the paper, in the paper's scale and in that of the authors' code.
+"""The four losses of the paper, in the paper's scale and in that of the authors' code, and two that it lacks.
 
 The paper takes means over the foreground of images in [0, 1]; the code sums over batch and pixels, divides by
 224² and works on images in [0, 255]. Nothing else differs, and it is a factor of about 2·10⁵ in the gradient; the
-momentum of its trainer adds the rest (notebook 02).
+momentum of its trainer adds the rest (notebook 02). The two others, a prior of skin and the distance to the truth,
+are what it takes to tell skin from shading on new faces (notebook 05).
 
 References
 ----------
@@ -12,13 +13,17 @@ The authors' code: github.com/ssma502/BioFaces.
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface.errors import unknown_name
+from bioface import paths, skin
+from bioface.errors import DataError, unknown_name
 
 REDUCTIONS = ("mean", "sum")
 CODE_AREA = 224**2  #: what the authors' code divides its sums by, whatever the image size
@@ -30,12 +35,16 @@ class Weights(NamedTuple):
     Attributes
     ----------
     appearance, camera, specular, diffuse : factors ≥ 0
+    skin : of the prior of measured skin, :func:`skin_prior`
+    truth : of the distance to the true maps, :func:`supervision`
     """
 
     appearance: float = 1e-3
     camera: float = 1e-4
     specular: float = 1e-5
     diffuse: float = 1e-5
+    skin: float = 0.0
+    truth: float = 0.0
 
 
 def reduce(
@@ -94,3 +103,86 @@ def diffuse_supervision(
     power = inside.square().sum((-2, -1))
     alpha = (inside * target).sum((-2, -1)) / torch.where(power > 0, power, 1)
     return (alpha[:, None, None] * diffuse - target).square()
+
+
+class SkinPrior(NamedTuple):
+    """A Gaussian of (melanin, haemoglobin) in table coordinates.
+
+    Attributes
+    ----------
+    mean : (2,)
+    covariance : (2, 2)
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    @functools.cache
+    def load(cls) -> SkinPrior:
+        """That of the measured faces: mean and covariance of the ``layered`` fits to ISSA's face spectra (float64).
+
+        It ships as a table; ``tests/test_losses.py`` derives it again from the spectra.
+
+        Raises
+        ------
+        DataError : a table that is missing or not three rows of two numbers
+        """
+        path = paths.TABLES / "skin_prior.csv"
+        try:
+            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", comments="#"))
+        except (OSError, ValueError) as fault:
+            raise DataError(path, "mean and covariance of a skin prior", f"{type(fault).__name__}: {fault}") from fault
+        if tuple(rows.shape) != (3, 2):
+            raise DataError(path, "three rows of two numbers", f"shape {tuple(rows.shape)}")
+        return cls(rows[0], rows[1:])
+
+    @classmethod
+    def of_fractions(cls, melanin: Float[Tensor, "N"], haemoglobin: Float[Tensor, "N"]) -> SkinPrior:
+        """Of some skins, as volume fractions; beyond the ends of the table they count as its ends."""
+        g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
+        k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+        both = torch.stack([g, k])  # (2, N)
+        return cls(both.mean(1), torch.cov(both))
+
+    def to_table(self, path: str | Path, source: str) -> None:
+        """Write it as a small text table; ``source`` says which skins."""
+        header = f"{source}\nmean and covariance of (melanin, haemoglobin) in table coordinates"
+        with paths.whole_file(path) as partial:
+            np.savetxt(partial, torch.cat([self.mean[None], self.covariance]).numpy(), "%.9g", ",", header=header)
+
+
+def skin_prior(
+    melanin: Float[Tensor, "B H W"], haemoglobin: Float[Tensor, "B H W"], prior: SkinPrior
+) -> Float[Tensor, "B H W"]:
+    """Half the squared Mahalanobis distance of each pixel's pigments (table coordinates) from measured skin."""
+    away = torch.stack([melanin, haemoglobin], -1) - prior.mean.to(melanin)  # (B, H, W, 2)
+    return 0.5 * ((away @ torch.linalg.inv(prior.covariance).to(melanin)) * away).sum(-1)
+
+
+#: Of squared errors in :func:`supervision`, so that each counts by about the same share: shadings and colours vary
+#: less than pigments in [−1, 1]; a camera coefficient says little of a face.
+DIFFUSE_SHARE, SPECULAR_SHARE, ALBEDO_SHARE, CAMERA_SHARE = 4.0, 10.0, 2.0, 0.02
+
+
+def supervision(
+    melanin: Float[Tensor, "B H W"],
+    haemoglobin: Float[Tensor, "B H W"],
+    diffuse: Float[Tensor, "B H W"],
+    specular: Float[Tensor, "B H W"],
+    albedo: Float[Tensor, "B H W 3"],
+    camera: Float[Tensor, "B 2"],
+) -> Float[Tensor, "B H W"]:
+    """Weighted squared errors of each pixel, from the *differences* between the network's answer and the truth.
+
+    As SfSNet (Sengupta et al. 2018) and InverseFaceNet (Kim et al. 2018) are trained on synthetic faces. Pigments in
+    table coordinates, albedo in linear RGB; the camera's error counts in every pixel alike.
+    """
+    return (
+        melanin.square()
+        + haemoglobin.square()
+        + DIFFUSE_SHARE * diffuse.square()
+        + SPECULAR_SHARE * specular.square()
+        + ALBEDO_SHARE * albedo.square().sum(-1)
+        + CAMERA_SHARE * camera.square().mean(-1)[:, None, None]
+    )

@@ -12,6 +12,7 @@ Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13: perce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bioface.arrays import accepts_numpy
+from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+
+#: The columns of the paper's Table 1, of those that :func:`table1_row` gives.
+TABLE1 = ("diffuse", "specular", "albedo", "melanin", "haemoglobin", "reconstruction")
 
 # --- maps --------------------------------------------------------------------------------------------------
 
@@ -128,6 +133,110 @@ def correlation(
     a, b = centred(prediction), centred(truth)
     r = (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
     return r.clamp(-1, 1)
+
+
+# --- Table 1 -----------------------------------------------------------------------------------------------
+
+
+def table1_row(
+    prediction: Decomposition, truth: Decomposition, mask: np.ndarray | None = None
+) -> dict[str, np.ndarray | float]:
+    """How far one method's decompositions are from the truth: the columns of Table 1 and those that explain them.
+
+    ========================================= ============================================================
+    ``diffuse``, ``diffuse_raw``              RMSE of the shading after its best scale, and as it is
+    ``specular``                              RMSE of the specular shading
+    ``albedo``, ``reconstruction``            RMSE in linear RGB; the latter against the truth's image
+    ``melanin``, ``haemoglobin``              RMSE in table coordinates, [−1, 1]
+    ``melanin_fraction``, …                   RMSE in volume fractions
+    ``melanin_correlation``, …                Pearson's, within the face; NaN for a constant
+    ========================================= ============================================================
+
+    Parameters
+    ----------
+    prediction, truth : of the same faces, (..., H, W)
+    mask : (..., H, W) bool, the pixels that count; None is the truth's mask
+
+    Returns
+    -------
+    {column: (...)}, one number for each face, a float for a single one. A map that is NaN in all of the mask, of which
+    a method says nothing, gives NaN.
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, an empty mask, maps that are NaN or infinite in some of the mask
+    """
+    mask = truth.mask if mask is None else np.asarray(mask, bool)
+
+    def score(metric, said: np.ndarray, true: np.ndarray) -> np.ndarray | float:
+        if said.shape != true.shape or true.shape[: mask.ndim] != mask.shape:
+            raise BiofaceError(f"expected maps {true.shape} for a mask {mask.shape}, found {said.shape}")
+        inside = mask.reshape(*mask.shape, *(1,) * (true.ndim - mask.ndim))
+        axes = tuple(range(mask.ndim - 2, true.ndim))
+        silent = ((np.isnan(said) | ~inside).all(axes)) | ((np.isnan(true) | ~inside).all(axes))
+        spoken = ~silent.reshape(*silent.shape, *(1,) * len(axes))
+        said, true = (np.where(spoken, values, 0).astype(float) for values in (said, true))
+        found = np.where(silent, np.nan, metric(said, true, mask))
+        return found if found.ndim else float(found)
+
+    row = {
+        "diffuse": score(scale_aligned_rmse, prediction.diffuse_shading, truth.diffuse_shading),
+        "diffuse_raw": score(rmse, prediction.diffuse_shading, truth.diffuse_shading),
+        "specular": score(rmse, prediction.specular_shading, truth.specular_shading),
+        "albedo": score(rmse, prediction.albedo, truth.albedo),
+        "reconstruction": score(rmse, prediction.reconstruction, truth.image),
+    }
+    for pigment in ("melanin", "haemoglobin"):
+        coordinates = [getattr(d, f"{pigment}_coordinate") for d in (prediction, truth)]
+        row[pigment] = score(rmse, *coordinates)
+        row[f"{pigment}_fraction"] = score(rmse, getattr(prediction, pigment), getattr(truth, pigment))
+        row[f"{pigment}_correlation"] = score(correlation, *coordinates)
+    return row
+
+
+def summarise(row: Mapping[str, ArrayLike | float]) -> dict[str, tuple[float, float]]:
+    """{column: (mean, standard deviation)} over the faces that have a value; NaN where none has.
+
+    >>> summarise({"melanin": [0.25, 0.75, np.nan]})
+    {'melanin': (0.5, 0.25)}
+    """
+    found = {}
+    for column, values in row.items():
+        values = np.atleast_1d(np.asarray(values, float))
+        known = values[~np.isnan(values)]
+        found[column] = (float(known.mean()), float(known.std())) if len(known) else (float("nan"),) * 2
+    return found
+
+
+def group_means(row: Mapping[str, ArrayLike | float], groups: ArrayLike) -> dict[str, dict[str, float]]:
+    """{group: {column: mean}} of a row, for the group (N,) that each face belongs to; NaN as :func:`summarise`.
+
+    Raises
+    ------
+    BiofaceError : a column with another number of faces than there are groups
+
+    >>> group_means({"melanin": [0.1, 0.2, 0.4]}, ["dark", "fair", "fair"])["dark"]
+    {'melanin': 0.1}
+    """
+    groups = np.asarray(groups)
+    for column, values in row.items():
+        if np.shape(values) != groups.shape:
+            raise BiofaceError(f"expected {column} of {groups.shape} faces, one per group, found {np.shape(values)}")
+    means = {}
+    for group in np.unique(groups):
+        summary = summarise({column: np.asarray(values)[groups == group] for column, values in row.items()})
+        means[str(group)] = {column: mean for column, (mean, _) in summary.items()}
+    return means
+
+
+def skill(error: ArrayLike | float, reference: ArrayLike | float) -> np.ndarray | float:
+    """1 − error / reference: 1 is perfect, 0 no better than the reference, below 0 worse.
+
+    >>> skill(0.1, 0.4)
+    0.75
+    """
+    found = 1 - np.asarray(error, float) / np.asarray(reference, float)
+    return found if found.ndim else float(found)
 
 
 # --- scores ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import camera, illumination, image_formation, losses, network
+from bioface import camera, illumination, image_formation, losses, network, skin
 from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.recipes import Recipe
@@ -36,6 +36,7 @@ class Batch:
     normals : (B, H, W, 3) unit normals inside the mask, and
     lighting : (B, 9) spherical harmonics, which give the shading that supervises; both None for photos
     names : B strings for messages
+    truth : what the network should say, where that is known; for recipes that are supervised
 
     Raises
     ------
@@ -48,6 +49,7 @@ class Batch:
     normals: Float[Tensor, "B H W 3"] | None = None
     lighting: Float[Tensor, "B 9"] | None = None
     names: tuple[str, ...] = ()
+    truth: Output | None = None
 
     def __post_init__(self) -> None:
         network.check_image(self.image)
@@ -76,7 +78,7 @@ class Batch:
 
     @classmethod
     def of(cls, faces: Any) -> Batch:
-        """Faces of :mod:`bioface.datasets` (display sRGB, normals, three lights) as a batch; a batch passes through."""
+        """Faces of :mod:`bioface.datasets` (sRGB, normals, lights, truth) as a batch; a batch passes through."""
         if isinstance(faces, Batch):
             return faces
         if not all(hasattr(faces, name) for name in ("rgb", "mask", "normals", "lighting", "names")):
@@ -88,6 +90,7 @@ class Batch:
             torch.from_numpy(np.ascontiguousarray(faces.normals)),
             torch.from_numpy(np.ascontiguousarray(faces.lighting.mean(1))),
             tuple(faces.names),
+            None if getattr(faces, "truth", None) is None else true_output(faces.truth),
         )
 
     @classmethod
@@ -110,6 +113,7 @@ class Batch:
             None if self.normals is None else self.normals[rows],
             None if self.lighting is None else self.lighting[rows],
             tuple(self.names[i] for i in rows),
+            None if self.truth is None else Output(*(value[rows] for value in self.truth)),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -117,7 +121,9 @@ class Batch:
         if self.image.device == device:
             return self
         moved = {f: getattr(self, f) for f in ("image", "mask", "normals", "lighting")}
-        return dataclasses.replace(self, **{f: None if v is None else v.to(device) for f, v in moved.items()})
+        moved = {f: None if v is None else v.to(device) for f, v in moved.items()}
+        truth = None if self.truth is None else Output(*(value.to(device) for value in self.truth))
+        return dataclasses.replace(self, **moved, truth=truth)
 
     def luminance(self) -> Float[Tensor, "B H W"]:
         """Luminance of the image, 0–1: the grey copy of copy_shading."""
@@ -130,6 +136,16 @@ def shading_target(batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"] | Non
         return None
     normals = batch.normals if recipe.normals == "decoded" else (batch.normals + 1) / 2
     return illumination.sh_shading(normals, batch.lighting)
+
+
+def true_output(truth: Any) -> Output:
+    """What a network would have to say to be right: the true maps, camera and light of the twin's faces."""
+    pigments = [
+        skin.table_coordinate(torch.from_numpy(fraction), top)
+        for fraction, top in ((truth.melanin, skin.MELANIN_RANGE[1]), (truth.haemoglobin, skin.HAEMOGLOBIN_RANGE[1]))
+    ]
+    rest = (truth.diffuse_shading, truth.specular_shading, truth.camera_b, truth.illuminant_weights, truth.cct)
+    return Output(*pigments, *map(torch.from_numpy, rest))
 
 
 # --- decode ------------------------------------------------------------------------------------------------
@@ -201,12 +217,16 @@ def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
 def loss_terms(
     rendered: Tensor, output: Output, batch: Batch, recipe: Recipe, count: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The four losses with their weights, ready to be added up: appearance, camera, specular, diffuse.
+    """The losses with their weights, ready to be added up: those of :class:`bioface.losses.Weights`.
 
     Parameters
     ----------
     rendered, output : from :func:`decode`
     count : foreground pixels to divide by, where a batch is spread over processes
+
+    Raises
+    ------
+    BiofaceError : a supervised recipe without the truth
     """
     # "sum" means that of recipe.batch faces
     up = recipe.batch / len(batch) if recipe.reduction == "sum" else 1.0
@@ -224,7 +244,22 @@ def loss_terms(
         terms["diffuse"] = rendered.new_zeros(())
     else:
         terms["diffuse"] = total(losses.diffuse_supervision(output.diffuse, target, batch.mask))
+    nothing = rendered.new_zeros(())
+    terms["skin"] = terms["truth"] = nothing
+    if recipe.weights.skin:
+        prior = losses.skin_prior(output.melanin, output.haemoglobin, losses.SkinPrior.load())
+        terms["skin"] = total(prior)
+    if recipe.weights.truth:
+        terms["truth"] = total(_away_from_truth(output, batch, recipe))
     return {name: weight * terms[name] for name, weight in recipe.weights._asdict().items()}
+
+
+def _away_from_truth(output: Output, batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"]:
+    true = batch.truth
+    if true is None:
+        raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
+    apart = [a - b for a, b in zip(output[:4], true[:4], strict=True)]
+    return losses.supervision(*apart, albedo(output, recipe) - albedo(true, recipe), output.camera - true.camera)
 
 
 def make_optimiser(parameters: Any, recipe: Recipe) -> torch.optim.Optimizer:

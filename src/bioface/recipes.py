@@ -186,8 +186,18 @@ HEALTHY = (
         schedule="constant",
     ),
 )
+#: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin; and
+#: supervised by true maps, where there are some.
+PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
+MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
+SUPERVISED = WORKING.but(
+    "supervised", weights=losses.Weights(appearance=10.0, camera=0.0, specular=0.0, diffuse=0.0, truth=1.0)
+)
+NEW_FACES = (PUBLISHED_LOSSES, MEASURED_SKIN, SUPERVISED)
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY)}
+RECIPES: dict[str, Recipe] = {
+    r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)
+}
 
 
 def get(recipe: str | Recipe) -> Recipe:

@@ -24,7 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
-from bioface import objective, paths
+from bioface import losses, objective, paths
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
@@ -35,7 +35,7 @@ from bioface.recipes import RECIPES, Recipe, get
 __all__ = ["RECIPES", "Diagnosis", "Diverged", "History", "build", "diagnose", "learning_rate", "train"]
 
 CHECKPOINT = "BioFaceNet checkpoint"
-LOSSES = ("appearance", "camera", "specular", "diffuse")
+LOSSES = losses.Weights._fields
 _COLUMNS = (*LOSSES, "gradient_norm", "output_change")
 
 
@@ -49,7 +49,7 @@ class History:
 
     Attributes
     ----------
-    losses : the four losses before each step, with their weights: {name: (steps,)}
+    losses : the losses before each step, with their weights: {name: (steps,)}
     gradient_norm : (steps,) Euclidean norm of the gradient of all weights
     output_change : (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that
         the step made; NaN where it was not measured
@@ -183,28 +183,28 @@ def train(
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         values = torch.stack([*(terms[name].detach() for name in LOSSES), norm])
         values = accelerator.reduce(values, "mean").tolist()
-        record[step, :5] = values
+        record[step, :-1] = values
         if not np.isfinite(values).all():
             raise Diverged(f"step {step} of {recipe.name}: {_culprit(model, said, terms)}; the weights are unchanged")
         stepper.step()
         if feed.is_whole:  # the same faces again: the last step shows in this step's image
             if previous is not None:
-                record[step - 1, 5] = _change(rendered, previous, batch, count, accelerator)
+                record[step - 1, -1] = _change(rendered, previous, batch, count, accelerator)
             previous = rendered.detach()
         if step == steps - 1:
             seconds = time.perf_counter() - began
         if step == steps - 1 or (not feed.is_whole and step % probe_every == 0):
-            record[step, 5] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
+            record[step, -1] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
         if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
             if accelerator.is_main_process:
                 _save(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
-        bar.set_postfix(loss=f"{sum(values[:4]):.3g}", refresh=False)
+        bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
     accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval()
     columns = dict(zip(_COLUMNS, record.T, strict=True))
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
-    losses = {name: columns[name] for name in LOSSES}
-    return History(losses, columns["gradient_norm"], columns["output_change"], rates, seconds)
+    terms = {name: columns[name] for name in LOSSES}
+    return History(terms, columns["gradient_norm"], columns["output_change"], rates, seconds)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

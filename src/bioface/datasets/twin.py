@@ -253,6 +253,11 @@ def draw_camera_and_illuminant(rng: np.random.Generator) -> tuple[np.ndarray, np
     return b.astype(np.float32), weights.astype(np.float32), np.float32(cct)
 
 
+def wanted_brightness(albedo: Any) -> Any:
+    """Mean linear RGB that a photographer gives a face of a mean albedo, give or take e^N(0, 0.15)."""
+    return 0.36 * (albedo / 0.4) ** 0.55
+
+
 def _pooled(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean over the rays of each pixel: (n, n, …) and (n, n) to (64, 64, …); 0 where no weight is."""
     total = np.zeros((SIZE, SIZE, *values.shape[2:]))
@@ -338,7 +343,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str) -> 
     unexposed = image_formation.render(*(m[::2, ::2] for m in maps), illuminant, sensitivity, method="exact")[some]
     brightness = float(unexposed.mean())
     albedo = brightness / float(shading[::2, ::2][some].mean())
-    wanted = 0.36 * (albedo / 0.4) ** 0.55 * np.exp(for_scene.normal(0, 0.15))
+    wanted = wanted_brightness(albedo) * np.exp(for_scene.normal(0, 0.15))
     exposure = min(wanted / brightness, 0.95 / float(np.quantile(unexposed.max(-1), 0.99)))
     exposure = min(exposure, 1.4 / float(np.quantile(shading[::2, ::2][some], 0.9)))
 

@@ -1,0 +1,136 @@
+"""More faces from those there are: mirrored, and as other people under other cameras and lights.
+
+A training set that is indexed by row numbers, as :func:`bioface.training.train` takes it. What a row becomes depends
+on the seed and on the rows that are asked for together, which differ from step to step; a run that is taken up from
+a checkpoint sees what an undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bioface import camera, illumination, image_formation, skin
+from bioface.datasets import twin
+from bioface.errors import BiofaceError
+from bioface.network import Output
+from bioface.objective import Batch
+
+#: Sign of each spherical-harmonic coefficient (1, y, z, x, xy, yz, 3z²−1, xz, x²−y²) in a mirror that flips x.
+_MIRROR = (1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0)
+
+
+class Augmented:
+    """Faces mirrored at random and, with ``recolour``, seen on other people by other cameras in other light.
+
+    Recolouring keeps shape, shading pattern and the pattern of the pigments. It draws the base pigments of another
+    face of the set, a camera and an illuminant, exposes as the twin does, renders the face, and tints what is around it
+    like the face. It needs the truth; mirroring does not.
+
+    Parameters
+    ----------
+    faces : ``nfe.Faces`` of the twin (with truth), or of real data when only mirrored
+    seed : of everything random
+    recolour : whether to
+    halved : at half the size, (N, 32, 32): a quarter of the time for a step
+
+    Raises
+    ------
+    BiofaceError : faces without truth that should be recoloured
+    """
+
+    def __init__(self, faces: Any, seed: int = 0, recolour: bool = True, halved: bool = False):
+        if recolour and faces.truth is None:
+            raise BiofaceError("expected faces with their truth, which recolouring renders; found none")
+        self.seed, self.recolour, self.halved = seed, recolour, halved
+        self.batch = Batch.of(faces)
+        if recolour:
+            inside = faces.mask
+            maps = faces.truth.melanin, faces.truth.haemoglobin
+            self._base = np.array([[np.median(m[i][inside[i]]) for m in maps] for i in range(len(faces))], np.float32)
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, rows: Any) -> Batch:
+        """The faces of some rows, each time the same for the same rows."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        rng = np.random.default_rng([self.seed, *rows])
+        batch = self.batch[rows]
+        if self.recolour:
+            batch = self._recoloured(batch, rows, rng)
+        batch = _mirrored(batch, torch.from_numpy(rng.random(len(rows)) < 0.5))
+        return _halved(batch) if self.halved else batch
+
+    def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        true, mask, n = batch.truth, batch.mask, len(rows)
+        factors = torch.from_numpy(self._base[rng.integers(len(self._base), size=n)] / self._base[rows])
+        pigments = [
+            skin.table_coordinate((fraction * factors[:, i, None, None]).clamp_max(top), top)
+            for i, (fraction, top) in enumerate(
+                [
+                    (true.melanin_fraction, skin.MELANIN_RANGE[1]),
+                    (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1]),
+                ]
+            )
+        ]
+        b, weights, cct = (
+            torch.from_numpy(np.stack(values))
+            for values in zip(*(twin.draw_camera_and_illuminant(rng) for _ in range(n)), strict=True)
+        )
+        to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
+        image = image_formation.render_coordinates(*pigments, true.diffuse, true.specular, to_rgb)
+
+        brightness, shade = _mean(image, mask).mean(-1), _mean(true.diffuse[..., None], mask)[:, 0]
+        whim = torch.from_numpy(rng.normal(0, 0.15, n)).float().exp()
+        wanted = twin.wanted_brightness(brightness / shade) * whim
+        brightest = torch.stack([image[i][mask[i]].amax(-1).quantile(0.99) for i in range(n)])
+        exposure = torch.minimum(wanted / brightness, 0.95 / brightest)
+        image = image * exposure[:, None, None, None]
+
+        tint = _mean(image, mask) / _mean(batch.image, mask).clamp_min(1e-3)
+        image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)
+        lit = [shading * exposure[:, None, None] for shading in (true.diffuse, true.specular)]
+        lighting = batch.lighting * exposure[:, None]
+        return Batch(image, mask, batch.normals, lighting, batch.names, Output(*pigments, *lit, b, weights, cct))
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, C) mean inside the mask of (B, H, W, C)."""
+    return torch.where(mask[..., None], values, 0).sum((1, 2)) / mask.sum((1, 2))[:, None]
+
+
+def _mirrored(batch: Batch, which: Tensor) -> Batch:
+    """Some of the faces, (B,) bool, seen in a mirror."""
+
+    def flipped(value: Tensor) -> Tensor:
+        return torch.where(which.reshape(-1, *[1] * (value.ndim - 1)), value.flip(2), value)
+
+    normals, lighting, truth = batch.normals, batch.lighting, batch.truth
+    if normals is not None and lighting is not None:
+        side = torch.where(which, -1.0, 1.0)[:, None]
+        normals = flipped(normals)
+        normals = torch.cat([normals[..., :1] * side[..., None, None], normals[..., 1:]], -1)
+        lighting = torch.where(which[:, None], lighting * lighting.new_tensor(_MIRROR), lighting)
+    if truth is not None:
+        truth = Output(*map(flipped, truth[:4]), *truth[4:])
+    return Batch(flipped(batch.image), flipped(batch.mask), normals, lighting, batch.names, truth)
+
+
+def _halved(batch: Batch) -> Batch:
+    """Two by two pixels averaged; in the mask where all four are. Photos of skin average as its maps do, nearly."""
+
+    def pooled(value: Tensor) -> Tensor:
+        planes = value if value.ndim == 3 else value.movedim(-1, 1).flatten(0, 1)
+        small = torch.nn.functional.avg_pool2d(planes, 2)
+        return small if value.ndim == 3 else small.unflatten(0, (len(value), -1)).movedim(1, -1)
+
+    normals = batch.normals
+    if normals is not None:
+        normals = torch.nn.functional.normalize(pooled(normals), dim=-1)
+    truth = None if batch.truth is None else Output(*map(pooled, batch.truth[:4]), *batch.truth[4:])
+    mask = pooled(batch.mask.float()) == 1
+    return Batch(pooled(batch.image), mask, normals, batch.lighting, batch.names, truth)

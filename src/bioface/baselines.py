@@ -1,0 +1,473 @@
+"""What a face is taken apart into without a network: constants, colour statistics, and Bayes for each pixel alone.
+
+Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was learnt on training faces
+(:class:`Prior`), and gives a :class:`~bioface.decomposition.Decomposition`. They are what a network has to beat:
+
+``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
+``image_mean``               sees one colour of each face and no structure
+``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
+``maximum_a_posteriori``     the likeliest skin and shading of each pixel by itself, under the mean camera and D65
+``posterior_mean``           what they are on average given the colour: the least squared error of all that sees one
+                             pixel, as far as the laws it takes for the faces are theirs
+
+The last three may be told the true camera and light, which no network is: an oracle that shows what those cost.
+
+References
+----------
+Tsumura, Haneishi & Miyake (1999), "Independent-component analysis of skin color image", J. Opt. Soc. Am. A 16: the
+densities of melanin and haemoglobin as independent components of −log RGB, without shading or highlights.
+Tsumura et al. (2003), "Image-based skin color and texture analysis/synthesis by extracting hemoglobin and melanin
+information in the skin", ACM Trans. Graph. 22: shading as a third term along (1, 1, 1) of the density.
+Hyvärinen (1999), "Fast and robust fixed-point algorithms for independent component analysis".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+import torch
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from bioface import camera, illumination, skin
+from bioface.decomposition import Decomposition
+from bioface.errors import BiofaceError
+
+#: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
+#: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is
+#: mostly the camera and the light that differ: likeliest 0.449 at 0.014, 0.457 at 0.020, smaller ones not tried;
+#: expectation 0.403, 0.401, 0.408 at 0.007, 0.010, 0.014. Under the true ones it is the photo's eight bits, 0.0012 rms:
+#: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
+SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
+
+GRID = 48  # skins along either pigment, even in table coordinates
+SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 and one Gaussian law worse
+NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
+CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
+DARKEST = 1e-3  # linear RGB, below which a density means nothing
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What the training faces are like, pixel by pixel.
+
+    Attributes
+    ----------
+    pigments : (2,) mean of melanin and haemoglobin in table coordinates
+    law : (GRID, GRID) log density over (melanin, haemoglobin), even in table coordinates, 0 at its top: the smoothed
+        histogram, because one Gaussian law misses its long dark tail
+    diffuse, diffuse_deviation : mean and standard deviation of the diffuse shading
+    specular : mean of the specular shading, of which an exponential law is made
+    albedo, colour : (3,) mean albedo and mean photo, linear RGB
+    density_to_pigments : (2, 3) table coordinates = this · (melanin density, haemoglobin density, 1), by least squares
+    density_albedo : what exp(−density of the pigments) is multiplied with to be the albedo on average
+    """
+
+    pigments: np.ndarray
+    law: np.ndarray
+    diffuse: float
+    diffuse_deviation: float
+    specular: float
+    albedo: np.ndarray
+    colour: np.ndarray
+    density_to_pigments: np.ndarray
+    density_albedo: float
+
+    @classmethod
+    def learn(cls, truth: Decomposition) -> Prior:
+        """From training faces (N, H, W) with their truth; the fit of densities to pigments takes it too.
+
+        Raises
+        ------
+        BiofaceError : see :func:`zero`; maps that are NaN inside a mask, or the same everywhere
+        """
+        mask = _checked(truth.image, truth.mask)
+        coordinates = np.stack([truth.melanin_coordinate[mask], truth.haemoglobin_coordinate[mask]]).astype(float)
+        diffuse, specular = (m[mask].astype(float) for m in (truth.diffuse_shading, truth.specular_shading))
+        albedo = truth.albedo[mask].astype(float)
+        if not all(np.isfinite(values).all() for values in (coordinates, diffuse, specular, albedo)):
+            raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
+        if not (coordinates.std(1).min() > 0 and diffuse.std() > 0 and specular.mean() > 0):
+            raise BiofaceError("expected maps that vary from pixel to pixel to learn from, found constants")
+        learnt = cls(
+            pigments=coordinates.mean(1),
+            law=_law(coordinates),
+            diffuse=float(diffuse.mean()),
+            diffuse_deviation=float(diffuse.std()),
+            specular=float(specular.mean()),
+            albedo=albedo.mean(0),
+            colour=truth.image[mask].mean(0, dtype=float),
+            density_to_pigments=np.zeros((2, 3)),
+            density_albedo=1.0,
+        )
+        amounts, density = zip(*(_densities(learnt, pixels) for pixels in _pixels(truth.image, mask)), strict=True)
+        amounts, density = np.concatenate(amounts), np.concatenate(density)
+        affine = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
+        relative = np.exp(-density)
+        scale = float((relative * albedo).sum() / (relative**2).sum())
+        return dataclasses.replace(learnt, density_to_pigments=affine, density_albedo=scale)
+
+
+def _law(coordinates: np.ndarray) -> np.ndarray:
+    half = 1 / (GRID - 1)
+    edges = np.linspace(-1 - half, 1 + half, GRID + 1)  # around the points of the grid
+    density = scipy.ndimage.gaussian_filter(np.histogram2d(*coordinates, [edges, edges])[0], SMOOTHING, mode="constant")
+    return np.log(density / density.max() + 1e-9)
+
+
+# --- constants ---------------------------------------------------------------------------------------------
+
+
+def zero(images: np.ndarray, mask: np.ndarray) -> Decomposition:
+    """0 everywhere, for the pigments in table coordinates; 0.577 from a truth that is uniform in [−1, 1].
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) linear RGB
+    mask : (N, H, W) bool
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
+    """
+    mask = _checked(images, mask)
+    nothing = np.zeros(3)
+    return _constant(images, mask, np.zeros(2), 0.0, 0.0, nothing, nothing)
+
+
+def training_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+    """The mean of every map over the training faces; parameters and errors as :func:`zero`."""
+    mask = _checked(images, mask)
+    return _constant(images, mask, prior.pigments, prior.diffuse, prior.specular, prior.albedo, prior.colour)
+
+
+def image_mean(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None = None,
+    illuminant: np.ndarray | None = None,
+    sigma: float | None = None,
+) -> Decomposition:
+    """One colour for each face, its mean, and :func:`maximum_a_posteriori` of that: all without its structure.
+
+    Parameters, errors: as :func:`maximum_a_posteriori`.
+    """
+    mask = _checked(images, mask)
+    colours = np.stack([pixels.mean(0) for pixels in _pixels(images, mask)])
+    one = colours[:, None, None, :]
+    found = maximum_a_posteriori(one, np.ones((len(one), 1, 1), bool), prior, camera_b, illuminant, sigma)
+    shape = mask.shape
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(values, (*shape, *values.shape[3:])).copy()
+
+    maps = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+    pixelwise = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo")
+    maps |= {name: spread(maps[name]) for name in pixelwise}
+    return Decomposition(
+        **maps | {"reconstruction": spread(one.astype(np.float32)), "image": np.float32(images), "mask": mask}
+    )
+
+
+def _constant(
+    images: np.ndarray,
+    mask: np.ndarray,
+    pigments: np.ndarray,
+    diffuse: float,
+    specular: float,
+    albedo: np.ndarray,
+    colour: np.ndarray,
+) -> Decomposition:
+    shape = mask.shape
+    melanin, haemoglobin = _fractions(np.broadcast_to(pigments, (*shape, 2)))
+    b, e = _mean_camera_d65(len(mask))
+    flat = [np.full(shape, value, np.float32) for value in (diffuse, specular)]
+    colours = [np.full((*shape, 3), value, np.float32) for value in (albedo, colour)]
+    return Decomposition(melanin, haemoglobin, *flat, *colours, np.float32(images), mask, b, e)
+
+
+# --- independent components of the density -----------------------------------------------------------------
+
+
+def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+    """Melanin and haemoglobin as independent components of each photo's −log RGB, after Tsumura 1999 and 2003.
+
+    Assumes that light passes through layers of pigment only (the density is a sum of amounts times pigment vectors),
+    that the camera is linear and white balanced, that the two amounts are independent over a face, that shading (2003)
+    adds the same to all three densities, and that there are no highlights: ``specular_shading`` is NaN, and what shines
+    is taken for shading and pale skin. The photo is reconstructed exactly, by construction.
+
+    Independence leaves open which component is which, their signs, their units and what (1, 1, 1) they hold. That is
+    decided in its favour: by the slopes of the skin model's own density at the prior's mean, and by an affine map
+    to table coordinates fitted to the truth of training faces.
+
+    Parameters, errors: as :func:`zero`.
+    """
+    mask = _checked(images, mask)
+    shape = mask.shape
+    coordinates = np.broadcast_to(prior.pigments, (*shape, 2)).copy()
+    albedo = np.broadcast_to(prior.albedo, (*shape, 3)).astype(np.float32)
+    diffuse = np.zeros(shape, np.float32)
+    for face, pixels in enumerate(_pixels(images, mask)):
+        inside = mask[face]
+        amounts, density = _densities(prior, pixels)
+        coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ prior.density_to_pigments.T
+        albedo[face, inside] = prior.density_albedo * np.exp(-density)
+        shading = (-np.log(pixels.clip(DARKEST)) - density).mean(1)
+        diffuse[face, inside] = np.exp(-shading) / prior.density_albedo
+    melanin, haemoglobin = _fractions(coordinates.clip(-1, 1))
+    b, e = _mean_camera_d65(len(mask))
+    silent = np.full(shape, np.nan, np.float32)
+    made = albedo * diffuse[..., None]
+    return Decomposition(melanin, haemoglobin, diffuse, silent, albedo, made, np.float32(images), mask, b, e)
+
+
+def _densities(prior: Prior, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading."""
+    density = -np.log(pixels.clip(DARKEST))
+    slopes = _density_slopes(prior)
+    plane = np.linalg.svd(np.ones((1, 3)))[2][1:]  # (2, 3): orthonormal, across (1, 1, 1)
+    across, expected = density @ plane.T, plane @ slopes
+    vectors = _independent_vectors(across, expected)
+    amounts = across @ np.linalg.inv(vectors).T
+    # what a pigment adds to all three densities cannot be seen in the plane: the model's
+    along = np.full((3, 1), 1 / 3) * slopes.sum(0)
+    return amounts, amounts @ (plane.T @ vectors + along).T
+
+
+def _independent_vectors(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(2, 2) columns: directions of melanin and haemoglobin, as long as the ``expected`` ones.
+
+    The expected ones themselves where the colours do not spread over a plane, so that there are no two components.
+    """
+    spread = np.linalg.svd(across - across.mean(0), compute_uv=False)
+    if len(across) < 3 or spread[1] < 1e-4 * np.sqrt(len(across)):
+        return expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its last iterate is as good a guess as any
+        mixing = FastICA(whiten="unit-variance", random_state=0, max_iter=500).fit(across).mixing_
+    mixing = mixing / np.linalg.norm(mixing, axis=0)
+    length = np.linalg.norm(expected, axis=0)
+    cosine = (expected / length).T @ mixing  # (pigment, component)
+    straight, swapped = (np.abs(np.diag(c)).sum() for c in (cosine, cosine[:, ::-1]))
+    order = [0, 1] if straight >= swapped else [1, 0]
+    sign = np.where(np.diag(cosine[:, order]) < 0, -1, 1)
+    return mixing[:, order] * sign * length
+
+
+def _density_slopes(prior: Prior) -> np.ndarray:
+    """(3, 2) ∂(−log RGB)/∂(table coordinate) of the skin model at the prior's mean, under the mean camera and D65."""
+    step = 0.05
+    at = prior.pigments.clip(-1 + step, 1 - step) + step * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    melanin, haemoglobin = _fractions(at)
+    R = skin.reflectance(melanin, haemoglobin)
+    b, e = _mean_camera_d65(1)
+    to_rgb = _to_rgb(b[0], e[0])
+    density = -np.log(R @ to_rgb.numpy().T)
+    return (density[[0, 2]] - density[[1, 3]]).T / (2 * step)
+
+
+# --- each pixel by Bayes -----------------------------------------------------------------------------------
+
+
+def maximum_a_posteriori(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None = None,
+    illuminant: np.ndarray | None = None,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The likeliest skin and shadings of every pixel for itself.
+
+    min over (g, k) on a grid, i_d ≥ 0, i_s ≥ 0 of ‖c − i_d t(g, k) − i_s w‖²/2σ² − log p(g, k) − log p(i_d) −
+    log p(i_s), with the prior's law of the table coordinates, a Gaussian one of i_d, an exponential one of i_s.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) linear RGB
+    mask : (N, H, W) bool
+    prior : learnt on training faces
+    camera_b, illuminant : (N, 2), (N, 33), where they are known; None is the mean camera, D65
+    sigma : deviation of a colour from the model's, linear RGB; None is :data:`SIGMA_LIKELIEST`, or
+        :data:`SIGMA_ORACLE` where both camera and light are given
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it, a sigma that is not
+        above 0
+    """
+    return _invert(_likeliest, SIGMA_LIKELIEST, images, mask, prior, camera_b, illuminant, sigma)
+
+
+def posterior_mean(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None = None,
+    illuminant: np.ndarray | None = None,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The expectation of every map, pigments in table coordinates, under the same laws; and of the albedo.
+
+    Parameters, errors: as :func:`maximum_a_posteriori`, with :data:`SIGMA_EXPECTED`. Both shadings are integrated out
+    in closed form, where i_d ≥ 0 is left out: 0 is some deviations away from its mean.
+    """
+    return _invert(_expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant, sigma)
+
+
+@dataclass(frozen=True)
+class _Skins:
+    """The skins of a grid that the prior leaves: coordinates (M, 2), log prior (M,), colours (M, 3), white (3,)."""
+
+    coordinates: Tensor
+    log_prior: Tensor
+    colours: Tensor
+    white: Tensor
+
+    @classmethod
+    def under(cls, prior: Prior, b: np.ndarray, e: np.ndarray) -> _Skins:
+        g = torch.linspace(-1, 1, GRID)
+        coordinates = torch.cartesian_prod(g, g)
+        log_prior = torch.from_numpy(prior.law).flatten()
+        keep = log_prior > -NEGLIGIBLE
+        to_rgb = _to_rgb(b, e)
+        colours = (to_rgb @ skin.reflectance_table(size=GRID).reshape(-1, 33).T).T
+        return cls(coordinates[keep], log_prior[keep].float(), colours[keep], to_rgb.sum(-1))
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """The exponent −½ xᵀA x + bᵀx in x = (i_d, i_s) of n pixels with M skins, and what follows from it.
+
+    ``aa``, ``ab`` (M,), ``bb`` (): A. ``a`` (n, M), ``b`` (n, 1): b. Without i_d, which is found or integrated out,
+    there remains ½ a²/aa + lean i_s − ½ stiffness i_s²; ``z`` (n, M) is lean/√stiffness.
+    """
+
+    aa: Tensor
+    ab: Tensor
+    bb: Tensor
+    a: Tensor
+    b: Tensor
+    stiffness: Tensor
+    z: Tensor
+
+    @classmethod
+    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> _Quadratic:
+        t, w, precision = skins.colours / sigma, skins.white / sigma, prior.diffuse_deviation**-2
+        aa, ab, bb = (t * t).sum(-1) + precision, t @ w, w @ w
+        a = torch.addmm(torch.tensor(prior.diffuse * precision), colours / sigma, t.T)
+        b = (colours / sigma @ w - 1 / prior.specular)[:, None]
+        stiffness = bb - ab * ab / aa
+        z = torch.addcmul(b, a, -ab / aa) * stiffness.rsqrt()
+        return cls(aa, ab, bb, a, b, stiffness, z)
+
+
+def _likeliest(q: _Quadratic, skins: _Skins) -> Tensor:
+    """(n, 7) of the best skin: coordinates, shadings, colour."""
+    z = q.z.clamp_min(0)
+    gain = (q.a.square() / q.aa).addcmul_(z, z)
+    specular = z * q.stiffness.rsqrt()
+    dark = q.a < q.ab * specular  # a highlight alone
+    gain = torch.where(dark, q.b.clamp_min(0).square() / q.bb, gain)
+    best = gain.mul_(0.5).add_(skins.log_prior).argmax(-1, keepdim=True)
+    diffuse = ((q.a - q.ab * specular) / q.aa).gather(-1, best)
+    alone = (q.b / q.bb).clamp_min(0)
+    specular = torch.where(diffuse < 0, alone, specular.gather(-1, best))
+    best = best[:, 0]
+    return torch.cat([skins.coordinates[best], diffuse.clamp_min(0), specular, skins.colours[best]], -1)
+
+
+def _expected(q: _Quadratic, skins: _Skins) -> Tensor:
+    """(n, 7) expectation over the skins, with the shadings integrated out: coordinates, shadings, albedo."""
+    log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
+    half = 0.5 * q.z.square()
+    evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
+    weight = evidence.add_(skins.log_prior - 0.5 * (q.aa * q.stiffness).log()).softmax(-1)
+    mills = half.add_(log_tail).neg_().exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
+    specular = (q.z + mills).clamp_min_(0) * q.stiffness.rsqrt()
+    diffuse = (q.a - q.ab * specular) / q.aa
+    shadings = [(weight * v).sum(-1, keepdim=True).clamp_min(0) for v in (diffuse, specular)]
+    return torch.cat([weight @ skins.coordinates, *shadings, weight @ skins.colours], -1)
+
+
+@torch.no_grad()
+def _invert(
+    find: Callable[[_Quadratic, _Skins], Tensor],
+    usual_sigma: float,
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None,
+    illuminant: np.ndarray | None,
+    sigma: float | None,
+) -> Decomposition:
+    mask = _checked(images, mask)
+    known = camera_b is not None and illuminant is not None
+    sigma = (SIGMA_ORACLE if known else usual_sigma) if sigma is None else sigma
+    if not (np.isscalar(sigma) and np.isfinite(sigma) and sigma > 0):
+        raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
+    mean_b, d65 = _mean_camera_d65(len(mask))
+    b = mean_b if camera_b is None else np.asarray(camera_b, np.float32)
+    e = d65 if illuminant is None else np.asarray(illuminant, np.float32)
+    for name, values, expected in (("camera_b", b, mean_b), ("illuminant", e, d65)):
+        if values.shape != expected.shape or not np.isfinite(values).all():
+            raise BiofaceError(f"expected finite {name} of shape {expected.shape}, found {values.shape}")
+    found = np.zeros((*mask.shape, 7), np.float32)
+    found[..., :2] = prior.pigments
+    skins = None
+    for face, pixels in enumerate(_pixels(images, mask)):
+        if skins is None or camera_b is not None or illuminant is not None:
+            skins = _Skins.under(prior, b[face], e[face])
+        chunks = torch.from_numpy(pixels.astype(np.float32)).split(CHUNK)
+        parts = [find(_Quadratic.of(c, skins, prior, sigma), skins) for c in chunks]
+        found[face, mask[face]] = torch.cat(parts).numpy()
+    melanin, haemoglobin = _fractions(found[..., :2])
+    made = Decomposition.of_maps(melanin, haemoglobin, found[..., 2], found[..., 3], b, e, images, mask)
+    return dataclasses.replace(made, albedo=found[..., 4:])
+
+
+# --- shared ------------------------------------------------------------------------------------------------
+
+
+def _checked(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask, once it and the photos are what they must be."""
+    images, mask = np.asarray(images), np.asarray(mask)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise BiofaceError(f"expected images (N, H, W, 3), found {images.shape}")
+    if mask.shape != images.shape[:-1] or mask.dtype != bool:
+        raise BiofaceError(f"expected a mask of bool {images.shape[:-1]}, found {mask.dtype} {mask.shape}")
+    if not mask.any((1, 2)).all():
+        raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
+    if not np.isfinite(images[mask]).all():
+        raise BiofaceError("expected finite colours inside the mask, found NaN or infinity")
+    return mask
+
+
+def _pixels(images: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    return [image[inside].astype(float) for image, inside in zip(images, mask, strict=True)]
+
+
+def _fractions(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Melanin and haemoglobin, float32, of table coordinates (..., 2)."""
+    tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+    return tuple(skin.table_fraction(np.float32(coordinates[..., k]), top) for k, top in enumerate(tops))
+
+
+def _mean_camera_d65(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (count, 2) and spectra (count, 33), float32."""
+    d65 = illumination.standard("D65").numpy().astype(np.float32)
+    return np.zeros((count, 2), np.float32), np.tile(d65, (count, 1))
+
+
+def _to_rgb(b: np.ndarray, e: np.ndarray) -> Tensor:
+    """(3, 33) float32, from reflectance to linear RGB."""
+    S = camera.CameraModel.load().sensitivity(torch.from_numpy(b))
+    return camera.reflectance_to_rgb(torch.from_numpy(e), S).float()

@@ -1,0 +1,88 @@
+"""Mirrored, recoloured and halved faces are still faces: what they say of themselves renders to what they show."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import augmentation, datasets, illumination, image_formation, metrics, objective, recipes
+from bioface.errors import BiofaceError
+
+ROWS = np.arange(6)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return datasets.load("twin", "train", 8)
+
+
+def rendered(batch):
+    image, _ = objective.decode(batch.truth, batch, recipes.WORKING)
+    return image
+
+
+def rmse(a, b, mask):
+    return float(metrics.rmse(a, b, mask).max())
+
+
+@pytest.mark.parametrize("recolour", [False, True])
+def test_the_truth_renders_to_the_photo(faces, recolour):
+    batch = augmentation.Augmented(faces, 1, recolour)[ROWS]
+    assert rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask) < 0.003  # eight bits of the stored photos
+
+
+def test_the_light_fits_the_shading(faces):
+    batch = augmentation.Augmented(faces, 1)[ROWS]
+    shading = illumination.sh_shading(batch.normals, batch.lighting)
+    matched = ~torch.from_numpy(faces.truth.mismatch)[ROWS]
+    assert rmse(shading[matched], batch.truth.diffuse[matched], batch.mask[matched]) < 1e-4
+
+
+def test_recolouring_changes_the_skin_and_keeps_the_shape(faces):
+    plain = augmentation.Augmented(faces, 1, recolour=False).batch[ROWS]
+    batch = augmentation.Augmented(faces, 1)[ROWS]
+    base = [b.truth.melanin[b.mask].median() for b in (plain, batch)]
+    assert abs(float(base[0] - base[1])) > 1e-3
+    same = (batch.mask == plain.mask).flatten(1).all(1)
+    mirrored = (batch.mask.flip(2) == plain.mask).flatten(1).all(1)
+    assert bool((same | mirrored).all())
+    assert bool(mirrored.any()) and bool(same.any())
+    assert float(batch.image.min()) >= 0 and float(batch.image.max()) <= 1
+    for name in ("melanin", "haemoglobin"):
+        assert float(getattr(batch.truth, name)[batch.mask].abs().max()) <= 1
+
+
+def test_the_same_rows_give_the_same_faces(faces):
+    a, b = (augmentation.Augmented(faces, 1)[ROWS] for _ in range(2))
+    assert torch.equal(a.image, b.image)
+    other = augmentation.Augmented(faces, 2)[ROWS]
+    assert not torch.equal(a.image, other.image)
+    shifted = augmentation.Augmented(faces, 1)[ROWS + 1]
+    assert not torch.equal(a.image[1:], shifted.image[:-1])
+
+
+def test_halved(faces):
+    batch = augmentation.Augmented(faces, 1, halved=True)[ROWS]
+    assert tuple(batch.image.shape) == (6, 32, 32, 3)
+    # where a pixel holds skin of several colours, the average of colours is not the colour of averages
+    assert float(metrics.rmse(rendered(batch), batch.image, batch.mask).median()) < 0.01
+    length = batch.normals.norm(dim=-1)[batch.mask]
+    assert torch.allclose(length, torch.ones_like(length), atol=1e-5)
+
+
+def test_mirroring_needs_no_truth_and_recolouring_does(faces):
+    unknown = dataclasses.replace(faces, truth=None)
+    batch = augmentation.Augmented(unknown, 0, recolour=False)[ROWS]
+    assert batch.truth is None and len(batch) == 6
+    with pytest.raises(BiofaceError, match="truth"):
+        augmentation.Augmented(unknown, 0)
+
+
+def test_the_brightness_is_that_of_the_twin(faces):
+    batch = augmentation.Augmented(faces, 1)[ROWS]
+    level = torch.stack([batch.image[i][batch.mask[i]].mean() for i in range(6)])
+    assert float(level.min()) > 0.05 and float(level.max()) < 0.6
+    stored = image_formation.srgb_decode(torch.from_numpy(faces.rgb))
+    before = torch.stack([stored[i][batch.mask[i] | batch.mask[i].flip(1)].mean() for i in range(6)])
+    assert 0.5 < float(level.mean() / before.mean()) < 2

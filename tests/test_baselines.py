@@ -1,0 +1,243 @@
+"""What needs no network: on faces made by the model itself, where the answers are known."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from bioface import baselines, metrics, skin
+from bioface.decomposition import Decomposition
+from bioface.errors import BiofaceError
+
+INVERSIONS = (baselines.maximum_a_posteriori, baselines.posterior_mean)
+ALL = (baselines.training_mean, baselines.image_mean, baselines.optical_density_ica, *INVERSIONS)
+
+
+def faces(seed, count=4, size=16, b=0.0, specular=0.02):
+    """Faces of independent, skewed pigments, under a camera and D65."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    g = (-0.2 + 0.15 * rng.gamma(2, 1, shape)).clip(-1, 1).astype(np.float32)
+    k = (0.45 + 0.2 * rng.uniform(-1.5, 1.5, shape)).clip(-1, 1).astype(np.float32)
+    shading = np.linspace(0.7, 1.3, size) * rng.uniform(0.9, 1.1, (count, 1, 1)) + rng.normal(0, 0.1, shape)
+    maps = skin.table_fraction(g, 0.43), skin.table_fraction(k, 0.07), shading, specular * rng.exponential(1, shape)
+    d65 = baselines._mean_camera_d65(count)[1]
+    made = Decomposition.of_maps(*maps, np.full((count, 2), b), d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
+    return dataclasses.replace(made, image=made.reconstruction.clip(0, 1))
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return baselines.Prior.learn(faces(0, count=8))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return faces(1)
+
+
+def means(method, truth, *learnt, **options):
+    return {k: v[0] for k, v in metrics.summarise(metrics.table1_row(method(truth, *learnt), truth, **options)).items()}
+
+
+def said_by(method):
+    return lambda truth, *learnt: method(truth.image, truth.mask, *learnt)
+
+
+def test_prior_is_the_statistics_of_the_faces(prior):
+    training = faces(0, count=8)
+    m = training.mask
+    assert prior.pigments == pytest.approx(
+        [training.melanin_coordinate[m].mean(), training.haemoglobin_coordinate[m].mean()]
+    )
+    assert prior.diffuse_deviation == pytest.approx(training.diffuse_shading[m].std(), rel=1e-4)
+    assert prior.specular == pytest.approx(0.02, rel=0.1)
+    assert prior.colour == pytest.approx(training.image[m].mean(0), rel=1e-4)
+    density = np.exp(prior.law)
+    g = np.linspace(-1, 1, baselines.GRID)
+    assert (density.sum(1) @ g / density.sum(), density.sum(0) @ g / density.sum()) == pytest.approx(
+        prior.pigments, abs=0.01
+    )
+
+
+def test_constants_score_what_they_must(truth, prior):
+    mask = truth.mask
+    nothing = means(said_by(baselines.zero), truth)
+    g = truth.melanin_coordinate
+    assert nothing["melanin"] == pytest.approx(
+        np.mean([np.sqrt(np.mean(v[m] ** 2)) for v, m in zip(g, mask, strict=True)])
+    )
+    assert nothing["diffuse"] == nothing["diffuse_raw"]  # no scale helps zeros
+    assert np.isnan(nothing["melanin_correlation"])
+    uniform = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64)).astype(np.float32)
+    image, everywhere = np.zeros((1, 64, 64, 3)), np.ones((1, 64, 64), bool)
+    zeros = baselines.zero(image, everywhere)
+    assert metrics.rmse(zeros.melanin_coordinate, uniform, everywhere)[0] == pytest.approx(0.577, abs=0.01)
+    mean = means(said_by(baselines.training_mean), truth, prior)
+    assert mean["melanin"] == pytest.approx(g[mask].std(), rel=0.05)
+    assert mean["reconstruction"] < 0.5 * nothing["reconstruction"]
+
+
+def test_image_mean_is_one_answer_for_each_face(truth, prior):
+    found = baselines.image_mean(truth.image, truth.mask, prior)
+    for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading"):
+        assert (getattr(found, name) == getattr(found, name)[:, :1, :1]).all()
+    for colour, image, mask in zip(found.reconstruction, truth.image, truth.mask, strict=True):
+        assert colour[0, 0] == pytest.approx(image[mask].mean(0), rel=1e-5)
+
+
+def test_components_are_found_where_the_assumptions_hold(prior):
+    """Layers of independent pigments under shading alone: their densities come out, whatever the shading does."""
+    rng = np.random.default_rng(2)
+    amounts, shading = rng.uniform(0, 1, (4000, 2)), rng.uniform(0.5, 1, (4000, 1))
+    slopes = baselines._density_slopes(prior)
+    found, density = baselines._densities(prior, 0.9 * shading * np.exp(-amounts @ slopes.T))
+    for k in range(2):
+        assert np.corrcoef(found[:, k], amounts[:, k])[0, 1] > 0.99
+        assert found[:, k].std() == pytest.approx(amounts[:, k].std(), rel=0.1)
+    assert np.corrcoef((density - amounts @ slopes.T).T.ravel(), np.tile(shading[:, 0], 3))[0, 1] < 0.1
+
+
+def test_components_of_the_twins_kind_of_skin():
+    """Of the skin model, which is not quite layers of pigment: melanin is found, haemoglobin in part."""
+    truth = faces(2, size=32, specular=1e-6)
+    found = baselines.optical_density_ica(truth.image, truth.mask, baselines.Prior.learn(truth))
+    row = metrics.table1_row(found, truth)
+    assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
+    assert row["reconstruction"].max() < 1e-3
+    assert np.isnan(found.specular_shading).all() and np.isnan(row["specular"]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_and_sign_of_components_are_the_models(seed):
+    rng = np.random.default_rng(seed)
+    expected = np.array([[1.0, 0.2], [0.1, 0.5]])
+    mixed = rng.uniform(-1, 1, (4000, 2)) @ expected.T
+    np.testing.assert_allclose(baselines._independent_vectors(mixed, expected), expected, atol=0.08)
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
+def test_a_photo_of_one_colour_is_taken_apart(prior, colour):
+    image, mask = np.full((1, 5, 5, 3), colour), np.ones((1, 5, 5), bool)
+    for method in ALL:
+        found = method(image, mask, prior)
+        assert np.isfinite(found.melanin).all() and np.isfinite(found.diffuse_shading).all()
+        assert found.melanin_coordinate.std() < 1e-6
+
+
+def test_negative_light_and_one_pixel_are_taken_apart(prior):
+    image = np.random.default_rng(0).normal(0, 0.3, (2, 4, 4, 3))
+    mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
+    for method in ALL:
+        found = method(image, mask, prior)
+        assert np.isfinite(found.haemoglobin).all() and (found.diffuse_shading[mask] >= 0).all()
+
+
+def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
+    """Against every skin of the grid with the shadings from scipy's non-negative least squares."""
+    sigma = 0.02
+    found = baselines.maximum_a_posteriori(truth.image, truth.mask, prior, sigma=sigma)
+    b, e = baselines._mean_camera_d65(1)
+    skins = baselines._Skins.under(prior, b[0], e[0])
+    t, w = skins.colours.double().numpy(), skins.white.double().numpy()
+    pixels = [(0, r, c) for r, c in np.argwhere(truth.mask[0])[:6]]
+    for at in pixels:
+        c, precision = truth.image[at].astype(float), prior.diffuse_deviation**-2
+        costs = []
+        for colour, log_prior in zip(t, skins.log_prior.double().numpy(), strict=True):
+            A = np.array([[colour @ colour / sigma**2 + precision, colour @ w / sigma**2], [0, w @ w / sigma**2]])
+            A[1, 0] = A[0, 1]
+            rhs = np.array([colour @ c / sigma**2 + prior.diffuse * precision, w @ c / sigma**2 - 1 / prior.specular])
+            L = np.linalg.cholesky(A)
+            x = scipy.optimize.nnls(L.T, np.linalg.solve(L, rhs))[0]
+            costs.append((0.5 * x @ A @ x - rhs @ x - log_prior, *x))
+        best = int(np.argmin([cost[0] for cost in costs]))
+        assert found.melanin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 0]), abs=1e-3)
+        assert found.haemoglobin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 1]), abs=1e-3)
+        assert (found.diffuse_shading[at], found.specular_shading[at]) == pytest.approx(costs[best][1:], abs=1e-3)
+
+
+def test_the_expectation_is_that_of_the_joint_law(truth, prior):
+    """Against a sum over skins and over a dense grid of both shadings."""
+    sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
+    found = baselines.posterior_mean(truth.image, truth.mask, prior, sigma=sigma)
+    b, e = baselines._mean_camera_d65(1)
+    skins = baselines._Skins.under(prior, b[0], e[0])
+    d, s = (
+        g.flatten() for g in torch.meshgrid(torch.linspace(0, 2.5, 251), torch.linspace(0, 0.25, 126), indexing="ij")
+    )
+    log_shading = -0.5 * ((d - prior.diffuse) / prior.diffuse_deviation) ** 2 - s / prior.specular
+    c = torch.from_numpy(truth.image[at]).float()
+    sums = torch.zeros(5, dtype=torch.float64)
+    edge = torch.where((s == 0), 0.5, 1.0)  # trapezoids along the specular shading
+    for (g, k), log_prior, colour in zip(skins.coordinates, skins.log_prior, skins.colours, strict=True):
+        miss = (c - d[:, None] * colour - s[:, None] * skins.white).square().sum(-1)
+        p = (edge * torch.exp(log_prior + log_shading - miss / (2 * sigma**2))).double()
+        sums += torch.stack([p.sum(), g * p.sum(), k * p.sum(), (d * p).sum(), (s * p).sum()])
+    g, k, diffuse, specular = (sums[1:] / sums[0]).tolist()
+    assert found.melanin_coordinate[at] == pytest.approx(g, abs=2e-3)
+    assert found.haemoglobin_coordinate[at] == pytest.approx(k, abs=2e-3)
+    assert found.diffuse_shading[at] == pytest.approx(diffuse, abs=2e-3)
+    assert found.specular_shading[at] == pytest.approx(specular, abs=5e-4)
+
+
+def test_more_knowledge_is_less_error(prior):
+    """Known camera before unknown, expectation before the likeliest, both before constants."""
+    truth = faces(3, b=1.5)
+    mean = means(said_by(baselines.training_mean), truth, prior)
+    unknown = {f: means(said_by(f), truth, prior) for f in INVERSIONS}
+    oracle = {f: means(said_by(f), truth, prior, truth.camera_b, truth.illuminant) for f in INVERSIONS}
+    for f in INVERSIONS:
+        assert oracle[f]["melanin"] + oracle[f]["haemoglobin"] < unknown[f]["melanin"] + unknown[f]["haemoglobin"]
+        assert oracle[f]["melanin"] < 0.8 * mean["melanin"] and oracle[f]["haemoglobin"] < 0.6 * mean["haemoglobin"]
+        assert oracle[f]["reconstruction"] < 0.02
+    likeliest, expected = (oracle[f] for f in INVERSIONS)
+    assert all(expected[k] < likeliest[k] for k in ("melanin", "haemoglobin", "diffuse", "specular"))
+
+
+@pytest.mark.parametrize("method", INVERSIONS)
+def test_one_face_does_not_depend_on_the_others(method, truth, prior):
+    together = method(truth.image, truth.mask, prior)
+    alone = method(truth.image[2:3], truth.mask[2:3], prior)
+    np.testing.assert_array_equal(together.melanin[2], alone.melanin[0])
+    np.testing.assert_array_equal(together.specular_shading[2], alone.specular_shading[0])
+
+
+def test_bad_input_is_refused(truth, prior):
+    image, mask = truth.image, truth.mask
+    empty = mask.copy()
+    empty[2] = False
+    for method in ALL:
+        with pytest.raises(BiofaceError, match="images"):
+            method(image[0], mask[0], prior)
+        with pytest.raises(BiofaceError, match="expected a mask"):
+            method(image, mask[:, :3], prior)
+        with pytest.raises(BiofaceError, match="empty mask"):
+            method(image, empty, prior)
+        with pytest.raises(BiofaceError, match="NaN"):
+            method(np.full_like(image, np.nan), mask, prior)
+    for method in INVERSIONS:
+        for sigma in (-0.01, 0.0, np.nan):
+            with pytest.raises(BiofaceError, match="sigma"):
+                method(image, mask, prior, sigma=sigma)
+        with pytest.raises(BiofaceError, match="camera_b"):
+            method(image, mask, prior, np.zeros(2))
+        with pytest.raises(BiofaceError, match="illuminant"):
+            method(image, mask, prior, None, truth.illuminant[:, :31])
+    with pytest.raises(BiofaceError, match="NaN"):
+        baselines.Prior.learn(dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan)))
+    with pytest.raises(BiofaceError, match="constants"):
+        baselines.Prior.learn(dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, 0.03)))
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("method", INVERSIONS)
+def test_a_face_takes_a_third_of_a_second(method, prior):
+    truth = faces(5, count=2, size=64)
+    method(truth.image, truth.mask, prior)
+    began = time.perf_counter()
+    method(truth.image, truth.mask, prior)
+    assert (time.perf_counter() - began) / 2 < 0.3

@@ -1,0 +1,124 @@
+"""The protocol of Table 1 on cubes whose maps are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import camera, illumination, image_formation, metrics, skin, spectra, table1
+from bioface.datasets import iset
+from bioface.decomposition import Decomposition
+from bioface.errors import BiofaceError, DataError
+
+NM = spectra.WAVELENGTHS.numpy()
+
+
+def known_maps(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    spans = ((0.02, 0.3), (0.02, 0.06), (0.5, 1.2), (0.0, 0.1))
+    return [rng.uniform(*span, (height, width)) for span in spans]
+
+
+def cube_of(maps, wavelengths=NM, mask=None):
+    """A cube of the skin model, under a tilted light."""
+    light = 1 + (wavelengths - 400) / 300
+    R = skin.reflectance(maps[0], maps[1], wavelengths=wavelengths)
+    factor = maps[2][..., None] * R + maps[3][..., None]
+    return iset.Cube.from_array(factor * light, wavelengths, light, mask)
+
+
+def test_known_maps_come_back():
+    maps = known_maps(8, 8)
+    mask = np.arange(8) < np.full((8, 1), 6)
+    truth = table1.pseudo_truth(cube_of(maps, mask=mask), size=8)
+    np.testing.assert_array_equal(truth.mask, mask)
+    for name, expected in zip(("melanin", "haemoglobin", "diffuse_shading", "specular_shading"), maps, strict=True):
+        np.testing.assert_allclose(getattr(truth, name)[mask], expected[mask], rtol=2e-3, atol=1e-5, err_msg=name)
+    assert truth.reconstruction[mask] == pytest.approx(truth.image[mask], abs=2e-3)
+    assert (truth.camera_b == 0).all() and truth.illuminant.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_image_is_what_the_mean_camera_takes_under_d65():
+    maps = known_maps(8, 8)
+    S, d65 = camera.CameraModel.load().sensitivity(), illumination.standard("D65")
+    expected = image_formation.render(*maps, d65.numpy(), S.numpy(), method="exact")
+    np.testing.assert_allclose(table1.pseudo_truth(cube_of(maps), size=8).image, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("nm", [np.arange(420.0, 721, 10), np.arange(415.0, 950, 3.6)], ids=["grid", "camera"])
+def test_without_the_first_bands_white_stays_white(nm):
+    bands = spectra.bands_to_fit(torch.from_numpy(nm))
+    present, to_rgb = table1._camera(bands, illumination.standard("D65"))
+    assert present[[0, -1]].tolist() == [420, 720]
+    image = 0.5 * to_rgb.sum(1).numpy()
+    assert image == pytest.approx(np.full(3, 0.5), abs=1e-9)
+
+
+def test_missing_bands_are_not_invented():
+    """31 bands give the maps back as 33 do, and all but the same image."""
+    maps = known_maps(6, 6)
+    full, fewer = (table1.pseudo_truth(cube_of(maps, nm), size=6) for nm in (NM, NM[2:]))
+    np.testing.assert_allclose(fewer.melanin, full.melanin, rtol=1e-3)
+    difference = np.abs(fewer.image - full.image).max()
+    assert 1e-6 < difference < 0.02
+
+
+def test_a_large_cube_is_cut_to_its_face_and_averaged():
+    """Blocks of 5 × 5 pixels of one skin each come out as one pixel each, whatever lies outside the mask."""
+    maps = known_maps(10, 10)
+    large = [np.kron(m, np.ones((5, 5))) for m in maps]
+    whole = table1.pseudo_truth(cube_of(large), size=10)
+    np.testing.assert_allclose(whole.melanin, maps[0], rtol=5e-3)
+    mask = np.zeros((50, 50), bool)
+    mask[10:40, 15:45] = True
+    spoilt = [np.where(mask, m, 0.01) for m in large]
+    face = table1.pseudo_truth(cube_of(spoilt, mask=mask), size=12)  # 30 pixels and a tenth on each side: 36, by 3
+    assert face.mask.sum() == 100 and face.mask[1:11, 1:11].all()
+    assert face.melanin[1:11, 1:11].mean() == pytest.approx(large[0][mask].mean(), rel=0.1)
+    assert face.melanin[1, 1] == pytest.approx(maps[0][2, 3], rel=5e-3)
+
+
+def test_a_cube_at_the_edge_or_smaller_than_the_picture():
+    maps = known_maps(6, 9)
+    mask = np.zeros((6, 9), bool)
+    mask[:3, :4] = True
+    truth = table1.pseudo_truth(cube_of(maps, mask=mask), size=16)
+    assert truth.image.shape == (16, 16, 3) and np.isfinite(truth.image).all()
+    assert truth.mask.any() and not truth.mask.all()
+
+
+def test_areas_are_those_of_the_new_pixels():
+    areas = table1._areas(-1.0, 6.0, 4, 5)  # from −1 to 5, 1.5 each
+    np.testing.assert_allclose(areas.sum(1), [0.5, 1.5, 1.5, 1.5])
+    np.testing.assert_allclose(areas.sum(0), np.ones(5))
+
+
+def test_protocol_scores_each_cube():
+    cubes = [cube_of(known_maps(8, 8, seed)) for seed in range(3)]
+
+    def predict(images, mask):
+        truths = [table1.pseudo_truth(cube, size=8) for cube in cubes]
+        maps = [np.stack([getattr(t, n) for t in truths]) for n in ("melanin", "haemoglobin", "diffuse_shading")]
+        assert images.shape == (3, 8, 8, 3) and mask.shape == (3, 8, 8)
+        return Decomposition.of_maps(
+            *maps, np.full(mask.shape, 0.05), np.zeros((3, 2)), np.tile(truths[0].illuminant, (3, 1)), images, mask
+        )
+
+    row, (prediction, truth) = table1.protocol(predict, cubes, size=8)
+    assert row["melanin"] == pytest.approx(np.zeros(3), abs=1e-6)
+    assert row["specular"] == pytest.approx(
+        metrics.rmse(prediction.specular_shading, truth.specular_shading, truth.mask)
+    )
+    assert row["specular"].min() > 0.02
+
+
+def test_what_cannot_be_scored_is_refused():
+    maps = known_maps(8, 8)
+    with pytest.raises(DataError, match="mask"):
+        cube_of(maps, mask=np.ones((7, 8), bool))
+    with pytest.raises(BiofaceError, match="at least 1 pixel"):
+        table1.pseudo_truth(cube_of(maps), size=0)
+    with pytest.raises(BiofaceError, match="at least one cube"):
+        table1.protocol(lambda images, mask: None, [])
+    white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
+    with pytest.raises(BiofaceError, match="converges"):
+        table1.pseudo_truth(white, size=4)
