@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test check notebooks data clean environment
+.PHONY: help reproduce test check notebooks data weights clean environment
 
 PROFILE  ?= default
 NOTEBOOK ?=
@@ -30,6 +30,7 @@ help:
 	@echo "make check       the fast loop: ruff and the unit tests, under a minute"
 	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
+	@echo "make weights     train the network that ships with the package again (a quarter of an hour), with its model card"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
 	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"
@@ -59,6 +60,9 @@ notebooks: environment
 
 data: environment
 	@$(PYTHON) -m bioface data
+
+weights: environment
+	@$(PYTHON) -m bioface.generalisation
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

@@ -162,3 +162,103 @@ def test_the_range_of_what_explains_a_colour():
     low, high = identifiability.feasible_range(error, np.array([1.0, 2.0, 3.0, 4.0]), 2e-3)
     assert (low[0], high[0]) == (2, 4)
     assert np.isnan(low[1]) and np.isnan(high[1])
+
+
+# --- what is known beforehand -------------------------------------------------------------------------------
+
+PRIOR = torch.tensor([[0.5, 0.1, 0, 0], [0.1, 0.4, 0, 0], [0, 0, 0.3, 0.05], [0, 0, 0.05, 0.2]], dtype=torch.float64)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_predicted_deviation_is_the_error_of_the_best_estimator():
+    """Maps from the prior, seen by a linear camera with noise and with a nuisance, estimated by their expectation."""
+    J, shake, sigma, n = random(3, 4), 0.3 * random(3, 2, seed=1), 0.2, 40_000
+    N = shake @ shake.T
+    maps = random(n, 4, seed=2) @ torch.linalg.cholesky(PRIOR).T
+    colour = maps @ J.T + random(n, 2, seed=3) @ shake.T + sigma * random(n, 3, seed=4)
+    gain = PRIOR @ J.T @ torch.linalg.inv(J @ PRIOR @ J.T + N + sigma**2 * torch.eye(3, dtype=torch.float64))
+    observed = (colour @ gain.T - maps).square().mean(0).sqrt()
+    predicted = identifiability.posterior_deviation(J[None], sigma, PRIOR, N[None])[0]
+    torch.testing.assert_close(observed, predicted, rtol=0.02, atol=0)
+
+
+def test_a_flat_prior_gives_the_cramer_rao_bound():
+    J = random(5, 33, 4)
+    bound = identifiability.standard_deviation(J, 0.01)
+    torch.testing.assert_close(
+        identifiability.posterior_deviation(J, 0.01, 1e6 * torch.eye(4)), bound, rtol=1e-4, atol=0
+    )
+
+
+def test_knowing_more_never_makes_it_worse():
+    J = random(5, 3, 4)
+    before = PRIOR.diagonal().sqrt()
+    noisy, clear = (identifiability.posterior_deviation(J, s, PRIOR) for s in (1.0, 0.01))
+    shaken = identifiability.posterior_deviation(J, 0.01, PRIOR, 0.1 * torch.eye(3).double().expand(5, 3, 3))
+    assert (clear <= noisy).all() and (noisy <= before).all() and (clear <= shaken).all() and (shaken <= before).all()
+    with pytest.raises(BiofaceError, match="above 0"):
+        identifiability.posterior_deviation(J, 0.0, PRIOR)
+
+
+def test_table_coordinates_follow_the_chain_rule():
+    g = torch.tensor([-0.5, 0.3], dtype=torch.float64)
+    step, tops = 1e-5, (0.43, 0.07)
+    rise = [(skin.table_fraction(g + step, top) - skin.table_fraction(g - step, top)) / (2 * step) for top in tops]
+    fractions = [skin.table_fraction(g, top) for top in tops]
+    found = identifiability.in_table_coordinates(torch.ones(2, 3, 4).double(), *fractions)
+    torch.testing.assert_close(found[:, 0, 0], rise[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[:, 2, 1], rise[1], rtol=1e-6, atol=0)
+    assert (found[..., 2:] == 1).all()
+
+
+def test_cameras_that_agree_leave_no_nuisance_and_others_do():
+    maps = [torch.tensor([v]).double() for v in (0.1, 0.03, 0.9, 0.05)]
+    one = camera.CameraModel.load().sensitivity(torch.zeros(2)).double()
+    same = identifiability.nuisance_covariance(*maps, one.expand(3, 3, 33))
+    assert same.abs().max() < 1e-20
+    to_rgb = torch.stack([one, 2 * one, 3 * one])
+    found = identifiability.nuisance_covariance(*maps, to_rgb)
+    R = skin.reflectance(*maps[:2])[0]
+    colour = one @ (0.9 * R + 0.05)
+    torch.testing.assert_close(found[0], torch.outer(colour, colour), rtol=1e-6, atol=0)  # the variance of 1, 2, 3 is 1
+    with pytest.raises(BiofaceError, match="at least two"):
+        identifiability.nuisance_covariance(*maps, one[None])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 32, 33])
+def test_even_bands_share_the_light(count):
+    bands = identifiability.even_bands(count)
+    torch.testing.assert_close(bands.sum(1), torch.ones(count).double())
+    torch.testing.assert_close(bands.sum(0), torch.full((33,), count / 33).double())  # every wavelength as often
+    if count == 33:
+        assert torch.equal(bands, torch.eye(33).double())
+
+
+@pytest.mark.parametrize("count", [0, 34, 2.0, True])
+def test_a_count_of_bands_that_cannot_be_is_refused(count):
+    with pytest.raises(BiofaceError, match="1 to 33 bands"):
+        identifiability.even_bands(count)
+
+
+def test_the_best_bands_are_those_that_tell_the_pigments():
+    """One band sees melanin, one haemoglobin, one both shadings; the others see nothing."""
+    J = torch.zeros(4, 6, 4).double()
+    J[:, 2, 0], J[:, 4, 1] = 3.0, 1.0
+    J[:, 0, 2:] = 5.0
+    order, deviations = identifiability.best_bands(J, 0.1, torch.eye(4), 3)
+    assert order.tolist()[:2] == [2, 4]
+    torch.testing.assert_close(deviations[1, :2], torch.tensor([0.01 / 9.01, 0.01 / 1.01]).double().sqrt())
+    with pytest.raises(BiofaceError, match="1 to 6 bands"):
+        identifiability.best_bands(J, 0.1, torch.eye(4), 7)
+
+
+def test_the_best_bands_end_where_all_bands_are():
+    J = random(6, 8, 4)
+    order, deviations = identifiability.best_bands(J, 0.1, PRIOR, 8)
+    assert sorted(order.tolist()) == list(range(8))
+    assert (deviations.diff(dim=0) <= 1e-12).all()
+    everything = identifiability.posterior_deviation(J, 0.1, PRIOR).median(0).values
+    torch.testing.assert_close(deviations[-1], everything)

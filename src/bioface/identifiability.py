@@ -7,12 +7,15 @@ Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory", 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bioface import skin, spectra
 from bioface.arrays import accepts_numpy
+from bioface.errors import BiofaceError
 
 #: Order of the four unknowns wherever they are an axis.
 MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
@@ -236,3 +239,155 @@ def same_colour(
     wrong = (goal - colour(x)).abs().amax(-1) > 1e-4
     wrong |= (x[..., 2:] < 0).any(-1)
     return x.masked_fill(wrong[..., None], torch.nan)
+
+
+# --- what is known beforehand -------------------------------------------------------------------------------
+
+
+@accepts_numpy
+def in_table_coordinates(
+    J: Float[Tensor, "*batch C 4"], melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch C 4"]:
+    """A Jacobian by volume fractions turned into one by table coordinates g ∈ [−1, 1], in which networks speak.
+
+    >>> J = in_table_coordinates(torch.ones(1, 1, 4), torch.tensor([0.43]), torch.tensor([0.07]))
+    >>> J[0, 0, 0] / 0.43  # 3 u² du/dg at u = 1
+    tensor(1.4850)
+    """
+    tops = zip((melanin, haemoglobin), (skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]), strict=True)
+    slopes = []
+    for fraction, top in tops:
+        g = skin.table_coordinate(fraction, top).detach().requires_grad_()
+        slopes += torch.autograd.grad(skin.table_fraction(g, top).sum(), g)
+    one = torch.ones_like(slopes[0])
+    return J * torch.stack([*slopes, one, one], -1)[..., None, :].to(J)
+
+
+@accepts_numpy
+def posterior_deviation(
+    J: Float[Tensor, "*batch C 4"],
+    sigma: float,
+    prior: Float[Tensor, "4 4"],
+    nuisance: Float[Tensor, "*#batch C C"] | None = None,
+) -> Float[Tensor, "*batch 4"]:
+    """Standard deviation (..., 4) of the maps given the colour, where both are Gaussian and the model is linear.
+
+    √diag(Σ − Σ Jᵀ (J Σ Jᵀ + σ² 1 + N)⁻¹ J Σ): the prior's covariance less what the colour tells. No estimator that
+    looks at one pixel has a smaller mean squared error (van Trees 1968, "Detection, Estimation, and Modulation Theory
+    I", section 2.4); one that looks at a whole face can.
+
+    Parameters
+    ----------
+    J : (..., C, 4) derivative of C colours
+    sigma : deviation of white noise, > 0
+    prior : (4, 4) covariance Σ of the maps, in the units of J's columns
+    nuisance : (..., C, C) covariance N of the colours by what is not asked for, :func:`nuisance_covariance`
+
+    Raises
+    ------
+    BiofaceError : a sigma that is not above 0
+
+    >>> J = torch.eye(4, dtype=torch.float64)[None]
+    >>> posterior_deviation(J, 1.0, torch.eye(4, dtype=torch.float64))  # √(1 − 1/2)
+    tensor([[0.7071, 0.7071, 0.7071, 0.7071]], dtype=torch.float64)
+    """
+    if not sigma > 0:
+        raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
+    J, prior = J.double(), prior.double()
+    noise = sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
+    if nuisance is not None:
+        noise = noise + nuisance.double()
+    across = J @ prior  # (..., C, 4)
+    told = across.mT @ torch.linalg.solve(across @ J.mT + noise, across)
+    return (prior - told).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+
+
+@accepts_numpy
+def nuisance_covariance(
+    melanin: Float[Tensor, "*batch"],
+    haemoglobin: Float[Tensor, "*batch"],
+    diffuse: Float[Tensor, "*batch"],
+    specular: Float[Tensor, "*batch"],
+    to_rgb: Float[Tensor, "n 3 33"],
+    model: str | skin.SkinConstants = "layered",
+) -> Float[Tensor, "*batch 3 3"]:
+    """Covariance (..., 3, 3) of each pixel's linear RGB over cameras and lights that it may have been seen by.
+
+    Parameters
+    ----------
+    melanin, haemoglobin, diffuse, specular : (...) the maps
+    to_rgb : (n, 3, 33) at least two draws of camera and light, :func:`bioface.camera.reflectance_to_rgb`
+
+    Raises
+    ------
+    BiofaceError : fewer than two draws; fractions outside 0–1
+    """
+    if len(to_rgb) < 2:
+        raise BiofaceError(f"expected at least two cameras and lights, found {len(to_rgb)}")
+    R = skin.reflectance(melanin.double(), haemoglobin.double(), model)
+    factor = diffuse.double()[..., None] * R + specular.double()[..., None]
+    colour = torch.einsum("ncd,...d->n...c", to_rgb.double(), factor)
+    away = colour - colour.mean(0)
+    return torch.einsum("n...c,n...k->...ck", away, away) / (len(to_rgb) - 1)
+
+
+def even_bands(count: Any) -> Float[Tensor, "count 33"]:
+    """A camera (count, 33) of equally wide bands that share 400–720 nm, each of unit sum; 33 is the grid itself.
+
+    Raises
+    ------
+    BiofaceError : a count outside 1–33
+
+    >>> even_bands(11)[0, :4]
+    tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64)
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 33:
+        raise BiofaceError(f"expected 1 to 33 bands, found {count!r}")
+    edges = torch.linspace(0, 33, count + 1, dtype=torch.float64)
+    points = torch.arange(33, dtype=torch.float64)
+    inside = torch.minimum(points + 1, edges[1:, None]) - torch.maximum(points, edges[:-1, None])
+    share = inside.clamp_min(0)
+    return share / share.sum(1, keepdim=True)
+
+
+@accepts_numpy
+def best_bands(
+    J: Float[Tensor, "P D 4"], sigma: float, prior: Float[Tensor, "4 4"], count: int
+) -> tuple[Int[Tensor, "count"], Float[Tensor, "count 4"]]:
+    """Which single bands tell melanin and haemoglobin best, chosen one after the other.
+
+    Each time the band that makes the mean over pixels of log variance, melanin's and haemoglobin's together, smallest.
+
+    Parameters
+    ----------
+    J : (P, D, 4) derivative of every band's radiance
+    sigma, prior : as in :func:`posterior_deviation`
+    count : how many, 1 to D
+
+    Returns
+    -------
+    (count,) numbers of the bands in the order of choice, and (count, 4) median deviations of the maps with the bands so
+    far
+
+    Raises
+    ------
+    BiofaceError : a count outside 1–D, a sigma that is not above 0
+    """
+    pixels, bands, _ = J.shape
+    if not 1 <= count <= bands or not sigma > 0:
+        raise BiofaceError(f"expected 1 to {bands} bands and sigma > 0, found {count!r} and {sigma!r}")
+    J, covariance = J.double(), prior.double().expand(pixels, 4, 4)
+    chosen: list[int] = []
+    deviations = []
+    for _ in range(count):
+        across = J @ covariance  # (P, D, 4): what each band says of each map
+        power = (across * J).sum(-1) + sigma**2  # (P, D)
+        left = covariance.diagonal(dim1=-2, dim2=-1)[:, None, :2] - across[..., :2].square() / power[..., None]
+        cost = left.clamp_min(1e-300).log().sum(-1).mean(0)
+        cost[chosen] = torch.inf
+        band = int(cost.argmin())
+        chosen.append(band)
+        column = across[:, band]
+        covariance = covariance - column[:, :, None] * column[:, None, :] / power[:, band, None, None]
+        deviations.append(covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt().median(0).values)
+    return torch.tensor(chosen), torch.stack(deviations)

@@ -1,0 +1,237 @@
+"""BioFaceNet on faces that it has not seen: what notebook 05 trains, and the network that ships.
+
+A plan is a few stages of training on the twin's training faces, one after the other. The weights are a function of
+plan and seed and are cached under ``build/weights/`` by a hash of everything that made them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bioface import (
+    augmentation,
+    baselines,
+    decomposition,
+    experiments,
+    illumination,
+    metrics,
+    paths,
+    recipes,
+    training,
+)
+from bioface.datasets import twin
+from bioface.decomposition import Decomposition
+from bioface.errors import BiofaceError, DataError
+from bioface.network import BioFaceNet
+from bioface.recipes import Recipe
+
+#: The modules that weights depend on besides those of a run.
+_SOURCES = (*experiments._SOURCES, "augmentation", "generalisation", "recipes")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes
+    ----------
+    recipe : how
+    steps : how long
+    batch : faces a step
+    recolour : whether the faces are recoloured, which takes their truth; they are always mirrored
+    halved : train on faces of half the size, a quarter of the time for a step
+    """
+
+    recipe: Recipe
+    steps: int
+    batch: int = 16
+    recolour: bool = False
+    halved: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training: its stages one after the other.
+
+    Attributes
+    ----------
+    name : what tables call it
+    stages : at least one
+    width : of the network
+    faces : how many training faces; None is all
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    width: int = 8
+    faces: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
+
+    def but(self, name: str, **changes: object) -> Plan:
+        """This plan under another name with some fields changed."""
+        return dataclasses.replace(self, name=name, **changes)
+
+
+_FAST = recipes.SUPERVISED.but("supervised_fast", learning_rate=3e-3)
+
+#: The network that ships: trained longer than those of notebook 05, on one seed.
+SHIPPED = Plan(
+    "shipped",
+    (Stage(_FAST, 1200, recolour=True, halved=True), Stage(recipes.SUPERVISED, 600, recolour=True)),
+)
+
+
+def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
+    """The network that a plan gives, on one thread, so that it does not depend on how many there are.
+
+    Raises
+    ------
+    Diverged : see :func:`bioface.training.train`
+    """
+    faces = twin.load("train", plan.faces, progress=progress)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # they slow the skin model threefold
+    try:
+        model = training.build(plan.stages[0].recipe, plan.width, seed)
+        for number, stage in enumerate(plan.stages):
+            seen = augmentation.Augmented(faces, seed * 100 + number, stage.recolour, stage.halved)
+            training.train(model, seen, stage.recipe, stage.steps, stage.batch, seed * 100 + number, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
+    return model
+
+
+def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
+    """The trained network, from the cache or trained now."""
+    path = _path(plan, seed)
+    try:
+        return BioFaceNet.from_file(path)
+    except DataError:  # not there, or damaged
+        _keep(plan, seed)
+        return BioFaceNet.from_file(path)
+
+
+def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None:
+    """Train what is not in the cache yet, as many (plan, seed) at once as there are processors."""
+    todo = [job for job in jobs if not _path(*job).is_file()]
+    todo.sort(key=lambda job: -sum(s.steps * s.batch * (0.25 if s.halved else 1) for s in job[0].stages))
+    if todo:
+        twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # once, before the others need it
+    experiments.side_by_side(_keep, todo, progress)
+
+
+def _keep(plan: Plan, seed: int) -> None:
+    path = _path(plan, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    train(plan, seed).save(path, plan=plan.name, seed=str(seed))
+
+
+def _path(plan: Plan, seed: int) -> Path:
+    stages = [(dataclasses.astuple(s.recipe)[1:], s.steps, s.batch, s.recolour, s.halved) for s in plan.stages]
+    made = (stages, plan.width, plan.faces, seed, twin.folder().name, torch.__version__)
+    digest = hashlib.sha256(repr(made).encode())
+    for name in _SOURCES:
+        digest.update((paths.PACKAGE / f"{name}.py").read_bytes())
+    for table in ("chromophores.csv", "camera_model.csv", "skin_prior.csv"):
+        digest.update((paths.TABLES / table).read_bytes())
+    return paths.build() / "weights" / f"{digest.hexdigest()[:20]}.safetensors"
+
+
+@torch.no_grad()
+def predict(model: BioFaceNet, image: np.ndarray | Tensor, mask: np.ndarray | Tensor) -> Decomposition:
+    """What a network says of faces (N, H, W, 3), linear RGB, with their masks (N, H, W); 32 at a time."""
+    image, mask = torch.as_tensor(image), torch.as_tensor(mask)
+    model.eval()
+    parts = [model(image[i : i + 32]) for i in range(0, len(image), 32)]
+    said = type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    illuminant = illumination.mix(said.weights, said.cct)
+    maps = said.melanin_fraction, said.haemoglobin_fraction, said.diffuse, said.specular
+    return Decomposition.of_maps(*maps, said.camera, illuminant, image, mask)
+
+
+# --- the network that ships --------------------------------------------------------------------------------
+
+_CARD = """# Model card: the BioFaceNet that ships
+
+Weights of `bioface.network.BioFaceNet` (width {width}, half precision) for `bioface.decompose`, made by `make weights`.
+
+**Trained on** the {faces} training faces of the twin, which are **synthetic**: rendered heads under the study's own
+image formation model, with skin colours drawn from fits of measured spectra. Supervised by the true maps (recipe
+`supervised`), mirrored and recoloured: {steps}; one seed.
+
+**Measured on** the {tested} test faces of the twin, other people, **synthetic** too. Mean RMSE over faces; pigments in
+table coordinates [−1, 1], albedo and reconstruction in linear RGB. The last row is what the mean of the training
+faces' maps would get.
+
+| skin | faces | {columns} |
+|---|---|{rules}|
+{rows}
+
+**Not for**: medical use of any kind, telling health, ancestry or identity of a person, comparing people, or any
+decision about one. On real photos nothing of this has been measured: nobody knows the truth there. A photo does not
+hold enough to tell skin from light, so that maps look plausible when they are wrong. Faces are expected upright, from
+the front, without glasses or hats, and filling most of a square picture.
+"""
+
+
+def ship(weights_file: Path, progress: bool = True) -> str:
+    """Train the network that ships, write its weights in half precision and its model card beside them; the card."""
+    model = train(SHIPPED, progress=progress)
+    model.save(weights_file, half=True, plan=SHIPPED.name, trained_on="synthetic faces only")
+    card = model_card(BioFaceNet.from_file(weights_file))  # as it ships, rounded
+    with paths.whole_file(weights_file.with_suffix(".md")) as partial:
+        partial.write_text(card)
+    return card
+
+
+def errors_by_group(model: BioFaceNet) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """Mean errors of a network on the twin's test faces: {skin group or "all": {column: mean}}, and how many faces.
+
+    The row "training mean" is that of the mean of the training faces' maps, on all test faces.
+    """
+    faces = twin.load("test", progress=False)
+    truth = decomposition.of_twin(faces)
+    row = metrics.table1_row(predict(model, truth.image, truth.mask), truth)
+    prior = baselines.Prior.learn(decomposition.of_twin(twin.load("train", progress=False)))
+    mean = metrics.table1_row(baselines.training_mean(truth.image, truth.mask, prior), truth)
+    groups, everyone = np.asarray(faces.truth.group), np.full(len(faces), "all")
+    table = metrics.group_means(row, groups) | metrics.group_means(row, everyone)
+    table["training mean"] = metrics.group_means(mean, everyone)["all"]
+    counts = {str(g): int((groups == g).sum()) for g in np.unique(groups)}
+    return table, counts | {"all": len(faces), "training mean": len(faces)}
+
+
+def model_card(model: BioFaceNet) -> str:
+    """What the network is, where its errors are, and what it must not be used for, as Markdown."""
+    table, counts = errors_by_group(model)
+    rows = [
+        f"| {name} | {counts[name]} | " + " | ".join(f"{errors[column]:.3f}" for column in metrics.TABLE1) + " |"
+        for name, errors in table.items()
+    ]
+    steps = ", then ".join(f"{s.steps} steps of {s.batch} faces{' at half size' * s.halved}" for s in SHIPPED.stages)
+    return _CARD.format(
+        width=model.width,
+        faces=len(twin.load("train", progress=False)),
+        tested=counts["all"],
+        steps=steps,
+        columns=" | ".join(metrics.TABLE1),
+        rules="|".join(["---"] * len(metrics.TABLE1)),
+        rows="\n".join(rows),
+    )
+
+
+if __name__ == "__main__":
+    print(ship(decomposition.WEIGHTS))

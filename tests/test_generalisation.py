@@ -1,0 +1,118 @@
+"""Plans and their cached weights, and the network that ships."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import decomposition, generalisation, metrics, paths, recipes
+from bioface.datasets import twin
+from bioface.errors import BiofaceError
+from bioface.generalisation import Plan, Stage
+from bioface.network import BioFaceNet
+
+TINY = Plan(
+    "tiny",
+    (
+        Stage(recipes.SUPERVISED, 2, batch=2, recolour=True, halved=True),
+        Stage(recipes.MEASURED_SKIN, 1, batch=2),
+    ),
+    width=2,
+    faces=4,
+)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """An empty cache for weights; the twin stays where it is."""
+    here = twin.folder()
+    monkeypatch.setattr(twin, "folder", lambda config=None: here)
+    monkeypatch.setattr(paths, "build", lambda: tmp_path)
+    return tmp_path
+
+
+def same(a: BioFaceNet, b: BioFaceNet) -> bool:
+    return all(torch.equal(v, b.state_dict()[name]) for name, v in a.state_dict().items())
+
+
+def test_weights_are_a_function_of_plan_and_seed():
+    a, b, other = (generalisation.train(TINY, seed) for seed in (1, 1, 2))
+    assert same(a, b) and not same(a, other)
+    only = generalisation.train(TINY.but("first", stages=TINY.stages[:1]), 1)
+    assert not same(a, only)  # the second stage went on
+
+
+def test_weights_are_kept_and_found_again(build):
+    first = generalisation.weights(TINY)
+    (file,) = (build / "weights").iterdir()
+    made = file.stat().st_mtime_ns
+    assert same(first, generalisation.weights(TINY.but("another name")))  # a name is not what it is made of
+    assert file.stat().st_mtime_ns == made
+    file.write_bytes(b"damaged")
+    assert same(first, generalisation.weights(TINY))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(width=3),
+        dict(faces=5),
+        dict(stages=TINY.stages[:1]),
+        dict(stages=(dataclasses.replace(TINY.stages[0], steps=3),)),
+    ],
+)
+def test_whatever_changes_the_plan_changes_the_file(change):
+    assert generalisation._path(TINY, 0) != generalisation._path(TINY.but("other", **change), 0)
+    assert generalisation._path(TINY, 0) != generalisation._path(TINY, 1)
+
+
+def test_fill_trains_what_is_missing_once(build, monkeypatch):
+    asked = []
+    monkeypatch.setattr(generalisation.experiments, "side_by_side", lambda f, jobs, progress: asked.append(jobs))
+    generalisation.weights(TINY, 0)
+    generalisation.fill([(TINY, 0), (TINY, 1)])
+    assert asked == [[(TINY, 1)]]
+
+
+def test_a_plan_without_stages_is_refused():
+    with pytest.raises(BiofaceError, match="at least one stage"):
+        Plan("nothing", ())
+
+
+def test_predictions_are_in_the_order_of_the_faces():
+    truth = decomposition.of_twin(twin.load("test", 3, progress=False))
+    model = generalisation.train(TINY)
+    together = generalisation.predict(model, truth.image, truth.mask)
+    alone = generalisation.predict(model, truth.image[1:2], truth.mask[1:2])
+    assert np.allclose(together.melanin[1], alone.melanin[0], atol=1e-6)
+    assert np.allclose(together.reconstruction[1], alone.reconstruction[0], atol=1e-5)
+    assert together.melanin.min() >= 0 and together.melanin.max() <= 0.43
+
+
+# --- the network that ships --------------------------------------------------------------------------------
+
+
+def test_the_weights_that_ship_are_small_and_say_what_they_are():
+    assert decomposition.WEIGHTS.stat().st_size <= 4_000_000
+    card = decomposition.WEIGHTS.with_suffix(".md").read_text()
+    assert "synthetic" in card and "**Not for**" in card
+
+
+def test_the_weights_that_ship_do_what_their_card_says():
+    model = BioFaceNet.from_file(decomposition.WEIGHTS)
+    table, _ = generalisation.errors_by_group(model)
+    lines = decomposition.WEIGHTS.with_suffix(".md").read_text().splitlines()
+    for name, errors in table.items():
+        (line,) = (line for line in lines if line.startswith(f"| {name} |"))
+        said = [float(cell) for cell in line.split("|")[3:-1]]
+        assert said == pytest.approx([errors[column] for column in metrics.TABLE1], abs=0.002), name
+
+
+def test_the_weights_that_ship_beat_the_training_mean():
+    table, _ = generalisation.errors_by_group(BioFaceNet.from_file(decomposition.WEIGHTS))
+    for column in metrics.TABLE1:
+        assert table["all"][column] < table["training mean"][column], column
+    assert metrics.skill(table["all"]["melanin"], table["training mean"]["melanin"]) >= 0.5
