@@ -241,3 +241,23 @@ def test_a_face_takes_a_third_of_a_second(method, prior):
     began = time.perf_counter()
     method(truth.image, truth.mask, prior)
     assert (time.perf_counter() - began) / 2 < 0.3
+
+
+def test_a_measured_prior_finds_the_shading_without_the_truth():
+    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
+    made = faces(0, count=8, specular=0.0)
+    skins = made.melanin[made.mask], made.haemoglobin[made.mask]
+    found = baselines.Prior.measured(*skins, made.image, made.mask)
+    learnt = baselines.Prior.learn(faces(0, count=8))
+    assert found.diffuse == pytest.approx(made.diffuse_shading[made.mask].mean(), rel=0.02)
+    assert found.law == pytest.approx(learnt.law) and found.pigments == pytest.approx(learnt.pigments)
+    assert found.albedo == pytest.approx(learnt.albedo, rel=0.01)
+    twice = baselines.Prior.measured(*skins, 2 * made.image, made.mask)
+    assert twice.diffuse == pytest.approx(2 * found.diffuse) and twice.specular == pytest.approx(2 * found.specular)
+
+
+@pytest.mark.parametrize("melanin", [np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])])
+def test_measured_skins_that_tell_nothing_are_refused(melanin):
+    made = faces(0, count=1)
+    with pytest.raises(BiofaceError, match="measured skins"):
+        baselines.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import decomposition, generalisation, metrics, paths, recipes
+from bioface import decomposition, generalisation, metrics, objective, paths, recipes
 from bioface.datasets import twin
 from bioface.errors import BiofaceError
 from bioface.generalisation import Plan, Stage
@@ -18,6 +18,7 @@ TINY = Plan(
     "tiny",
     (
         Stage(recipes.SUPERVISED, 2, batch=2, recolour=True, halved=True),
+        Stage(recipes.SUPERVISED, 1, batch=2, recolour=True, maps="inverted", halved=True),
         Stage(recipes.MEASURED_SKIN, 1, batch=2),
     ),
     width=2,
@@ -90,6 +91,31 @@ def test_predictions_are_in_the_order_of_the_faces():
     assert np.allclose(together.melanin[1], alone.melanin[0], atol=1e-6)
     assert np.allclose(together.reconstruction[1], alone.reconstruction[0], atol=1e-5)
     assert together.melanin.min() >= 0 and together.melanin.max() <= 0.43
+
+
+# --- maps that nobody told ---------------------------------------------------------------------------------
+
+
+def test_inverted_maps_know_nothing_of_the_truth():
+    faces = twin.load("validation", 3, progress=False)
+    found = generalisation.inverted(faces)
+    without = generalisation.inverted(dataclasses.replace(faces, truth=None))
+    assert np.array_equal(found.truth.melanin, without.truth.melanin)
+    assert np.array_equal(found.rgb, faces.rgb)
+
+
+def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth():
+    faces = twin.load("validation", 3, progress=False)
+    batch = objective.Batch.of(generalisation.inverted(faces))
+    image, _ = objective.decode(batch.truth, batch, recipes.WORKING)
+    assert float(metrics.rmse(image, batch.image, batch.mask).max()) < 0.05
+    true = torch.from_numpy(faces.truth.diffuse_shading)
+    assert float(metrics.correlation(batch.truth.diffuse, true, batch.mask).median()) > 0.8  # dark skin is worse
+
+
+def test_misspelt_maps_are_refused():
+    with pytest.raises(BiofaceError, match="inverted"):
+        Stage(recipes.SUPERVISED, 1, maps="inverter")
 
 
 # --- the network that ships --------------------------------------------------------------------------------

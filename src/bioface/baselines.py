@@ -46,6 +46,9 @@ from bioface.errors import BiofaceError
 #: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
 SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
 
+SPREAD = 0.3  # of diffuse shading over a face, of its mean, where none is known; 0.26 on the training faces of the twin
+FRESNEL = (0.4 / 2.4) ** 2  # ((n − 1)/(n + 1))² at the refractive index of skin, n = 1.4
+
 GRID = 48  # skins along either pigment, even in table coordinates
 SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 and one Gaussian law worse
 NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
@@ -112,6 +115,46 @@ class Prior:
         relative = np.exp(-density)
         scale = float((relative * albedo).sum() / (relative**2).sum())
         return dataclasses.replace(learnt, density_to_pigments=affine, density_albedo=scale)
+
+    @classmethod
+    def measured(cls, melanin: np.ndarray, haemoglobin: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Prior:
+        """Without any truth: the law of measured skin, and shadings from how bright the photos are.
+
+        The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
+        over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
+        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. There is nothing to fit
+        densities to, so :func:`optical_density_ica` takes no such prior.
+
+        Parameters
+        ----------
+        melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
+        images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people
+
+        Raises
+        ------
+        BiofaceError : see :func:`zero`; skins that are NaN, or all the same
+        """
+        mask = _checked(images, mask)
+        fractions = np.stack([melanin, haemoglobin]).astype(float)
+        if not np.isfinite(fractions).all() or not fractions.std(1).min() > 0:
+            raise BiofaceError("expected measured skins that vary and are finite, found others")
+        tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+        coordinates = np.stack([skin.table_coordinate(f, top) for f, top in zip(fractions, tops, strict=True)])
+        b, e = _mean_camera_d65(1)
+        albedo = (_to_rgb(b, e)[0].double() @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
+        colour = np.concatenate(_pixels(images, mask)).mean(0, dtype=float)
+        level = float(colour.mean() / albedo.mean())
+        return cls(
+            pigments=coordinates.mean(1),
+            law=_law(coordinates),
+            diffuse=level,
+            diffuse_deviation=SPREAD * level,
+            specular=FRESNEL * level,
+            albedo=albedo,
+            colour=colour,
+            density_to_pigments=np.full((2, 3), np.nan),
+            density_albedo=np.nan,
+        )
 
 
 def _law(coordinates: np.ndarray) -> np.ndarray:
