@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import skin
+from bioface import decomposition, image_formation, skin, training
 from bioface.datasets import registry
+from bioface.errors import DataError
 
 WAVE = np.arange(420.0, 721, 10)
 
@@ -68,6 +70,92 @@ def test_out_is_a_file(cube_file, capsys):
     assert "expected a folder" in one_line_error(["fit", path, "--out", path], capsys)
 
 
+# --- decompose
+
+
+@pytest.fixture
+def photo_and_weights(folders):
+    photo, weights, mask = (folders / name for name in ("me.png", "w.safetensors", "mask.png"))
+    Image.fromarray(np.full((80, 60, 3), (180, 120, 100), np.uint8)).save(photo)
+    inside = np.zeros((80, 60), np.uint8)
+    inside[30:60, 20:45] = 255
+    Image.fromarray(inside).save(mask)
+    training.build("working", 2).save(weights)
+    return photo, weights, mask
+
+
+ENDINGS = ("albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular")
+
+
+def test_decompose_writes_maps_and_pictures(photo_and_weights, tmp_path, capsys):
+    photo, weights, mask = photo_and_weights
+    out = tmp_path / "results"
+    arguments = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
+    assert "melanin 0.43" in said.out  # what white is
+    assert sorted(p.name for p in out.iterdir()) == sorted(["me_maps.npz", *(f"me_{e}.png" for e in ENDINGS)])
+    found = decomposition.Decomposition.load(out / "me_maps.npz")
+    same = decomposition.decompose(photo, mask, weights)
+    np.testing.assert_array_equal(found.melanin, same.melanin)
+    grey = np.asarray(Image.open(out / "me_diffuse.png"))
+    expected = np.nan_to_num(found.diffuse_shading / 1.5).clip(0, 1) * 255
+    assert grey.shape == (80, 60) and grey.dtype == np.uint8
+    np.testing.assert_allclose(grey, expected, atol=0.51)
+    colour = np.asarray(Image.open(out / "me_reconstruction.png"))
+    expected = np.nan_to_num(image_formation.srgb_encode(found.reconstruction)).clip(0, 1) * 255
+    np.testing.assert_allclose(colour, expected, atol=0.51)
+    assert (colour[0] == 0).all() and (colour[45, 30] > 0).all()  # nothing is known outside the crop
+
+
+def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_path, capsys):
+    photo, weights, _ = photo_and_weights
+    assert cli.main(["decompose", str(photo), "--weights", str(weights)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("no mask given: ") and "give --mask or a crop" in said and said.count("\n") == 1
+    assert (tmp_path / "build" / "decompose" / "me_maps.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(photo="nobody.png"), "nobody.png: expected a picture, found no such file"),
+        (dict(photo="w.safetensors"), "w.safetensors: expected a picture (JPEG, PNG, TIFF, …)"),
+        (dict(mask="nobody.png"), "nobody.png: expected a picture, found no such file"),
+        (dict(mask="small.png"), "small.png: expected a mask of 80 × 60 as me.png, found shape (20, 20)"),
+        (dict(mask="black.png"), "black.png: expected a mask with at least one pixel"),
+        (dict(weights="nobody.safetensors"), "nobody.safetensors: expected BioFaceNet weights"),
+        (dict(weights="me.png"), "me.png: expected BioFaceNet weights"),
+        (dict(out="me.png"), "expected a folder"),
+    ],
+)
+def test_what_cannot_be_decomposed_leaves_nothing(change, message, photo_and_weights, folders, tmp_path, capsys):
+    Image.new("L", (20, 20), 255).save(folders / "small.png")
+    Image.new("L", (60, 80)).save(folders / "black.png")
+    names = dict(photo="me.png", mask="mask.png", weights="w.safetensors", out="../results") | change
+    where = {name: str(folders / file) for name, file in names.items()}
+    options = [word for name in ("mask", "weights", "out") for word in (f"--{name}", where[name])]
+    assert message in one_line_error(["decompose", where["photo"], *options], capsys)
+    assert not list((tmp_path / "results").glob("*")) and not list(tmp_path.rglob("*partial*"))
+
+
+def test_decompose_writes_all_or_nothing(photo_and_weights, tmp_path, monkeypatch, capsys):
+    photo, weights, mask = photo_and_weights
+
+    def full(*_):
+        raise DataError("me_maps.npz", "a file that can be written", "No space left on device")
+
+    monkeypatch.setattr(decomposition.Decomposition, "save", full)
+    out = tmp_path / "results"
+    arguments = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights), "--out", str(out)]
+    assert "No space left" in one_line_error(arguments, capsys)
+    assert not list(out.iterdir())
+
+
+# --- train
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +183,8 @@ def test_training_into_a_file(folders, tmp_path, capsys):
         ["fitt"],
         ["fit"],
         ["data", "extra"],
+        ["decompose"],
+        ["decompose", "a.png", "--masc", "b.png"],
         ["fit", "a.mat", "--outt", "b"],
         ["train"],
         ["train", "--recipe", "working", "--data", "iset"],

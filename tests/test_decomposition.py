@@ -1,14 +1,82 @@
-"""Decompositions: what their maps render to, and that the twin's truth is one."""
+"""What maps render to; photos taken apart and put together again: sizes, masks, kinds of pictures, known edits."""
 
-from __future__ import annotations
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from bioface import decomposition, metrics, skin
-from bioface.datasets import twin
-from bioface.decomposition import Decomposition
-from bioface.errors import BiofaceError
+import bioface
+from bioface import camera, decomposition, illumination, image_formation, metrics, skin, training
+from bioface.datasets import photos, twin
+from bioface.decomposition import Decomposition, NoMask, decompose, edit
+from bioface.errors import BiofaceError, DataError
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Small and untrained, but with maps that vary over the picture."""
+    model = training.build("working", width=2)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0  # statistics of the one batch that follows
+    image = torch.from_numpy(image_formation.srgb_decode(photos.astronaut().rgb))
+    with torch.no_grad():
+        model.train()(torch.stack([image, image.flip(0), image.flip(1), 0.5 * image]))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return photos.astronaut()
+
+
+@pytest.fixture
+def weights(network, tmp_path):
+    network.save(tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+def ellipse(height, width, row, column, half_height, half_width):
+    y, x = np.mgrid[:height, :width]
+    return ((y - row) / half_height) ** 2 + ((x - column) / half_width) ** 2 <= 1
+
+
+def picture(height=150, width=120):
+    """(H, W, 3) uint8: a light that falls off over skin, with fine texture."""
+    shade = np.linspace(0.4, 1, width) * (0.8 + 0.2 * np.random.default_rng(0).random((height, 1)))
+    return np.rint(255 * shade[..., None] * np.array([0.85, 0.65, 0.55])).astype(np.uint8)
+
+
+def same(a, b, tolerance=0.0):
+    for field in dataclasses.fields(a):
+        np.testing.assert_allclose(getattr(a, field.name), getattr(b, field.name), atol=tolerance, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def found(network):
+    """Of a photo of 150 × 120, with a crop that leaves some of it out."""
+    return decompose(picture(), ellipse(150, 120, 80, 55, 50, 35), network)
+
+
+def synthetic(size=8):
+    """Maps of known values; everything inside the mask but the first row."""
+    rng = np.random.default_rng(1)
+    maps = [rng.uniform(low, high, (size, size)) for low, high in ((0.02, 0.2), (0.02, 0.05), (0.3, 0.8), (0, 0.1))]
+    mask = np.ones((size, size), bool)
+    mask[0] = False
+    light = illumination.standard("D65").numpy()
+    d = Decomposition.of_maps(*maps, np.zeros(2), light, np.zeros((size, size, 3)), mask)
+    return dataclasses.replace(d, image=d.reconstruction)
+
+
+# --- maps --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +116,523 @@ def test_fractions_beyond_the_table_render_as_its_end(truth):
     end = np.full_like(one.melanin, 0.43), *maps[1:]
     same = Decomposition.of_maps(*end, one.camera_b, one.illuminant, one.image, one.mask)
     np.testing.assert_array_equal(dark.reconstruction, same.reconstruction)
+
+
+# --- decompose ---------------------------------------------------------------------------------------------
+
+
+def test_64_by_64_is_what_the_network_says(network, astronaut):
+    d = bioface.decompose(astronaut, weights=network)
+    linear = image_formation.srgb_decode(astronaut.rgb)
+    with torch.no_grad():
+        said = network(torch.from_numpy(linear)[None])
+    np.testing.assert_allclose(d.melanin, said.melanin_fraction[0], rtol=1e-5)
+    np.testing.assert_allclose(d.haemoglobin, said.haemoglobin_fraction[0], rtol=1e-5)
+    np.testing.assert_allclose(d.diffuse_shading, said.diffuse[0], rtol=1e-5)
+    np.testing.assert_allclose(d.specular_shading, said.specular[0], rtol=1e-5)
+    np.testing.assert_allclose(d.illuminant, illumination.mix(said.weights, said.cct)[0].detach(), rtol=1e-5)
+    np.testing.assert_allclose(d.camera_b, said.camera[0], rtol=1e-5)
+    np.testing.assert_allclose(d.image, linear, atol=1e-7)
+    np.testing.assert_array_equal(d.mask, astronaut.mask)
+    assert all(getattr(d, f.name).dtype == (bool if f.name == "mask" else np.float32) for f in dataclasses.fields(d))
+
+
+def test_an_enlarged_crop_reaches_the_network_as_it_was(network, astronaut):
+    """Doubled pixels and a mask whose square with its margin is all of it: the camera and light must be the same."""
+    mask = np.zeros((64, 64), bool)
+    mask[3:61, 3:61] = True
+    small = decompose(astronaut.rgb, mask, network)
+    large = decompose(np.kron(astronaut.rgb, np.ones((2, 2, 1))), np.kron(mask, np.ones((2, 2))), network)
+    np.testing.assert_allclose(large.camera_b, small.camera_b, atol=1e-5)
+    np.testing.assert_allclose(large.illuminant, small.illuminant, atol=1e-6)
+    means = large.melanin_coordinate.reshape(64, 2, 64, 2).mean((1, 3))
+    spread = small.melanin_coordinate.std()
+    assert spread > 1e-3 and np.abs(means - small.melanin_coordinate)[2:-2, 2:-2].mean() < spread / 2
+    # the same picture elsewhere in a larger one
+    moved = np.zeros((200, 170, 3))
+    moved[40:168, 20:148] = np.kron(astronaut.rgb, np.ones((2, 2, 1)))
+    where = np.zeros((200, 170), bool)
+    where[40:168, 20:148] = np.kron(mask, np.ones((2, 2))) > 0
+    there = decompose(moved, where, network)
+    np.testing.assert_allclose(there.reconstruction[40:168, 20:148], large.reconstruction, atol=1e-4)
+    assert np.isnan(there.reconstruction[:39]).all() and np.isnan(there.melanin[:, 149:]).all()
+
+
+def test_the_maps_end_where_the_crop_ends(found):
+    known = np.isfinite(found.melanin)
+    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
+    assert known[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert known[found.mask].all()
+    assert len(rows) == pytest.approx(101 * 64 / 58, abs=1.5)  # the mask is 101 high and 71 wide
+    assert len(columns) == pytest.approx(111, abs=1.5)  # of the same square, which does not stick out
+    for name in ("haemoglobin", "diffuse_shading", "specular_shading", "albedo", "reconstruction"):
+        values = getattr(found, name)
+        np.testing.assert_array_equal(np.isfinite(values.reshape(150, 120, -1)).all(-1), known)
+    assert (found.diffuse_shading[known] >= 0).all() and (found.specular_shading[known] >= 0).all()
+    np.testing.assert_allclose(found.image, image_formation.srgb_decode(picture() / np.float32(255)), atol=1e-6)
+
+
+def test_the_reconstruction_is_made_of_the_maps_and_has_the_detail_of_the_photo(found, network):
+    known = np.isfinite(found.melanin)
+    part = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+    part |= {k: v[known][None] for k, v in part.items() if k not in ("camera_b", "illuminant")}
+    d = Decomposition(**part)
+    again = Decomposition.of_maps(
+        d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading, d.camera_b, d.illuminant, d.image, d.mask
+    )
+    same(d, again, 1e-5)
+
+    def detail(image):
+        return np.diff(image[40:120, 30:80].mean(-1), axis=0)
+
+    ours, photo = detail(found.reconstruction).ravel(), detail(found.image).ravel()
+    assert np.corrcoef(ours, photo)[0, 1] > 0.95
+    assert ours @ photo / (photo @ photo) == pytest.approx(1, abs=0.2)
+
+
+def test_refining_finds_the_least_squares_with_shadings_of_0_or_more():
+    """Held against a fine grid of all shadings, for colours that ask for negative ones too."""
+    rng = np.random.default_rng(0)
+    albedo = rng.uniform(0.05, 0.8, (1, 40, 3)).astype(np.float32)
+    image = rng.uniform(0, 1, (1, 40, 3)).astype(np.float32)
+    d0, s0 = rng.uniform(0, 1, (2, 1, 40)).astype(np.float32) * 0.3
+    white = np.ones(3, np.float32)
+    d, s = decomposition._refined(d0, s0, albedo, white, image)
+
+    def cost(d, s):
+        misfit = ((d[..., None] * albedo + s[..., None] * white - image) ** 2).sum(-1)
+        return misfit + decomposition.HOLD[0] * (d - d0) ** 2 + decomposition.HOLD[1] * (s - s0) ** 2
+
+    grid_d, grid_s = np.meshgrid(np.linspace(0, 4, 401), np.linspace(0, 1.2, 121))
+    best = cost(grid_d.reshape(-1, 1), grid_s.reshape(-1, 1)).min(0)
+    assert (d >= 0).all() and (s >= 0).all() and (cost(d, s)[0] <= best + 1e-5).all()
+    assert ((d == 0) | (s == 0)).sum() >= 3 and ((d > 0) & (s > 0)).sum() >= 3  # both kinds were asked
+
+
+def test_windows_average_and_interpolate():
+    line = np.arange(8.0, dtype=np.float32)
+    np.testing.assert_allclose(decomposition._windows(8, 0, 2, 4) @ line, [0.5, 2.5, 4.5, 6.5])
+    np.testing.assert_allclose(decomposition._windows(8, 0, 0.5, 4) @ line, [0, 0.25, 0.75, 1.25])
+    np.testing.assert_allclose(decomposition._windows(8, -2, 2, 2) @ line, [0, 0.5])  # goes on as it ends
+    np.testing.assert_allclose(decomposition._windows(8, 0, 1, 8).toarray(), np.eye(8))
+    # a step and a half, from the middle of a pixel: half of 0, all of 1
+    np.testing.assert_allclose(decomposition._windows(8, 0.5, 1.5, 1) @ line, [2 / 3])
+
+
+def test_shrinking_is_in_linear_light(network):
+    """Pixels of 0 and 1 in turns are half the light, 0.735 in display, and not the 0.5 of averaged display values."""
+    board = np.indices((128, 128)).sum(0) % 2 * 255
+    small = decomposition._resample(
+        decomposition._linear(board[..., None].astype(np.uint8), 255), *[decomposition._windows(128, 0, 2, 64)] * 2
+    )
+    np.testing.assert_allclose(small, 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "array", "photo", "float", "uint16"])
+def test_all_ways_to_give_a_photo_agree(kind, network, tmp_path, found):
+    rgb, mask = picture(), ellipse(150, 120, 80, 55, 50, 35)
+    path = tmp_path / f"me.{kind}"
+    if kind in ("png", "jpg"):
+        Image.fromarray(rgb).save(path, quality=100, **({"subsampling": 0} if kind == "jpg" else {}))
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        d = decompose(str(path), tmp_path / "mask.png", network)
+    elif kind == "photo":
+        d = decompose(photos.Photo((rgb / 255).astype(np.float32), mask, "me"), weights=network)
+    else:
+        values = {"array": rgb, "float": rgb / 255, "uint16": rgb.astype(np.uint16) * 257}[kind]
+        d = decompose(values, mask.astype(np.uint8), network)
+    same(d, found, 0.05 if kind == "jpg" else 1e-5)
+
+
+def test_kinds_of_files(network, tmp_path):
+    rgb = picture()
+    mask = ellipse(150, 120, 80, 55, 50, 35)
+    opaque = Image.fromarray(np.dstack([rgb, np.uint8(255) * mask]))
+    opaque.save(tmp_path / "clear.png")
+    expected = decompose(rgb, mask, network)
+    same(decompose(tmp_path / "clear.png", weights=network), expected, 1e-6)  # its opacity is the mask: no warning
+    same(decompose(np.asarray(opaque), weights=network), expected, 1e-6)
+    grey = Image.fromarray(rgb[..., 0].copy())
+    grey.save(tmp_path / "grey.png")
+    same(decompose(tmp_path / "grey.png", mask, network), decompose(rgb[..., 0], mask, network), 1e-6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
+    upright = decompose(np.rot90(rgb, -1), np.rot90(mask, -1), network)
+    same(decompose(tmp_path / "turned.png", np.rot90(mask, -1), network), upright, 1e-6)
+    with pytest.raises(DataError, match="expected a mask of 120 × 150"):
+        decompose(tmp_path / "turned.png", mask, network)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.tif")
+    assert np.isfinite(decompose(tmp_path / "cmyk.tif", mask, network).melanin[mask]).all()
+    Image.fromarray(rgb).convert("P").save(tmp_path / "palette.png")
+    assert np.isfinite(decompose(tmp_path / "palette.png", mask, network).melanin[mask]).all()
+
+
+def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
+    with pytest.warns(NoMask, match="no mask given: .* the whole picture is taken as face"):
+        d = decompose(picture(), weights=network)
+    assert d.mask.all() and np.isfinite(d.melanin).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(decompose(picture(), np.ones((150, 120), bool), network), d)  # said, so known
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 40), (20, 300)])
+def test_small_and_long_photos(network, size):
+    d = decompose(picture(*size), np.ones(size, bool), network)
+    assert d.melanin.shape == size and np.isfinite(d.reconstruction).all()
+
+
+def test_large_photos_are_shrunk(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(decomposition, "MAX_PIXELS", 100 * 80)
+    monkeypatch.setattr(decomposition, "STRIP", 1000)
+    rgb, mask = picture(300, 240), ellipse(300, 240, 150, 120, 100, 70)
+    d = decompose(rgb, mask, network)
+    assert d.image.shape == (100, 80, 3) and d.mask.shape == (100, 80)
+    blocks = image_formation.srgb_decode(rgb / np.float32(255)).reshape(100, 3, 80, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(d.image, blocks, atol=1e-5)
+    Image.fromarray(rgb).save(tmp_path / "me.png")
+    file = decompose(tmp_path / "me.png", mask, network)
+    assert file.image.shape == (100, 80, 3) and (file.mask == d.mask).mean() > 0.98
+    np.testing.assert_allclose(file.image, d.image, atol=0.02)
+
+
+@pytest.mark.slow
+def test_100_million_pixels_fit_in_memory(weights, tmp_path):
+    Image.new("RGB", (10_000, 10_000), (180, 120, 100)).save(tmp_path / "me.jpg")
+    mask = Image.new("L", (10_000, 10_000))
+    mask.paste(255, (2500, 2000, 8000, 8000))
+    mask.save(tmp_path / "mask.png", compress_level=1)
+    code = (
+        "import sys, warnings, bioface; warnings.simplefilter('error'); "
+        "d = bioface.decompose(*sys.argv[1:]); print(*d.image.shape); "
+        "print([x for x in open('/proc/self/status') if 'VmHWM' in x][0].split()[1])"
+    )
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("no /proc: peak memory is unknown")
+    command = [sys.executable, "-c", code, str(tmp_path / "me.jpg"), str(tmp_path / "mask.png"), str(weights)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    shape, kilobytes = done.stdout.splitlines()
+    assert shape == "2000 2000 3" and int(kilobytes) < 1.5e6
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (np.full((64, 64, 3), np.nan), None, "within 0–1, found NaN or infinity"),
+        (np.full((64, 64, 3), 1.5), None, "within 0–1, found 1.5 to 1.5"),
+        (np.full((64, 64, 3), -0.1), None, "within 0–1, found -0.1 to -0.1"),
+        (np.zeros((3, 64, 64)), None, r"expected a photo \(H, W, 3\).*found shape \(3, 64, 64\)"),
+        (np.zeros((2, 64, 64, 3)), None, "expected a photo"),
+        (np.zeros((64, 64, 3), np.int64), None, "found int64"),
+        (np.zeros((64, 64, 3), complex), None, "found complex128"),
+        (np.zeros((0, 64, 3)), None, "at least 16 pixels a side, found 0 × 64"),
+        (np.zeros((15, 64, 3)), None, "at least 16 pixels a side, found 15 × 64"),
+        (np.zeros((64, 64, 3)), np.ones((32, 64)), r"expected a mask of 64 × 64 as the photo, found shape \(32, 64\)"),
+        (np.zeros((64, 64, 3)), np.ones((64, 64, 3)), "expected a mask of 64 × 64"),
+        (np.zeros((64, 64, 3)), np.zeros((64, 64)), "at least one pixel, found an empty one"),
+        (np.zeros((64, 64, 4)), None, "at least one pixel, found an empty one"),
+    ],
+)
+def test_what_is_no_photo(image, mask, message, network):
+    with pytest.raises(BiofaceError, match=message):
+        decompose(image, mask, network)
+
+
+def test_a_small_file(network, tmp_path):
+    Image.fromarray(picture(15, 40)).save(tmp_path / "me.png")
+    with pytest.raises(BiofaceError, match="at least 16 pixels a side, found 15 × 40"):
+        decompose(tmp_path / "me.png", weights=network)
+
+
+def test_weights(astronaut, network, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(decomposition, "WEIGHTS", tmp_path / "none.safetensors")
+    with pytest.raises(DataError, match="none.safetensors: expected the network that ships, found .*make weights"):
+        decompose(astronaut)
+    with pytest.raises(DataError, match="other.safetensors: expected BioFaceNet weights.*no such file"):
+        decompose(astronaut, weights=tmp_path / "other.safetensors")
+    first = decompose(astronaut, weights=str(weights))
+    same(first, decompose(astronaut, weights=network))
+    monkeypatch.setattr(decomposition, "WEIGHTS", weights)
+    same(first, decompose(astronaut))
+    training.build("working", 2, seed=5).save(weights)  # another network under the same name is read again
+    os.utime(weights, (0, 0))
+    assert not np.array_equal(first.melanin, decompose(astronaut).melanin)
+
+
+def test_a_network_in_training_is_asked_in_evaluation_and_left_as_it_was(astronaut):
+    model = training.build("working", 2).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    d = decompose(astronaut, weights=model)
+    assert model.training and all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
+    same(d, decompose(astronaut, weights=model.eval()))
+
+
+def test_progress(network, capsys):
+    decompose(picture(), np.ones((150, 120)), network, progress=True)
+    assert "decompose" in capsys.readouterr().err
+    decompose(picture(), np.ones((150, 120)), network)
+    assert capsys.readouterr().err == ""
+
+
+def seconds(function, times):
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - began)
+    return min(taken)  # a quiet look
+
+
+@pytest.mark.alone
+def test_64_by_64_takes_less_than_50_ms(astronaut, tmp_path):
+    training.build("working", 8).save(tmp_path / "w.safetensors")
+    decompose(astronaut, weights=tmp_path / "w.safetensors")
+    assert seconds(lambda: decompose(astronaut, weights=tmp_path / "w.safetensors"), 9) < 0.05
+
+
+@pytest.mark.alone
+def test_1024_by_1024_takes_less_than_5_s(tmp_path):
+    training.build("working", 8).save(tmp_path / "w.safetensors")
+    rgb, mask = picture(1024, 1024), np.ones((1024, 1024), bool)
+    assert seconds(lambda: decompose(rgb, mask, tmp_path / "w.safetensors"), 3) < 5
+
+
+# --- edit --------------------------------------------------------------------------------------------------
+
+
+def test_no_edit_gives_back_the_photo(found, network, astronaut):
+    np.testing.assert_allclose(edit(found), picture() / 255, atol=1e-6)
+    np.testing.assert_allclose(edit(decompose(astronaut, weights=network)), astronaut.rgb, atol=1e-6)
+    # neither does saying what is there already
+    d = found
+    np.testing.assert_allclose(edit(d, illuminant=d.illuminant, camera=d.camera_b), picture() / 255, atol=1e-5)
+
+
+def test_edits_of_maps_are_renderings_of_the_edited_maps():
+    d = synthetic()
+    g = np.clip(d.melanin_coordinate + 0.6, -1, 1)
+    melanin = skin.table_fraction(g, skin.MELANIN_RANGE[1])
+    blood = np.clip(d.haemoglobin * 1.6, 0, skin.HAEMOGLOBIN_RANGE[1])
+    assert (g == 1).any() or (blood == np.float32(skin.HAEMOGLOBIN_RANGE[1])).any()  # some of it is at the end
+    S = camera.CameraModel.load().sensitivity(d.camera_b)
+    expected = image_formation.render(melanin, blood, d.diffuse_shading, d.specular_shading * 3, d.illuminant, S)
+    edited = edit(d, melanin=0.6, haemoglobin=1.6, specular=3)
+    shown = np.clip(image_formation.srgb_encode(expected), 0, 1)
+    np.testing.assert_allclose(edited[d.mask], shown[d.mask], atol=1e-5)
+    np.testing.assert_allclose(edited[~d.mask], image_formation.srgb_encode(d.image)[~d.mask], atol=1e-7)
+    assert edited.dtype == np.float32 and np.abs(edited - edit(d))[d.mask].mean() > 0.05
+
+
+def test_edits_go_the_right_way():
+    d = synthetic()
+    photo, inside = edit(d), d.mask
+    assert (edit(d, melanin=0.5)[inside] < photo[inside]).all()
+    less_blood, photo_red = edit(d, haemoglobin=0.5)[inside], photo[inside]
+    assert (less_blood[:, 1] > photo_red[:, 1]).all()  # blood takes green most
+    assert (edit(d, specular=0)[inside] <= photo[inside] + 1e-6).all()
+    without = d.diffuse_shading[..., None] * d.albedo
+    np.testing.assert_allclose(edit(d, specular=0)[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
+
+
+def test_what_the_maps_do_not_explain_stays():
+    d = synthetic()
+    scar = np.zeros_like(d.image)
+    scar[4, 4] = (0.05, -0.02, 0.01)
+    marked = dataclasses.replace(d, image=d.image + scar)
+    apart = [image_formation.srgb_decode(edit(v, melanin=0.3)) for v in (marked, d)]
+    np.testing.assert_allclose(apart[0] - apart[1], scar, atol=1e-5)
+
+
+def test_a_new_light_is_a_cast_when_the_balance_is_kept():
+    d = synthetic()
+    shining = dataclasses.replace(  # a white surface: highlights alone, no skin
+        d, diffuse_shading=np.zeros_like(d.melanin), specular_shading=np.full_like(d.melanin, 0.5)
+    )
+    shining = dataclasses.replace(shining, image=np.full_like(d.image, 0.5))
+    np.testing.assert_allclose(image_formation.srgb_decode(edit(shining))[1:], 0.5, atol=1e-5)
+    balanced = image_formation.srgb_decode(edit(shining, illuminant="A", white_balance="new"))
+    np.testing.assert_allclose(balanced[1:], 0.5, atol=1e-4)
+    red, green, blue = image_formation.srgb_decode(edit(shining, illuminant="A"))[1:].mean((0, 1))
+    assert red > 1.3 * green > 1.3 * 1.3 * blue  # tungsten is orange
+
+    S = camera.CameraModel.load().sensitivity(d.camera_b.astype(float))
+    raw = S @ illumination.standard("A").numpy() / (S @ d.illuminant)
+    expected = camera.XYZ_TO_SRGB.numpy() @ camera.raw_to_xyz(S) @ raw * 0.5
+    np.testing.assert_allclose([red, green, blue], expected.clip(0, 1), atol=1e-4)
+
+
+def test_ways_to_name_a_light_and_a_camera():
+    d = synthetic()
+    by_name = edit(d, illuminant="D65")
+    np.testing.assert_allclose(by_name, edit(d), atol=1e-5)  # the light that it has
+    spectrum = 7 * illumination.standard("F4").numpy()
+    np.testing.assert_allclose(edit(d, illuminant=spectrum), edit(d, illuminant="F4"), atol=1e-6)
+    warm, cold = (edit(d, illuminant=kelvin)[d.mask] for kelvin in (4000, 20000.0))
+    assert (warm[:, 0] > cold[:, 0]).all() and (warm[:, 2] < cold[:, 2]).all()
+    seen = edit(d, camera=(2.0, -1.0))
+    S = camera.CameraModel.load().sensitivity(np.array([2.0, -1.0]))
+    maps = d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading
+    expected = image_formation.srgb_encode(image_formation.render(*maps, d.illuminant, S))
+    np.testing.assert_allclose(seen[d.mask], expected[d.mask], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(melanin=2.1), "a shift of melanin within −2 and 2, found 2.1"),
+        (dict(melanin=float("nan")), "a shift of melanin"),
+        (dict(haemoglobin=-0.1), "a factor on haemoglobin ≥ 0, found -0.1"),
+        (dict(haemoglobin=float("inf")), "a factor on haemoglobin"),
+        (dict(specular=-1), "a factor on specular ≥ 0, found -1"),
+        (dict(specular=float("nan")), "a factor on specular"),
+        (dict(illuminant="D66"), "D66"),
+        (dict(illuminant=100), "temperature"),
+        (dict(illuminant=np.ones(31)), r"33 values ≥ 0"),
+        (dict(illuminant=-np.ones(33)), r"33 values ≥ 0"),
+        (dict(illuminant=np.zeros(33)), r"33 values ≥ 0"),
+        (dict(illuminant=np.full(33, np.nan)), r"33 values ≥ 0"),
+        (dict(illuminant=np.eye(33)[30], camera=(3, 3), white_balance="new"), "every camera channel answers to"),
+        (dict(camera=(0, 4)), "two camera coefficients"),
+        (dict(camera=(0, float("nan"))), "two camera coefficients"),
+        (dict(camera=(0, 0, 0)), "two camera coefficients"),
+        (dict(white_balance="keep"), "unknown white balance 'keep'; did you mean 'kept'"),
+    ],
+)
+def test_edits_that_cannot_be(change, message):
+    with pytest.raises(BiofaceError, match=message):
+        edit(synthetic(), **change)
+
+
+def test_one_photo_at_a_time(astronaut):
+    d = synthetic()
+    two = Decomposition(*(np.stack([getattr(d, f.name)] * 2) for f in dataclasses.fields(d)))
+    with pytest.raises(BiofaceError, match="of one photo, found maps of shape"):
+        edit(two)
+    with pytest.raises(BiofaceError, match="of one photo"):
+        decomposition.spectrum(two, 0, 0)
+    same(two[1], d)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded(found, tmp_path):
+    for name in ("me.npz", "me"):
+        found.save(tmp_path / "new" / name)
+        same(Decomposition.load(tmp_path / "new" / name), found)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["me", "me.npz"]
+
+
+def test_saving_where_it_cannot_be(found, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="expected a file that can be written"):
+        found.save(tmp_path / "file" / "me.npz")
+
+
+def test_loading_what_is_none(tmp_path):
+    d = synthetic()
+    path = tmp_path / "me.npz"
+    with pytest.raises(DataError, match="me.npz: expected a decomposition.*no such file"):
+        Decomposition.load(path)
+    d.save(path)
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[:1000], whole[:200] + bytes(200) + whole[400:]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="me.npz: expected a decomposition"):
+            Decomposition.load(path)
+    arrays = {f.name: getattr(d, f.name) for f in dataclasses.fields(d)}
+    for name, change, message in (
+        ("albedo", None, "one without some of its arrays"),
+        ("melanin", d.melanin[1:], r"expected melanin of shape \(8, 8\), found float32 of shape \(7, 8\)"),
+        ("illuminant", d.illuminant[:31], r"expected illuminant of shape \(33,\)"),
+        ("mask", d.melanin, "expected mask of shape"),
+        ("mask", np.zeros(8, bool), "expected"),
+        ("image", np.array([None] * 4), "something else"),  # a pickle, never opened
+    ):
+        changed = {**arrays, name: change}
+        np.savez(path, **{k: v for k, v in changed.items() if v is not None})
+        with pytest.raises(DataError, match=message):
+            Decomposition.load(path)
+
+
+# --- looking at one ----------------------------------------------------------------------------------------
+
+
+def test_the_spectrum_at_a_pixel(found):
+    d = synthetic()
+    R = decomposition.spectrum(d, 2, 5)
+    assert R.shape == (33,)
+    expected = skin.reflectance(d.melanin[2, 5].astype(float), d.haemoglobin[2, 5].astype(float))
+    np.testing.assert_allclose(R, expected, atol=1e-5)
+    for row, column in ((8, 0), (0, 8), (-1, 0)):
+        with pytest.raises(BiofaceError, match="expected a pixel within 8 × 8"):
+            decomposition.spectrum(d, row, column)
+    with pytest.raises(BiofaceError, match="expected a pixel with maps, found none at row 0, column 0"):
+        decomposition.spectrum(found, 0, 0)
+
+
+def with_melanin(d, coordinate):
+    return dataclasses.replace(d, melanin=skin.table_fraction(coordinate.astype(np.float32), skin.MELANIN_RANGE[1]))
+
+
+def test_shading_leakage_of_known_errors():
+    d = synthetic(40)
+    g = d.melanin_coordinate
+    leakage = decomposition.shading_leakage
+    assert leakage(d, d) == 0
+    assert leakage(with_melanin(d, g - 0.1 * d.diffuse_shading), d) == pytest.approx(-1, abs=1e-3)
+    assert leakage(with_melanin(d, g + 0.1 * d.diffuse_shading), d) == pytest.approx(1, abs=1e-3)
+    # too flat, or off by a constant, is not leaking
+    assert leakage(with_melanin(d, 0.5 * g + 0.1), d) == 0
+    noise = 0.1 * np.random.default_rng(0).standard_normal(g.shape)
+    assert abs(leakage(with_melanin(d, g + noise), d)) < 0.1
+    mixed = 0.1 * (d.diffuse_shading - d.diffuse_shading.mean()) / d.diffuse_shading.std() + noise
+    assert leakage(with_melanin(d, g + mixed), d) == pytest.approx(0.5**0.5, abs=0.05)
+
+
+def test_shading_leakage_where_skin_and_shading_go_together():
+    """Too flat a map correlates with shading there, and still nothing leaks."""
+    d = synthetic(40)
+    d = dataclasses.replace(d, diffuse_shading=(0.8 - d.melanin_coordinate * 0.3 + 0.01 * d.specular_shading))
+    flat = with_melanin(d, d.melanin_coordinate * 0.5)
+    error = (flat.melanin_coordinate - d.melanin_coordinate)[d.mask]
+    assert abs(np.corrcoef(error, d.diffuse_shading[d.mask])[0, 1]) > 0.9
+    assert decomposition.shading_leakage(flat, d) == 0
+
+
+def test_shading_leakage_of_a_batch_and_what_it_cannot_take():
+    d = synthetic(12)
+    outside = d.melanin.copy()
+    outside[0] = np.nan  # does not count
+    leaking = dataclasses.replace(with_melanin(d, d.melanin_coordinate - 0.1 * d.diffuse_shading))
+    leaking.melanin[0] = np.nan
+
+    def stacked(*ds):
+        return Decomposition(*(np.stack([getattr(v, f.name) for v in ds]) for f in dataclasses.fields(d)))
+
+    found = decomposition.shading_leakage(stacked(d, leaking), stacked(d, d))
+    assert found.shape == (2,) and found[0] == 0 and found[1] == pytest.approx(-1, abs=1e-3)
+    with pytest.raises(BiofaceError, match=r"expected maps of shape \(12, 12\)"):
+        decomposition.shading_leakage(synthetic(8), d)
+    few = dataclasses.replace(d, mask=np.eye(12) * (np.arange(12) < 5) > 0)
+    with pytest.raises(BiofaceError, match="at least five pixels in common, found 4"):
+        decomposition.shading_leakage(few, d)
+    bad = d.melanin.copy()
+    bad[5, 5] = np.nan
+    with pytest.raises(BiofaceError, match="found NaN or infinity"):
+        decomposition.shading_leakage(dataclasses.replace(d, melanin=bad), d)
+
+
+# --- the package -------------------------------------------------------------------------------------------
+
+
+def test_the_package_knows_both_and_stays_light():
+    assert bioface.decompose is decompose and bioface.edit is edit
+    assert {"decompose", "edit"} <= set(dir(bioface))
+    with pytest.raises(AttributeError, match="no attribute 'decomposs'"):
+        _ = bioface.decomposs
+    code = "import sys, bioface; dir(bioface); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -172,6 +172,59 @@ def test_an_empty_mask(tmp_path, picture):
         photos.read(save(tmp_path / "clear.png", clear))
 
 
+# --- large photos ------------------------------------------------------------------------------------------
+
+
+def test_a_limit_averages_pixels_and_shrinks_the_mask(tmp_path):
+    blocks = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
+    path = save(tmp_path / "me.png", np.kron(blocks, np.ones((3, 3, 1), np.uint8)))
+    inside = np.zeros((18, 12), np.uint8)
+    inside[3:9, 6:] = 255
+    for mask in (inside, save(tmp_path / "mask.png", inside)):
+        photo = photos.read(path, mask, limit=24)
+        np.testing.assert_allclose(photo.rgb, blocks / 255, atol=1e-6)
+        np.testing.assert_array_equal(photo.mask, inside[1::3, 1::3] > 0)
+    np.testing.assert_allclose(photos.read(path, limit=216).rgb, photos.read(path).rgb)  # small enough
+    assert photos.read(path, limit=100).rgb.shape == (12, 8, 3)
+    for small in (np.ones((6, 4), bool), save(tmp_path / "small.png", np.full((6, 4), 255, np.uint8))):
+        with pytest.raises(DataError, match=r"expected a mask of 18 × 12 as me.png, found shape \(6, 4\)"):
+            photos.read(path, small, limit=24)  # the mask is of the photo as it was
+
+
+@pytest.mark.parametrize("kind", ["I;16", "F", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_picture_shrinks(tmp_path, kind):
+    if kind in ("I;16", "F"):
+        values = {"I;16": np.full((8, 8), 32768, np.uint16), "F": np.full((8, 8), 0.5, np.float32)}[kind]
+        path = save(tmp_path / "me.tif", values)
+    else:
+        path = tmp_path / "me.tif"
+        Image.new("RGB", (8, 8), (255, 0, 0)).convert(kind).save(path)
+    whole, small = photos.read(path), photos.read(path, limit=16)
+    assert small.rgb.shape == (4, 4, 3) and small.mask.all()
+    np.testing.assert_allclose(small.rgb, whole.rgb.reshape(4, 2, 4, 2, 3).mean((1, 3)), atol=1 / 255)
+
+
+def test_transparent_pixels_keep_their_colour_when_they_shrink(tmp_path):
+    values = np.full((8, 8, 4), (200, 100, 50, 0), np.uint8)
+    values[:4, :, 3] = 255
+    photo = photos.read(save(tmp_path / "me.png", values), limit=16)
+    np.testing.assert_allclose(photo.rgb, np.broadcast_to([200, 100, 50], (4, 4, 3)) / 255, atol=1e-6)
+    np.testing.assert_array_equal(photo.mask, np.arange(4)[:, None].repeat(4, 1) < 2)
+
+
+def test_what_pillow_warns_of_is_read_and_what_it_refuses_is_an_error(tmp_path, monkeypatch):
+    path = save(tmp_path / "me.png", np.full((20, 20), 128, np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert photos.read(path, limit=100).rgb.shape == (10, 10, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 199)
+    with pytest.raises(DataError, match="me.png: expected a picture of at most 178 million pixels, found a larger one"):
+        photos.read(path, limit=100)
+
+
+def test_the_largest_picture_is_pillow_s():
+    assert 2 * Image.MAX_IMAGE_PIXELS == photos.LARGEST
+
+
 # --- what is no photo --------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bioface data``, ``fit CUBE.mat [--out DIR]`` and ``train --recipe NAME [...]``.
+"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -6,14 +6,17 @@ Thin over the functions that notebooks call. What is wrong with the input is sai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from bioface import paths
 from bioface.errors import BiofaceError
@@ -30,6 +33,57 @@ def data() -> int:
         failed |= status.state == "failed"
         print(status, file=sys.stderr if status.state == "failed" else sys.stdout, flush=True)
     return 2 if failed else 0
+
+
+def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -> int:
+    """Take a photo apart and write its maps: ``NAME_maps.npz``, ``NAME_overview.png`` and a picture of each.
+
+    Albedo and reconstruction are sRGB. The pictures of maps are grey, from 0 (black) to the highest value of the
+    quantity in :data:`bioface.plotting.QUANTITIES` (white); where there is nothing to say they are black.
+    """
+    from bioface import decomposition, image_formation, plotting
+
+    _make_folder(out)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", decomposition.NoMask)
+        found = decomposition.decompose(photo, mask, weights, progress=sys.stderr.isatty())
+    for warning in caught:
+        known = issubclass(warning.category, decomposition.NoMask)
+        print(
+            "no mask given: the whole picture is taken as face; give --mask or a crop" if known else warning.message,
+            file=sys.stderr,
+        )
+
+    images: dict[str, np.ndarray] = {}
+    greys = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
+    for name in greys:
+        images[name] = getattr(found, name) / plotting.QUANTITIES[name].high
+    for name in ("albedo", "reconstruction"):
+        images[name] = image_formation.srgb_encode(getattr(found, name))
+
+    step = max(1, max(found.mask.shape) // 512)  # an overview needs no more
+    colours = {"linear_rgb": found.image, "rgb": images["reconstruction"], "albedo": found.albedo}
+    panels = [v[::step, ::step] for v in (*colours.values(), *(getattr(found, name) for name in greys))]
+    figure, _ = plotting.panel_grid(
+        [panels],
+        quantities=(*colours, *greys),
+        titles=["photo", "reconstruction", "albedo", "melanin", "haemoglobin", "diffuse", "specular"],
+        masks=[found.mask[::step, ::step]],
+    )
+    with contextlib.ExitStack() as files:  # all of them, or none
+
+        def partial(ending: str) -> Path:
+            return files.enter_context(paths.whole_file(out / f"{photo.stem}_{ending}"))
+
+        for name, image in images.items():
+            eight_bits = np.rint(np.nan_to_num(image).clip(0, 1) * 255).astype(np.uint8)
+            Image.fromarray(eight_bits).save(partial(f"{name.removesuffix('_shading')}.png"))
+        figure.savefig(partial("overview.png"))
+        found.save(partial("maps.npz"))
+    size = " × ".join(map(str, found.mask.shape))
+    whites = ", ".join(f"{name} {plotting.QUANTITIES[name].high:g}" for name in greys)
+    print(f"{photo.stem}: maps of {size} in {out / photo.stem}_maps.npz, pictures beside them; white is {whites}")
+    return 0
 
 
 def fit(cube_file: Path, out: Path) -> int:
@@ -139,6 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the data sets that can be, and say how to get the others")
+    photo = commands.add_parser("decompose", help="take the face of a photo apart with the trained network")
+    photo.add_argument("photo", type=Path, metavar="PHOTO")
+    photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
+    photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
+    photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")
     fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
     fitting.add_argument("cube", type=Path, metavar="CUBE.mat")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
@@ -160,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "data":
             return data()
         given["out"] = given["out"] or paths.build() / command
+        if command == "decompose":
+            return decompose(**given)
         return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
     except (BiofaceError, OSError) as error:  # OSError: a folder that cannot be written
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from bioface.errors import DataError
 
 SIZE = 64
+LARGEST = 178_956_970  #: pixels; Pillow takes more for an attack, and so is it taken here
 
 # The face in scikit-image's astronaut: a detector puts it at row 70, column 175, 93 pixels wide; a tenth more
 # on each side takes in the chin and the forehead, as in the crops of the training set.
@@ -41,11 +45,16 @@ class Photo:
     name: str
 
 
-def read(path: str | Path, mask: str | Path | np.ndarray | None = None, resize_mask: bool = False) -> Photo:
+def read(
+    path: str | Path,
+    mask: str | Path | np.ndarray | None = None,
+    resize_mask: bool = False,
+    limit: int | None = None,
+) -> Photo:
     """Read a photo of any usual format.
 
     Grey becomes three equal channels. The orientation that the camera noted is applied and an embedded colour
-    profile converted to sRGB. Precision is 8 bits, except for 16-bit grey.
+    profile converted to sRGB. Precision is 8 bits, except for 16-bit grey: Pillow reads 16-bit colour as 8 bits.
 
     Parameters
     ----------
@@ -54,30 +63,28 @@ def read(path: str | Path, mask: str | Path | np.ndarray | None = None, resize_m
         face; without one the picture's own
         transparency, without that all of it
     resize_mask : bring a mask of another size to that of the photo (nearest pixel)
+    limit : a photo of more pixels is shrunk to no more than so many, by averaging its display values; its mask, which
+        is of the size before, is shrunk with it
 
     Raises
     ------
-    DataError : when the photo or mask is missing or not an image, or the mask is empty or of another size
+    DataError : when the photo or mask is missing, not an image or of more than 179 million pixels, or the mask is empty
+        or of another size
     """
     path = Path(path)
-    rgb, alpha = _to_srgb(path, _open(path))
+    rgb, alpha, whole = _read(path, limit)
     if mask is None:
         return Photo(rgb, _not_empty(path, alpha > 0.5), path.stem)
     if isinstance(mask, np.ndarray):
-        where, found = (
-            path,
-            mask > (0 if mask.dtype.kind in "biu" else 0.5),
-        )
+        where, found, given = path, as_mask(mask), mask.shape
     else:
-        where, found = Path(mask), read_mask(mask)
-    size = rgb.shape[:2]
-    if resize_mask and found.ndim == 2 and found.shape != size:
-        rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(size, found.shape, strict=True))
-        found = found[rows.astype(int)[:, None], columns.astype(int)]
-    if found.shape != size:
-        hint = "; resize_mask=True fits a mask of the same view" if found.ndim == 2 else ""
-        raise DataError(where, f"a mask of {size[0]} × {size[1]} as {path.name}", f"shape {found.shape}{hint}")
-    return Photo(rgb, _not_empty(where, found), path.stem)
+        where = Path(mask)
+        values, opacity, given = _read(where, limit)
+        found = _is_light(values, opacity)
+    if len(given) != 2 or (given != whole and not resize_mask):
+        hint = "; photos.read(…, resize_mask=True) fits a mask of the same view" if len(given) == 2 else ""
+        raise DataError(where, f"a mask of {whole[0]} × {whole[1]} as {path.name}", f"shape {given}{hint}")
+    return Photo(rgb, _not_empty(where, nearest(found, rgb.shape[:2])), path.stem)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -87,9 +94,23 @@ def read_mask(path: str | Path) -> np.ndarray:
     ------
     DataError : when it is missing or not an image
     """
-    path = Path(path)
-    rgb, alpha = _to_srgb(path, _open(path))
-    return (rgb.mean(-1) > 0.5) & (alpha > 0.5)
+    rgb, alpha, _ = _read(Path(path), None)
+    return _is_light(rgb, alpha)
+
+
+def as_mask(values: np.ndarray) -> np.ndarray:
+    """Booleans of the same shape: whole numbers above 0 are face, others above 0.5.
+
+    >>> as_mask(np.array([0, 1, 255])), as_mask(np.array([0.2, 0.7]))
+    (array([False,  True,  True]), array([False,  True]))
+    """
+    return values > (0 if values.dtype.kind in "biu" else 0.5)
+
+
+def nearest(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A mask (H, W) of the same view in another size (rows, columns): each pixel is the nearest one's."""
+    rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(size, mask.shape, strict=True))
+    return mask[rows.astype(int)[:, None], columns.astype(int)]
 
 
 def astronaut() -> Photo:
@@ -109,41 +130,66 @@ def astronaut() -> Photo:
     return Photo(rgb.astype(np.float32), mask, "astronaut")
 
 
+def _read(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """sRGB (h, w, 3) and opacity (h, w) of at most ``limit`` pixels, and the file's own size (H, W)."""
+    image = _open(path)
+    height, width = whole = image.height, image.width
+    if limit is not None and width * height > limit:
+        shrink = math.sqrt(limit / (width * height))
+        # a side of one pixel cannot shrink further: the other one does
+        width = max(1, min(int(width * shrink), limit))
+        height = max(1, min(int(height * shrink), limit))
+    return *_to_srgb(path, image, (width, height)), whole
+
+
 def _open(path: Path) -> Image.Image:
     """The picture, decoded and turned upright."""
     if not path.is_file():
         raise DataError(path, "a picture", "no such file")
     try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            # from half of the pixels that it refuses on, Pillow warns: those are photos of today
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
+    except Image.DecompressionBombError as error:
+        raise DataError(path, f"a picture of at most {LARGEST // 10**6} million pixels", "a larger one") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({error})") from error
 
 
-def _to_srgb(path: Path, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) float32 sRGB and (H, W) float32 opacity, both in [0, 1]."""
-    opaque = np.ones(image.size[::-1], np.float32)
+def _to_srgb(path: Path, image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) float32 sRGB and (H, W) float32 opacity, both in [0, 1], of ``size`` (W, H)."""
+
+    def fitted(picture: Image.Image) -> Image.Image:
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.BOX)
+
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _deep_grey(path, image)
-        return np.repeat(grey[..., None], 3, axis=-1), opaque
+        grey = _deep_grey(path, image, fitted)
+        return np.repeat(grey[..., None], 3, axis=-1), np.ones_like(grey)
+    profile = image.info.get("icc_profile")
+    opaque = np.ones(size[::-1], np.float32)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        opaque = np.asarray(image.getchannel("A"), np.float32) / 255
-        profile = image.info.get("icc_profile")
-        image = image.convert("RGB")
-    else:
-        profile = image.info.get("icc_profile")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        opaque = np.asarray(fitted(image.getchannel("A")), np.float32) / 255
+        image = image.convert("RGB")  # before it shrinks: what is transparent keeps its colour
     if image.mode in ("1", "P"):
         image = image.convert("RGB")
+    image = fitted(image)
     if profile:
         image = _apply_profile(path, image, profile)
     return np.asarray(image.convert("RGB"), np.float32) / 255, opaque
 
 
-def _deep_grey(path: Path, image: Image.Image) -> np.ndarray:
+def _is_light(rgb: np.ndarray, opaque: np.ndarray) -> np.ndarray:
+    return (rgb.mean(-1) > 0.5) & (opaque > 0.5)
+
+
+def _deep_grey(path: Path, image: Image.Image, fitted: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """(H, W) float32 in [0, 1] from a 16-bit (or floating-point, already [0, 1]) grey picture."""
-    values = np.asarray(image, dtype=np.float32)
+    values = np.asarray(fitted(image.convert("F")), dtype=np.float32)
     grey = values if image.mode == "F" else values / 65535
     low, high = float(grey.min()), float(grey.max())
     if not (low >= 0 and high <= 1):
