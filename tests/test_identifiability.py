@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import camera, identifiability, illumination, image_formation, skin
+from bioface import (
+    camera,
+    datasets,
+    decomposition,
+    identifiability,
+    illumination,
+    image_formation,
+    skin,
+    spectra,
+)
+from bioface.datasets import twin
 from bioface.errors import BiofaceError
 
 
@@ -228,19 +238,77 @@ def test_cameras_that_agree_leave_no_nuisance_and_others_do():
         identifiability.nuisance_covariance(*maps, one[None])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 32, 33])
-def test_even_bands_share_the_light(count):
-    bands = identifiability.even_bands(count)
-    torch.testing.assert_close(bands.sum(1), torch.ones(count).double())
-    torch.testing.assert_close(bands.sum(0), torch.full((33,), count / 33).double())  # every wavelength as often
+def test_every_pixel_may_have_a_prior_of_its_own():
+    J, priors = random(3, 3, 4), torch.stack([PRIOR, 2 * PRIOR, PRIOR / 3])
+    together = identifiability.posterior_deviation(J, 0.1, priors)
+    alone = [identifiability.posterior_deviation(j[None], 0.1, p)[0] for j, p in zip(J, priors, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
+def test_without_a_prior_three_colours_tell_nothing_and_thirty_three_the_cramer_rao_bound():
+    x, M = some_maps(200), a_camera()
+    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
+    assert np.isinf(identifiability.posterior_deviation(J, 0.01)).all()
+    J = identifiability.jacobian(*x[:, :3].T, np.ones(33))
+    bound = identifiability.standard_deviation(J, 0.01)
+    assert np.allclose(identifiability.posterior_deviation(J, 0.01), bound, rtol=1e-6) and np.isfinite(bound).all()
+
+
+def test_three_colours_tell_what_has_no_share_in_what_they_miss():
+    J = torch.eye(4, dtype=torch.float64)[None, :3]
+    assert identifiability.posterior_deviation(J, 0.5)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, np.inf])
+
+
+def test_without_a_prior_a_nuisance_is_coloured_noise():
+    """The best linear unbiased estimate under it, (Jᵀ R⁻¹ J)⁻¹, not the ordinary least squares."""
+    J, shake = random(2, 6, 4), random(6, 2, seed=1)
+    R = shake @ shake.T + 0.3**2 * torch.eye(6, dtype=torch.float64)
+    expected = torch.linalg.inv(J.mT @ torch.linalg.inv(R) @ J).diagonal(dim1=-2, dim2=-1).sqrt()
+    found = identifiability.posterior_deviation(J, 0.3, nuisance=shake @ shake.T)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.slow
+def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
+    """At real maps, with the faces' own prior and what camera and light may do: the linear simulation within 5 %."""
+    train, test = (decomposition.of_twin(datasets.load("twin", split, limit=32)) for split in ("train", "test"))
+    coordinates = (train.melanin_coordinate, train.haemoglobin_coordinate, train.diffuse_shading)
+    prior = np.cov([m[train.mask] for m in (*coordinates, train.specular_shading)])
+    rng = np.random.default_rng(0)
+    drawn = [twin.draw_camera_and_illuminant(rng) for _ in range(50)]
+    b, weights, cct = (torch.from_numpy(np.stack(v)).double() for v in zip(*drawn, strict=True))
+    cameras = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
+    pixels = rng.choice(int(test.mask.sum()), 5, replace=False)
+    m, h, d, s = (getattr(test, name)[test.mask][pixels].astype(float) for name in identifiability.MAPS)
+    J = identifiability.in_table_coordinates(identifiability.rgb_jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
+    N = identifiability.nuisance_covariance(m, h, d, s, cameras.numpy())
+    n, sigma = 20_000, 0.004
+    maps = rng.multivariate_normal(np.zeros(4), prior, n)
+    for nuisance in (np.zeros_like(N), N):
+        predicted = identifiability.posterior_deviation(J, sigma, prior, nuisance)
+        for j, disturbance, deviation in zip(J, nuisance, predicted, strict=True):
+            noise = disturbance + sigma**2 * np.eye(3)
+            colour = maps @ j.T + rng.multivariate_normal(np.zeros(3), noise, n)
+            gain = prior @ j.T @ np.linalg.inv(j @ prior @ j.T + noise)
+            observed = np.sqrt(np.mean((colour @ gain.T - maps) ** 2, 0))
+            assert observed == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 32, np.int64(33)])
+def test_bands_share_the_light(count):
+    centres, sensitivity = identifiability.bands(count)
+    torch.testing.assert_close(sensitivity.sum(1), torch.ones(count).double())  # white is 1
+    torch.testing.assert_close(sensitivity.sum(0), torch.full((33,), count / 33).double())  # every wavelength as often
+    expected = 395 + 330 / count * (torch.arange(int(count)).double() + 0.5)  # a point of the grid is 10 nm wide
+    assert (centres - expected).abs().max() < 2.5 and (centres.diff() > 0).all()
     if count == 33:
-        assert torch.equal(bands, torch.eye(33).double())
+        assert torch.equal(sensitivity, torch.eye(33).double()) and torch.equal(centres, spectra.WAVELENGTHS.double())
 
 
 @pytest.mark.parametrize("count", [0, 34, 2.0, True])
 def test_a_count_of_bands_that_cannot_be_is_refused(count):
     with pytest.raises(BiofaceError, match="1 to 33 bands"):
-        identifiability.even_bands(count)
+        identifiability.bands(count)
 
 
 def test_the_best_bands_are_those_that_tell_the_pigments():
@@ -262,3 +330,35 @@ def test_the_best_bands_end_where_all_bands_are():
     assert (deviations.diff(dim=0) <= 1e-12).all()
     everything = identifiability.posterior_deviation(J, 0.1, PRIOR).median(0).values
     torch.testing.assert_close(deviations[-1], everything)
+
+
+def test_more_bands_tell_more_and_all_bands_are_the_spectrum():
+    x, prior, sigma = some_maps(), np.diag([0.2, 0.2, 0.3, 0.03]) ** 2, 0.004
+    maps, counts = x[:, :3].T, [3, 4, 8, 33]
+    J = identifiability.in_table_coordinates(identifiability.jacobian(*maps, np.ones(33)), *maps[:2])
+    full = np.sort(identifiability.posterior_deviation(J, sigma, prior), 0)[(len(x) - 1) // 2]  # the lower median
+    even, best = (identifiability.band_curve(*maps, sigma, prior, counts, greedy=g) for g in (False, True))
+    assert np.allclose(even[-1], full) and np.allclose(best[-1], full)
+    three = identifiability.bands(3)[1].numpy() @ J
+    expected = np.sort(identifiability.posterior_deviation(three, sigma, prior), 0)[(len(x) - 1) // 2]
+    assert np.allclose(even[0], expected)
+    _, steps = identifiability.best_bands(J, sigma, prior, 33)  # a band more at a time
+    assert np.allclose(best, steps[np.array(counts) - 1])
+    assert (np.diff(best, axis=0) <= 1e-12).all()
+    assert (even[2:, :2] < even[0, :2]).all()
+    assert np.array_equal(best, identifiability.band_curve(*maps, sigma, prior, np.array(counts), greedy=True))
+
+
+def test_the_same_light_on_more_bands_makes_each_of_them_noisier():
+    maps, prior = some_maps()[:, :3].T, np.diag([0.2, 0.2, 0.3, 0.03]) ** 2
+    shared = identifiability.band_curve(*maps, 0.004, prior, [3, 12], constant_light=True)
+    three, twelve = (identifiability.band_curve(*maps, s, prior, [c])[0] for s, c in ((0.004, 3), (0.008, 12)))
+    assert np.allclose(shared, [three, twelve], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sigma", "match"), [([], 0.1, "at least one"), ([3, 34], 0.1, "34"), ([3], 0.0, "above 0")]
+)
+def test_a_curve_of_nothing_is_refused(counts, sigma, match):
+    with pytest.raises(BiofaceError, match=match):
+        identifiability.band_curve(*some_maps()[:, :3].T, sigma, np.eye(4), counts)

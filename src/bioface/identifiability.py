@@ -2,11 +2,15 @@
 
 References
 ----------
-Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory", chapter 3: the Cramér–Rao bound.
+Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory", chapter 3: the Cramér–Rao bound;
+chapter 10: Gaussian maps with a Gaussian prior.
+Van Trees (1968), "Detection, Estimation, and Modulation Theory I", section 2.4: the bound with a prior.
 """
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -91,6 +95,9 @@ def standard_deviation(
     spread = inverse if noise is None else inverse @ (J.transpose(-1, -2) @ noise.to(J) @ J) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)
     told = (inverse.diagonal(dim1=-2, dim2=-1).abs() < _UNKNOWABLE) & (variance > 0)
+    if J.shape[-2] < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
+        values, vectors = torch.linalg.eigh(G)
+        told &= (vectors.square() * (values < 1 / _UNKNOWABLE)[..., None, :]).sum(-1) < 1e-16
     sigma = torch.as_tensor(sigma, dtype=J.dtype, device=J.device)[..., None]
     deviation = torch.where(told & use, variance.clamp_min(0).sqrt() / scale * sigma, torch.inf)
     return deviation if free is None else deviation.masked_fill(~free, torch.nan)
@@ -267,20 +274,28 @@ def in_table_coordinates(
 def posterior_deviation(
     J: Float[Tensor, "*batch C 4"],
     sigma: float,
-    prior: Float[Tensor, "4 4"],
+    prior: Float[Tensor, "*#batch 4 4"] | None = None,
     nuisance: Float[Tensor, "*#batch C C"] | None = None,
 ) -> Float[Tensor, "*batch 4"]:
     """Standard deviation (..., 4) of the maps given the colour, where both are Gaussian and the model is linear.
 
-    √diag(Σ − Σ Jᵀ (J Σ Jᵀ + σ² 1 + N)⁻¹ J Σ): the prior's covariance less what the colour tells. No estimator that
-    looks at one pixel has a smaller mean squared error (van Trees 1968, "Detection, Estimation, and Modulation Theory
-    I", section 2.4); one that looks at a whole face can.
+    Maps x ~ N(μ, Σ) are seen as c = J x + n + v, with white noise n of variance σ² and a disturbance v ~ N(0, N) that
+    acts on every pixel, such as an unknown camera. Then x and c are jointly Gaussian with cov(x, c) = Σ Jᵀ and
+    cov(c) = J Σ Jᵀ + R, R = σ² 1 + N, so that x given c has the covariance
+
+        Σ − Σ Jᵀ (J Σ Jᵀ + R)⁻¹ J Σ = (Jᵀ R⁻¹ J + Σ⁻¹)⁻¹,
+
+    what was known before less what the colour tells. This is the square root of its diagonal. Where these laws hold, no
+    estimator that looks at one pixel has a smaller mean squared error; one that looks at a whole face can. Where J
+    changes within the prior's reach it is no bound: three colours leave a direction to the prior alone, along which
+    skin is far from linear, and the errors of real estimators are larger than this.
 
     Parameters
     ----------
     J : (..., C, 4) derivative of C colours
     sigma : deviation of white noise, > 0
-    prior : (4, 4) covariance Σ of the maps, in the units of J's columns
+    prior : (..., 4, 4) covariance Σ of the maps, in the units of J's columns; None knows nothing beforehand, which is
+        :func:`standard_deviation`, infinite where the colours are too few
     nuisance : (..., C, C) covariance N of the colours by what is not asked for, :func:`nuisance_covariance`
 
     Raises
@@ -293,12 +308,15 @@ def posterior_deviation(
     """
     if not sigma > 0:
         raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
-    J, prior = J.double(), prior.double()
-    noise = sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
+    J = J.double()
+    R = sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
     if nuisance is not None:
-        noise = noise + nuisance.double()
+        R = R + nuisance.double()
+    if prior is None:
+        return standard_deviation(torch.linalg.solve_triangular(torch.linalg.cholesky(R), J, upper=False), 1.0)
+    prior = prior.double()
     across = J @ prior  # (..., C, 4)
-    told = across.mT @ torch.linalg.solve(across @ J.mT + noise, across)
+    told = across.mT @ torch.linalg.solve(across @ J.mT + R, across)
     return (prior - told).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
 
 
@@ -308,46 +326,56 @@ def nuisance_covariance(
     haemoglobin: Float[Tensor, "*batch"],
     diffuse: Float[Tensor, "*batch"],
     specular: Float[Tensor, "*batch"],
-    to_rgb: Float[Tensor, "n 3 33"],
+    to_rgbs: Float[Tensor, "n 3 33"],
     model: str | skin.SkinConstants = "layered",
 ) -> Float[Tensor, "*batch 3 3"]:
     """Covariance (..., 3, 3) of each pixel's linear RGB over cameras and lights that it may have been seen by.
 
+    As if every pixel had a camera of its own: that all pixels of a face share one is not made use of.
+
     Parameters
     ----------
     melanin, haemoglobin, diffuse, specular : (...) the maps
-    to_rgb : (n, 3, 33) at least two draws of camera and light, :func:`bioface.camera.reflectance_to_rgb`
+    to_rgbs : (n, 3, 33) at least two draws of camera and light, :func:`bioface.camera.reflectance_to_rgb`
 
     Raises
     ------
     BiofaceError : fewer than two draws; fractions outside 0–1
     """
-    if len(to_rgb) < 2:
-        raise BiofaceError(f"expected at least two cameras and lights, found {len(to_rgb)}")
+    if len(to_rgbs) < 2:
+        raise BiofaceError(f"expected at least two cameras and lights, found {len(to_rgbs)}")
     R = skin.reflectance(melanin.double(), haemoglobin.double(), model)
     factor = diffuse.double()[..., None] * R + specular.double()[..., None]
-    colour = torch.einsum("ncd,...d->n...c", to_rgb.double(), factor)
+    colour = torch.einsum("ncd,...d->n...c", to_rgbs.double(), factor)
     away = colour - colour.mean(0)
-    return torch.einsum("n...c,n...k->...ck", away, away) / (len(to_rgb) - 1)
+    return torch.einsum("n...c,n...k->...ck", away, away) / (len(to_rgbs) - 1)
 
 
-def even_bands(count: Any) -> Float[Tensor, "count 33"]:
-    """A camera (count, 33) of equally wide bands that share 400–720 nm, each of unit sum; 33 is the grid itself.
+def bands(count: Any) -> tuple[Float[Tensor, "count"], Float[Tensor, "count 33"]]:
+    """A camera of ``count`` equally wide bands that share 400–720 nm: their centres in nm, and its sensitivity.
+
+    Each band has unit sum, so that white is 1 in all of them; 33 bands are the grid itself.
+
+    Returns
+    -------
+    (count,) nm and (count, 33)
 
     Raises
     ------
     BiofaceError : a count outside 1–33
 
-    >>> even_bands(11)[0, :4]
-    tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64)
+    >>> centres, sensitivity = bands(11)
+    >>> centres[:3], sensitivity[0, :4]
+    (tensor([410., 440., 470.], dtype=torch.float64), tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64))
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 33:
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= count <= 33:
         raise BiofaceError(f"expected 1 to 33 bands, found {count!r}")
-    edges = torch.linspace(0, 33, count + 1, dtype=torch.float64)
+    edges = torch.linspace(0, 33, int(count) + 1, dtype=torch.float64)
     points = torch.arange(33, dtype=torch.float64)
     inside = torch.minimum(points + 1, edges[1:, None]) - torch.maximum(points, edges[:-1, None])
     share = inside.clamp_min(0)
-    return share / share.sum(1, keepdim=True)
+    share = share / share.sum(1, keepdim=True)
+    return share @ spectra.WAVELENGTHS.double(), share
 
 
 @accepts_numpy
@@ -391,3 +419,49 @@ def best_bands(
         covariance = covariance - column[:, :, None] * column[:, None, :] / power[:, band, None, None]
         deviations.append(covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt().median(0).values)
     return torch.tensor(chosen), torch.stack(deviations)
+
+
+@accepts_numpy
+def band_curve(
+    melanin: Float[Tensor, "P"],
+    haemoglobin: Float[Tensor, "P"],
+    diffuse: Float[Tensor, "P"],
+    sigma: float,
+    prior: Float[Tensor, "4 4"],
+    counts: Iterable[int] | Int[Tensor, "n"],
+    greedy: bool = False,
+    constant_light: bool = False,
+) -> Float[Tensor, "n 4"]:
+    """How well cameras of more and more bands tell the maps: median deviation over pixels, pigments in [−1, 1].
+
+    White is 1 in every band (``layered`` skin, camera and light known), and noise is ``sigma`` in each, however narrow:
+    the camera takes in more light the more bands it has. The specular shading does not matter, see :func:`jacobian`.
+
+    Parameters
+    ----------
+    melanin, haemoglobin, diffuse : (P,) maps of some pixels; pigments as volume fractions
+    sigma : deviation of the noise of a band, > 0
+    prior : (4, 4) covariance of the maps, pigments in table coordinates
+    counts : numbers of bands, 1–33
+    greedy : of 10 nm each, the most telling ones (:func:`best_bands`), instead of :func:`bands` side by side
+    constant_light : the light that three bands would share is shared by all, noise is σ √(count / 3)
+
+    Returns
+    -------
+    (n, 4) in the order of MAPS, a row for each count
+
+    Raises
+    ------
+    BiofaceError : no counts, counts outside 1–33, a sigma that is not above 0, fractions outside 0–1
+    """
+    cameras = [bands(count)[1] for count in (counts.tolist() if isinstance(counts, Tensor) else counts)]
+    if not cameras:
+        raise BiofaceError("expected at least one number of bands, found none")
+    maps = melanin.double(), haemoglobin.double()
+    J = in_table_coordinates(jacobian(*maps, diffuse.double(), torch.ones(33, dtype=torch.float64)), *maps)
+    if greedy:
+        order, _ = best_bands(J, sigma, prior, max(map(len, cameras)))
+        cameras = [torch.eye(33, dtype=torch.float64)[order[: len(c)]] for c in cameras]
+    noise = [sigma * (len(c) / 3) ** 0.5 if constant_light else sigma for c in cameras]
+    deviations = [posterior_deviation(c @ J, s, prior) for c, s in zip(cameras, noise, strict=True)]
+    return torch.stack([d.median(0).values for d in deviations])
