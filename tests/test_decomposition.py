@@ -636,3 +636,15 @@ def test_the_package_knows_both_and_stays_light():
     code = "import sys, bioface; dir(bioface); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_training_goes_on_after_a_photo():
+    """What the physics keeps for later (tables, cameras) is of use to gradients too."""
+    image_formation._table.cache_clear()
+    decomposition.decompose(photos.astronaut())
+    maps = [torch.full((1, 4, 4), value, requires_grad=True) for value in (0.1, 0.2, 0.9, 0.1)]
+    to_rgb = camera.reflectance_to_rgb(
+        illumination.standard("D65").float(), camera.CameraModel.load().sensitivity().float()
+    )
+    image_formation.render_coordinates(*maps, to_rgb).sum().backward()
+    assert all(torch.isfinite(m.grad).all() for m in maps)

@@ -379,7 +379,7 @@ def _loaded(path: Path, changed_ns: int) -> BioFaceNet:
     return BioFaceNet.from_file(path)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what the physics keeps for later would be of no use to training
 def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
     """Pigments in table coordinates, shadings (64, 64), camera (2,) and light (33,) of linear RGB (64, 64, 3)."""
     is_training = network.training

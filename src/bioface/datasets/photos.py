@@ -101,8 +101,8 @@ def read_mask(path: str | Path) -> np.ndarray:
 def as_mask(values: np.ndarray) -> np.ndarray:
     """Booleans of the same shape: whole numbers above 0 are face, others above 0.5.
 
-    >>> as_mask(np.array([0, 1, 255])), as_mask(np.array([0.2, 0.7]))
-    (array([False,  True,  True]), array([False,  True]))
+    >>> as_mask(np.array([0, 1, 255])).tolist(), as_mask(np.array([0.2, 0.7])).tolist()
+    ([False, True, True], [False, True])
     """
     return values > (0 if values.dtype.kind in "biu" else 0.5)
 
