@@ -208,7 +208,9 @@ def test_supervision_by_hand():
     colour, b = torch.zeros(1, 1, 1, 3), torch.zeros(1, 2)
     assert float(losses.supervision(none, none, none, none, colour, b)) == 0
     assert float(losses.supervision(2 * one, none, none, none, colour, b)) == 4
-    assert float(losses.supervision(none, none, one, none, colour, b)) == losses.DIFFUSE_SHARE
-    assert float(losses.supervision(none, none, none, one, colour, b)) == losses.SPECULAR_SHARE
-    assert float(losses.supervision(none, none, none, none, colour + 1, b)) == 3 * losses.ALBEDO_SHARE
-    assert abs(float(losses.supervision(none, none, none, none, colour, b + 1)) - losses.CAMERA_SHARE) < 1e-7
+    assert float(losses.supervision(none, one, none, none, colour, b)) == losses.Shares().haemoglobin
+    assert float(losses.supervision(none, one, none, none, colour, b, losses.Shares(haemoglobin=7))) == 7
+    assert float(losses.supervision(none, none, one, none, colour, b)) == losses.Shares().diffuse
+    assert float(losses.supervision(none, none, none, one, colour, b)) == losses.Shares().specular
+    assert float(losses.supervision(none, none, none, none, colour + 1, b)) == 3 * losses.Shares().albedo
+    assert abs(float(losses.supervision(none, none, none, none, colour, b + 1)) - losses.Shares().camera) < 1e-7

@@ -1,5 +1,7 @@
 """The protocol of Table 1 on cubes whose maps are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,85 @@ def test_what_cannot_be_scored_is_refused():
     white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
     with pytest.raises(BiofaceError, match="converges"):
         table1.pseudo_truth(white, size=4)
+
+
+# --- rows and verdicts -------------------------------------------------------------------------------------
+
+
+def faces(count=3):
+    """Decompositions of made-up faces, with the truth that they would have."""
+    rng = np.random.default_rng(5)
+    maps = [np.stack(m) for m in zip(*(known_maps(8, 8, seed) for seed in range(count)), strict=True)]
+    b, e = np.zeros((count, 2)), np.tile(illumination.standard("D65").numpy(), (count, 1))
+    blank = np.zeros((count, 8, 8, 3), np.float32)
+    truth = Decomposition.of_maps(*maps, b, e, blank, np.ones((count, 8, 8), bool))
+    truth = dataclasses.replace(truth, image=truth.reconstruction)
+
+    def off_by(amount):
+        each = amount * rng.uniform(0.5, 1.5, (count, 1, 1))
+        return lambda image, mask: dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading + np.float32(each))
+
+    return truth, off_by
+
+
+def test_a_row_has_a_number_for_each_seed_and_face():
+    truth, off_by = faces()
+    row = table1.row([off_by(0.1), off_by(0.3)], truth)
+    assert row.errors["diffuse_raw"].shape == (2, 3) and row.seconds > 0 and len(row.predictions) == 2
+    assert row.mean("diffuse_raw") == pytest.approx(row.errors["diffuse_raw"].mean())
+    assert row.mean("melanin") == 0
+    of_faces = row.errors["diffuse_raw"].mean(0).var(ddof=1) / 3
+    of_seeds = row.errors["diffuse_raw"].mean(1).var(ddof=1) / 2
+    assert row.standard_error("diffuse_raw") == pytest.approx(np.sqrt(of_faces + of_seeds))
+    assert row.of(np.array([2])).mean("diffuse_raw") == pytest.approx(row.errors["diffuse_raw"][:, 2].mean())
+    with pytest.raises(BiofaceError, match="at least one method"):
+        table1.row([], truth)
+
+
+def test_lead_pairs_faces():
+    truth, _ = faces()
+    hard = np.array([0.1, 0.5, 0.9], np.float32)[:, None, None]  # some faces are harder, for both alike
+
+    def off(amount):
+        return lambda image, mask: dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading + hard + amount)
+
+    better, worse = (table1.row(off(np.float32(a)), truth) for a in (0.0, 0.1))
+    apart, error = table1.lead(better, worse, "diffuse_raw")
+    assert apart == pytest.approx(0.1, abs=1e-5) and error < 1e-5 < better.standard_error("diffuse_raw")
+    assert table1.lead(worse, better, "diffuse_raw")[0] == pytest.approx(-0.1, abs=1e-5)
+    silent = table1.row(
+        lambda image, mask: dataclasses.replace(truth, specular_shading=np.full_like(truth.specular_shading, np.nan)),
+        truth,
+    )
+    assert np.isnan(table1.lead(better, silent, "specular")).all() and np.isnan(silent.mean("specular"))
+    text = table1.as_text({"silent": silent, "published": table1.AS_PUBLISHED["SfSNet"]}, ("specular", "diffuse"))
+    assert text.splitlines()[1].split() == ["silent", "–", "0.000", "±", "0.000"]
+    assert text.splitlines()[2].split() == ["published", "–", "0.190"]
+
+
+def a_row(value, faces=4):
+    errors = {column: np.full((1, faces), float(value)) for column in metrics.TABLE1}
+    return table1.Row(errors, (), 0.0)
+
+
+def test_the_twin_decides_no_verdict():
+    perfect, constant = a_row(0.0), {"a constant": a_row(0.2), "zero": a_row(0.5)}
+    found = table1.verdicts(perfect, constant)
+    assert [v.column for v in found] == list(table1.AS_PUBLISHED["BioFaceNet"])
+    assert {v.verdict for v in found} == {"cannot be judged"} and all(v.measured is None for v in found)
+    assert all("synthetic" in v.reason for v in found)
+    by_column = {v.column: v.weight for v in found}
+    assert by_column["melanin"].startswith("more than the error of a constant on the twin, 0.200")
+    assert by_column["specular"].startswith("less")
+
+
+def test_iset_faces_decide():
+    published = table1.AS_PUBLISHED["BioFaceNet"]
+    near = table1.Row({c: np.full((1, 4), 1.1 * v) for c, v in published.items()}, (), 0.0)
+    far = table1.Row({c: np.full((1, 4), 0.5 * v) for c, v in published.items()}, (), 0.0)
+    constant = {"a constant": a_row(0.2)}
+    for ours, verdict in ((near, "reproduced"), (far, "not reproduced")):
+        found = table1.verdicts(a_row(9), {"a constant": a_row(9)}, ours, constant)
+        assert {v.verdict for v in found} == {verdict}
+        assert found[0].measured == pytest.approx(ours.mean("diffuse")) and "4 ISET faces" in found[0].reason
+        assert "these faces, 0.200" in found[0].weight

@@ -45,8 +45,8 @@ class Augmented:
     def __init__(self, faces: Any, seed: int = 0, recolour: bool = True, halved: bool = False):
         if recolour and faces.truth is None:
             raise BiofaceError("expected faces with their truth, which recolouring renders; found none")
-        self.seed, self.recolour, self.halved = seed, recolour, halved
-        self.batch = Batch.of(faces)
+        self.seed, self.recolour = seed, recolour
+        self.batch = _halved(Batch.of(faces)) if halved else Batch.of(faces)
         if recolour:
             inside = faces.mask
             maps = faces.truth.melanin, faces.truth.haemoglobin
@@ -62,8 +62,7 @@ class Augmented:
         batch = self.batch[rows]
         if self.recolour:
             batch = self._recoloured(batch, rows, rng)
-        batch = _mirrored(batch, torch.from_numpy(rng.random(len(rows)) < 0.5))
-        return _halved(batch) if self.halved else batch
+        return _mirrored(batch, torch.from_numpy(rng.random(len(rows)) < 0.5))
 
     def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         true, mask, n = batch.truth, batch.mask, len(rows)
@@ -82,13 +81,13 @@ class Augmented:
             for values in zip(*(twin.draw_camera_and_illuminant(rng) for _ in range(n)), strict=True)
         )
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
+        to_rgb = to_rgb.to(batch.image)
         image = image_formation.render_coordinates(*pigments, true.diffuse, true.specular, to_rgb)
 
-        brightness, shade = _mean(image, mask).mean(-1), _mean(true.diffuse[..., None], mask)[:, 0]
-        whim = torch.from_numpy(rng.normal(0, 0.15, n)).float().exp()
-        wanted = twin.wanted_brightness(brightness / shade) * whim
-        brightest = torch.stack([image[i][mask[i]].amax(-1).quantile(0.99) for i in range(n)])
-        exposure = torch.minimum(wanted / brightness, 0.95 / brightest)
+        colours, shadings = image.numpy(), true.diffuse.numpy()
+        exposure = torch.tensor(
+            [twin.exposure(c[m], d[m], rng) for c, d, m in zip(colours, shadings, mask.numpy(), strict=True)]
+        )
         image = image * exposure[:, None, None, None]
 
         tint = _mean(image, mask) / _mean(batch.image, mask).clamp_min(1e-3)

@@ -160,9 +160,18 @@ def skin_prior(
     return 0.5 * ((away @ torch.linalg.inv(prior.covariance).to(melanin)) * away).sum(-1)
 
 
-#: Of squared errors in :func:`supervision`, so that each counts by about the same share: shadings and colours vary
-#: less than pigments in [−1, 1]; a camera coefficient says little of a face.
-DIFFUSE_SHARE, SPECULAR_SHARE, ALBEDO_SHARE, CAMERA_SHARE = 4.0, 10.0, 2.0, 0.02
+class Shares(NamedTuple):
+    """How much each squared error counts in :func:`supervision`; haemoglobin, which shows least, more than melanin.
+
+    Shadings and colours vary less than pigments in [−1, 1]; a camera coefficient says little of a face.
+    """
+
+    melanin: float = 1.0
+    haemoglobin: float = 4.0
+    diffuse: float = 4.0
+    specular: float = 10.0
+    albedo: float = 2.0
+    camera: float = 0.02
 
 
 def supervision(
@@ -172,6 +181,7 @@ def supervision(
     specular: Float[Tensor, "B H W"],
     albedo: Float[Tensor, "B H W 3"],
     camera: Float[Tensor, "B 2"],
+    shares: Shares = Shares(),  # noqa: B008 - a tuple does not change
 ) -> Float[Tensor, "B H W"]:
     """Weighted squared errors of each pixel, from the *differences* between the network's answer and the truth.
 
@@ -179,10 +189,10 @@ def supervision(
     table coordinates, albedo in linear RGB; the camera's error counts in every pixel alike.
     """
     return (
-        melanin.square()
-        + haemoglobin.square()
-        + DIFFUSE_SHARE * diffuse.square()
-        + SPECULAR_SHARE * specular.square()
-        + ALBEDO_SHARE * albedo.square().sum(-1)
-        + CAMERA_SHARE * camera.square().mean(-1)[:, None, None]
+        shares.melanin * melanin.square()
+        + shares.haemoglobin * haemoglobin.square()
+        + shares.diffuse * diffuse.square()
+        + shares.specular * specular.square()
+        + shares.albedo * albedo.square().sum(-1)
+        + shares.camera * camera.square().mean(-1)[:, None, None]
     )

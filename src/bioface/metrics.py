@@ -79,6 +79,22 @@ def rmse(
 
 
 @accepts_numpy
+def mean_error(
+    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
+) -> Float[Tensor, "*batch"]:
+    """Mean of prediction − truth inside each mask: how much of the :func:`rmse` is a wrong level, its pattern left out.
+
+    Parameters, errors: as :func:`rmse`.
+
+    >>> truth = torch.tensor([[1.0, 2.0]])
+    >>> mean_error(truth + torch.tensor([[3.0, -1.0]]), truth, torch.ones(1, 2, dtype=torch.bool))
+    tensor(1.)
+    """
+    inside, prediction, truth = _inside(mask, prediction, truth)
+    return (prediction - truth).sum(-1) / inside.sum(-1)
+
+
+@accepts_numpy
 def best_scale(
     prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:

@@ -259,7 +259,8 @@ def _away_from_truth(output: Output, batch: Batch, recipe: Recipe) -> Float[Tens
     if true is None:
         raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
     apart = [a - b for a, b in zip(output[:4], true[:4], strict=True)]
-    return losses.supervision(*apart, albedo(output, recipe) - albedo(true, recipe), output.camera - true.camera)
+    colours = albedo(output, recipe) - albedo(true, recipe)
+    return losses.supervision(*apart, colours, output.camera - true.camera, recipe.shares)
 
 
 def make_optimiser(parameters: Any, recipe: Recipe) -> torch.optim.Optimizer:

@@ -56,7 +56,8 @@ class Recipe:
     scale : colours are in [0, scale] in the appearance loss: 1 or 255
     reduction : "mean" over the foreground, or "sum" over batch and pixels / 224²
     batch : with "sum", the batch size whose sum is meant; the sum of a smaller batch is scaled up to it
-    weights : of the four losses
+    weights : of the losses
+    shares : of the maps in the loss by the truth
     optimiser : "sgd" or "adam"
     learning_rate : step size
     momentum, weight_decay : of "sgd"
@@ -82,6 +83,7 @@ class Recipe:
     reduction: str = "mean"
     batch: int = 64
     weights: losses.Weights = losses.Weights()
+    shares: losses.Shares = losses.Shares()
     optimiser: str = "adam"
     learning_rate: float = 2e-3
     momentum: float = 0.0

@@ -221,9 +221,16 @@ class Pose:
     zoom: float = 1.0
 
 
-def draw_pose(rng: np.random.Generator) -> Pose:
-    """A portrait's pose: mostly frontal, yaw within ±25°, pitch ±12°, roll ±5°."""
-    yaw, pitch, roll = np.clip(rng.normal(0, (11, 5, 2.2)), (-25, -12, -5), (25, 12, 5))
+def draw_pose(rng: np.random.Generator, beyond: bool = False) -> Pose:
+    """A portrait's pose: mostly frontal, yaw within ±25°, pitch ±12°, roll ±5°.
+
+    With ``beyond`` no portrait's: a yaw of 30–50° to either side, a pitch of 14–22° up or down, a roll of 7–15°.
+    """
+    if beyond:
+        side = rng.choice([-1, 1], 3)
+        yaw, pitch, roll = side * rng.uniform((30, 14, 7), (50, 22, 15))
+    else:
+        yaw, pitch, roll = np.clip(rng.normal(0, (11, 5, 2.2)), (-25, -12, -5), (25, 12, 5))
     return Pose(yaw, pitch, roll, tuple(rng.uniform(-0.015, 0.015, 2)), rng.uniform(0.97, 1.05))
 
 

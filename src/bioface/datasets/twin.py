@@ -59,6 +59,7 @@ from bioface.errors import BiofaceError, DataError, unknown_name
 
 SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
+BEYOND = ("", "pose", "light", "colour")  #: what can be outside of what the usual faces show
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
 BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
 BASE_HAEMOGLOBIN = (0.008, 0.045)
@@ -90,6 +91,8 @@ class TwinConfig:
     train, validation, test : number of faces; every face is another person
     mismatch_share : share of faces whose stored normals have the wrong mouth and nose, 0–1
     cubes : how many test faces, from the first, are also written as multispectral cubes
+    beyond : the same people as without it, but in a "pose" that no other face is in, under a "light" from where none
+        comes, or in a "colour" of camera and light that is rare (:func:`draw_camera_and_illuminant`)
     """
 
     seed: int = 0
@@ -98,8 +101,11 @@ class TwinConfig:
     test: int = 64
     mismatch_share: float = 0.3
     cubes: int = 8
+    beyond: str = ""
 
     def __post_init__(self) -> None:
+        if self.beyond not in BEYOND:
+            raise unknown_name("way of being beyond the usual", self.beyond, BEYOND)
         for name in ("seed", "train", "validation", "test", "cubes"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
@@ -217,14 +223,21 @@ class Light:
     lobes: tuple[tuple[float, float], tuple[float, float]]
 
 
-def draw_light(rng: np.random.Generator) -> Light:
-    """A portrait's light: a key light from the front, a side or above, sky, and what the surroundings return."""
+def draw_light(rng: np.random.Generator, beyond: bool = False) -> Light:
+    """A portrait's light: a key light from the front, a side or above, sky, and what the surroundings return.
+
+    With ``beyond`` the key light comes from 75–100° at the side, or from below, 15–45°, where no portrait's does.
+    """
     kind = rng.choice(["front", "side", "top"], p=[0.45, 0.40, 0.15])
     azimuth, elevation = {
         "front": (rng.normal(0, 18), rng.uniform(0, 35)),
         "side": (rng.choice([-1, 1]) * rng.uniform(30, 70), rng.uniform(5, 45)),
         "top": (rng.normal(0, 30), rng.uniform(45, 68)),
     }[kind]
+    if beyond:
+        aside = rng.choice([-1, 1]) * rng.uniform(75, 100), rng.uniform(0, 30)
+        below = rng.normal(0, 20), rng.uniform(-45, -15)
+        azimuth, elevation = aside if rng.random() < 0.5 else below
     azimuth, elevation = np.deg2rad((azimuth, elevation))
     key = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     strength = rng.uniform(0.45, 0.95)
@@ -242,20 +255,42 @@ def draw_light(rng: np.random.Generator) -> Light:
     return Light(lighting, key, (narrow, wide))
 
 
-def draw_camera_and_illuminant(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.float32]:
-    """Camera coefficients (2,), illuminant weights (14,) and daylight temperature, float32."""
+def draw_camera_and_illuminant(
+    rng: np.random.Generator, beyond: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    """Camera coefficients (2,), illuminant weights (14,) and daylight temperature, float32.
+
+    With ``beyond`` what is rare otherwise: coefficients at 2 to 3 deviations from the mean camera (13 % of the usual
+    ones), under a fluorescent lamp (15 %).
+    """
     b = rng.normal(0, 1, 2).clip(-3, 3)
+    shares = [0, 0, *[1 / 12] * 12] if beyond else [0.20, 0.65, *[0.15 / 12] * 12]
+    if beyond:
+        b *= rng.uniform(2, 3) / np.linalg.norm(b)
     main = np.zeros(14)
-    main[rng.choice(14, p=[0.20, 0.65, *[0.15 / 12] * 12])] = 1
+    main[rng.choice(14, p=shares)] = 1
     stray = rng.uniform(0, 0.3)
     weights = (1 - stray) * main + stray * rng.dirichlet(np.full(14, 0.2))
     cct = np.clip(np.exp(rng.normal(np.log(6200), 0.22)), *illumination.CCT_RANGE)
     return b.astype(np.float32), weights.astype(np.float32), np.float32(cct)
 
 
-def wanted_brightness(albedo: Any) -> Any:
-    """Mean linear RGB that a photographer gives a face of a mean albedo, give or take e^N(0, 0.15)."""
-    return 0.36 * (albedo / 0.4) ** 0.55
+def exposure(colours: np.ndarray, shading: np.ndarray, rng: np.random.Generator) -> float:
+    """The factor on both shadings, so on the light, that a photographer gives a face.
+
+    A photographer opens up for dark skin, but not all the way and not without end, and nearly nothing may clip.
+
+    Parameters
+    ----------
+    colours : (P, 3) linear RGB of the face before exposure
+    shading : (P,) its diffuse shading
+    rng : of the photographer's whim
+    """
+    brightness = float(colours.mean())
+    albedo = brightness / float(shading.mean())
+    wanted = 0.36 * (albedo / 0.4) ** 0.55 * np.exp(rng.normal(0, 0.15))
+    most = min(wanted / brightness, 0.95 / float(np.quantile(colours.max(-1), 0.99)))
+    return min(most, 1.4 / float(np.quantile(shading, 0.9)))
 
 
 def _pooled(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -292,7 +327,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return (colours[0] * blend[..., None] + colours[1] * (1 - blend[..., None])).clip(0, 1)
 
 
-def make_face(seed: int, split: str, index: int, mismatch: bool, group: str) -> dict[str, Any]:
+def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, beyond: str = "") -> dict[str, Any]:
     """One face: the fields of :class:`Truth` (one row each) and ``rgb``, ``mask``, ``stored_normals``, ``coordinates``.
 
     Depends on its arguments and on nothing else; a face with ``mismatch`` differs from the same without it
@@ -306,9 +341,9 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str) -> 
     colours = base_colours()[group]
     base = colours[for_skin.integers(len(colours))]
     complexion = painting.draw_complexion(for_skin, person, *base)
-    pose = heads.draw_pose(for_pose)
-    light = draw_light(for_light)
-    b, weights, cct = draw_camera_and_illuminant(for_camera)
+    pose = heads.draw_pose(for_pose, beyond == "pose")
+    light = draw_light(for_light, beyond == "light")
+    b, weights, cct = draw_camera_and_illuminant(for_camera, beyond == "colour")
 
     head = heads.Head.load()
 
@@ -333,22 +368,16 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str) -> 
     lit = _pooled(hits.lit, used)
     specular = sum(strength * cosine**exponent for strength, exponent in light.lobes) * lit
 
-    # Exposure: the two shadings grow together until the face is well exposed. A photographer opens up for
-    # dark skin, but not all the way, and nearly nothing may clip.
     illuminant = illumination.mix(weights[None].astype(np.float64), np.array([cct], np.float64))[0].astype(np.float32)
     sensitivity = camera.CameraModel.load().sensitivity(b)
     shading = illumination.sh_shading(normals, light.lighting.astype(np.float32))
     maps = (melanin, haemoglobin, shading, specular.astype(np.float32))
     some = mask[::2, ::2]  # a quarter of the pixels tell the exposure well enough
     unexposed = image_formation.render(*(m[::2, ::2] for m in maps), illuminant, sensitivity, method="exact")[some]
-    brightness = float(unexposed.mean())
-    albedo = brightness / float(shading[::2, ::2][some].mean())
-    wanted = wanted_brightness(albedo) * np.exp(for_scene.normal(0, 0.15))
-    exposure = min(wanted / brightness, 0.95 / float(np.quantile(unexposed.max(-1), 0.99)))
-    exposure = min(exposure, 1.4 / float(np.quantile(shading[::2, ::2][some], 0.9)))
+    exposed = exposure(unexposed, shading[::2, ::2][some], for_scene)
 
-    lighting = (exposure * light.lighting).astype(np.float32)
-    specular = (exposure * specular).astype(np.float32)
+    lighting = (exposed * light.lighting).astype(np.float32)
+    specular = (exposed * specular).astype(np.float32)
     shading = illumination.sh_shading(normals, lighting)
     rendered = image_formation.render(melanin, haemoglobin, shading, specular, illuminant, sensitivity, method="exact")
     scene = np.where(mask[..., None], rendered, _composed(for_scene, parts, rendered, shading, specular, complexion))
@@ -591,7 +620,7 @@ def _write_split(where: Path, config: TwinConfig, split: str, bar: tqdm) -> None
         image = images.create_dataset("zx_7", (count, 10, SIZE, SIZE), "f8")
         light = lights.create_dataset("zx_7", (count, 3, 9), "f8")
         for index, mismatch, group in plan(config, split):
-            face = make_face(config.seed, split, index, mismatch, group)
+            face = make_face(config.seed, split, index, mismatch, group, config.beyond)
             stored = (face.pop("stored_normals").astype(np.float64) + 1) / 2
             mask = face.pop("mask")
             channels = [face.pop("rgb"), stored, mask[..., None], face.pop("coordinates")]
