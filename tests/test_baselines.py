@@ -13,7 +13,8 @@ from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
 
 INVERSIONS = (baselines.maximum_a_posteriori, baselines.posterior_mean)
-ALL = (baselines.training_mean, baselines.image_mean, baselines.optical_density_ica, *INVERSIONS)
+DENSITIES = (baselines.optical_density_ica, baselines.optical_density_fixed)
+ALL = (baselines.training_mean, baselines.image_mean, *DENSITIES, *INVERSIONS)
 
 
 def faces(seed, count=4, size=16, b=0.0, specular=0.02):
@@ -94,17 +95,33 @@ def test_components_are_found_where_the_assumptions_hold(prior):
     rng = np.random.default_rng(2)
     amounts, shading = rng.uniform(0, 1, (4000, 2)), rng.uniform(0.5, 1, (4000, 1))
     slopes = baselines._density_slopes(prior)
-    found, density = baselines._densities(prior, 0.9 * shading * np.exp(-amounts @ slopes.T))
+    colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
+    found, density = baselines._densities(prior, colours, baselines._independent_vectors)
     for k in range(2):
         assert np.corrcoef(found[:, k], amounts[:, k])[0, 1] > 0.99
         assert found[:, k].std() == pytest.approx(amounts[:, k].std(), rel=0.1)
     assert np.corrcoef((density - amounts @ slopes.T).T.ravel(), np.tile(shading[:, 0], 3))[0, 1] < 0.1
 
 
-def test_components_of_the_twins_kind_of_skin():
+def test_fixed_vectors_need_no_independence(prior):
+    """Amounts that go together, whose components the other one cannot find, come out but for a constant."""
+    rng = np.random.default_rng(2)
+    melanin, shading = rng.uniform(0, 1, (4000, 1)), rng.uniform(0.5, 1, (4000, 1))
+    amounts = np.hstack([melanin, 0.7 * melanin + 0.3 * rng.uniform(0, 1, (4000, 1))])
+    slopes = baselines._density_slopes(prior)
+    colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
+    found, density = baselines._densities(prior, colours, baselines._fixed_vectors)
+    assert (found - amounts).std(0).max() < 1e-9
+    assert (density - amounts @ slopes.T).std(0).max() < 1e-6
+    mistaken, _ = baselines._densities(prior, colours, baselines._independent_vectors)
+    assert (mistaken - amounts).std(0).max() > 0.1
+
+
+@pytest.mark.parametrize("method", DENSITIES)
+def test_components_of_the_twins_kind_of_skin(method):
     """Of the skin model, which is not quite layers of pigment: melanin is found, haemoglobin in part."""
     truth = faces(2, size=32, specular=1e-6)
-    found = baselines.optical_density_ica(truth.image, truth.mask, baselines.Prior.learn(truth))
+    found = method(truth.image, truth.mask, baselines.Prior.learn(truth))
     row = metrics.table1_row(found, truth)
     assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
     assert row["reconstruction"].max() < 1e-3

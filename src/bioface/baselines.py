@@ -6,6 +6,7 @@ Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was l
 ``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
 ``image_mean``               sees one colour of each face and no structure
 ``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
+``optical_density_fixed``    the same densities split by the skin model's own pigment vectors, the same for every face
 ``maximum_a_posteriori``     the likeliest skin and shading of each pixel by itself, under the mean camera and D65
 ``posterior_mean``           what they are on average given the colour: the least squared error of all that sees one
                              pixel, as far as the laws it takes for the faces are theirs
@@ -57,6 +58,31 @@ DARKEST = 1e-3  # linear RGB, below which a density means nothing
 
 
 @dataclass(frozen=True)
+class DensityScale:
+    """What the densities of two pigments mean, fitted to the truth of training faces; NaN where there was none.
+
+    Attributes
+    ----------
+    pigments : (2, 3) table coordinates = this · (amount of melanin, amount of haemoglobin, 1), by least squares
+    albedo : what exp(−density of the pigments) is multiplied with to be the albedo on average
+    """
+
+    pigments: np.ndarray
+    albedo: float
+
+    @classmethod
+    def fit(cls, amounts: np.ndarray, density: np.ndarray, coordinates: np.ndarray, albedo: np.ndarray) -> DensityScale:
+        """From pixels: amounts (n, 2) and their density (n, 3), true table coordinates (2, n) and albedo (n, 3)."""
+        affine = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
+        relative = np.exp(-density)
+        return cls(affine, float((relative * albedo).sum() / (relative**2).sum()))
+
+    @classmethod
+    def unknown(cls) -> DensityScale:
+        return cls(np.full((2, 3), np.nan), float("nan"))
+
+
+@dataclass(frozen=True)
 class Prior:
     """What the training faces are like, pixel by pixel.
 
@@ -68,8 +94,7 @@ class Prior:
     diffuse, diffuse_deviation : mean and standard deviation of the diffuse shading
     specular : mean of the specular shading, of which an exponential law is made
     albedo, colour : (3,) mean albedo and mean photo, linear RGB
-    density_to_pigments : (2, 3) table coordinates = this · (melanin density, haemoglobin density, 1), by least squares
-    density_albedo : what exp(−density of the pigments) is multiplied with to be the albedo on average
+    independent, fixed : what densities mean, of :func:`optical_density_ica` and :func:`optical_density_fixed`
     """
 
     pigments: np.ndarray
@@ -79,8 +104,8 @@ class Prior:
     specular: float
     albedo: np.ndarray
     colour: np.ndarray
-    density_to_pigments: np.ndarray
-    density_albedo: float
+    independent: DensityScale
+    fixed: DensityScale
 
     @classmethod
     def learn(cls, truth: Decomposition) -> Prior:
@@ -106,15 +131,15 @@ class Prior:
             specular=float(specular.mean()),
             albedo=albedo.mean(0),
             colour=truth.image[mask].mean(0, dtype=float),
-            density_to_pigments=np.zeros((2, 3)),
-            density_albedo=1.0,
+            independent=DensityScale.unknown(),
+            fixed=DensityScale.unknown(),
         )
-        amounts, density = zip(*(_densities(learnt, pixels) for pixels in _pixels(truth.image, mask)), strict=True)
-        amounts, density = np.concatenate(amounts), np.concatenate(density)
-        affine = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
-        relative = np.exp(-density)
-        scale = float((relative * albedo).sum() / (relative**2).sum())
-        return dataclasses.replace(learnt, density_to_pigments=affine, density_albedo=scale)
+        scales = {}
+        for name, vectors in (("independent", _independent_vectors), ("fixed", _fixed_vectors)):
+            found = (_densities(learnt, pixels, vectors) for pixels in _pixels(truth.image, mask))
+            amounts, density = map(np.concatenate, zip(*found, strict=True))
+            scales[name] = DensityScale.fit(amounts, density, coordinates, albedo)
+        return dataclasses.replace(learnt, **scales)
 
     @classmethod
     def measured(cls, melanin: np.ndarray, haemoglobin: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Prior:
@@ -123,7 +148,7 @@ class Prior:
         The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
         over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
         are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. There is nothing to fit
-        densities to, so :func:`optical_density_ica` takes no such prior.
+        densities to, so :func:`optical_density_ica` and :func:`optical_density_fixed` take no such prior.
 
         Parameters
         ----------
@@ -152,8 +177,8 @@ class Prior:
             specular=FRESNEL * level,
             albedo=albedo,
             colour=colour,
-            density_to_pigments=np.full((2, 3), np.nan),
-            density_albedo=np.nan,
+            independent=DensityScale.unknown(),
+            fixed=DensityScale.unknown(),
         )
 
 
@@ -253,6 +278,28 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
 
     Parameters, errors: as :func:`zero`.
     """
+    return _optical_density(images, mask, prior, prior.independent, _independent_vectors)
+
+
+def optical_density_fixed(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+    """Melanin and haemoglobin as the amounts of two fixed pigment vectors in each pixel's −log RGB.
+
+    What Tsumura 2003 does with vectors once found: the density is split into these two and shading along (1, 1, 1), the
+    same way for every face. The vectors are the slopes of the skin model's own density at the prior's mean, under the
+    mean camera and D65. The assumptions are those of :func:`optical_density_ica`, but for independence.
+
+    Parameters, errors: as :func:`zero`.
+    """
+    return _optical_density(images, mask, prior, prior.fixed, _fixed_vectors)
+
+
+def _optical_density(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    scale: DensityScale,
+    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Decomposition:
     mask = _checked(images, mask)
     shape = mask.shape
     coordinates = np.broadcast_to(prior.pigments, (*shape, 2)).copy()
@@ -260,11 +307,11 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
     diffuse = np.zeros(shape, np.float32)
     for face, pixels in enumerate(_pixels(images, mask)):
         inside = mask[face]
-        amounts, density = _densities(prior, pixels)
-        coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ prior.density_to_pigments.T
-        albedo[face, inside] = prior.density_albedo * np.exp(-density)
+        amounts, density = _densities(prior, pixels, vectors)
+        coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ scale.pigments.T
+        albedo[face, inside] = scale.albedo * np.exp(-density)
         shading = (-np.log(pixels.clip(DARKEST)) - density).mean(1)
-        diffuse[face, inside] = np.exp(-shading) / prior.density_albedo
+        diffuse[face, inside] = np.exp(-shading) / scale.albedo
     melanin, haemoglobin = _fractions(coordinates.clip(-1, 1))
     b, e = _mean_camera_d65(len(mask))
     silent = np.full(shape, np.nan, np.float32)
@@ -272,17 +319,28 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
     return Decomposition(melanin, haemoglobin, diffuse, silent, albedo, made, np.float32(images), mask, b, e)
 
 
-def _densities(prior: Prior, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading."""
+def _densities(
+    prior: Prior, pixels: np.ndarray, vectors: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading.
+
+    ``vectors`` finds the pigments' directions across (1, 1, 1), (2, 2) columns, from the densities there (n, 2) and
+    from the directions that the skin model expects.
+    """
     density = -np.log(pixels.clip(DARKEST))
     slopes = _density_slopes(prior)
     plane = np.linalg.svd(np.ones((1, 3)))[2][1:]  # (2, 3): orthonormal, across (1, 1, 1)
     across, expected = density @ plane.T, plane @ slopes
-    vectors = _independent_vectors(across, expected)
-    amounts = across @ np.linalg.inv(vectors).T
+    found = vectors(across, expected)
+    amounts = across @ np.linalg.inv(found).T
     # what a pigment adds to all three densities cannot be seen in the plane: the model's
     along = np.full((3, 1), 1 / 3) * slopes.sum(0)
-    return amounts, amounts @ (plane.T @ vectors + along).T
+    return amounts, amounts @ (plane.T @ found + along).T
+
+
+def _fixed_vectors(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(2, 2) columns: the ``expected`` ones, whatever the colours."""
+    return expected
 
 
 def _independent_vectors(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
