@@ -420,7 +420,7 @@ def face_deviation(
     H = torch.cat([J @ root, A], -1)  # (P, C, 4 + k)
     R = J @ W @ J.mT + sigma**2 * torch.eye(colours, dtype=J.dtype)
     gain = torch.linalg.solve(R, J @ W).mT  # (P, 4, C)
-    information = (H.mT @ torch.linalg.solve(R, H)).sum(0)
+    information = H.flatten(0, 1).T @ torch.linalg.solve(R, H).flatten(0, 1)  # the sum over p
     factor = torch.linalg.cholesky(torch.eye(len(information), dtype=J.dtype) + information)
     through = torch.cat([root.expand(pixels, 4, 4), J.new_zeros(pixels, 4, A.shape[-1])], -1) - gain @ H
     shared = torch.linalg.solve_triangular(factor, through.mT, upper=False).square().sum(-2)  # (P, 4)
