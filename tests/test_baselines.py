@@ -13,7 +13,8 @@ from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
 
 INVERSIONS = (baselines.maximum_a_posteriori, baselines.posterior_mean)
-ALL = (baselines.training_mean, baselines.image_mean, baselines.optical_density_ica, *INVERSIONS)
+DENSITIES = (baselines.optical_density_ica, baselines.optical_density_fixed)
+ALL = (baselines.training_mean, baselines.image_mean, *DENSITIES, *INVERSIONS)
 
 
 def faces(seed, count=4, size=16, b=0.0, specular=0.02):
@@ -56,6 +57,15 @@ def test_prior_is_the_statistics_of_the_faces(prior):
     assert prior.diffuse_deviation == pytest.approx(training.diffuse_shading[m].std(), rel=1e-4)
     assert prior.specular == pytest.approx(0.02, rel=0.1)
     assert prior.colour == pytest.approx(training.image[m].mean(0), rel=1e-4)
+    g, k = training.melanin_coordinate, training.haemoglobin_coordinate
+    medians = np.array([[np.median(c[i][m[i]]) for i in range(8)] for c in (g, k)])
+    away = np.array([np.concatenate([c[i][m[i]] - np.median(c[i][m[i]]) for i in range(8)]) for c in (g, k)])
+    steps = np.arange(1 - baselines.GRID, baselines.GRID) * 2 / (baselines.GRID - 1)
+    points = np.linspace(-1, 1, baselines.GRID)
+    for law, at, values in ((prior.base, points, medians), (prior.scatter, steps, away)):
+        p = np.exp(law) / np.exp(law).sum()
+        assert (p.sum(1) @ at, p.sum(0) @ at) == pytest.approx(values.mean(1), abs=0.01)
+    assert np.sqrt(p.sum(1) @ at**2) == pytest.approx(np.sqrt((away[0] ** 2).mean()), rel=0.02)
     density = np.exp(prior.law)
     g = np.linspace(-1, 1, baselines.GRID)
     assert (density.sum(1) @ g / density.sum(), density.sum(0) @ g / density.sum()) == pytest.approx(
@@ -94,17 +104,33 @@ def test_components_are_found_where_the_assumptions_hold(prior):
     rng = np.random.default_rng(2)
     amounts, shading = rng.uniform(0, 1, (4000, 2)), rng.uniform(0.5, 1, (4000, 1))
     slopes = baselines._density_slopes(prior)
-    found, density = baselines._densities(prior, 0.9 * shading * np.exp(-amounts @ slopes.T))
+    colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
+    found, density = baselines._densities(prior, colours, baselines._independent_vectors)
     for k in range(2):
         assert np.corrcoef(found[:, k], amounts[:, k])[0, 1] > 0.99
         assert found[:, k].std() == pytest.approx(amounts[:, k].std(), rel=0.1)
     assert np.corrcoef((density - amounts @ slopes.T).T.ravel(), np.tile(shading[:, 0], 3))[0, 1] < 0.1
 
 
-def test_components_of_the_twins_kind_of_skin():
+def test_fixed_vectors_need_no_independence(prior):
+    """Amounts that go together, whose components the other one cannot find, come out but for a constant."""
+    rng = np.random.default_rng(2)
+    melanin, shading = rng.uniform(0, 1, (4000, 1)), rng.uniform(0.5, 1, (4000, 1))
+    amounts = np.hstack([melanin, 0.7 * melanin + 0.3 * rng.uniform(0, 1, (4000, 1))])
+    slopes = baselines._density_slopes(prior)
+    colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
+    found, density = baselines._densities(prior, colours, baselines._fixed_vectors)
+    assert (found - amounts).std(0).max() < 1e-9
+    assert (density - amounts @ slopes.T).std(0).max() < 1e-6
+    mistaken, _ = baselines._densities(prior, colours, baselines._independent_vectors)
+    assert (mistaken - amounts).std(0).max() > 0.1
+
+
+@pytest.mark.parametrize("method", DENSITIES)
+def test_components_of_the_twins_kind_of_skin(method):
     """Of the skin model, which is not quite layers of pigment: melanin is found, haemoglobin in part."""
     truth = faces(2, size=32, specular=1e-6)
-    found = baselines.optical_density_ica(truth.image, truth.mask, baselines.Prior.learn(truth))
+    found = method(truth.image, truth.mask, baselines.Prior.learn(truth))
     row = metrics.table1_row(found, truth)
     assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
     assert row["reconstruction"].max() < 1e-3
@@ -231,6 +257,155 @@ def test_bad_input_is_refused(truth, prior):
         baselines.Prior.learn(dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan)))
     with pytest.raises(BiofaceError, match="constants"):
         baselines.Prior.learn(dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, 0.03)))
+
+
+# --- whole faces
+
+
+DRAWS = np.stack([np.linspace(-2.4, 2.4, 9), np.zeros(9)], -1).astype(np.float32)
+
+
+def people(seed, count=4, size=16):
+    """Faces of one skin each, give or take a little, seen by one after another of the cameras, D65."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    person = rng.normal((0.1, 0.4), 0.15, (count, 2))
+    g, k = (person[:, i, None, None] + rng.normal(0, 0.04, shape) for i in range(2))
+    shading, shine = rng.normal(1, 0.2, shape).clip(0.3), rng.exponential(0.02, shape)
+    pigments = baselines._fractions(np.stack([g, k], -1).clip(-1, 1))
+    b, d65 = DRAWS[4 * np.arange(count) % 9], baselines._mean_camera_d65(count)[1]
+    made = Decomposition.of_maps(*pigments, shading, shine, b, d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
+    return dataclasses.replace(made, image=made.reconstruction)
+
+
+@pytest.fixture(scope="module")
+def persons():
+    return people(1, count=6)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return baselines.Prior.learn(people(0, count=60))
+
+
+def by_draws(faces, prior, draws=DRAWS, **options):
+    return baselines.image_posterior(
+        faces.image, faces.mask, prior, draws, baselines._mean_camera_d65(len(draws))[1], **options
+    )
+
+
+def test_a_face_tells_its_camera(persons, known):
+    """Nearly: other skins under neighbouring cameras would look alike."""
+    found = by_draws(persons, known)
+    assert np.sqrt(np.mean((found.camera_b - persons.camera_b)[:, 0] ** 2)) < 0.6 * DRAWS[:, 0].std()
+    assert np.corrcoef(found.camera_b[:, 0], persons.camera_b[:, 0])[0, 1] > 0.8
+    np.testing.assert_allclose(found.illuminant, persons.illuminant, rtol=1e-5)
+
+
+def test_what_pixels_share_makes_each_of_them_better(persons, known):
+    """Better than a pixel by itself under the true camera; haemoglobin with the true one better still."""
+    alone = means(said_by(baselines.posterior_mean), persons, known, persons.camera_b, persons.illuminant)
+    together = means(lambda truth: by_draws(truth, known), persons)
+    rows = []
+    for face in range(len(persons)):
+        one = persons[face : face + 1]
+        rows.append(means(lambda truth: by_draws(truth, known, truth.camera_b), one))
+    oracle = {column: np.mean([row[column] for row in rows]) for column in together}
+    constant = means(said_by(baselines.training_mean), persons, known)
+    for column in ("melanin", "diffuse", "albedo"):
+        assert together[column] < 0.9 * alone[column]
+    assert oracle["haemoglobin"] < 0.9 * together["haemoglobin"] < 0.9 * constant["haemoglobin"]
+    assert together["reconstruction"] < 0.03
+
+
+def test_draws_weigh_what_bayes_gives_them(persons, known):
+    """Against sums in double precision, skin by skin and person by person."""
+    colours = torch.from_numpy(persons.image[0][persons.mask[0]][:20])
+    e = baselines._mean_camera_d65(9)[1]
+    skins = [baselines._Skins.under(known, b, light) for b, light in zip(DRAWS, e, strict=True)]
+    everyone = baselines._People.of(known, skins[0].coordinates)
+    sigma = 0.01
+    found = baselines._weight_of_draws(colours, skins, everyone, known, sigma)
+    logs = np.zeros((9, len(everyone.coordinates)))
+    for j, under in enumerate(skins):
+        evidence = baselines._evidence(
+            baselines._Quadratic.of(colours, under, known, sigma), torch.zeros(len(under.colours))
+        )[0].double()
+        for u, scatter in enumerate(everyone.scatter.double()):
+            logs[j, u] = (evidence + scatter.log()).logsumexp(-1).mean() * baselines.FACE_COUNTS
+            logs[j, u] += everyone.log_prior[u]
+    expected = np.exp(logs - logs.max())
+    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=0.02, atol=1e-5)
+    centre = (everyone.scatter @ skins[0].coordinates - everyone.coordinates).abs()
+    inside = everyone.coordinates.abs().amax(-1) < 0.6
+    assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
+
+
+def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
+    one = by_draws(persons, known, DRAWS[1:2])
+    same = by_draws(persons, known, DRAWS[[1, 1, 1]])
+    np.testing.assert_allclose(same.melanin, one.melanin, rtol=1e-4)
+    np.testing.assert_allclose(same.albedo, one.albedo, rtol=1e-4)
+    there, back = by_draws(persons, known), by_draws(persons, known, DRAWS[::-1].copy())
+    np.testing.assert_allclose(there.camera_b, back.camera_b, atol=1e-3)
+    np.testing.assert_allclose(there.haemoglobin, back.haemoglobin, rtol=1e-3)
+
+
+def test_draws_that_stand_for_all():
+    count = baselines.REPRESENTATIVES
+    even = torch.full((2 * count,), 0.5 / count)
+    value = torch.arange(2.0 * count).flip(0)
+    chosen = dict(baselines._representatives(even, value))
+    assert sum(chosen.values()) == count and set(chosen.values()) == {1}
+    assert np.diff(sorted(chosen)).tolist() == [2] * (count - 1)  # every other one, whatever the order
+    assert baselines._representatives(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])) == [(1, count)]
+    heavy = dict(baselines._representatives(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 2.0, 3.0])))
+    assert heavy[0] == count // 2 and sum(heavy.values()) == count
+
+
+def test_any_photo_is_taken_apart_together(known):
+    mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
+    for image in (np.random.default_rng(0).normal(0, 0.3, (2, 4, 4, 3)), np.zeros((2, 4, 4, 3)), np.ones((2, 4, 4, 3))):
+        found = baselines.image_posterior(image, mask, known, DRAWS, baselines._mean_camera_d65(9)[1])
+        for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo", "camera_b"):
+            assert np.isfinite(getattr(found, name)).all()
+        assert (found.diffuse_shading[mask] >= 0).all() and (found.specular_shading[mask] >= 0).all()
+
+
+def test_a_face_does_not_depend_on_its_company(persons, known):
+    together, alone = by_draws(persons, known), by_draws(persons[2:3], known)
+    np.testing.assert_array_equal(together.melanin[2], alone.melanin[0])
+    np.testing.assert_array_equal(together.camera_b[2], alone.camera_b[0])
+
+
+def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
+    image, mask, lights = persons.image, persons.mask, baselines._mean_camera_d65(9)[1]
+    for b, e, what in (
+        (DRAWS[:0], lights[:0], "camera_b"),
+        (DRAWS[:, :1], lights, "camera_b"),
+        (np.full((9, 2), np.nan), lights, "camera_b"),
+        (DRAWS, lights[:2], "illuminant"),
+        (DRAWS, lights[:, :31], "illuminant"),
+    ):
+        with pytest.raises(BiofaceError, match=what):
+            baselines.image_posterior(image, mask, known, b, e)
+    with pytest.raises(BiofaceError, match="sigma"):
+        by_draws(persons, known, sigma=0.0)
+    with pytest.raises(BiofaceError, match="expected a mask"):
+        baselines.image_posterior(image, mask[:, :3], known, DRAWS, lights)
+    skins = persons.melanin[mask], persons.haemoglobin[mask]
+    with pytest.raises(BiofaceError, match="learnt on faces"):
+        by_draws(persons, baselines.Prior.measured(*skins, image, mask))
+
+
+@pytest.mark.alone
+def test_a_face_under_sixty_four_cameras_takes_half_a_second(known):
+    truth = faces(5, count=2, size=64)
+    draws = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
+    by_draws(truth[:1], known, draws)
+    began = time.perf_counter()
+    by_draws(truth, known, draws)
+    assert (time.perf_counter() - began) / 2 < 0.5
 
 
 @pytest.mark.alone

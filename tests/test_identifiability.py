@@ -362,3 +362,65 @@ def test_the_same_light_on_more_bands_makes_each_of_them_noisier():
 def test_a_curve_of_nothing_is_refused(counts, sigma, match):
     with pytest.raises(BiofaceError, match=match):
         identifiability.band_curve(*some_maps()[:, :3].T, sigma, np.eye(4), counts)
+
+
+# --- a face's pixels together -------------------------------------------------------------------------------
+
+
+def a_face(pixels=6, columns=3):
+    J, A = random(pixels, 3, 4, seed=5), 0.3 * random(pixels, 3, columns, seed=6)
+    within, between = 0.3 * PRIOR, 0.7 * PRIOR + 0.1 * torch.eye(4, dtype=torch.float64)
+    return J, within, between, A
+
+
+def test_a_face_of_one_pixel_is_that_pixel():
+    J, within, between, A = a_face(1)
+    alone = identifiability.posterior_deviation(J, 0.2, within + between, A @ A.mT)
+    torch.testing.assert_close(identifiability.face_deviation(J, 0.2, within, between, A), alone)
+
+
+def test_pixels_that_share_nothing_are_alone():
+    J, within, _, _ = a_face()
+    alone = identifiability.posterior_deviation(J, 0.2, within)
+    torch.testing.assert_close(identifiability.face_deviation(J, 0.2, within), alone)
+
+
+def test_a_face_is_what_the_joint_law_of_all_its_pixels_says():
+    """Against one large Gaussian of all maps, the camera and all colours."""
+    J, within, between, A = a_face()
+    pixels, sigma = len(J), 0.2
+    maps = torch.kron(torch.eye(pixels).double(), within) + torch.kron(torch.ones(pixels, pixels).double(), between)
+    every, changes = torch.block_diag(*J), A.flatten(0, 1)
+    colours = every @ maps @ every.T + changes @ changes.T + sigma**2 * torch.eye(3 * pixels).double()
+    left = maps - maps @ every.T @ torch.linalg.solve(colours, every @ maps)
+    found = identifiability.face_deviation(J, sigma, within, between, A)
+    torch.testing.assert_close(found, left.diagonal().sqrt().view(pixels, 4))
+
+
+def test_more_pixels_and_more_knowledge_never_hurt_a_face():
+    J, within, between, A = a_face(12)
+    few = identifiability.face_deviation(J[:4], 0.2, within, between, A[:4])
+    all_of_it = identifiability.face_deviation(J, 0.2, within, between, A)
+    alone = identifiability.posterior_deviation(J, 0.2, within + between, A @ A.mT)
+    known = identifiability.face_deviation(J, 0.2, within, between)
+    person_too = identifiability.face_deviation(J, 0.2, within)
+    assert (all_of_it[:4] < few).all() and (few < alone[:4]).all()
+    assert (known < all_of_it).all() and (person_too < known).all()
+
+
+def test_the_columns_of_a_nuisance_are_its_covariance_within_and_between_pixels():
+    x, M = some_maps(3), a_camera()
+    to_rgbs = M * np.random.default_rng(0).uniform(0.5, 1.5, (7, 3, 1))
+    A = identifiability.nuisance_factor(*x.T, to_rgbs)
+    colours = np.stack([colour_of(x, m).ravel() for m in to_rgbs])
+    stacked = A.reshape(9, 7)
+    assert np.allclose(stacked @ stacked.T, np.cov(colours.T))
+    assert np.allclose(identifiability.nuisance_covariance(*x.T, to_rgbs), A @ A.transpose(0, 2, 1))
+
+
+def test_a_face_of_impossible_laws_is_refused():
+    J, within, between, _ = a_face()
+    with pytest.raises(BiofaceError, match="above 0"):
+        identifiability.face_deviation(J, 0.0, within, between)
+    with pytest.raises(BiofaceError, match="covariance between faces"):
+        identifiability.face_deviation(J, 0.1, within, -between)

@@ -1,4 +1,4 @@
-"""What a face is taken apart into without a network: constants, colour statistics, and Bayes for each pixel alone.
+"""What a face is taken apart into without a network: constants, colour statistics, and Bayes for pixels and faces.
 
 Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was learnt on training faces
 (:class:`Prior`), and gives a :class:`~bioface.decomposition.Decomposition`. They are what a network has to beat:
@@ -6,11 +6,15 @@ Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was l
 ``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
 ``image_mean``               sees one colour of each face and no structure
 ``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
+``optical_density_fixed``    the same densities split by the skin model's own pigment vectors, the same for every face
 ``maximum_a_posteriori``     the likeliest skin and shading of each pixel by itself, under the mean camera and D65
 ``posterior_mean``           what they are on average given the colour: the least squared error of all that sees one
-                             pixel, as far as the laws it takes for the faces are theirs
+                             one pixel, as far as the laws it takes for the faces are theirs
+``image_posterior``          the same for whole faces, whose pixels share a camera, a light and a person's skin, all
+                             three found from the photo
 
-The last three may be told the true camera and light, which no network is: an oracle that shows what those cost.
+``image_mean``, ``maximum_a_posteriori`` and ``posterior_mean`` may be told the true camera and light, which no network
+is: an oracle that shows what those cost.
 
 References
 ----------
@@ -46,6 +50,17 @@ from bioface.errors import BiofaceError
 #: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
 SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
 
+#: The same where a photo is held against many cameras and lights, one of which is nearly its own, and how many
+#: independent pixels a face counts for: neighbours say the same again, and no law of theirs is the true one. By the sum
+#: of the errors of pigments, diffuse shading and albedo on the 64 validation faces of the twin, under 64 draws that 48
+#: pixels judge: 0.237, 0.232, 0.234, 0.235 at 0.0005, 0.0007, 0.001, 0.0015 and 8 pixels; 0.242, 0.234, 0.237 for 4, 8,
+#: 16 pixels at 0.001. The other choices by the same sum.
+SIGMA_FACE, FACE_COUNTS = 0.001, 8.0
+LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge; 0.234, 0.231, 0.229 for 48, 96, 200
+REPRESENTATIVES = 6  # cameras and lights under which all pixels are inverted; 0.234, 0.234, 0.233 for 3, 6, 12
+BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried; 0.233, 0.234, 0.247 for 1, 2, 3
+SCATTER_SMOOTHING = 0.4  # steps of GRID, of the law of pixels around their face's; 0.233, 0.234, 0.246 for 0, 0.4, 1.2
+
 SPREAD = 0.3  # of diffuse shading over a face, of its mean, where none is known; 0.26 on the training faces of the twin
 FRESNEL = (0.4 / 2.4) ** 2  # ((n − 1)/(n + 1))² at the refractive index of skin, n = 1.4
 
@@ -54,6 +69,31 @@ SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 a
 NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
 CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 DARKEST = 1e-3  # linear RGB, below which a density means nothing
+
+
+@dataclass(frozen=True)
+class DensityScale:
+    """What the densities of two pigments mean, fitted to the truth of training faces; NaN where there was none.
+
+    Attributes
+    ----------
+    pigments : (2, 3) table coordinates = this · (amount of melanin, amount of haemoglobin, 1), by least squares
+    albedo : what exp(−density of the pigments) is multiplied with to be the albedo on average
+    """
+
+    pigments: np.ndarray
+    albedo: float
+
+    @classmethod
+    def fit(cls, amounts: np.ndarray, density: np.ndarray, coordinates: np.ndarray, albedo: np.ndarray) -> DensityScale:
+        """From pixels: amounts (n, 2) and their density (n, 3), true table coordinates (2, n) and albedo (n, 3)."""
+        affine = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
+        relative = np.exp(-density)
+        return cls(affine, float((relative * albedo).sum() / (relative**2).sum()))
+
+    @classmethod
+    def unknown(cls) -> DensityScale:
+        return cls(np.full((2, 3), np.nan), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -68,8 +108,10 @@ class Prior:
     diffuse, diffuse_deviation : mean and standard deviation of the diffuse shading
     specular : mean of the specular shading, of which an exponential law is made
     albedo, colour : (3,) mean albedo and mean photo, linear RGB
-    density_to_pigments : (2, 3) table coordinates = this · (melanin density, haemoglobin density, 1), by least squares
-    density_albedo : what exp(−density of the pigments) is multiplied with to be the albedo on average
+    base : (GRID, GRID) log density as ``law``, of the faces' medians: one skin for each person
+    scatter : (2 GRID − 1, 2 GRID − 1) log density of how far pixels are from the median of their face, in steps of the
+        same grid, none in the middle; NaN where no faces were seen
+    independent, fixed : what densities mean, of :func:`optical_density_ica` and :func:`optical_density_fixed`
     """
 
     pigments: np.ndarray
@@ -79,8 +121,10 @@ class Prior:
     specular: float
     albedo: np.ndarray
     colour: np.ndarray
-    density_to_pigments: np.ndarray
-    density_albedo: float
+    base: np.ndarray
+    scatter: np.ndarray
+    independent: DensityScale
+    fixed: DensityScale
 
     @classmethod
     def learn(cls, truth: Decomposition) -> Prior:
@@ -98,6 +142,9 @@ class Prior:
             raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
         if not (coordinates.std(1).min() > 0 and diffuse.std() > 0 and specular.mean() > 0):
             raise BiofaceError("expected maps that vary from pixel to pixel to learn from, found constants")
+        faces = np.split(coordinates, np.cumsum(mask.sum((1, 2)))[:-1], axis=1)
+        medians = np.stack([np.median(face, axis=1) for face in faces], axis=1)
+        away = np.hstack([face - median[:, None] for face, median in zip(faces, medians.T, strict=True)])
         learnt = cls(
             pigments=coordinates.mean(1),
             law=_law(coordinates),
@@ -106,15 +153,17 @@ class Prior:
             specular=float(specular.mean()),
             albedo=albedo.mean(0),
             colour=truth.image[mask].mean(0, dtype=float),
-            density_to_pigments=np.zeros((2, 3)),
-            density_albedo=1.0,
+            base=_law(medians),
+            scatter=_law(away, reach=2, smoothing=SCATTER_SMOOTHING),
+            independent=DensityScale.unknown(),
+            fixed=DensityScale.unknown(),
         )
-        amounts, density = zip(*(_densities(learnt, pixels) for pixels in _pixels(truth.image, mask)), strict=True)
-        amounts, density = np.concatenate(amounts), np.concatenate(density)
-        affine = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
-        relative = np.exp(-density)
-        scale = float((relative * albedo).sum() / (relative**2).sum())
-        return dataclasses.replace(learnt, density_to_pigments=affine, density_albedo=scale)
+        scales = {}
+        for name, vectors in (("independent", _independent_vectors), ("fixed", _fixed_vectors)):
+            found = (_densities(learnt, pixels, vectors) for pixels in _pixels(truth.image, mask))
+            amounts, density = map(np.concatenate, zip(*found, strict=True))
+            scales[name] = DensityScale.fit(amounts, density, coordinates, albedo)
+        return dataclasses.replace(learnt, **scales)
 
     @classmethod
     def measured(cls, melanin: np.ndarray, haemoglobin: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Prior:
@@ -123,7 +172,8 @@ class Prior:
         The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
         over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
         are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. There is nothing to fit
-        densities to, so :func:`optical_density_ica` takes no such prior.
+        densities to, and no face whose pixels scatter, so :func:`optical_density_ica`, :func:`optical_density_fixed`
+        and :func:`image_posterior` take no such prior.
 
         Parameters
         ----------
@@ -152,15 +202,18 @@ class Prior:
             specular=FRESNEL * level,
             albedo=albedo,
             colour=colour,
-            density_to_pigments=np.full((2, 3), np.nan),
-            density_albedo=np.nan,
+            base=_law(coordinates),
+            scatter=np.full((2 * GRID - 1,) * 2, np.nan),
+            independent=DensityScale.unknown(),
+            fixed=DensityScale.unknown(),
         )
 
 
-def _law(coordinates: np.ndarray) -> np.ndarray:
+def _law(coordinates: np.ndarray, reach: int = 1, smoothing: float = SMOOTHING) -> np.ndarray:
+    """Log density of pairs (2, n) at the points of the grid, or of one of the same steps from −reach to reach."""
     half = 1 / (GRID - 1)
-    edges = np.linspace(-1 - half, 1 + half, GRID + 1)  # around the points of the grid
-    density = scipy.ndimage.gaussian_filter(np.histogram2d(*coordinates, [edges, edges])[0], SMOOTHING, mode="constant")
+    edges = np.linspace(-reach - half, reach + half, reach * (GRID - 1) + 2)  # around the points
+    density = scipy.ndimage.gaussian_filter(np.histogram2d(*coordinates, [edges, edges])[0], smoothing, mode="constant")
     return np.log(density / density.max() + 1e-9)
 
 
@@ -253,6 +306,28 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
 
     Parameters, errors: as :func:`zero`.
     """
+    return _optical_density(images, mask, prior, prior.independent, _independent_vectors)
+
+
+def optical_density_fixed(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+    """Melanin and haemoglobin as the amounts of two fixed pigment vectors in each pixel's −log RGB.
+
+    What Tsumura 2003 does with vectors once found: the density is split into these two and shading along (1, 1, 1), the
+    same way for every face. The vectors are the slopes of the skin model's own density at the prior's mean, under the
+    mean camera and D65. The assumptions are those of :func:`optical_density_ica`, but for independence.
+
+    Parameters, errors: as :func:`zero`.
+    """
+    return _optical_density(images, mask, prior, prior.fixed, _fixed_vectors)
+
+
+def _optical_density(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    scale: DensityScale,
+    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Decomposition:
     mask = _checked(images, mask)
     shape = mask.shape
     coordinates = np.broadcast_to(prior.pigments, (*shape, 2)).copy()
@@ -260,11 +335,11 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
     diffuse = np.zeros(shape, np.float32)
     for face, pixels in enumerate(_pixels(images, mask)):
         inside = mask[face]
-        amounts, density = _densities(prior, pixels)
-        coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ prior.density_to_pigments.T
-        albedo[face, inside] = prior.density_albedo * np.exp(-density)
+        amounts, density = _densities(prior, pixels, vectors)
+        coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ scale.pigments.T
+        albedo[face, inside] = scale.albedo * np.exp(-density)
         shading = (-np.log(pixels.clip(DARKEST)) - density).mean(1)
-        diffuse[face, inside] = np.exp(-shading) / prior.density_albedo
+        diffuse[face, inside] = np.exp(-shading) / scale.albedo
     melanin, haemoglobin = _fractions(coordinates.clip(-1, 1))
     b, e = _mean_camera_d65(len(mask))
     silent = np.full(shape, np.nan, np.float32)
@@ -272,17 +347,28 @@ def optical_density_ica(images: np.ndarray, mask: np.ndarray, prior: Prior) -> D
     return Decomposition(melanin, haemoglobin, diffuse, silent, albedo, made, np.float32(images), mask, b, e)
 
 
-def _densities(prior: Prior, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading."""
+def _densities(
+    prior: Prior, pixels: np.ndarray, vectors: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading.
+
+    ``vectors`` finds the pigments' directions across (1, 1, 1), (2, 2) columns, from the densities there (n, 2) and
+    from the directions that the skin model expects.
+    """
     density = -np.log(pixels.clip(DARKEST))
     slopes = _density_slopes(prior)
     plane = np.linalg.svd(np.ones((1, 3)))[2][1:]  # (2, 3): orthonormal, across (1, 1, 1)
     across, expected = density @ plane.T, plane @ slopes
-    vectors = _independent_vectors(across, expected)
-    amounts = across @ np.linalg.inv(vectors).T
+    found = vectors(across, expected)
+    amounts = across @ np.linalg.inv(found).T
     # what a pigment adds to all three densities cannot be seen in the plane: the model's
     along = np.full((3, 1), 1 / 3) * slopes.sum(0)
-    return amounts, amounts @ (plane.T @ vectors + along).T
+    return amounts, amounts @ (plane.T @ found + along).T
+
+
+def _fixed_vectors(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """(2, 2) columns: the ``expected`` ones, whatever the colours."""
+    return expected
 
 
 def _independent_vectors(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -317,7 +403,7 @@ def _density_slopes(prior: Prior) -> np.ndarray:
     return (density[[0, 2]] - density[[1, 3]]).T / (2 * step)
 
 
-# --- each pixel by Bayes -----------------------------------------------------------------------------------
+# --- by Bayes: each pixel for itself ------------------------------------------------------------------------
 
 
 def maximum_a_posteriori(
@@ -385,6 +471,11 @@ class _Skins:
         colours = (to_rgb @ skin.reflectance_table(size=GRID).reshape(-1, 33).T).T
         return cls(coordinates[keep], log_prior[keep].float(), colours[keep], to_rgb.sum(-1))
 
+    def with_law(self, log_prior: Tensor) -> _Skins:
+        """The same under another law (M,), of which those that it hardly knows are left out."""
+        keep = log_prior > log_prior.max() - NEGLIGIBLE
+        return _Skins(self.coordinates[keep], log_prior[keep], self.colours[keep], self.white)
+
 
 @dataclass(frozen=True)
 class _Quadratic:
@@ -430,15 +521,24 @@ def _likeliest(q: _Quadratic, skins: _Skins) -> Tensor:
 
 def _expected(q: _Quadratic, skins: _Skins) -> Tensor:
     """(n, 7) expectation over the skins, with the shadings integrated out: coordinates, shadings, albedo."""
-    log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
-    half = 0.5 * q.z.square()
-    evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
-    weight = evidence.add_(skins.log_prior - 0.5 * (q.aa * q.stiffness).log()).softmax(-1)
-    mills = half.add_(log_tail).neg_().exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
+    evidence, tail = _evidence(q, skins.log_prior)
+    weight = evidence.softmax(-1)
+    mills = tail.neg_().exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
     specular = (q.z + mills).clamp_min_(0) * q.stiffness.rsqrt()
     diffuse = (q.a - q.ab * specular) / q.aa
     shadings = [(weight * v).sum(-1, keepdim=True).clamp_min(0) for v in (diffuse, specular)]
     return torch.cat([weight @ skins.coordinates, *shadings, weight @ skins.colours], -1)
+
+
+def _evidence(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, M) how likely each colour and skin are together, as a logarithm but for a constant of the colour's.
+
+    And log Φ(z) + z²/2, which i_s ≥ 0 has a part in.
+    """
+    log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
+    half = 0.5 * q.z.square()
+    evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
+    return evidence.add_(log_prior - 0.5 * (q.aa * q.stiffness).log()), half.add_(log_tail)
 
 
 @torch.no_grad()
@@ -454,9 +554,7 @@ def _invert(
 ) -> Decomposition:
     mask = _checked(images, mask)
     known = camera_b is not None and illuminant is not None
-    sigma = (SIGMA_ORACLE if known else usual_sigma) if sigma is None else sigma
-    if not (np.isscalar(sigma) and np.isfinite(sigma) and sigma > 0):
-        raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
+    sigma = _checked_sigma(sigma, SIGMA_ORACLE if known else usual_sigma)
     mean_b, d65 = _mean_camera_d65(len(mask))
     b = mean_b if camera_b is None else np.asarray(camera_b, np.float32)
     e = d65 if illuminant is None else np.asarray(illuminant, np.float32)
@@ -469,12 +567,135 @@ def _invert(
     for face, pixels in enumerate(_pixels(images, mask)):
         if skins is None or camera_b is not None or illuminant is not None:
             skins = _Skins.under(prior, b[face], e[face])
-        chunks = torch.from_numpy(pixels.astype(np.float32)).split(CHUNK)
-        parts = [find(_Quadratic.of(c, skins, prior, sigma), skins) for c in chunks]
-        found[face, mask[face]] = torch.cat(parts).numpy()
+        found[face, mask[face]] = _found(find, torch.from_numpy(pixels.astype(np.float32)), skins, prior, sigma).numpy()
+    return _of_found(found, b, e, images, mask)
+
+
+def _found(
+    find: Callable[[_Quadratic, _Skins], Tensor], colours: Tensor, skins: _Skins, prior: Prior, sigma: float
+) -> Tensor:
+    """(n, 7) what ``find`` says of colours (n, 3)."""
+    return torch.cat([find(_Quadratic.of(c, skins, prior, sigma), skins) for c in colours.split(CHUNK)])
+
+
+def _of_found(found: np.ndarray, b: np.ndarray, e: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Decomposition:
+    """Of maps (N, H, W, 7): coordinates, shadings, albedo."""
     melanin, haemoglobin = _fractions(found[..., :2])
     made = Decomposition.of_maps(melanin, haemoglobin, found[..., 2], found[..., 3], b, e, images, mask)
     return dataclasses.replace(made, albedo=found[..., 4:])
+
+
+# --- by Bayes: the pixels of a face together ----------------------------------------------------------------
+
+
+@torch.no_grad()
+def image_posterior(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray,
+    illuminant: np.ndarray,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The expectation of every map where the pixels of a face share what they do share: camera, light and person.
+
+    A face is seen by one of n cameras and lights, all equally likely beforehand, and is one person's, whose skin u
+    follows the law of the faces' medians; its pixels scatter around u, independently, by the law of the training faces.
+    Each camera j and skin u is as likely as the photo's colours c under them,
+
+        log w(j, u) = log p(u) + κ · mean over pixels of log Σ_skins p(skin | u) p(c | skin, j),
+
+    where κ is how many pixels a face counts for and p(c | skin, j) has the shadings integrated out as in
+    :func:`posterior_mean`. The mean is over some of the pixels (:data:`LOOKED_AT`), and κ is small
+    (:data:`FACE_COUNTS`), because neighbours are not independent. Maps and albedo are those of :func:`posterior_mean`
+    under camera j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
+    (:data:`REPRESENTATIVES`). It knows nothing of where in the face a pixel is.
+
+    Parameters
+    ----------
+    images, mask, prior : as :func:`maximum_a_posteriori`
+    camera_b, illuminant : (n, 2), (n, 33), draws from the law of cameras and lights, the same for all faces; 64 do
+        nearly as well as 192, and a single one is a camera and light that are known
+    sigma : deviation of a colour from the model's under the nearest of the draws, linear RGB; None is
+        :data:`SIGMA_FACE`
+
+    Returns
+    -------
+    with each face's ``camera_b`` and ``illuminant`` their expectation over all draws
+
+    Raises
+    ------
+    BiofaceError : as :func:`maximum_a_posteriori`; not one draw or not as many of both, a prior without faces
+    """
+    mask = _checked(images, mask)
+    sigma = _checked_sigma(sigma, SIGMA_FACE)
+    b, e = np.asarray(camera_b, np.float32), np.asarray(illuminant, np.float32)
+    for name, values, width in (("camera_b", b, 2), ("illuminant", e, 33)):
+        if values.shape != (len(b), width) or not len(values) or not np.isfinite(values).all():
+            raise BiofaceError(f"expected finite {name} (n, {width}), n ≥ 1 draws of both, found {values.shape}")
+    if not np.isfinite(prior.scatter).all():
+        raise BiofaceError("expected a prior learnt on faces, found one that never saw the pixels of a face scatter")
+    skins = [_Skins.under(prior, *draw) for draw in zip(b, e, strict=True)]
+    people = _People.of(prior, skins[0].coordinates)
+    found = np.zeros((*mask.shape, 7), np.float32)
+    found[..., :2] = prior.pigments
+    cameras, lights = np.zeros((len(mask), 2), np.float32), np.zeros((len(mask), 33), np.float32)
+    for face, pixels in enumerate(_pixels(images, mask)):
+        colours = torch.from_numpy(pixels.astype(np.float32))
+        weight = _weight_of_draws(colours, skins, people, prior, sigma)
+        of_draw = weight.sum(1)
+        cameras[face], lights[face] = of_draw.numpy() @ b, of_draw.numpy() @ e
+        parts = []
+        for j, count in _representatives(of_draw, weight @ people.coordinates[:, 1] / of_draw):
+            law = (weight[j] / of_draw[j] @ people.scatter).log()
+            parts.append(count * _found(_expected, colours, skins[j].with_law(law), prior, sigma))
+        found[face, mask[face]] = sum(parts).numpy() / REPRESENTATIVES
+    return _of_found(found, cameras, lights, images, mask)
+
+
+@dataclass(frozen=True)
+class _People:
+    """The skins a person may have: coordinates (U, 2), log prior (U,), and how pixels scatter over M skins (U, M)."""
+
+    coordinates: Tensor
+    log_prior: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, prior: Prior, skins: Tensor) -> _People:
+        """Those of every :data:`BASE_STEP`-th point that are likely enough; skins (M, 2) are points of the grid."""
+        some = prior.base[::BASE_STEP, ::BASE_STEP]
+        points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
+        to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+        steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+        scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
+        log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
+        return cls(torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float())
+
+
+def _weight_of_draws(colours: Tensor, skins: list[_Skins], people: _People, prior: Prior, sigma: float) -> Tensor:
+    """(draws, U), of sum 1: how likely each camera and light and each person's skin are given colours (n, 3)."""
+    some = colours[np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))]
+    flat = torch.zeros(len(people.scatter.T))
+    logs = []
+    for under in skins:
+        evidence, _ = _evidence(_Quadratic.of(some, under, prior, sigma), flat)
+        top = evidence.amax(-1, keepdim=True)
+        likelihood = evidence.sub_(top).exp_() @ people.scatter.T  # (n, U)
+        logs.append((likelihood.clamp_min_(1e-30).log_() + top).mean(0))
+    return (people.log_prior + FACE_COUNTS * torch.stack(logs)).flatten().softmax(0).view(len(skins), -1)
+
+
+def _representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
+    """Which draws (n,) stand for all, and how often each: those in the middle of equal shares of the weight.
+
+    In the order of ``value``, the person's haemoglobin under each draw: of all maps it depends most on the camera.
+    """
+    order = value.argsort(stable=True)
+    middles = (torch.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
+    at = torch.searchsorted(weight[order].cumsum(0), middles).clamp_max(len(weight) - 1)
+    chosen, counts = order[at].unique(return_counts=True)
+    return list(zip(chosen.tolist(), counts.tolist(), strict=True))
 
 
 # --- shared ------------------------------------------------------------------------------------------------
@@ -492,6 +713,13 @@ def _checked(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if not np.isfinite(images[mask]).all():
         raise BiofaceError("expected finite colours inside the mask, found NaN or infinity")
     return mask
+
+
+def _checked_sigma(sigma: float | None, usual: float) -> float:
+    sigma = usual if sigma is None else sigma
+    if not (np.isscalar(sigma) and np.isfinite(sigma) and sigma > 0):
+        raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
+    return sigma
 
 
 def _pixels(images: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:

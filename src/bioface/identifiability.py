@@ -331,7 +331,26 @@ def nuisance_covariance(
 ) -> Float[Tensor, "*batch 3 3"]:
     """Covariance (..., 3, 3) of each pixel's linear RGB over cameras and lights that it may have been seen by.
 
-    As if every pixel had a camera of its own: that all pixels of a face share one is not made use of.
+    As if every pixel had a camera of its own: that all pixels of a face share one is not made use of. Parameters,
+    errors: as :func:`nuisance_factor`.
+    """
+    factor = nuisance_factor(melanin, haemoglobin, diffuse, specular, to_rgbs, model)
+    return factor @ factor.mT
+
+
+@accepts_numpy
+def nuisance_factor(
+    melanin: Float[Tensor, "*batch"],
+    haemoglobin: Float[Tensor, "*batch"],
+    diffuse: Float[Tensor, "*batch"],
+    specular: Float[Tensor, "*batch"],
+    to_rgbs: Float[Tensor, "n 3 33"],
+    model: str | skin.SkinConstants = "layered",
+) -> Float[Tensor, "*batch 3 n"]:
+    """Colour changes (..., 3, n) of each pixel by the same n independent numbers of variance 1, camera and light.
+
+    One column a draw: how far it is from the mean of the draws, over √(n − 1). Between any two pixels a and b,
+    A_a A_bᵀ is the covariance of their linear RGB over the draws.
 
     Parameters
     ----------
@@ -345,10 +364,68 @@ def nuisance_covariance(
     if len(to_rgbs) < 2:
         raise BiofaceError(f"expected at least two cameras and lights, found {len(to_rgbs)}")
     R = skin.reflectance(melanin.double(), haemoglobin.double(), model)
-    factor = diffuse.double()[..., None] * R + specular.double()[..., None]
-    colour = torch.einsum("ncd,...d->n...c", to_rgbs.double(), factor)
-    away = colour - colour.mean(0)
-    return torch.einsum("n...c,n...k->...ck", away, away) / (len(to_rgbs) - 1)
+    seen = diffuse.double()[..., None] * R + specular.double()[..., None]
+    colour = torch.einsum("ncd,...d->...cn", to_rgbs.double(), seen)
+    return (colour - colour.mean(-1, keepdim=True)) / (len(to_rgbs) - 1) ** 0.5
+
+
+@accepts_numpy
+def face_deviation(
+    J: Float[Tensor, "P C 4"],
+    sigma: float,
+    within: Float[Tensor, "4 4"],
+    between: Float[Tensor, "4 4"] | None = None,
+    nuisance: Float[Tensor, "P C k"] | None = None,
+) -> Float[Tensor, "P 4"]:
+    """:func:`posterior_deviation` (P, 4) of each pixel's maps where all P pixels of a face are seen together.
+
+    A pixel's maps are x_p = u + y_p, with u ~ N(μ, B) of the whole face and y_p ~ N(0, W) of the pixel alone, and its
+    colours c_p = J_p x_p + A_p z + v_p, with z ~ N(0, 1) of the whole face, camera and light, and white noise v_p.
+    With u = μ + B^½ s, the face's unknowns θ = (s, z) come out of all pixels together, each pixel's own being
+    integrated out: with H_p = (J_p B^½, A_p) and R_p = J_p W J_pᵀ + σ² 1,
+
+        cov θ = P = (1 + Σ_p H_pᵀ R_p⁻¹ H_p)⁻¹,
+        cov x_p = W − K_p J_p W + M_p P M_pᵀ,   K_p = W J_pᵀ R_p⁻¹,   M_p = (B^½, 0) − K_p H_p.
+
+    The square root of the latter's diagonal is the least error of an estimator that knows these laws, but nothing of
+    where in the face a pixel is: maps that are smooth say more about each pixel and less about what all share. What
+    else it is no bound for: see :func:`posterior_deviation`. Here laws with longer tails than Gaussian ones of the same
+    covariance, as those of skin within a face are, leave room below it.
+
+    Parameters
+    ----------
+    J : (P, C, 4) derivative of each pixel's colours
+    sigma : deviation of white noise, > 0
+    within, between : (4, 4) covariances W and B of the maps, in the units of J's columns; of a pixel from its face, and
+        of the face from all faces, which None takes for known
+    nuisance : (P, C, k) colour changes A_p, :func:`nuisance_factor`; None is a camera and a light that are known
+
+    Raises
+    ------
+    BiofaceError : a sigma that is not above 0, a covariance between faces that has a negative variance
+
+    >>> one = torch.eye(4, dtype=torch.float64)
+    >>> face_deviation(one.expand(2, 4, 4), 1.0, 0 * one, one)[0]  # two looks at the same: √(1 / (1 + 2))
+    tensor([0.5774, 0.5774, 0.5774, 0.5774], dtype=torch.float64)
+    """
+    if not sigma > 0:
+        raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
+    J, W = J.double(), within.double()
+    pixels, colours, _ = J.shape
+    values, vectors = torch.linalg.eigh(torch.zeros_like(W) if between is None else between.double())
+    if values[0] < -1e-9 * values[-1].abs():
+        raise BiofaceError(f"expected a covariance between faces, found a variance of {float(values[0]):.3g}")
+    root = vectors * values.clamp_min(0).sqrt()
+    A = J.new_zeros(pixels, colours, 0) if nuisance is None else nuisance.double()
+    H = torch.cat([J @ root, A], -1)  # (P, C, 4 + k)
+    R = J @ W @ J.mT + sigma**2 * torch.eye(colours, dtype=J.dtype)
+    gain = torch.linalg.solve(R, J @ W).mT  # (P, 4, C)
+    information = H.flatten(0, 1).T @ torch.linalg.solve(R, H).flatten(0, 1)  # the sum over p
+    factor = torch.linalg.cholesky(torch.eye(len(information), dtype=J.dtype) + information)
+    through = torch.cat([root.expand(pixels, 4, 4), J.new_zeros(pixels, 4, A.shape[-1])], -1) - gain @ H
+    shared = torch.linalg.solve_triangular(factor, through.mT, upper=False).square().sum(-2)  # (P, 4)
+    own = (W - gain @ J @ W).diagonal(dim1=-2, dim2=-1)
+    return (own + shared).clamp_min(0).sqrt()
 
 
 def bands(count: Any) -> tuple[Float[Tensor, "count"], Float[Tensor, "count 33"]]:
