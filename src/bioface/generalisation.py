@@ -110,20 +110,20 @@ def _halved_first(recipe: Recipe, small: int, large: int, maps: str = "true") ->
 #: measured skin; by the truth of synthetic faces.
 PUBLISHED = Plan("published", (Stage(recipes.PUBLISHED_LOSSES, 110),))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted"))
-SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 400, 350))
+SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 500, 380))
 ROWS = (PUBLISHED, MEASURED, SYNTHETIC)
 
 #: What each part of the last row is worth: short trainings of about the same time that differ in one thing.
-_SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 80, 50))
+_SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 60, 40))
 _EQUAL = recipes.SUPERVISED.but("supervised_equal", shares=recipes.SUPERVISED.shares._replace(haemoglobin=1.0))
-_SILENT = recipes.SUPERVISED.but("supervised_silent", weights=recipes.SUPERVISED.weights._replace(appearance=0.0))
+_BOTH = recipes.SUPERVISED.but("supervised_both", weights=recipes.SUPERVISED.weights._replace(appearance=10.0))
 _ALONE = recipes.PUBLISHED_LOSSES.but("alone", learning_rate=2e-4)
 ABLATIONS = (
     _SHORT,
     _SHORT.but("not recoloured", stages=tuple(dataclasses.replace(s, recolour=False) for s in _SHORT.stages)),
-    _SHORT.but("at full size only", stages=(Stage(recipes.SUPERVISED, 100, 16, True),)),
-    _SHORT.but("haemoglobin counts as melanin", stages=_halved_first(_EQUAL, 80, 50)),
-    _SHORT.but("without the appearance loss", stages=_halved_first(_SILENT, 80, 50)),
+    _SHORT.but("at full size only", stages=(Stage(recipes.SUPERVISED, 78, 16, True),)),
+    _SHORT.but("haemoglobin counts as melanin", stages=_halved_first(_EQUAL, 60, 40)),
+    _SHORT.but("with the appearance loss", stages=_halved_first(_BOTH, 60, 40)),
     _SHORT.but("then self-supervised", stages=(*_SHORT.stages, Stage(_ALONE, 30))),
 )
 
@@ -144,9 +144,11 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     torch.set_flush_denormal(True)  # they slow the skin model threefold
     try:
         model = training.build(plan.stages[0].recipe, plan.width, seed)
+        told = {"true": faces}
+        if any(stage.maps == "inverted" for stage in plan.stages):
+            told["inverted"] = inverted(faces)
         for number, stage in enumerate(plan.stages):
-            known = faces if stage.maps == "true" else inverted(faces)
-            seen = augmentation.Augmented(known, seed * 100 + number, stage.recolour, stage.halved)
+            seen = augmentation.Augmented(told[stage.maps], seed * 100 + number, stage.recolour, stage.halved)
             training.train(model, seen, stage.recipe, stage.steps, stage.batch, seed * 100 + number, progress=progress)
     finally:
         torch.set_num_threads(threads)

@@ -193,7 +193,7 @@ HEALTHY = (
 PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
 MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
 SUPERVISED = WORKING.but(
-    "supervised", weights=losses.Weights(appearance=10.0, camera=0.0, specular=0.0, diffuse=0.0, truth=1.0)
+    "supervised", weights=losses.Weights(appearance=0.0, camera=0.0, specular=0.0, diffuse=0.0, truth=1.0)
 )
 NEW_FACES = (PUBLISHED_LOSSES, MEASURED_SKIN, SUPERVISED)
 
