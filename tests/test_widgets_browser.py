@@ -21,6 +21,7 @@ from PIL import Image
 
 from bioface.training import LOSSES
 
+WAIT = 120  # seconds at most for anything, on a machine that is busy with other work
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
@@ -75,12 +76,12 @@ class Page:
         )
         try:
             port = folder / "profile" / "DevToolsActivePort"
-            until(lambda: port.exists() and port.read_text().count("\n"), "Chromium's port", 30)
+            until(lambda: port.exists() and port.read_text().count("\n"), "Chromium's port")
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{port.read_text().split()[0]}/json/list", timeout=10
             ) as said:
                 target = next(t for t in json.load(said) if t["type"] == "page")
-            self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=60)
+            self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=WAIT)
         except BaseException:
             self.close()
             raise
@@ -107,7 +108,7 @@ class Page:
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
 
-    def wait(self, condition, what, seconds=30):
+    def wait(self, condition, what, seconds=WAIT):
         until(lambda: self.run(condition), what, seconds)
 
     def press(self, key, times=1):
@@ -157,7 +158,7 @@ class Page:
         self.process.wait(20)
 
 
-def until(condition, what, seconds):
+def until(condition, what, seconds=WAIT):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -197,7 +198,7 @@ def server(folder):
             stderr=log,
         )
     try:
-        until(lambda: process.poll() is not None or _answers(port), "JupyterLab", 60)
+        until(lambda: process.poll() is not None or _answers(port), "JupyterLab")
         assert process.poll() is None, (folder / "log").read_text()
         yield f"http://127.0.0.1:{port}/lab/tree/demo.ipynb?token=secret"
     finally:
@@ -220,10 +221,10 @@ def page(server, folder):
     try:
         page.ask("Page.navigate", url=server)
         opened = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find((w) => w.context)"
-        page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'", "the notebook to open", 60)
+        page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'", "the notebook to open")
         page.run(f"jupyterapp.shell.activateById({opened}.id)")
         page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-        page.wait("document.querySelectorAll('.bioface').length === 5", "five widgets", 60)
+        page.wait("document.querySelectorAll('.bioface').length === 5", "five widgets")
         yield page
     finally:
         page.close()
@@ -316,10 +317,10 @@ def test_a_photo_is_edited_and_put_back(page):
     page.press("ArrowRight", 12)
     page.wait(f"{pictures} > 0", "an edited picture")
     page.wait("document.querySelector('.bioface-edit .bioface-sliders').textContent.includes('+0.6')", "twelve steps")
-    until(lambda: at(page.picture(EDITED), 0.5, 0.5).sum() < 0.85 * at(before, 0.5, 0.5).sum(), "darker skin", 10)
+    until(lambda: at(page.picture(EDITED), 0.5, 0.5).sum() < 0.85 * at(before, 0.5, 0.5).sum(), "darker skin")
     assert np.allclose(at(page.picture(EDITED), 0.03, 0.03), at(before, 0.03, 0.03), atol=2), "outside the mask"
     page.run("document.querySelector('.bioface-edit button').click()")
-    until(lambda: np.abs(page.picture(EDITED).astype(int) - before).max() <= 3, "the photo as it was", 10)
+    until(lambda: np.abs(page.picture(EDITED).astype(int) - before).max() <= 3, "the photo as it was")
     assert page.complaints == []
 
 
@@ -347,7 +348,7 @@ def test_without_a_kernel_samples_can_be_seen_and_the_editor_says_so(page, folde
     page.run("document.querySelector('.jp-Dialog .jp-mod-accept').click()")
     page.focus(f".bioface-edit {SLIDER}")
     page.press("ArrowRight")
-    page.wait("document.querySelector('.bioface-edit .bioface-warning') !== null", "a word about the kernel", 10)
+    page.wait("document.querySelector('.bioface-edit .bioface-warning') !== null", "a word about the kernel")
     assert page.text(".bioface-edit [role=status]").startswith("The kernel does not answer")
     page.focus(".bioface-scrub input[aria-label='highest mismatch score']")
     page.press("End")
