@@ -159,7 +159,7 @@ def scrub(
         "score_name": score_name,
     }
     samples_text = "1 sample" if N == 1 else f"{N} samples"
-    text = f"{samples_text} to leaf through, {len(labels)} maps each{scored}: {', '.join(labels)}. {_RUN}"
+    text = f"{samples_text} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
     return Widget(text, spec, data)
 
 
