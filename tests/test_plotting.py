@@ -40,6 +40,22 @@ def test_a_map_keeps_its_limits_whatever_its_values():
     assert plotting.show_map(left, np.zeros((4, 4)), "melanin", limits=(0, 1)).get_clim() == (0, 1)
 
 
+@pytest.mark.parametrize("name", ["melanin", "diffuse_shading_error", "rgb", "linear_rgb", "normals"])
+def test_painted_is_what_is_shown(name):
+    """Many at once, in the very colours that matplotlib draws one in."""
+    rng = np.random.default_rng(0)
+    colour = plotting.QUANTITIES[name].cmap is None
+    images = rng.uniform(-0.5, 1.5, (2, 5, 4, *[3] * colour)).astype(np.float32)
+    images[1, 2, 2] = np.nan
+    mask = rng.random((2, 5, 4)) > 0.3
+    painted = plotting.painted(images, name, mask=mask)
+    for image, where, found in zip(images, mask, painted, strict=True):
+        shown = plotting.show_map(plt.subplots()[1], image, name, mask=where)
+        drawn = shown.to_rgba(shown.get_array(), bytes=True)[..., :3]
+        assert np.abs(drawn.astype(int) - found).max() <= 1
+    assert (painted[1, 2, 2] == round(255 * plotting.BACKGROUND)).all()
+
+
 def test_outside_the_mask_is_grey():
     _, ax = plt.subplots()
     mask = np.zeros((4, 4), bool)

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -257,17 +258,45 @@ def test_clean_removes_only_what_can_be_made_again(tmp_path):
     assert not any((tmp_path / name).exists() for name in gone)
 
 
-def test_continuous_integration_runs_make_test(tmp_path):
+@pytest.fixture
+def continuous_integration(tmp_path):
+    """Runs ``.ci/run`` in a folder of its own, where ``make test`` does ``recipe``, as root, with apt-get pretended."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "run").write_text(script.read_text())
-    (tmp_path / "Makefile").write_text("test:\n\t@echo tested here\n")
-    given = {"cwd": tmp_path, "env": OUTSIDE_MAKE, "capture_output": True, "text": True}
-    done = subprocess.run(["bash", ".ci/run"], **given)
+    (tmp_path / "bin").mkdir()
+    for tool in ("bash", "dirname", "echo", "make", "sh"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    _fake_python(tmp_path / "bin", "id", "echo 0")
+    _fake_python(tmp_path / "bin", "apt-get", 'echo installing; echo "$@" >> log')
+
+    def run(recipe="@echo tested here"):
+        (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\n")
+        environment = OUTSIDE_MAKE | {"PATH": str(tmp_path / "bin")}
+        given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+        return subprocess.run(["bash", ".ci/run"], **given, check=False)
+
+    return run
+
+
+def test_continuous_integration_runs_make_test(continuous_integration, tmp_path):
+    _fake_python(tmp_path / "bin", "chromium", "exit 0")
+    done = continuous_integration()
     assert done.returncode == 0 and done.stdout == "tested here\n"
-    (tmp_path / "Makefile").write_text("test:\n\t@exit 1\n")
-    assert subprocess.run(["bash", ".ci/run"], **given).returncode != 0
+    assert continuous_integration("@exit 1").returncode != 0
+    assert not (tmp_path / "log").exists()
+
+
+def test_continuous_integration_installs_a_browser_where_it_can(continuous_integration, tmp_path):
+    done = continuous_integration()
+    assert done.returncode == 0 and done.stdout == "tested here\n"
+    update, install = (tmp_path / "log").read_text().splitlines()
+    assert update.startswith("update") and install.startswith("install") and install.endswith(" chromium")
+    _fake_python(tmp_path / "bin", "apt-get", "exit 1")
+    assert continuous_integration().returncode != 0
+    _fake_python(tmp_path / "bin", "id", "echo 1000")
+    assert continuous_integration().stdout == "tested here\n"
 
 
 def committed_claims():

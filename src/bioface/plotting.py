@@ -101,6 +101,32 @@ def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
     return np.clip(image, 0, 1)  # for the eye only: a screen shows no more than white
 
 
+def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.ndarray:
+    """The colours in which :func:`show_map` shows images or maps, for those who draw elsewhere.
+
+    Parameters
+    ----------
+    image : (..., H, W), or (..., H, W, 3) for colour images, in the range that their quantity says
+    quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
+    mask : (..., H, W), true where there is something to see
+
+    Returns
+    -------
+    (..., H, W, 3) uint8 sRGB; grey outside the mask and where a value is not finite
+    """
+    shown = _quantity(quantity, None)
+    image = to_numpy(image).astype(np.float32)
+    if shown.cmap is None:
+        known, colours = np.isfinite(image).all(-1), _colours(image, quantity)
+    else:
+        known = np.isfinite(image)
+        levels = Normalize(shown.low, shown.high)(np.where(known, image, shown.low))
+        colours = matplotlib.colormaps[shown.cmap](levels)[..., :3]
+    if mask is not None:
+        known = known & (to_numpy(mask).astype(float) >= 0.5)
+    return np.rint(255 * np.where(known[..., None], colours, BACKGROUND)).astype(np.uint8)
+
+
 def show_map(
     ax: Axes,
     image: Any,

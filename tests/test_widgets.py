@@ -1,0 +1,297 @@
+"""The kernel's side of the widgets: what the browser is sent and answered, what is refused, what is left as text."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from bioface import audit, decomposition, illumination, notebook_file, plotting, widgets
+from bioface.datasets.nfe import Faces
+from bioface.decomposition import Decomposition
+from bioface.errors import BiofaceError
+from bioface.training import LOSSES, History
+
+
+def faces(n, truth=None):
+    rng = np.random.default_rng(0)
+    row, column = np.mgrid[:64, :64] / 31.5 - 1
+    mask = np.broadcast_to(row**2 + column**2 < 0.8, (n, 64, 64)).copy()
+    z = np.sqrt(np.clip(1 - row**2 - column**2, 0.1, None))
+    normals = np.stack([column, -row, z], -1) / np.sqrt(row**2 + column**2 + z**2)[..., None]
+    return Faces(
+        rng.random((n, 64, 64, 3), np.float32),
+        (np.broadcast_to(normals, (n, 64, 64, 3)) * mask[..., None]).astype(np.float32),
+        mask,
+        np.tile(np.float32([1, 0.2, 0.3, 0.1, 0, 0, 0, 0, 0]), (n, 3, 1)),
+        rng.random((n, 64, 64, 3), np.float32),
+        tuple(f"file:{k}" for k in range(n)),
+        truth,
+    )
+
+
+def maps(*size):
+    """The decomposition of one photo, (H, W), or of several, (N, H, W)."""
+    rng = np.random.default_rng(1)
+    around = (*size[:-2], 33)
+    return Decomposition.of_maps(
+        rng.uniform(0.05, 0.3, size),
+        rng.uniform(0.01, 0.06, size),
+        rng.uniform(0.2, 0.8, size),
+        rng.uniform(0, 0.1, size),
+        np.zeros((*size[:-2], 2)) + 0.3,
+        np.broadcast_to(illumination.standard("D65").numpy(), around),
+        rng.uniform(0, 1, (*size, 3)),
+        rng.random(size) > 0.2,
+    )
+
+
+def panels(widget):
+    """By label, what the browser finds in the bytes: values (N, H, W, C) and colours (N, H, W, 3)."""
+    spec, data = widget.spec, widget.data
+    N, (H, W) = len(spec["names"]), spec["size"]
+    found = {}
+    for m in spec["maps"]:
+        C = len(m["letters"])
+        values = np.frombuffer(data, "<f4", N * H * W * C, m["values"]).reshape(N, H, W, C)
+        colours = np.frombuffer(data, np.uint8, 3 * N * H * W, m["colours"]).reshape(N, H, W, 3)
+        found[m["label"]] = values, colours
+    return found
+
+
+# --- scrub
+
+
+def test_a_mapping_arrives_with_its_values_its_colours_and_its_unit():
+    rng = np.random.default_rng(2)
+    given = {"melanin": rng.uniform(0, 0.43, (3, 5, 4)), "rgb": rng.random((3, 5, 4, 3))}
+    mask = rng.random((3, 5, 4)) > 0.3
+    widget = widgets.scrub(given, mask=mask, names=list("abc"), scores=[0.1, np.nan, 0.3])
+    found = panels(widget)
+    values, colours = found["melanin"]
+    assert (
+        np.array_equal(values[mask][:, 0], given["melanin"][mask].astype(np.float32)) and np.isnan(values[~mask]).all()
+    )
+    assert np.array_equal(colours, plotting.painted(given["melanin"], "melanin", mask=mask))
+    assert np.abs(found["sRGB image"][1] / 255 - given["rgb"]).max() < 0.003  # shown whole
+    assert widget.spec["maps"][0]["unit"] == "volume fraction" and widget.spec["maps"][0]["high"] == 0.43
+    assert widget.spec["scores"] == [0.1, None, 0.3]
+    assert len(widget.data) == sum(v.nbytes + c.nbytes for v, c in found.values())
+
+
+def test_faces_bring_their_shading_their_score_and_their_names():
+    some = faces(3)
+    some.mask[1] = False
+    widget = widgets.scrub(some)
+    assert widget.spec["names"] == ["file:0", "file:1", "file:2"]
+    expected = audit.mismatch_score(some[[0, 2]])
+    assert np.allclose([widget.spec["scores"][k] for k in (0, 2)], expected) and widget.spec["scores"][1] is None
+    stored = panels(widget)["stored shading"][0][0, ..., 0]
+    assert np.array_equal(stored[some.mask[0]], audit.stored_shading(some)[0][some.mask[0]])
+    letters = {m["label"]: "".join(m["letters"]) for m in widget.spec["maps"]}
+    assert letters == {"sRGB image": "RGB", "normals": "xyz", "coordinate map": "xyz", "stored shading": ""}
+
+
+def test_the_truth_is_shown_where_there_is_one():
+    @dataclasses.dataclass
+    class Truth:
+        melanin: np.ndarray
+        haemoglobin: np.ndarray
+        diffuse_shading: np.ndarray
+        specular_shading: np.ndarray
+        mismatch: np.ndarray
+
+    truth = Truth(*np.full((4, 2, 64, 64), 0.05, np.float32), np.array([False, True]))
+    widget = widgets.scrub(faces(2, truth), scores=[1, 2], score_name="rank")
+    assert {"melanin", "haemoglobin", "diffuse shading", "specular shading", "stored shading, error"} <= set(
+        panels(widget)
+    )
+    assert [("wrong" in about) for about in widget.spec["about"]] == [False, True]
+    assert widget.spec["scores"] == [1, 2] and widget.spec["score_name"] == "rank"
+
+
+@pytest.mark.parametrize("size", [(6, 7), (2, 6, 7)])
+def test_a_decomposition_of_one_photo_or_of_several(size):
+    d = maps(*size)
+    widget = widgets.scrub(d)
+    found = panels(widget)
+    assert len(widget.spec["names"]) == (size[0] if len(size) == 3 else 1) and len(found) == 8
+    image, _ = found["photo, linear RGB"]
+    assert np.array_equal(image.reshape(d.image.shape), d.image)
+    assert np.array_equal(found["haemoglobin"][0].reshape(d.mask.shape)[d.mask], d.haemoglobin[d.mask])
+    assert widget.spec["scores"] is None
+
+
+def test_own_names_of_maps_take_a_quantity():
+    quantity = plotting.Quantity("height", "viridis", 0, 2, "mm")
+    widget = widgets.scrub(
+        {"fit": np.ones((1, 2, 2)), "truth": np.ones((1, 2, 2))}, quantities=dict(fit="melanin", truth=quantity)
+    )
+    assert [(m["label"], m["unit"]) for m in widget.spec["maps"]] == [("fit", "volume fraction"), ("truth", "mm")]
+
+
+@pytest.mark.parametrize("nothing", [{}, {"melanin": np.ones((0, 4, 4))}, faces(0), maps(0, 4, 4)], ids=str)
+def test_no_sample_is_said_in_words(nothing):
+    widget = widgets.scrub(nothing)
+    assert widget.spec == {"kind": "nothing", "text": "No sample to show."} and repr(widget) == "No sample to show."
+
+
+WRONG = {
+    "a list": ([np.ones((2, 2))], {}, "found list"),
+    "unknown map": ({"melanine": np.ones((1, 2, 2))}, {}, "did you mean 'melanin'"),
+    "shape": ({"melanin": np.ones((2, 2))}, {}, r"expected numbers \(N, H, W\)"),
+    "text": ({"melanin": np.array([[["a"]]])}, {}, "expected numbers"),
+    "grey photo": ({"rgb": np.ones((1, 2, 2))}, {}, r"\(N, H, W, 3\)"),
+    "other sizes": ({"melanin": np.ones((1, 2, 2)), "rgb": np.ones((1, 3, 2, 3))}, {}, "equally many"),
+    "mask": ({"melanin": np.ones((1, 2, 2))}, {"mask": np.ones((2, 2))}, "mask: expected shape"),
+    "names": ({"melanin": np.ones((1, 2, 2))}, {"names": "ab"}, "names: expected shape"),
+    "scores": ({"melanin": np.ones((1, 2, 2))}, {"scores": [1, 2]}, "scores: expected shape"),
+    "quantity of no map": (
+        {"melanin": np.ones((1, 2, 2))},
+        {"quantities": {"melani": "rgb"}},
+        "did you mean 'melanin'",
+    ),
+    "quantities of faces": (faces(1), {"quantities": {"rgb": "rgb"}}, "with a mapping"),
+    "too much": (
+        {"melanin": np.broadcast_to(np.float32(0), (40_000, 64, 64))},
+        {},
+        "give fewer, such as the first 2232",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_samples_that_are_wrong_are_refused(case):
+    samples, options, message = WRONG[case]
+    with pytest.raises(BiofaceError, match=message):
+        widgets.scrub(samples, **options)
+
+
+# --- edit
+
+
+def asked(widget, monkeypatch, **content):
+    """What the widget answers to a question from the browser."""
+    answers = []
+    monkeypatch.setattr(widget, "send", lambda said, buffers=None: answers.append((said, buffers)))
+    widget._handle_custom_msg({"id": "view-1", **content}, [])
+    return answers[0]
+
+
+EVERY_EDIT = dict(melanin=0.5, haemoglobin=0.5, specular=0, illuminant="A", camera=[1.0, -1.0], white_balance="new")
+
+
+def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
+    d = maps(16, 18)
+    widget = widgets.edit(d)
+    said, [picture] = asked(widget, monkeypatch, **EVERY_EDIT)
+    assert said == {"id": "view-1", "error": ""}
+    shown = np.frombuffer(picture, np.uint8).reshape(16, 18, 3)
+    assert np.abs(shown / 255 - decomposition.edit(d, **EVERY_EDIT)).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(np.frombuffer(widget.data, np.uint8).reshape(16, 18, 3) / 255 - decomposition.edit(d)).max() < 0.003
+
+
+@pytest.mark.parametrize("light", widgets.LIGHTS)
+def test_every_light_that_is_offered_can_be_had(light, monkeypatch):
+    said, _ = asked(widgets.edit(maps(8, 8)), monkeypatch, illuminant=widgets.LIGHTS[light])
+    assert said["error"] == ""
+
+
+def test_what_bioface_edit_refuses_is_said(monkeypatch):
+    said, picture = asked(widgets.edit(maps(8, 8)), monkeypatch, melanin=3)
+    assert "within −2 and 2" in said["error"] and picture is None
+
+
+def test_of_a_large_photo_some_pixels_are_edited(monkeypatch):
+    widget = widgets.edit(maps(130, 260))
+    assert widget.spec["size"] == [44, 87] and "every 3 × 3" in widget.spec["note"]
+    _, [picture] = asked(widget, monkeypatch, melanin=0.1)
+    assert len(picture) == len(widget.data) == 44 * 87 * 3
+    assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
+
+
+def test_one_photo_in_a_batch_is_that_photo_and_none_is_said_in_words():
+    assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
+    assert repr(widgets.edit(maps(0, 8, 9))) == "No photo to edit."
+
+
+def test_several_photos_or_something_else_are_refused():
+    with pytest.raises(BiofaceError, match=r"found maps of \(2, 8, 9\): choose one"):
+        widgets.edit(maps(2, 8, 9))
+    with pytest.raises(BiofaceError, match="expected the Decomposition of a photo, found ndarray"):
+        widgets.edit(np.ones((8, 8, 3)))
+
+
+# --- compare
+
+
+def history(steps, rate=0.1):
+    k = np.arange(float(steps))
+    terms = {name: np.exp(-rate * k) if name != "skin" else 0 * k for name in LOSSES}
+    return History(terms, k + 1, np.full(steps, np.nan), 0 * k + 1e-3)
+
+
+def test_trainings_arrive_curve_by_curve():
+    @dataclasses.dataclass
+    class Run:
+        history: History
+
+    widget = widgets.compare({"two": [Run(history(5)), history(3)], "one": history(4)})
+    assert [run["name"] for run in widget.spec["runs"]] == ["two", "one"]
+    curves = widget.spec["curves"]
+    assert curves[0] == "sum of the losses" and "skin loss" not in curves  # it was not used
+    assert not any("change" in curve for curve in curves)  # nor measured
+    for run, steps in zip(widget.spec["runs"], ([5, 3], [4]), strict=True):
+        assert [seed["steps"] for seed in run["seeds"]] == steps
+        for seed, n in zip(run["seeds"], steps, strict=True):
+            sent = np.frombuffer(widget.data, "<f4", len(curves) * n, seed["values"]).reshape(-1, n)
+            assert np.allclose(sent[0], history(n).total) and np.allclose(
+                sent[curves.index("gradient norm")], np.arange(n) + 1
+            )
+
+
+@pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": history(0)}], ids=str)
+def test_no_training_is_said_in_words(runs):
+    assert repr(widgets.compare(runs)) == "No training to compare."
+
+
+def test_trainings_need_names():
+    with pytest.raises(BiofaceError, match="expected runs by name, .* found list"):
+        widgets.compare([history(2)])
+
+
+@pytest.mark.parametrize("runs", [{"a": 3}, {"a": "abc"}, {"a": [history(2), 3]}], ids=["number", "text", "mixed"])
+def test_what_is_no_training_is_refused(runs):
+    with pytest.raises(BiofaceError, match="a: expected a History"):
+        widgets.compare(runs)
+
+
+# --- in a file
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: widgets.scrub(faces(2)), lambda: widgets.edit(maps(8, 8)), lambda: widgets.compare({"a": history(3)})],
+)
+def test_a_committed_notebook_keeps_the_words_and_no_state(make):
+    widget = make()
+    data, metadata = widget._repr_mimebundle_()
+    assert notebook_file.WIDGET in data
+    cell = {
+        "cell_type": "code",
+        "source": "widget",
+        "execution_count": 1,
+        "metadata": {"tags": ["nbval-ignore-output"]},
+        "outputs": [{"output_type": "execute_result", "execution_count": 1, "data": data, "metadata": metadata}],
+    }
+    state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
+    cleaned = notebook_file.clean({"cells": [cell], "metadata": state, "nbformat": 4, "nbformat_minor": 5})
+    assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": repr(widget)}
+    assert "widgets" not in cleaned["metadata"] and "run this cell to use it" in repr(widget)
+
+
+def test_the_browser_gets_files_that_load_nothing_else():
+    widget = widgets.compare({"a": history(3)})
+    code = str(widget._esm)
+    assert "export default" in code and not re.search(r"\b(import|fetch|eval|XMLHttpRequest|Function)\b *\(", code)
+    assert "http" not in code.replace("http://www.w3.org/", "") and "url(" not in str(widget._css)
