@@ -405,6 +405,8 @@ def test_1024_by_1024_takes_less_than_5_s(tmp_path):
 def test_no_edit_gives_back_the_photo(found, network, astronaut):
     np.testing.assert_allclose(edit(found), picture() / 255, atol=1e-6)
     np.testing.assert_allclose(edit(decompose(astronaut, weights=network)), astronaut.rgb, atol=1e-6)
+    for d in (found, decompose(astronaut, weights=network)):  # to the last bit, whatever the maps are
+        np.testing.assert_array_equal(edit(d), np.clip(image_formation.srgb_encode(d.image), 0, 1))
     # neither does saying what is there already
     d = found
     np.testing.assert_allclose(edit(d, illuminant=d.illuminant, camera=d.camera_b), picture() / 255, atol=1e-5)
@@ -418,11 +420,29 @@ def test_edits_of_maps_are_renderings_of_the_edited_maps():
     assert (g == 1).any() or (blood == np.float32(skin.HAEMOGLOBIN_RANGE[1])).any()  # some of it is at the end
     S = camera.CameraModel.load().sensitivity(d.camera_b)
     expected = image_formation.render(melanin, blood, d.diffuse_shading, d.specular_shading * 3, d.illuminant, S)
-    edited = edit(d, melanin=0.6, haemoglobin=1.6, specular=3)
+    edited = edit(d, melanin=0.6, haemoglobin=1.6, specular=3, feather=0)
     shown = np.clip(image_formation.srgb_encode(expected), 0, 1)
     np.testing.assert_allclose(edited[d.mask], shown[d.mask], atol=1e-5)
     np.testing.assert_allclose(edited[~d.mask], image_formation.srgb_encode(d.image)[~d.mask], atol=1e-7)
     assert edited.dtype == np.float32 and np.abs(edited - edit(d))[d.mask].mean() > 0.05
+    for rest in ("stays", "none"):  # there is no rest
+        ways = edit(d, melanin=0.6, haemoglobin=1.6, specular=3, feather=0, rest=rest)
+        np.testing.assert_allclose(ways[d.mask], shown[d.mask], atol=1e-5)
+
+
+def test_edits_of_the_twins_truth_are_renderings_of_its_edited_maps(truth):
+    """Up to the rounding of the photo to eight bits."""
+    for n in range(3):
+        d = truth[n]
+        S = camera.CameraModel.load().sensitivity(d.camera_b)
+        g = np.clip(d.melanin_coordinate + 0.6, -1, 1)
+        dark = skin.table_fraction(g, skin.MELANIN_RANGE[1])
+        expected = image_formation.render(
+            dark, d.haemoglobin / 2, d.diffuse_shading, 0 * d.specular_shading, d.illuminant, S
+        )
+        edited = edit(d, melanin=0.6, haemoglobin=0.5, specular=0, feather=0)
+        apart = np.abs(edited - np.clip(image_formation.srgb_encode(expected), 0, 1))[d.mask]
+        assert apart.max() < 0.02 and apart.mean() < 0.002  # half a step of 255 is 0.002
 
 
 def test_edits_go_the_right_way():
@@ -433,16 +453,83 @@ def test_edits_go_the_right_way():
     assert (less_blood[:, 1] > photo_red[:, 1]).all()  # blood takes green most
     assert (edit(d, specular=0)[inside] <= photo[inside] + 1e-6).all()
     without = d.diffuse_shading[..., None] * d.albedo
-    np.testing.assert_allclose(edit(d, specular=0)[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
+    matte = edit(d, specular=0, feather=0)
+    np.testing.assert_allclose(matte[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
 
 
-def test_what_the_maps_do_not_explain_stays():
+def test_what_the_maps_do_not_explain_follows_the_skin():
+    """Shading that they miss scales the new skin; another colour darkens as much as the skin does."""
     d = synthetic()
-    scar = np.zeros_like(d.image)
-    scar[4, 4] = (0.05, -0.02, 0.01)
-    marked = dataclasses.replace(d, image=d.image + scar)
-    apart = [image_formation.srgb_decode(edit(v, melanin=0.3)) for v in (marked, d)]
-    np.testing.assert_allclose(apart[0] - apart[1], scar, atol=1e-5)
+    albedo = d.albedo[4, 4]
+    across = np.cross(albedo, [1.0, 0.0, 0.0])
+    across *= 0.02 / np.linalg.norm(across)
+    darker = dataclasses.replace(d, melanin=skin.table_fraction(d.melanin_coordinate + 0.3, skin.MELANIN_RANGE[1]))
+    darker = Decomposition.of_maps(
+        *(getattr(darker, f.name) for f in dataclasses.fields(d)[:4]), d.camera_b, d.illuminant, d.image, d.mask
+    )
+    ratio = np.linalg.norm(darker.albedo[4, 4]) / np.linalg.norm(albedo)
+    for rest, expected in ((0.1 * albedo, 0.1 * darker.albedo[4, 4]), (across, ratio * across)):
+        mark = np.zeros_like(d.image)
+        mark[4, 4] = rest
+        marked = dataclasses.replace(d, image=d.image + mark)
+        apart = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0)) for v in (marked, d)]
+        mark[4, 4] = expected
+        np.testing.assert_allclose(apart[0] - apart[1], mark, atol=1e-5)
+        stays = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0, rest="stays")) for v in (marked, d)]
+        np.testing.assert_allclose((stays[0] - stays[1])[4, 4], rest, atol=1e-5)
+        alone = [edit(v, melanin=0.3, feather=0, rest="none") for v in (marked, d)]
+        np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)
+
+
+def test_highlights_are_no_brighter_than_the_photo():
+    """A map that sees more than there is must not leave holes when they are taken out."""
+    d = synthetic()
+    shiny = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, 0.9))
+    without = image_formation.srgb_decode(edit(shiny, specular=0, feather=0))[d.mask]
+    left = (d.image - d.image.min(-1, keepdims=True))[d.mask]  # all the white that there is
+    np.testing.assert_allclose(without, left, atol=1e-3)
+    silent = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, np.nan))
+    np.testing.assert_array_equal(edit(silent, specular=0), edit(d))  # nothing is known of highlights: none there
+
+
+def test_edits_fade_out_towards_the_end_of_the_mask():
+    flat = [np.full((101, 81), value, np.float32) for value in (0.05, 0.03, 0.7, 0.0)]
+    mask = ellipse(101, 81, 50, 40, 40, 30)
+    d = Decomposition.of_maps(*flat, np.zeros(2), illumination.standard("D65").numpy(), np.zeros((101, 81, 3)), mask)
+    d = dataclasses.replace(d, image=d.reconstruction)
+    linear = [image_formation.srgb_decode(edit(d, melanin=0.5, feather=f)) for f in (0, 0.1)]
+    hard, soft = ((v - d.image)[..., 1] / (linear[0] - d.image)[50, 40, 1] for v in linear)
+    np.testing.assert_allclose(hard, mask, atol=1e-5)
+    np.testing.assert_allclose(soft[~mask], 0, atol=1e-6)
+    along = soft[50]  # the mask is 81 high, so a tenth is 8 pixels of the row from column 10 to 70
+    assert along[10] < 0.02 and along[14] == pytest.approx(0.5, abs=0.15)
+    np.testing.assert_allclose(along[19:62], 1, atol=1e-5)
+    assert np.abs(np.diff(along)).max() < 1.6 / 8 and (np.diff(along[:41]) >= -1e-5).all()
+    # the ends of the photo are no ends of the mask, nor is there one when all is face
+    whole = dataclasses.replace(d, mask=np.ones_like(mask))
+    np.testing.assert_array_equal(edit(whole, melanin=0.5), edit(whole, melanin=0.5, feather=0))
+    upper = dataclasses.replace(d, mask=np.indices(mask.shape)[0] < 50)
+    np.testing.assert_array_equal(edit(upper, melanin=0.5)[:40], edit(whole, melanin=0.5)[:40])
+    assert (edit(upper, melanin=0.5)[49] > edit(whole, melanin=0.5)[49]).all()
+    single = dataclasses.replace(d, mask=np.arange(101 * 81).reshape(101, 81) == 4000)
+    assert np.isfinite(edit(single, melanin=0.5)).all()
+
+
+def test_only_pixels_with_maps_are_edited(found):
+    """Nor do edits end hard where the maps end inside of the mask."""
+    wide = dataclasses.replace(found, mask=np.ones_like(found.mask))
+    known = np.isfinite(found.melanin)
+    edited, photo = edit(wide, melanin=0.5), edit(wide)
+    np.testing.assert_array_equal(edited[~known], photo[~known])
+    assert np.isfinite(edited).all() and not np.array_equal(edited[known], photo[known])
+    nothing = dataclasses.replace(found, reconstruction=np.full_like(found.reconstruction, np.nan))
+    np.testing.assert_array_equal(edit(nothing, melanin=0.5), photo)
+
+
+def test_large_photos_are_edited_in_parts(found, monkeypatch):
+    whole = edit(found, melanin=0.4, illuminant="A")
+    monkeypatch.setattr(decomposition, "STRIP", 1000)
+    np.testing.assert_allclose(edit(found, melanin=0.4, illuminant="A"), whole, atol=1e-6)
 
 
 def test_a_new_light_is_a_cast_when_the_balance_is_kept():
@@ -452,9 +539,9 @@ def test_a_new_light_is_a_cast_when_the_balance_is_kept():
     )
     shining = dataclasses.replace(shining, image=np.full_like(d.image, 0.5))
     np.testing.assert_allclose(image_formation.srgb_decode(edit(shining))[1:], 0.5, atol=1e-5)
-    balanced = image_formation.srgb_decode(edit(shining, illuminant="A", white_balance="new"))
+    balanced = image_formation.srgb_decode(edit(shining, illuminant="A", white_balance="new", feather=0))
     np.testing.assert_allclose(balanced[1:], 0.5, atol=1e-4)
-    red, green, blue = image_formation.srgb_decode(edit(shining, illuminant="A"))[1:].mean((0, 1))
+    red, green, blue = image_formation.srgb_decode(edit(shining, illuminant="A", feather=0))[1:].mean((0, 1))
     assert red > 1.3 * green > 1.3 * 1.3 * blue  # tungsten is orange
 
     S = camera.CameraModel.load().sensitivity(d.camera_b.astype(float))
@@ -471,7 +558,7 @@ def test_ways_to_name_a_light_and_a_camera():
     np.testing.assert_allclose(edit(d, illuminant=spectrum), edit(d, illuminant="F4"), atol=1e-6)
     warm, cold = (edit(d, illuminant=kelvin)[d.mask] for kelvin in (4000, 20000.0))
     assert (warm[:, 0] > cold[:, 0]).all() and (warm[:, 2] < cold[:, 2]).all()
-    seen = edit(d, camera=(2.0, -1.0))
+    seen = edit(d, camera=(2.0, -1.0), feather=0)
     S = camera.CameraModel.load().sensitivity(np.array([2.0, -1.0]))
     maps = d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading
     expected = image_formation.srgb_encode(image_formation.render(*maps, d.illuminant, S))
@@ -497,6 +584,9 @@ def test_ways_to_name_a_light_and_a_camera():
         (dict(camera=(0, 4)), "two camera coefficients"),
         (dict(camera=(0, float("nan"))), "two camera coefficients"),
         (dict(camera=(0, 0, 0)), "two camera coefficients"),
+        (dict(feather=-0.1), "a feather of 0 to 0.5 sides of the mask, found -0.1"),
+        (dict(feather=float("nan")), "a feather of 0 to 0.5"),
+        (dict(rest="follow"), "unknown rest 'follow'; did you mean 'follows'"),
         (dict(white_balance="keep"), "unknown white balance 'keep'; did you mean 'kept'"),
     ],
 )
@@ -588,6 +678,15 @@ def test_shading_leakage_of_known_errors():
     assert leakage(with_melanin(d, 0.5 * g + 0.1), d) == 0
     noise = 0.1 * np.random.default_rng(0).standard_normal(g.shape)
     assert abs(leakage(with_melanin(d, g + noise), d)) < 0.1
+    redder = dataclasses.replace(
+        d,
+        haemoglobin=skin.table_fraction(
+            (d.haemoglobin_coordinate - 0.1 * d.diffuse_shading).astype(np.float32), skin.HAEMOGLOBIN_RANGE[1]
+        ),
+    )
+    assert leakage(redder, d, "haemoglobin") == pytest.approx(-1, abs=1e-3) and leakage(redder, d) == 0
+    with pytest.raises(BiofaceError, match="unknown pigment 'melanine'; did you mean 'melanin'"):
+        leakage(d, d, "melanine")
     mixed = 0.1 * (d.diffuse_shading - d.diffuse_shading.mean()) / d.diffuse_shading.std() + noise
     assert leakage(with_melanin(d, g + mixed), d) == pytest.approx(0.5**0.5, abs=0.05)
 
