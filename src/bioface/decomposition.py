@@ -277,7 +277,7 @@ def _photo(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         photo = photos.read(
             image, mask if mask is None or isinstance(mask, str | Path) else np.asarray(mask), limit=MAX_PIXELS
         )
-        _check_sides(photo.mask.shape)
+        _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
     if isinstance(image, photos.Photo):
         image, mask = image.rgb, image.mask if mask is None else mask
@@ -296,20 +296,31 @@ def _photo(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     top = tops.get(values.dtype.name, 1)
     if mask is None:
         found = values[..., 3] > top / 2 if values.shape[2] == 4 else np.ones(size, bool)
+        if not found.any():
+            raise BiofaceError("expected a photo that is opaque somewhere, found one that is not")
     else:
         found = photos.read_mask(mask) if isinstance(mask, str | Path) else photos.as_mask(np.asarray(mask))
     if found.shape != size:
-        raise BiofaceError(f"expected a mask of {size[0]} × {size[1]} as the photo, found shape {found.shape}")
+        raise _error(mask, f"a mask of {size[0]} × {size[1]} as the photo", f"shape {found.shape}")
+    if not found.any():
+        raise _error(mask, "a mask with at least one pixel", "an empty one")
     linear = _linear(values[..., :3], top)
     found = photos.nearest(found, linear.shape[:2])
     if not found.any():
-        raise BiofaceError("expected a mask with at least one pixel, found an empty one")
+        raise _error(mask, f"a mask that is left when the photo is shrunk to {linear.shape[:2]}", "too small a one")
     return linear, found
 
 
-def _check_sides(size: tuple[int, ...]) -> None:
+def _error(source: Any, expected: str, found: str) -> BiofaceError:
+    """Of a file, if that is what it came from."""
+    if isinstance(source, str | Path):
+        return DataError(source, expected, found)
+    return BiofaceError(f"expected {expected}, found {found}")
+
+
+def _check_sides(size: tuple[int, ...], source: Any = None) -> None:
     if min(size) < SMALLEST:
-        raise BiofaceError(f"expected a photo of at least {SMALLEST} pixels a side, found {size[0]} × {size[1]}")
+        raise _error(source, f"a photo of at least {SMALLEST} pixels a side", f"{size[0]} × {size[1]}")
 
 
 def _linear(display: np.ndarray, top: int) -> np.ndarray:
@@ -555,7 +566,8 @@ def _change(
         return diffuse * edited_a + specular * shine * edited_w - image
     if rest == "stays":
         return diffuse * (edited_a - a) + shine * (specular * edited_w - w)
-    shine = np.minimum(shine, (image / w).min(-1, keepdims=True).clip(0))
+    beyond = diffuse * a.clip(None, 0)  # skin can be more colourful than sRGB: light of less than 0
+    shine = np.minimum(shine, ((image - beyond) / w).min(-1, keepdims=True).clip(0))
     length = (a**2).sum(-1, keepdims=True)
     shading = (a * (image - shine * w)).sum(-1, keepdims=True) / length  # i_d + δ, from which i_d drops out
     left = image - shine * w - shading * a

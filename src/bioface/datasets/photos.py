@@ -74,7 +74,9 @@ def read(
     path = Path(path)
     rgb, alpha, whole = _read(path, limit)
     if mask is None:
-        return Photo(rgb, _not_empty(path, alpha > 0.5), path.stem)
+        if not (alpha > 0.5).any():
+            raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
+        return Photo(rgb, alpha > 0.5, path.stem)
     if isinstance(mask, np.ndarray):
         where, found, given = path, as_mask(mask), mask.shape
     else:
@@ -145,7 +147,7 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple[
 def _open(path: Path) -> Image.Image:
     """The picture, decoded and turned upright."""
     if not path.is_file():
-        raise DataError(path, "a picture", "no such file")
+        raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
             # from half of the pixels that it refuses on, Pillow warns: those are photos of today
