@@ -503,38 +503,47 @@ def test_highlights_are_no_brighter_than_the_photo():
     np.testing.assert_array_equal(edit(silent, specular=0), edit(d))  # nothing is known of highlights: none there
 
 
-def test_edits_fade_out_towards_the_end_of_the_mask():
-    flat = [np.full((101, 81), value, np.float32) for value in (0.05, 0.03, 0.7, 0.0)]
-    mask = ellipse(101, 81, 50, 40, 40, 30)
-    d = Decomposition.of_maps(*flat, np.zeros(2), illumination.standard("D65").numpy(), np.zeros((101, 81, 3)), mask)
+def test_edits_fade_out_beyond_the_end_of_the_mask():
+    flat = [np.full((121, 101), value, np.float32) for value in (0.05, 0.03, 0.7, 0.0)]
+    mask = ellipse(121, 101, 60, 50, 40, 30)
+    light = illumination.standard("D65").numpy()
+    d = Decomposition.of_maps(*flat, np.zeros(2), light, np.zeros((121, 101, 3)), mask)
     d = dataclasses.replace(d, image=d.reconstruction)
-    linear = [image_formation.srgb_decode(edit(d, melanin=0.5, feather=f)) for f in (0, 0.1)]
-    hard, soft = ((v - d.image)[..., 1] / (linear[0] - d.image)[50, 40, 1] for v in linear)
-    np.testing.assert_allclose(hard, mask, atol=1e-5)
-    np.testing.assert_allclose(soft[~mask], 0, atol=1e-6)
-    along = soft[50]  # the mask is 81 high, so a tenth is 8 pixels of the row from column 10 to 70
-    assert along[10] < 0.02 and along[14] == pytest.approx(0.5, abs=0.15)
-    np.testing.assert_allclose(along[19:62], 1, atol=1e-5)
-    assert np.abs(np.diff(along)).max() < 1.6 / 8 and (np.diff(along[:41]) >= -1e-5).all()
-    # the ends of the photo are no ends of the mask, nor is there one when all is face
+
+    def share(d, feather):
+        linear = [image_formation.srgb_decode(edit(v, melanin=0.5, feather=feather)) for v in (d, whole)]
+        return ((linear[0] - d.image) / (linear[1] - d.image))[..., 1]
+
     whole = dataclasses.replace(d, mask=np.ones_like(mask))
-    np.testing.assert_array_equal(edit(whole, melanin=0.5), edit(whole, melanin=0.5, feather=0))
+    np.testing.assert_allclose(share(d, 0), mask, atol=1e-5)
+    soft = share(d, 0.1)
+    np.testing.assert_allclose(soft[mask], 1, atol=1e-5)
+    along = soft[60, 50:]  # the mask is 81 high, so a tenth is 8 pixels; it ends after column 30 of this half row
+    np.testing.assert_allclose(along[40:], 0, atol=1e-5)
+    assert along[31] > 0.95 and along[34:36].mean() == pytest.approx(0.5, abs=0.1) and along[38] < 0.05
+    assert (np.diff(along) <= 1e-5).all() and np.abs(np.diff(along)).max() < 1.6 / 8
+    half = soft > 0.5
+    assert 0.9 < half.sum() / ellipse(121, 101, 60, 50, 44, 34).sum() < 1.1
+    # holes of the mask are no outside, and the ends of the photo none either
+    eyes = dataclasses.replace(d, mask=mask & ~ellipse(121, 101, 50, 40, 4, 6))
+    np.testing.assert_allclose(share(eyes, 0.1)[mask], eyes.mask[mask], atol=1e-5)
     upper = dataclasses.replace(d, mask=np.indices(mask.shape)[0] < 50)
-    np.testing.assert_array_equal(edit(upper, melanin=0.5)[:40], edit(whole, melanin=0.5)[:40])
-    assert (edit(upper, melanin=0.5)[49] > edit(whole, melanin=0.5)[49]).all()
-    single = dataclasses.replace(d, mask=np.arange(101 * 81).reshape(101, 81) == 4000)
+    np.testing.assert_allclose(share(upper, 0.1)[:50], 1, atol=1e-5)
+    single = dataclasses.replace(d, mask=np.arange(121 * 101).reshape(121, 101) == 4000)
     assert np.isfinite(edit(single, melanin=0.5)).all()
 
 
-def test_only_pixels_with_maps_are_edited(found):
-    """Nor do edits end hard where the maps end inside of the mask."""
-    wide = dataclasses.replace(found, mask=np.ones_like(found.mask))
+@pytest.mark.parametrize("feather", [0.05, 0.3])
+def test_only_pixels_with_maps_are_edited_and_edits_do_not_end_in_a_line(feather, found):
+    """Those of a crop end near the mask, and the edit fades out before."""
     known = np.isfinite(found.melanin)
-    edited, photo = edit(wide, melanin=0.5), edit(wide)
-    np.testing.assert_array_equal(edited[~known], photo[~known])
-    assert np.isfinite(edited).all() and not np.array_equal(edited[known], photo[known])
+    flat = dataclasses.replace(found, image=np.full_like(found.image, 0.5))
+    change = edit(flat, melanin=1, feather=feather) - edit(flat)
+    assert (change[~known] == 0).all() and np.isfinite(change).all() and (change[found.mask] != 0).any(-1).all()
+    steps = np.abs(np.diff(change, axis=0)).max(-1)
+    assert steps[known[1:] != known[:-1]].max() < 0.05 < steps.max() < 0.25
     nothing = dataclasses.replace(found, reconstruction=np.full_like(found.reconstruction, np.nan))
-    np.testing.assert_array_equal(edit(nothing, melanin=0.5), photo)
+    np.testing.assert_array_equal(edit(nothing, melanin=0.5), edit(found))
 
 
 def test_large_photos_are_edited_in_parts(found, monkeypatch):

@@ -282,6 +282,14 @@ def test_the_astronaut_is_a_face_in_an_ellipse():
     assert not border.any()
 
 
+def test_the_astronaut_in_its_own_pixels():
+    import skimage.data
+
+    photo, small = photos.astronaut(112), photos.astronaut()
+    np.testing.assert_allclose(photo.rgb * 255, skimage.data.astronaut()[64:176, 166:278], atol=1e-3)
+    assert photo.mask.mean() == pytest.approx(small.mask.mean(), abs=0.01)
+
+
 def test_the_astronaut_needs_no_network(monkeypatch):
     import socket
 

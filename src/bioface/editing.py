@@ -54,8 +54,8 @@ def edit_errors(found: Decomposition, truth: Decomposition, change: Mapping[str,
 
     Returns
     -------
-    "edit" of ``found``, up to the end of the mask; "edit, faded" towards it, the default; "rest stays" and "maps
-    alone", the other two ways to deal with what the maps do not explain; and "no edit", the photo as it is
+    "edit" of ``found``; "rest stays" and "maps alone", the other two ways to deal with what the maps do not explain;
+    and "no edit", the photo as it is
 
     Raises
     ------
@@ -66,7 +66,6 @@ def edit_errors(found: Decomposition, truth: Decomposition, change: Mapping[str,
     expected = rendered(truth, change)
     ways = {
         "edit": edited(found, {**change, "feather": 0}),
-        "edit, faded": edited(found, change),
         "rest stays": edited(found, {**change, "feather": 0, "rest": "stays"}),
         "maps alone": rendered(found, change),
         "no edit": edited(found, {}),

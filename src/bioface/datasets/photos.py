@@ -115,19 +115,19 @@ def nearest(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return mask[rows.astype(int)[:, None], columns.astype(int)]
 
 
-def astronaut() -> Photo:
-    """Eileen Collins's face from scikit-image's ``astronaut`` (NASA, public domain), 64 × 64 with an ellipse.
+def astronaut(size: int = SIZE) -> Photo:
+    """Eileen Collins's face from scikit-image's ``astronaut`` (NASA, public domain), square, with an ellipse as mask.
 
-    The picture ships with scikit-image: no download.
+    The picture ships with scikit-image: no download. At ``size`` 112 its pixels are those of the file.
 
     >>> astronaut().rgb.shape
     (64, 64, 3)
     """
     whole = skimage.data.astronaut() / 255.0
     face = whole[_ROW : _ROW + _SIDE, _COLUMN : _COLUMN + _SIDE]
-    rgb = skimage.transform.resize(face, (SIZE, SIZE), order=1, anti_aliasing=True)
+    rgb = skimage.transform.resize(face, (size, size), order=1, anti_aliasing=size < _SIDE)
     row, column, height, width = _ELLIPSE
-    y, x = np.mgrid[:SIZE, :SIZE]
+    y, x = (np.mgrid[:size, :size] + 0.5) * (SIZE / size) - 0.5
     mask = ((y - row) / height) ** 2 + ((x - column) / width) ** 2 <= 1
     return Photo(rgb.astype(np.float32), mask, "astronaut")
 
