@@ -43,6 +43,10 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
         assert errors["maps alone"][n] == pytest.approx(rmse, rel=1e-3)
         assert errors["edit"][n] < 0.2 * rmse  # the photo says how bright it is
     assert set(errors) == {"edit", "rest stays", "maps alone", "no edit"}
+    some = editing.edit_errors(off, truth, change, ["no edit", "edit"])
+    assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
+    with pytest.raises(BiofaceError, match="unknown way to edit 'no edits'; did you mean 'no edit'"):
+        editing.edit_errors(off, truth, change, ["no edits"])
     with pytest.raises(BiofaceError, match="expected maps of shape"):
         editing.edit_errors(off, truth[:1], change)
     with pytest.raises(BiofaceError, match="several faces"):

@@ -451,9 +451,10 @@ def edit(
 
     with no more highlights i_s than the photo is bright. No edit gives back the photo, and maps that explain all of it
     give the rendering of the edited maps. A rest that stays as it is would be far too bright on skin that has become
-    dark: on 64 validation faces of the twin (network's maps, against the rendering of the edited true ones) melanin
-    + 0.6 is off by 0.058 that way and by 0.040 this way (display RMSE), by 0.043 as a rendering alone, by 0.27 when
-    nothing is edited. Of ten edits none became worse by more than 0.001. Notebook 06 has the test faces.
+    dark. On 64 validation faces of the twin (maps of the first network that shipped, against the rendering of edited
+    true maps) melanin + 0.6 was off by 0.058 that way and by 0.040 this way (display RMSE), by 0.043 as a rendering
+    alone, by 0.27 when nothing was edited. Of sixteen other edits none became worse by as much as 0.002. Notebook 06
+    measures it on the test faces.
 
     Beyond the end of the mask the edit fades out, so that it does not end in a line: within ``feather`` of the longer
     side of the mask its share falls smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they

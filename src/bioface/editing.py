@@ -12,7 +12,7 @@ Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 
 from bioface import camera, skin, spectra
 from bioface.decomposition import Decomposition, edit
-from bioface.errors import BiofaceError
+from bioface.errors import BiofaceError, unknown_name
 
 #: The edits of the paper's Fig. 4, as arguments of :func:`bioface.edit`.
 PAPER_EDITS: dict[str, dict[str, float]] = {
@@ -44,33 +44,42 @@ def edited(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarra
     return np.stack([edit(one, **change) for one in _each(decomposition)])
 
 
-def edit_errors(found: Decomposition, truth: Decomposition, change: Mapping[str, Any]) -> dict[str, np.ndarray]:
+#: Ways to edit, and what they ask of :func:`bioface.edit`: see :func:`edit_errors`.
+WAYS: dict[str, dict[str, Any]] = {"edit": {}, "rest stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
+
+
+def edit_errors(
+    found: Decomposition,
+    truth: Decomposition,
+    change: Mapping[str, Any],
+    ways: Sequence[str] = (*WAYS, "no edit"),
+) -> dict[str, np.ndarray]:
     """Display RMSE (N,) of edits inside the masks, against the rendering of the edited true maps.
 
     Parameters
     ----------
     found, truth : of the same N faces
     change : arguments of :func:`bioface.edit`
+    ways : of "edit"; "rest stays" and "maps alone", the other two ways to deal with what the maps do not explain; and
+        "no edit", the photo as it is
 
     Returns
     -------
-    "edit" of ``found``; "rest stays" and "maps alone", the other two ways to deal with what the maps do not explain;
-    and "no edit", the photo as it is
+    by way, in their order
 
     Raises
     ------
-    BiofaceError : see :func:`bioface.edit`; other faces, or one alone
+    BiofaceError : see :func:`bioface.edit`; an unknown way, other faces, or one alone
     """
     if found.mask.shape != truth.mask.shape:
         raise BiofaceError(f"expected maps of shape {truth.mask.shape}, found {found.mask.shape}")
-    expected = rendered(truth, change)
-    ways = {
-        "edit": edited(found, {**change, "feather": 0}),
-        "rest stays": edited(found, {**change, "feather": 0, "rest": "stays"}),
-        "maps alone": rendered(found, change),
-        "no edit": edited(found, {}),
-    }
-    return {name: _rmse(image, expected, truth.mask) for name, image in ways.items()}
+    expected, errors = rendered(truth, change), {}
+    for way in ways:
+        if way not in (*WAYS, "no edit"):
+            raise unknown_name("way to edit", way, (*WAYS, "no edit"))
+        how = {} if way == "no edit" else {**change, **WAYS[way]}
+        errors[way] = _rmse(edited(found, {**how, "feather": 0}), expected, truth.mask)
+    return errors
 
 
 def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
