@@ -143,8 +143,7 @@ class Prior:
         if not (coordinates.std(1).min() > 0 and diffuse.std() > 0 and specular.mean() > 0):
             raise BiofaceError("expected maps that vary from pixel to pixel to learn from, found constants")
         faces = np.split(coordinates, np.cumsum(mask.sum((1, 2)))[:-1], axis=1)
-        medians = np.stack([np.median(face, axis=1) for face in faces], axis=1)
-        away = np.hstack([face - median[:, None] for face, median in zip(faces, medians.T, strict=True)])
+        base, scatter = _within_and_between(faces)
         learnt = cls(
             pigments=coordinates.mean(1),
             law=_law(coordinates),
@@ -153,8 +152,8 @@ class Prior:
             specular=float(specular.mean()),
             albedo=albedo.mean(0),
             colour=truth.image[mask].mean(0, dtype=float),
-            base=_law(medians),
-            scatter=_law(away, reach=2, smoothing=SCATTER_SMOOTHING),
+            base=base,
+            scatter=scatter,
             independent=DensityScale.unknown(),
             fixed=DensityScale.unknown(),
         )
@@ -166,23 +165,32 @@ class Prior:
         return dataclasses.replace(learnt, **scales)
 
     @classmethod
-    def measured(cls, melanin: np.ndarray, haemoglobin: np.ndarray, images: np.ndarray, mask: np.ndarray) -> Prior:
+    def measured(
+        cls,
+        melanin: np.ndarray,
+        haemoglobin: np.ndarray,
+        images: np.ndarray,
+        mask: np.ndarray,
+        person: np.ndarray | None = None,
+    ) -> Prior:
         """Without any truth: the law of measured skin, and shadings from how bright the photos are.
 
         The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
         over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
-        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. There is nothing to fit
-        densities to, and no face whose pixels scatter, so :func:`optical_density_ica`, :func:`optical_density_fixed`
-        and :func:`image_posterior` take no such prior.
+        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. Where it is known who was
+        measured, places on the face of one person stand for its pixels. There is nothing to fit densities to, so
+        :func:`optical_density_ica` and :func:`optical_density_fixed` take no such prior.
 
         Parameters
         ----------
         melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
         images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people
+        person : (M,) whose skin it is, each measured in several places; left out, no pixels are known to scatter, and
+            :func:`image_posterior` refuses the prior
 
         Raises
         ------
-        BiofaceError : see :func:`zero`; skins that are NaN, or all the same
+        BiofaceError : see :func:`zero`; skins that are NaN, or all the same; as many persons as skins
         """
         mask = _checked(images, mask)
         fractions = np.stack([melanin, haemoglobin]).astype(float)
@@ -190,6 +198,18 @@ class Prior:
             raise BiofaceError("expected measured skins that vary and are finite, found others")
         tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
         coordinates = np.stack([skin.table_coordinate(f, top) for f, top in zip(fractions, tops, strict=True)])
+        base, scatter = _law(coordinates), np.full((2 * GRID - 1,) * 2, np.nan)
+        if person is not None:
+            if np.shape(person) != fractions.shape[1:]:
+                raise BiofaceError(
+                    f"expected a person for each of {fractions.shape[1]} skins, found {np.shape(person)}"
+                )
+            order = np.argsort(person, kind="stable")
+            _, first = np.unique(person[order], return_index=True)
+            places = [part for part in np.split(coordinates[:, order], first[1:], axis=1) if part.shape[1] > 1]
+            if not places:
+                raise BiofaceError("expected persons who were measured in several places, found none")
+            base, scatter = _within_and_between(places)
         b, e = _mean_camera_d65(1)
         albedo = (_to_rgb(b, e)[0].double() @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
         colour = np.concatenate(_pixels(images, mask)).mean(0, dtype=float)
@@ -202,11 +222,18 @@ class Prior:
             specular=FRESNEL * level,
             albedo=albedo,
             colour=colour,
-            base=_law(coordinates),
-            scatter=np.full((2 * GRID - 1,) * 2, np.nan),
+            base=base,
+            scatter=scatter,
             independent=DensityScale.unknown(),
             fixed=DensityScale.unknown(),
         )
+
+
+def _within_and_between(faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``base`` and ``scatter`` of a :class:`Prior`, of the skins (2, pixels) of each of some faces."""
+    medians = np.stack([np.median(face, axis=1) for face in faces], axis=1)
+    away = np.hstack([face - median[:, None] for face, median in zip(faces, medians.T, strict=True)])
+    return _law(medians), _law(away, reach=2, smoothing=SCATTER_SMOOTHING)
 
 
 def _law(coordinates: np.ndarray, reach: int = 1, smoothing: float = SMOOTHING) -> np.ndarray:
