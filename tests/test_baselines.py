@@ -436,3 +436,19 @@ def test_measured_skins_that_tell_nothing_are_refused(melanin):
     made = faces(0, count=1)
     with pytest.raises(BiofaceError, match="measured skins"):
         baselines.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask)
+
+
+def test_places_on_a_person_stand_for_the_pixels_of_a_face():
+    """Told who is who, pixels taken for places, a measured prior knows persons and scatter as one that was taught."""
+    made = faces(0, count=8, specular=0.0)
+    inside = made.mask
+    skins = made.melanin[inside], made.haemoglobin[inside]
+    person = np.broadcast_to(np.arange(8)[:, None, None], inside.shape)[inside]
+    mixed = np.random.default_rng(0).permutation(len(person))
+    found = baselines.Prior.measured(*(s[mixed] for s in skins), made.image, inside, person[mixed])
+    learnt = baselines.Prior.learn(faces(0, count=8))
+    assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
+    with pytest.raises(BiofaceError, match="as many persons as skins"):
+        baselines.Prior.measured(*skins, made.image, inside, person[1:])
+    with pytest.raises(BiofaceError, match="several places"):
+        baselines.Prior.measured(*skins, made.image, inside, np.arange(len(person)))

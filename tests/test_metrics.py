@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
 from bioface import metrics, skin
@@ -249,3 +250,43 @@ def test_summaries():
     with pytest.raises(BiofaceError, match="one per group"):
         metrics.group_means(row, ["a", "b"])
     np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])
+
+
+# --- how far pixels are alike ------------------------------------------------------------------------------
+
+
+def blurred(width, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(6, 64, 64))
+    return scipy.ndimage.gaussian_filter(noise, (0, width, width), mode="wrap")
+
+
+def test_correlation_length_is_that_of_the_blur():
+    """Gaussian blur of σ correlates white noise by exp(−d²/4σ²): 1/e at 2σ."""
+    mask = np.ones((6, 64, 64), bool)
+    for width in (1.5, 3.0):
+        assert metrics.correlation_length(blurred(width), mask) == pytest.approx(2 * width, rel=0.15)
+
+
+def test_correlation_length_sees_the_mask_only_and_no_offset():
+    values, mask = blurred(2.0), np.zeros((6, 64, 64), bool)
+    mask[:, 10:50, 12:52] = True
+    spoilt = np.where(mask, values, np.nan) + np.arange(6)[:, None, None]
+    inside = np.ones((6, 40, 40), bool)
+    assert metrics.correlation_length(spoilt, mask) == pytest.approx(
+        metrics.correlation_length(values[:, 10:50, 12:52], inside)
+    )
+
+
+def test_a_map_without_a_length_is_refused():
+    mask = np.ones((1, 8, 8), bool)
+    for values in (np.ones((1, 8, 8)), np.tile(np.arange(8.0) > 3, (1, 8, 1))):
+        with pytest.raises(BiofaceError, match="varies"):
+            metrics.correlation_length(values, mask)
+
+
+def test_mean_error_is_the_level_of_the_error():
+    truth, mask = np.zeros((2, 4, 4)), np.ones((2, 4, 4), bool)
+    pattern = np.tile([0.5, -0.5], (2, 4, 2))
+    found = truth + np.array([0.3, -0.2])[:, None, None] + pattern
+    assert metrics.mean_error(found, truth, mask) == pytest.approx([0.3, -0.2])
+    assert metrics.rmse(found, truth, mask) ** 2 == pytest.approx(np.array([0.09, 0.04]) + 0.25)
