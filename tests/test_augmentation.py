@@ -86,3 +86,13 @@ def test_the_brightness_is_that_of_the_twin(faces):
     stored = image_formation.srgb_decode(torch.from_numpy(faces.rgb))
     before = torch.stack([stored[i][batch.mask[i] | batch.mask[i].flip(1)].mean() for i in range(6)])
     assert 0.5 < float(level.mean() / before.mean()) < 2
+
+
+def test_no_skin_is_lit_more_than_the_twin_lights_any(faces):
+    """Dark skin is exposed longer, but not without end; a mean shading of 2 would be on no face of the twin."""
+    darkest = dataclasses.replace(
+        faces, truth=dataclasses.replace(faces.truth, melanin=(4 * faces.truth.melanin).clip(0, 0.43))
+    )
+    batch = augmentation.Augmented(darkest, 1)[ROWS]
+    bright = [batch.truth.diffuse[i][batch.mask[i]].quantile(0.9) for i in range(6)]
+    assert float(max(bright)) < 1.4 + 1e-3

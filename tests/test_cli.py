@@ -113,13 +113,34 @@ def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_pat
     photo, weights, _ = photo_and_weights
     assert cli.main(["decompose", str(photo), "--weights", str(weights)]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("no mask given: ") and "give --mask or a crop" in said and said.count("\n") == 1
+    assert said.startswith("no mask given: where the face is, or whether there is one, cannot be known")
+    assert "give --mask or a crop" in said and said.count("\n") == 1
     assert (tmp_path / "build" / "decompose" / "me_maps.npz").is_file()
+
+
+def test_decompose_says_when_it_shrinks(photo_and_weights, tmp_path, monkeypatch, capsys):
+    photo, weights, mask = photo_and_weights
+    monkeypatch.setattr(decomposition, "MAX_PIXELS", 40 * 30)
+    assert cli.main(["decompose", str(photo), "--mask", str(mask), "--weights", str(weights)]) == 0
+    said = capsys.readouterr()
+    assert said.err == "me.png has 0 million pixels: shrunk to 40 × 30\n" and "maps of 40 × 30" in said.out
+
+
+def test_decompose_shows_how_far_it_is(photo_and_weights, monkeypatch, capsys):
+    photo, weights, mask = photo_and_weights
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert cli.main(["decompose", str(photo), "--mask", str(mask), "--weights", str(weights)]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("me.png: read, taken apart, then written to") and "decompose: 100%" in said
+    assert "write: 100%" in said and "8/8" in said
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (dict(photo="tiny.png", mask=""), "tiny.png: expected a photo of at least 16 pixels a side, found 10 × 10"),
+        (dict(photo="."), "expected a picture, found a folder"),
+        (dict(photo="clear.png", mask=""), "clear.png: expected a photo that is opaque somewhere"),
         (dict(photo="nobody.png"), "nobody.png: expected a picture, found no such file"),
         (dict(photo="w.safetensors"), "w.safetensors: expected a picture (JPEG, PNG, TIFF, …)"),
         (dict(mask="nobody.png"), "nobody.png: expected a picture, found no such file"),
@@ -133,9 +154,11 @@ def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_pat
 def test_what_cannot_be_decomposed_leaves_nothing(change, message, photo_and_weights, folders, tmp_path, capsys):
     Image.new("L", (20, 20), 255).save(folders / "small.png")
     Image.new("L", (60, 80)).save(folders / "black.png")
+    Image.new("RGB", (10, 10)).save(folders / "tiny.png")
+    Image.new("RGBA", (60, 80)).save(folders / "clear.png")
     names = dict(photo="me.png", mask="mask.png", weights="w.safetensors", out="../results") | change
     where = {name: str(folders / file) for name, file in names.items()}
-    options = [word for name in ("mask", "weights", "out") for word in (f"--{name}", where[name])]
+    options = [word for name in ("mask", "weights", "out") if names[name] for word in (f"--{name}", where[name])]
     assert message in one_line_error(["decompose", where["photo"], *options], capsys)
     assert not list((tmp_path / "results").glob("*")) and not list(tmp_path.rglob("*partial*"))
 

@@ -332,7 +332,7 @@ def test_100_million_pixels_fit_in_memory(weights, tmp_path):
         (np.zeros((64, 64, 3)), np.ones((32, 64)), r"expected a mask of 64 × 64 as the photo, found shape \(32, 64\)"),
         (np.zeros((64, 64, 3)), np.ones((64, 64, 3)), "expected a mask of 64 × 64"),
         (np.zeros((64, 64, 3)), np.zeros((64, 64)), "at least one pixel, found an empty one"),
-        (np.zeros((64, 64, 4)), None, "at least one pixel, found an empty one"),
+        (np.zeros((64, 64, 4)), None, "expected a photo that is opaque somewhere, found one that is not"),
     ],
 )
 def test_what_is_no_photo(image, mask, message, network):
@@ -342,8 +342,18 @@ def test_what_is_no_photo(image, mask, message, network):
 
 def test_a_small_file(network, tmp_path):
     Image.fromarray(picture(15, 40)).save(tmp_path / "me.png")
-    with pytest.raises(BiofaceError, match="at least 16 pixels a side, found 15 × 40"):
+    with pytest.raises(DataError, match="me.png: expected a photo of at least 16 pixels a side, found 15 × 40"):
         decompose(tmp_path / "me.png", weights=network)
+
+
+def test_a_mask_in_a_file_for_an_array_is_named(network, tmp_path):
+    for name, size, content, message in (
+        ("small", (40, 40), 255, r"small.png: expected a mask of 150 × 120 as the photo, found shape \(40, 40\)"),
+        ("black", (120, 150), 0, "black.png: expected a mask with at least one pixel, found an empty one"),
+    ):
+        Image.new("L", size, content).save(tmp_path / f"{name}.png")
+        with pytest.raises(DataError, match=message):
+            decompose(picture(), tmp_path / f"{name}.png", network)
 
 
 def test_weights(astronaut, network, weights, tmp_path, monkeypatch):
@@ -405,6 +415,8 @@ def test_1024_by_1024_takes_less_than_5_s(tmp_path):
 def test_no_edit_gives_back_the_photo(found, network, astronaut):
     np.testing.assert_allclose(edit(found), picture() / 255, atol=1e-6)
     np.testing.assert_allclose(edit(decompose(astronaut, weights=network)), astronaut.rgb, atol=1e-6)
+    for d in (found, decompose(astronaut, weights=network)):  # to the last bit, whatever the maps are
+        np.testing.assert_array_equal(edit(d), np.clip(image_formation.srgb_encode(d.image), 0, 1))
     # neither does saying what is there already
     d = found
     np.testing.assert_allclose(edit(d, illuminant=d.illuminant, camera=d.camera_b), picture() / 255, atol=1e-5)
@@ -418,11 +430,30 @@ def test_edits_of_maps_are_renderings_of_the_edited_maps():
     assert (g == 1).any() or (blood == np.float32(skin.HAEMOGLOBIN_RANGE[1])).any()  # some of it is at the end
     S = camera.CameraModel.load().sensitivity(d.camera_b)
     expected = image_formation.render(melanin, blood, d.diffuse_shading, d.specular_shading * 3, d.illuminant, S)
-    edited = edit(d, melanin=0.6, haemoglobin=1.6, specular=3)
+    edited = edit(d, melanin=0.6, haemoglobin=1.6, specular=3, feather=0)
     shown = np.clip(image_formation.srgb_encode(expected), 0, 1)
     np.testing.assert_allclose(edited[d.mask], shown[d.mask], atol=1e-5)
     np.testing.assert_allclose(edited[~d.mask], image_formation.srgb_encode(d.image)[~d.mask], atol=1e-7)
     assert edited.dtype == np.float32 and np.abs(edited - edit(d))[d.mask].mean() > 0.05
+    for rest in ("stays", "none"):  # there is no rest
+        ways = edit(d, melanin=0.6, haemoglobin=1.6, specular=3, feather=0, rest=rest)
+        np.testing.assert_allclose(ways[d.mask], shown[d.mask], atol=1e-5)
+
+
+def test_edits_of_the_twins_truth_are_renderings_of_its_edited_maps(truth):
+    """Exactly; of a photo of eight bits up to their rounding, which a darker skin makes visible."""
+    for n in range(3):
+        d = truth[n]
+        S = camera.CameraModel.load().sensitivity(d.camera_b)
+        dark = skin.table_fraction(np.clip(d.melanin_coordinate + 0.6, -1, 1), skin.MELANIN_RANGE[1])
+        matte = d.diffuse_shading, 0 * d.specular_shading
+        expected = image_formation.render(dark, d.haemoglobin / 2, *matte, d.illuminant, S)
+        expected = np.clip(image_formation.srgb_encode(expected), 0, 1)[d.mask]
+        exact = dataclasses.replace(d, image=d.reconstruction)
+        edited, rounded = (
+            edit(v, melanin=0.6, haemoglobin=0.5, specular=0, feather=0)[d.mask] - expected for v in (exact, d)
+        )
+        assert np.abs(edited).max() < 2e-5 and np.sqrt((rounded**2).mean()) < 0.003
 
 
 def test_edits_go_the_right_way():
@@ -433,16 +464,92 @@ def test_edits_go_the_right_way():
     assert (less_blood[:, 1] > photo_red[:, 1]).all()  # blood takes green most
     assert (edit(d, specular=0)[inside] <= photo[inside] + 1e-6).all()
     without = d.diffuse_shading[..., None] * d.albedo
-    np.testing.assert_allclose(edit(d, specular=0)[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
+    matte = edit(d, specular=0, feather=0)
+    np.testing.assert_allclose(matte[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
 
 
-def test_what_the_maps_do_not_explain_stays():
+def test_what_the_maps_do_not_explain_follows_the_skin():
+    """Shading that they miss scales the new skin; another colour darkens as much as the skin does."""
     d = synthetic()
-    scar = np.zeros_like(d.image)
-    scar[4, 4] = (0.05, -0.02, 0.01)
-    marked = dataclasses.replace(d, image=d.image + scar)
-    apart = [image_formation.srgb_decode(edit(v, melanin=0.3)) for v in (marked, d)]
-    np.testing.assert_allclose(apart[0] - apart[1], scar, atol=1e-5)
+    albedo = d.albedo[4, 4]
+    across = np.cross(albedo, [1.0, 0.0, 0.0])
+    across *= 0.02 / np.linalg.norm(across)
+    darker = dataclasses.replace(d, melanin=skin.table_fraction(d.melanin_coordinate + 0.3, skin.MELANIN_RANGE[1]))
+    darker = Decomposition.of_maps(
+        *(getattr(darker, f.name) for f in dataclasses.fields(d)[:4]), d.camera_b, d.illuminant, d.image, d.mask
+    )
+    ratio = np.linalg.norm(darker.albedo[4, 4]) / np.linalg.norm(albedo)
+    for rest, expected in ((0.1 * albedo, 0.1 * darker.albedo[4, 4]), (across, ratio * across)):
+        mark = np.zeros_like(d.image)
+        mark[4, 4] = rest
+        marked = dataclasses.replace(d, image=d.image + mark)
+        apart = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0)) for v in (marked, d)]
+        mark[4, 4] = expected
+        np.testing.assert_allclose(apart[0] - apart[1], mark, atol=1e-5)
+        stays = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0, rest="stays")) for v in (marked, d)]
+        np.testing.assert_allclose((stays[0] - stays[1])[4, 4], rest, atol=1e-5)
+        alone = [edit(v, melanin=0.3, feather=0, rest="none") for v in (marked, d)]
+        np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)
+
+
+def test_highlights_are_no_brighter_than_the_photo():
+    """A map that sees more than there is must not leave holes when they are taken out."""
+    d = synthetic()
+    shiny = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, 0.9))
+    without = image_formation.srgb_decode(edit(shiny, specular=0, feather=0))[d.mask]
+    left = (d.image - d.image.min(-1, keepdims=True))[d.mask]  # all the white that there is
+    np.testing.assert_allclose(without, left, atol=1e-3)
+    silent = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, np.nan))
+    np.testing.assert_array_equal(edit(silent, specular=0), edit(d))  # nothing is known of highlights: none there
+
+
+def test_edits_fade_out_beyond_the_end_of_the_mask():
+    flat = [np.full((121, 101), value, np.float32) for value in (0.05, 0.03, 0.7, 0.0)]
+    mask = ellipse(121, 101, 60, 50, 40, 30)
+    light = illumination.standard("D65").numpy()
+    d = Decomposition.of_maps(*flat, np.zeros(2), light, np.zeros((121, 101, 3)), mask)
+    d = dataclasses.replace(d, image=d.reconstruction)
+
+    def share(d, feather):
+        linear = [image_formation.srgb_decode(edit(v, melanin=0.5, feather=feather)) for v in (d, whole)]
+        return ((linear[0] - d.image) / (linear[1] - d.image))[..., 1]
+
+    whole = dataclasses.replace(d, mask=np.ones_like(mask))
+    np.testing.assert_allclose(share(d, 0), mask, atol=1e-5)
+    soft = share(d, 0.1)
+    np.testing.assert_allclose(soft[mask], 1, atol=1e-5)
+    along = soft[60, 50:]  # the mask is 81 high, so a tenth is 8 pixels; it ends after column 30 of this half row
+    np.testing.assert_allclose(along[40:], 0, atol=1e-5)
+    assert along[31] > 0.95 and along[34:36].mean() == pytest.approx(0.5, abs=0.1) and along[38] < 0.05
+    assert (np.diff(along) <= 1e-5).all() and np.abs(np.diff(along)).max() < 1.6 / 8
+    half = soft > 0.5
+    assert 0.9 < half.sum() / ellipse(121, 101, 60, 50, 44, 34).sum() < 1.1
+    # holes of the mask are no outside, and the ends of the photo none either
+    eyes = dataclasses.replace(d, mask=mask & ~ellipse(121, 101, 50, 40, 4, 6))
+    np.testing.assert_allclose(share(eyes, 0.1)[mask], eyes.mask[mask], atol=1e-5)
+    upper = dataclasses.replace(d, mask=np.indices(mask.shape)[0] < 50)
+    np.testing.assert_allclose(share(upper, 0.1)[:50], 1, atol=1e-5)
+    single = dataclasses.replace(d, mask=np.arange(121 * 101).reshape(121, 101) == 4000)
+    assert np.isfinite(edit(single, melanin=0.5)).all()
+
+
+@pytest.mark.parametrize("feather", [0.05, 0.3])
+def test_only_pixels_with_maps_are_edited_and_edits_do_not_end_in_a_line(feather, found):
+    """Those of a crop end near the mask, and the edit fades out before."""
+    known = np.isfinite(found.melanin)
+    flat = dataclasses.replace(found, image=np.full_like(found.image, 0.5))
+    change = edit(flat, melanin=1, feather=feather) - edit(flat)
+    assert (change[~known] == 0).all() and np.isfinite(change).all() and (change[found.mask] != 0).any(-1).all()
+    steps = np.abs(np.diff(change, axis=0)).max(-1)
+    assert steps[known[1:] != known[:-1]].max() < 0.05 < steps.max() < 0.25
+    nothing = dataclasses.replace(found, reconstruction=np.full_like(found.reconstruction, np.nan))
+    np.testing.assert_array_equal(edit(nothing, melanin=0.5), edit(found))
+
+
+def test_large_photos_are_edited_in_parts(found, monkeypatch):
+    whole = edit(found, melanin=0.4, illuminant="A")
+    monkeypatch.setattr(decomposition, "STRIP", 1000)
+    np.testing.assert_allclose(edit(found, melanin=0.4, illuminant="A"), whole, atol=1e-6)
 
 
 def test_a_new_light_is_a_cast_when_the_balance_is_kept():
@@ -452,9 +559,9 @@ def test_a_new_light_is_a_cast_when_the_balance_is_kept():
     )
     shining = dataclasses.replace(shining, image=np.full_like(d.image, 0.5))
     np.testing.assert_allclose(image_formation.srgb_decode(edit(shining))[1:], 0.5, atol=1e-5)
-    balanced = image_formation.srgb_decode(edit(shining, illuminant="A", white_balance="new"))
+    balanced = image_formation.srgb_decode(edit(shining, illuminant="A", white_balance="new", feather=0))
     np.testing.assert_allclose(balanced[1:], 0.5, atol=1e-4)
-    red, green, blue = image_formation.srgb_decode(edit(shining, illuminant="A"))[1:].mean((0, 1))
+    red, green, blue = image_formation.srgb_decode(edit(shining, illuminant="A", feather=0))[1:].mean((0, 1))
     assert red > 1.3 * green > 1.3 * 1.3 * blue  # tungsten is orange
 
     S = camera.CameraModel.load().sensitivity(d.camera_b.astype(float))
@@ -471,7 +578,7 @@ def test_ways_to_name_a_light_and_a_camera():
     np.testing.assert_allclose(edit(d, illuminant=spectrum), edit(d, illuminant="F4"), atol=1e-6)
     warm, cold = (edit(d, illuminant=kelvin)[d.mask] for kelvin in (4000, 20000.0))
     assert (warm[:, 0] > cold[:, 0]).all() and (warm[:, 2] < cold[:, 2]).all()
-    seen = edit(d, camera=(2.0, -1.0))
+    seen = edit(d, camera=(2.0, -1.0), feather=0)
     S = camera.CameraModel.load().sensitivity(np.array([2.0, -1.0]))
     maps = d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading
     expected = image_formation.srgb_encode(image_formation.render(*maps, d.illuminant, S))
@@ -497,6 +604,9 @@ def test_ways_to_name_a_light_and_a_camera():
         (dict(camera=(0, 4)), "two camera coefficients"),
         (dict(camera=(0, float("nan"))), "two camera coefficients"),
         (dict(camera=(0, 0, 0)), "two camera coefficients"),
+        (dict(feather=-0.1), "a feather of 0 to 0.5 sides of the mask, found -0.1"),
+        (dict(feather=float("nan")), "a feather of 0 to 0.5"),
+        (dict(rest="follow"), "unknown rest 'follow'; did you mean 'follows'"),
         (dict(white_balance="keep"), "unknown white balance 'keep'; did you mean 'kept'"),
     ],
 )
@@ -588,6 +698,15 @@ def test_shading_leakage_of_known_errors():
     assert leakage(with_melanin(d, 0.5 * g + 0.1), d) == 0
     noise = 0.1 * np.random.default_rng(0).standard_normal(g.shape)
     assert abs(leakage(with_melanin(d, g + noise), d)) < 0.1
+    redder = dataclasses.replace(
+        d,
+        haemoglobin=skin.table_fraction(
+            (d.haemoglobin_coordinate - 0.1 * d.diffuse_shading).astype(np.float32), skin.HAEMOGLOBIN_RANGE[1]
+        ),
+    )
+    assert leakage(redder, d, "haemoglobin") == pytest.approx(-1, abs=1e-3) and leakage(redder, d) == 0
+    with pytest.raises(BiofaceError, match="unknown pigment 'melanine'; did you mean 'melanin'"):
+        leakage(d, d, "melanine")
     mixed = 0.1 * (d.diffuse_shading - d.diffuse_shading.mean()) / d.diffuse_shading.std() + noise
     assert leakage(with_melanin(d, g + mixed), d) == pytest.approx(0.5**0.5, abs=0.05)
 

@@ -168,7 +168,7 @@ def test_an_empty_mask(tmp_path, picture):
     with pytest.raises(DataError, match="me.png: expected a mask with at least one pixel"):
         photos.read(path, np.zeros((6, 4), bool))
     clear = np.concatenate([picture, np.zeros((6, 4, 1), np.uint8)], -1)
-    with pytest.raises(DataError, match="clear.png: expected a mask with at least one pixel"):
+    with pytest.raises(DataError, match="clear.png: expected a photo that is opaque somewhere"):
         photos.read(save(tmp_path / "clear.png", clear))
 
 
@@ -202,6 +202,18 @@ def test_every_kind_of_picture_shrinks(tmp_path, kind):
     whole, small = photos.read(path), photos.read(path, limit=16)
     assert small.rgb.shape == (4, 4, 3) and small.mask.all()
     np.testing.assert_allclose(small.rgb, whole.rgb.reshape(4, 2, 4, 2, 3).mean((1, 3)), atol=1 / 255)
+
+
+def test_nothing_but_transparency(tmp_path):
+    Image.new("RGBA", (20, 20), (200, 150, 120, 0)).save(tmp_path / "me.png")
+    with pytest.raises(DataError, match="me.png: expected a photo that is opaque somewhere"):
+        photos.read(tmp_path / "me.png")
+    assert photos.read(tmp_path / "me.png", np.ones((20, 20))).mask.all()  # where the face is has been said
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(DataError, match="expected a picture, found a folder"):
+        photos.read(tmp_path)
 
 
 def test_transparent_pixels_keep_their_colour_when_they_shrink(tmp_path):
@@ -246,8 +258,6 @@ def test_truncated(tmp_path):
 def test_missing(tmp_path):
     with pytest.raises(DataError, match="me.png: expected a picture, found no such file"):
         photos.read(tmp_path / "me.png")
-    with pytest.raises(DataError, match="expected a picture, found no such file"):
-        photos.read(tmp_path)  # a folder is no picture either
 
 
 def test_floating_point_pictures_must_be_within_0_and_1(tmp_path):
@@ -270,6 +280,14 @@ def test_the_astronaut_is_a_face_in_an_ellipse():
     assert red > green > blue > 0.3  # skin, evenly lit
     border = np.concatenate([photo.mask[0], photo.mask[-1], photo.mask[:, 0], photo.mask[:, -1]])
     assert not border.any()
+
+
+def test_the_astronaut_in_its_own_pixels():
+    import skimage.data
+
+    photo, small = photos.astronaut(112), photos.astronaut()
+    np.testing.assert_allclose(photo.rgb * 255, skimage.data.astronaut()[64:176, 166:278], atol=1e-3)
+    assert photo.mask.mean() == pytest.approx(small.mask.mean(), abs=0.01)
 
 
 def test_the_astronaut_needs_no_network(monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bioface import camera, illumination, image_formation, paths, smith2019
-from bioface.datasets import iset, nfe, painting, twin
+from bioface.datasets import heads, iset, nfe, painting, twin
 from bioface.errors import BiofaceError, DataError
 
 SMALL = twin.TwinConfig(seed=3, train=6, validation=2, test=2, mismatch_share=0.5, cubes=1)
@@ -216,6 +216,33 @@ def test_light_from_one_direction_is_brightest_there():
 # --- identities -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("beyond", twin.BEYOND[1:])
+def test_beyond_is_the_same_person_in_what_no_usual_face_shows(beyond):
+    group = sorted(twin.base_colours())[0]
+    usual, other = (twin.make_face(3, "test", 1, False, group, kind) for kind in ("", beyond))
+    moved = {
+        "pose": not np.array_equal(usual["mask"], other["mask"]),
+        "light": not np.array_equal(usual["key_direction"], other["key_direction"]),
+        "colour": not np.array_equal(usual["camera_b"], other["camera_b"]),
+    }
+    assert moved == {kind: kind == beyond for kind in moved}
+    skins = [np.median(face["melanin"][face["mask"]]) for face in (usual, other)]
+    assert skins[0] == pytest.approx(skins[1], rel=0.1)
+    assert usual["identity"] == other["identity"]
+
+
+def test_beyond_is_outside_of_the_usual_range():
+    rng = np.random.default_rng(0)
+    poses = [(heads.draw_pose(rng), heads.draw_pose(rng, True)) for _ in range(200)]
+    assert max(abs(p.yaw) for p, _ in poses) < min(abs(p.yaw) for _, p in poses)
+    assert max(abs(p.roll) for p, _ in poses) < min(abs(p.roll) for _, p in poses)
+    lights = [(twin.draw_light(rng), twin.draw_light(rng, True)) for _ in range(200)]
+    usual, other = ([light[k].key_direction for light in lights] for k in (0, 1))
+    assert all(key[1] < -0.2 or key[2] < 0.27 for key in other) and all(key[1] >= 0 and key[2] > 0.2 for key in usual)
+    colours = [twin.draw_camera_and_illuminant(rng, True) for _ in range(200)]
+    assert all(2 <= np.linalg.norm(b) <= 3 + 1e-6 and weights.argmax() >= 2 for b, weights, _ in colours)
+
+
 def test_no_person_is_in_two_splits_or_twice_in_one(faces):
     assert len(set(faces.truth.identity)) == len(faces)
     # another person, not another number: the first of each split differ in shape and colour
@@ -352,6 +379,7 @@ def test_the_name_of_the_folder_follows_what_it_is_made_from(monkeypatch):
         ({"test": 2.5}, "test to be a whole number"),
         ({"mismatch_share": 1.5}, "mismatch_share within 0–1"),
         ({"cubes": 3}, "at most 2 cubes"),
+        ({"beyond": "poses"}, "did you mean 'pose'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

@@ -17,10 +17,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from bioface import paths
 from bioface.errors import BiofaceError
 
+#: What :class:`bioface.decomposition.NoMask` means here.
+NO_MASK = (
+    "no mask given: where the face is, or whether there is one, cannot be known, so the whole picture is taken as "
+    "face; give --mask or a crop"
+)
 BATCH = 64  #: faces a step of ``train``, as in the paper
 
 
@@ -44,15 +50,15 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     from bioface import decomposition, image_formation, plotting
 
     _make_folder(out)
+    show = sys.stderr.isatty()
+    if show:
+        print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        found = decomposition.decompose(photo, mask, weights, progress=sys.stderr.isatty())
+        found = decomposition.decompose(photo, mask, weights, progress=show)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
-        print(
-            "no mask given: the whole picture is taken as face; give --mask or a crop" if known else warning.message,
-            file=sys.stderr,
-        )
+        print(NO_MASK if known else warning.message, file=sys.stderr)
 
     images: dict[str, np.ndarray] = {}
     greys = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
@@ -61,29 +67,55 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     for name in ("albedo", "reconstruction"):
         images[name] = image_formation.srgb_encode(getattr(found, name))
 
-    step = max(1, max(found.mask.shape) // 512)  # an overview needs no more
-    colours = {"linear_rgb": found.image, "rgb": images["reconstruction"], "albedo": found.albedo}
-    panels = [v[::step, ::step] for v in (*colours.values(), *(getattr(found, name) for name in greys))]
+    # the overview: the face, in the paper's order, and no more pixels than it needs
+    rows, columns = (np.flatnonzero(np.isfinite(found.melanin).any(axis)) for axis in (1, 0))
+    step = max(1, max(len(rows), len(columns)) // 512)
+    face = slice(rows[0], rows[-1] + 1, step), slice(columns[0], columns[-1] + 1, step)
+    panels = {
+        "photo": ("linear_rgb", found.image),
+        "reconstruction": ("rgb", images["reconstruction"]),
+        "diffuse": ("diffuse_shading", found.diffuse_shading),
+        "specular": ("specular_shading", found.specular_shading),
+        "melanin": ("melanin", found.melanin),
+        "haemoglobin": ("haemoglobin", found.haemoglobin),
+        "albedo": ("albedo", found.albedo),
+    }
     figure, _ = plotting.panel_grid(
-        [panels],
-        quantities=(*colours, *greys),
-        titles=["photo", "reconstruction", "albedo", "melanin", "haemoglobin", "diffuse", "specular"],
-        masks=[found.mask[::step, ::step]],
+        [[image[face] for _, image in panels.values()]],
+        quantities=[quantity for quantity, _ in panels.values()],
+        titles=list(panels),
+        masks=[found.mask[face]],
+        panel=1.8,
     )
     with contextlib.ExitStack() as files:  # all of them, or none
+        todo = tqdm([*images, "overview", "maps"], desc="write", disable=not show)
 
         def partial(ending: str) -> Path:
             return files.enter_context(paths.whole_file(out / f"{photo.stem}_{ending}"))
 
-        for name, image in images.items():
-            eight_bits = np.rint(np.nan_to_num(image).clip(0, 1) * 255).astype(np.uint8)
-            Image.fromarray(eight_bits).save(partial(f"{name.removesuffix('_shading')}.png"))
-        figure.savefig(partial("overview.png"))
-        found.save(partial("maps.npz"))
+        for name in todo:
+            if name == "overview":
+                figure.savefig(partial("overview.png"))
+            elif name == "maps":
+                found.save(partial("maps.npz"))
+            else:
+                eight_bits = np.rint(np.nan_to_num(images[name]).clip(0, 1) * 255).astype(np.uint8)
+                Image.fromarray(eight_bits).save(partial(f"{name.removesuffix('_shading')}.png"))
+    _say_if_shrunk(photo, found.mask.shape)
     size = " × ".join(map(str, found.mask.shape))
     whites = ", ".join(f"{name} {plotting.QUANTITIES[name].high:g}" for name in greys)
     print(f"{photo.stem}: maps of {size} in {out / photo.stem}_maps.npz, pictures beside them; white is {whites}")
     return 0
+
+
+def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
+    """A line when the maps are smaller than the photo, so that nobody wonders."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(photo) as image:  # its header only
+            pixels = image.width * image.height
+    if pixels > size[0] * size[1]:
+        print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {size[0]} × {size[1]}", file=sys.stderr)
 
 
 def fit(cube_file: Path, out: Path) -> int:

@@ -74,7 +74,9 @@ def read(
     path = Path(path)
     rgb, alpha, whole = _read(path, limit)
     if mask is None:
-        return Photo(rgb, _not_empty(path, alpha > 0.5), path.stem)
+        if not (alpha > 0.5).any():
+            raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
+        return Photo(rgb, alpha > 0.5, path.stem)
     if isinstance(mask, np.ndarray):
         where, found, given = path, as_mask(mask), mask.shape
     else:
@@ -113,19 +115,19 @@ def nearest(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return mask[rows.astype(int)[:, None], columns.astype(int)]
 
 
-def astronaut() -> Photo:
-    """Eileen Collins's face from scikit-image's ``astronaut`` (NASA, public domain), 64 × 64 with an ellipse.
+def astronaut(size: int = SIZE) -> Photo:
+    """Eileen Collins's face from scikit-image's ``astronaut`` (NASA, public domain), square, with an ellipse as mask.
 
-    The picture ships with scikit-image: no download.
+    The picture ships with scikit-image: no download. At ``size`` 112 its pixels are those of the file.
 
     >>> astronaut().rgb.shape
     (64, 64, 3)
     """
     whole = skimage.data.astronaut() / 255.0
     face = whole[_ROW : _ROW + _SIDE, _COLUMN : _COLUMN + _SIDE]
-    rgb = skimage.transform.resize(face, (SIZE, SIZE), order=1, anti_aliasing=True)
+    rgb = skimage.transform.resize(face, (size, size), order=1, anti_aliasing=size < _SIDE)
     row, column, height, width = _ELLIPSE
-    y, x = np.mgrid[:SIZE, :SIZE]
+    y, x = (np.mgrid[:size, :size] + 0.5) * (SIZE / size) - 0.5
     mask = ((y - row) / height) ** 2 + ((x - column) / width) ** 2 <= 1
     return Photo(rgb.astype(np.float32), mask, "astronaut")
 
@@ -145,7 +147,7 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple[
 def _open(path: Path) -> Image.Image:
     """The picture, decoded and turned upright."""
     if not path.is_file():
-        raise DataError(path, "a picture", "no such file")
+        raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
             # from half of the pixels that it refuses on, Pillow warns: those are photos of today

@@ -1,0 +1,103 @@
+"""Edits held against edits of the truth, on maps that are off by known amounts; colours and spectra."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bioface import camera, decomposition, editing, illumination, image_formation, skin
+from bioface.datasets import skin_spectra, twin
+from bioface.errors import BiofaceError
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return decomposition.of_twin(twin.load("test", 2, progress=False))
+
+
+D65 = illumination.standard("D65").numpy()
+
+
+def test_true_maps_are_edited_without_error(truth):
+    for change in (*editing.PAPER_EDITS.values(), {"illuminant": "A"}, {"camera": (2.0, -2.0)}):
+        errors = editing.edit_errors(truth, truth, change)
+        assert errors["edit"].max() < 0.004  # the rounding of eight bits
+        assert errors["maps alone"].max() == 0
+        assert (errors["no edit"] > 2 * errors["edit"]).all()
+
+
+def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
+    change = {"melanin": 0.4}
+    off = dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading * 1.1)
+    errors = editing.edit_errors(off, truth, change)
+    g = np.clip(truth.melanin_coordinate + np.float32(0.4), -1, 1)
+    S = camera.CameraModel.load().sensitivity(truth.camera_b)
+    maps = skin.table_fraction(g, skin.MELANIN_RANGE[1]), truth.haemoglobin
+    shadings = truth.diffuse_shading, truth.specular_shading
+    expected, brighter = (
+        np.clip(image_formation.srgb_encode(image_formation.render(*maps, d, shadings[1], truth.illuminant, S)), 0, 1)
+        for d in (shadings[0], 1.1 * shadings[0])
+    )
+    for n, mask in enumerate(truth.mask):
+        rmse = np.sqrt(((brighter - expected)[n][mask] ** 2).mean())
+        assert errors["maps alone"][n] == pytest.approx(rmse, rel=1e-3)
+        assert errors["edit"][n] < 0.2 * rmse  # the photo says how bright it is
+    assert set(errors) == {"edit", "rest stays", "maps alone", "no edit"}
+    some = editing.edit_errors(off, truth, change, ["no edit", "edit"])
+    assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
+    with pytest.raises(BiofaceError, match="unknown way to edit 'no edits'; did you mean 'no edit'"):
+        editing.edit_errors(off, truth, change, ["no edits"])
+    with pytest.raises(BiofaceError, match="expected maps of shape"):
+        editing.edit_errors(off, truth[:1], change)
+    with pytest.raises(BiofaceError, match="several faces"):
+        editing.edit_errors(off[0], truth[0], change)
+
+
+def test_spectral_errors(truth):
+    assert editing.spectral_errors(truth, truth).tolist() == [0, 0]
+    other = dataclasses.replace(truth, melanin=truth.melanin + 0.01)
+    mask = truth.mask[1]
+    R, true_R = (skin.reflectance(m[1][mask], truth.haemoglobin[1][mask]) for m in (other.melanin, truth.melanin))
+    expected = np.sqrt(((R - true_R) ** 2).mean())
+    assert editing.spectral_errors(other, truth)[1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
+    """Its matrix to XYZ is a fit, so not exactly."""
+    from bioface import spectra
+
+    R = editing.padded(skin_spectra.load("issa").reflectance[::500])
+    C = spectra.colour_matching_functions().numpy() * D65
+    linear = (R @ C.T / C.sum(1)) * camera.ROW_SUMS["d65"].numpy() @ camera.XYZ_TO_SRGB.numpy().T
+    apart = editing.difference(editing.seen(R, np.zeros(2), D65), editing.lab(linear))
+    assert apart.max() < 3
+    white = editing.seen(np.ones((1, 33)), np.array([1.0, -1.0]), illumination.standard("A").numpy())
+    np.testing.assert_allclose(white, [[100, 0, 0]], atol=0.02)
+    assert C[:, 31:].sum() < 1e-3 * C.sum()  # what `padded` makes up
+
+
+def test_padding():
+    R = np.arange(62.0).reshape(2, 31)
+    assert editing.padded(R)[1, 30:].tolist() == [61, 61, 61]
+    with pytest.raises(BiofaceError, match=r"expected spectra \(N, 31\).*found shape \(2, 33\)"):
+        editing.padded(np.ones((2, 33)))
+
+
+def test_skins_are_those_of_the_table():
+    R = editing.skins(0.02, size=5)
+    assert R.shape == (25, 33)
+    np.testing.assert_allclose(R[-1], skin.reflectance(np.array(0.43), np.array(0.07)) + 0.02, atol=1e-6)
+
+
+def test_lookalikes_are_the_nearest():
+    rng = np.random.default_rng(0)
+    archive = rng.uniform([20, 0, 0], [80, 30, 30], (300, 3))
+    found = editing.lookalikes(archive[40:160] + 0.01, archive, 4, block=50)
+    assert found.index.shape == found.difference.shape == (120, 4)
+    assert found.index[:, 0].tolist() == list(range(40, 160))
+    assert (np.diff(found.difference, axis=1) >= 0).all()
+    apart = editing.difference(archive[100] + 0.01, archive)
+    np.testing.assert_allclose(found.difference[60], np.sort(apart)[:4])
+    for count in (0, 301):
+        with pytest.raises(BiofaceError, match="expected to want 1 to 300"):
+            editing.lookalikes(archive, archive, count)
