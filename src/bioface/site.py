@@ -27,19 +27,21 @@ from typing import Any
 import jinja2
 import matplotlib
 import nbformat
+import numpy as np
 from jupyterlab_pygments import JupyterStyle
 from latex2mathml import converter
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from pygments.formatters import HtmlFormatter
+from scipy.optimize import linear_sum_assignment
 
 from bioface import claims, notebook_file, paths
 from bioface.errors import BiofaceError, DataError
 
 TEMPLATES = paths.ASSETS / "site"
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf"  #: it has what formulas need
-SAVED = re.compile(r"plotting\.save\(\s*\w+,\s*[\"'](\d\d_[a-z0-9_]+)[\"']")
+SAVED = re.compile(r"plotting\.save\(\s*\w+,\s*(f?)[\"'](\d\d_[^\"']+)[\"']")  #: with an f, {parts} of the name vary
 QUESTION = re.compile(r"^\*\*Question\.\*\*\s*(.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -196,14 +198,17 @@ def _read(path: Path) -> nbformat.NotebookNode:
         nbformat.validate(node)
     except (BiofaceError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         found = str(error).partition("\n")[0]
-        raise DataError(path, "a notebook executed to its end", f"{type(error).__name__}: {found}") from error
+        raise DataError(
+            path, "a notebook executed to its end (`make notebooks`)", f"{type(error).__name__}: {found}"
+        ) from error
     return node
 
 
 def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Picture]:
     """The pictures of a notebook in order; each output is told what it shows.
 
-    A cell that shows pictures saves them, in the same order, by ``plotting.save(figure, "NN_name", ...)``.
+    A cell that shows pictures saves them, in the same order, by ``plotting.save(figure, "NN_name", ...)``; where a
+    loop makes the names, each output is given to the saved picture that it is most like.
 
     Raises
     ------
@@ -214,23 +219,40 @@ def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Pi
         if cell.cell_type != "code":
             continue
         outputs = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        names = SAVED.findall(cell.source)
+        names, in_order = [], True
+        for varies, name in SAVED.findall(cell.source):
+            pattern = re.sub(r"\\\{.*?\\\}", "[a-z0-9_]+", re.escape(name))
+            saved = sorted(file.stem for file in figures.glob("*.json") if re.fullmatch(pattern, file.stem))
+            names += saved if varies else [name]
+            in_order = in_order and not varies
         if len(names) != len(outputs):
             raise DataError(
                 path,
                 'every picture saved by plotting.save(figure, "NN_name", ...) in the cell that shows it',
                 f"{len(outputs)} shown and {len(names)} saved in code cell {cell.execution_count}",
             )
-        for name, output in zip(names, outputs, strict=True):
+        shown = []
+        for output in outputs:
             try:
-                png = base64.b64decode("".join(output.data["image/png"].split()), validate=True)
+                shown.append(base64.b64decode("".join(output.data["image/png"].split()), validate=True))
             except binascii.Error as error:
-                raise DataError(path, f"the picture of {name}", f"{error}") from error
-            width, height = _size(png, path, f"the picture of {name}")
-            picture = Picture(name, **_about(figures, name), png=png, width=width, height=height)
+                raise DataError(path, f"a picture in code cell {cell.execution_count}", f"{error}") from error
+        about = {name: _about(figures, name) for name in names}
+        sizes = [_size(png, path, f"a picture in code cell {cell.execution_count}") for png in shown]
+        if not in_order:
+            saved_as = [_thumbnail(figures / f"{name}.png") for name in names]
+            unlike = [[np.abs(_thumbnail(io.BytesIO(png)) - other).mean() for other in saved_as] for png in shown]
+            names = [names[k] for k in linear_sum_assignment(unlike)[1]]
+        for name, output, png, (width, height) in zip(names, outputs, shown, sizes, strict=True):
+            picture = Picture(name, **about[name], png=png, width=width, height=height)
             output.metadata["picture"] = {k: v for k, v in vars(picture).items() if k != "png"}
             found.append(picture)
     return found
+
+
+def _thumbnail(png: Path | io.BytesIO) -> np.ndarray:
+    with Image.open(png) as image:
+        return np.asarray(image.convert("L").resize((64, 64)), float)
 
 
 def _page(path: Path, renderer: Renderer, figures: Path, rows: Sequence[claims.Claim]) -> Page:
