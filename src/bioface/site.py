@@ -40,8 +40,9 @@ from bioface import claims, notebook_file, paths
 from bioface.errors import BiofaceError, DataError
 
 TEMPLATES = paths.ASSETS / "site"
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf"  #: it has what formulas need
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf"  #: with the letters of formulas
 SAVED = re.compile(r"plotting\.save\(\s*\w+,\s*(f?)[\"'](\d\d_[^\"']+)[\"']")  #: with an f, {parts} of the name vary
+FUNCTION = re.compile(r"(<(m[io])>(?:exp|ln|log|max|min)</\2>)(?=<m[isur])")  #: before a letter, not a bracket
 QUESTION = re.compile(r"^\*\*Question\.\*\*\s*(.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -101,13 +102,15 @@ class Renderer(IPythonRenderer):
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def _math(self, latex: str, display: str) -> str:
+        if not _balanced(latex):
+            raise DataError(self.source, "a formula in LaTeX", f"{latex!r}, whose braces do not match")
         try:
             drawn = converter.convert(latex.strip(), display=display)
         except Exception as error:  # it has a dozen of its own and lets others through
             raise DataError(self.source, "a formula in LaTeX", f"{latex!r} ({type(error).__name__})") from error
         if unknown := re.search(r"\\[A-Za-z]+", html.unescape(re.sub(r"<[^>]*>", " ", drawn))):
             raise DataError(self.source, "a formula in LaTeX", f"{unknown[0]} in {latex!r}, which MathML does not know")
-        return drawn
+        return FUNCTION.sub(r'\1<mspace width="0.167em" />', drawn)
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         plain = html.unescape(re.sub(r"<[^>]*>", "", text))
@@ -147,6 +150,15 @@ class Renderer(IPythonRenderer):
             return f"{file.stem}.html{hash}{fragment}"
         on_site = file.name in self.figures or file.with_suffix(".png").name in self.figures or file.name == claims.FILE
         return f"figures/{file.name}" if file.parent.name == "figures" and on_site else None
+
+
+def _balanced(latex: str) -> bool:
+    depth = 0
+    for brace in re.findall(r"(?:\\.)|([{}])", latex):
+        depth += {"{": 1, "}": -1, "": 0}[brace]
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 class Exporter(HTMLExporter):
