@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test check notebooks data weights clean environment
+.PHONY: help reproduce test check notebooks site data weights clean environment
 
 PROFILE  ?= default
 NOTEBOOK ?=
@@ -29,6 +29,7 @@ help:
 	@echo "make test        everything: reproduce, all tests, notebooks compared with the committed ones"
 	@echo "make check       the fast loop: ruff and the unit tests, under a minute"
 	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
+	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
 	@echo "make weights     train the network that ships with the package again (a quarter of an hour), with its model card"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
@@ -57,6 +58,9 @@ check: environment
 
 notebooks: environment
 	@$(RUN) --publish
+
+site: environment
+	@$(PYTHON) -m bioface.site
 
 data: environment
 	@$(PYTHON) -m bioface data
