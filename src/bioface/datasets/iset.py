@@ -275,7 +275,8 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
         raise DataError(path, f"imgMean with {len(matrix)} bands, as the basis", f"{len(mean)}")
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.asarray(coefficients[start:stop], dtype=float) @ matrix.T + mean
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            return np.asarray(coefficients[start:stop], dtype=float) @ matrix.T + mean
 
     return read, (*shape[:2], len(matrix)), basis.get("wave")
 
