@@ -27,7 +27,7 @@ from bioface.decomposition import decompose
 from bioface.objective import Batch
 
 DIGITS = 3  # of a claim, as printed
-STEPS = 12
+STEPS = 4
 
 
 @contextlib.contextmanager

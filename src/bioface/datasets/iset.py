@@ -343,7 +343,7 @@ def _checked_illuminant(
         values = values[keep]
     else:
         wave = np.ravel(_numbers(path, "illuminant.wave", wave)).astype(float)
-        if len(wave) != len(values) or (np.diff(wave) <= 0).any():
+        if len(wave) != len(values) or not np.isfinite(wave).all() or (np.diff(wave) <= 0).any():
             raise DataError(
                 path,
                 "one illuminant value for each of its rising wavelengths",

@@ -31,6 +31,7 @@ _DAMAGE = (
     KeyError,
     ArithmeticError,  # OverflowError, ZeroDivisionError
     AttributeError,
+    NameError,
     AssertionError,
     MemoryError,
     RuntimeError,  # with NotImplementedError
