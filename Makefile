@@ -31,7 +31,7 @@ help:
 	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
 	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
-	@echo "make weights     train the network that ships with the package again (a quarter of an hour), with its model card"
+	@echo "make weights     train the network that ships with the package again (some ten minutes), with its model card"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
 	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import decomposition, generalisation, metrics, objective, paths, recipes
+from bioface import claims, decomposition, generalisation, metrics, objective, paths, recipes
 from bioface.datasets import twin
 from bioface.errors import BiofaceError
 from bioface.generalisation import Plan, Stage
@@ -142,3 +142,15 @@ def test_the_weights_that_ship_beat_the_training_mean():
     for column in metrics.TABLE1:
         assert table["all"][column] < table["training mean"][column], column
     assert metrics.skill(table["all"]["melanin"], table["training mean"]["melanin"]) >= 0.5
+
+
+def test_the_weights_that_ship_are_those_that_are_claimed():
+    table, _ = generalisation.errors_by_group(BioFaceNet.from_file(decomposition.WEIGHTS))
+    claimed = {c.id: c.measured for c in claims.read(paths.root() / "figures" / claims.FILE)}
+    for column in metrics.TABLE1:
+        error = table["all"][column]
+        if column in ("melanin", "haemoglobin"):
+            found = metrics.skill(error, table["training mean"][column])
+            assert claimed[f"05.ships_{column}_skill"] == pytest.approx(found, abs=0.005), column
+        else:
+            assert claimed[f"05.ships_{column}"] == pytest.approx(error, abs=0.001), column

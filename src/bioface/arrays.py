@@ -8,6 +8,10 @@ precision stays double.
 from __future__ import annotations
 
 import functools
+import lzma
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +19,23 @@ import numpy as np
 import torch
 
 from bioface.errors import BiofaceError
+
+#: What numpy's and zipfile's readers raise on a damaged .npz, as they happen to stumble.
+DAMAGED_NPZ = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # with NotImplementedError: an encryption or a compression that is not there
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -242,14 +242,32 @@ def read(file: str | Path | None = None) -> list[Claim]:
     file = Path(file or paths.figures() / FILE)
     expected = "claims as the notebooks write them (remove the file and run `make reproduce`)"
     try:
-        rows = [Claim(**row) for row in json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)["claims"]]
+        rows = [_claim(row) for row in json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)["claims"]]
     except FileNotFoundError:
         raise DataError(file, "claims, written by `make reproduce`", "no such file") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(file, expected, f"{type(error).__name__}: {error}") from error
     if len({c.id for c in rows}) < len(rows):
         raise DataError(file, expected, "one claim twice")
     return sorted(rows, key=lambda c: c.id)
+
+
+_TYPES = {"measured": Number | None, "passed": bool | None, "timing": bool, "optional": bool}  # and text
+
+
+def _claim(row: dict[str, Any]) -> Claim:
+    """One row of the file.
+
+    Raises
+    ------
+    TypeError, ValueError : fields that are missing, unknown or of another type, a number that is not finite
+    """
+    claim = Claim(**row)
+    for name, value in dataclasses.asdict(claim).items():
+        wrong_number = name == "measured" and (isinstance(value, bool) or value in (math.inf, -math.inf))
+        if wrong_number or not isinstance(value, _TYPES.get(name, str)):
+            raise ValueError(f"{name} {value!r}")
+    return claim
 
 
 def _refuse(constant: str) -> None:

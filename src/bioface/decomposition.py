@@ -14,8 +14,6 @@ import dataclasses
 import functools
 import math
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, skin
+from bioface.arrays import DAMAGED_NPZ
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.network import BioFaceNet
@@ -131,7 +130,7 @@ class Decomposition:
                 arrays = {name: file[name] for name in names}
         except KeyError as error:
             raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED_NPZ as error:
             raise DataError(path, expected, f"something else ({error})") from error
         *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
         ends = {"albedo": (H, W, 3), "reconstruction": (H, W, 3), "image": (H, W, 3), "camera_b": (2,)}

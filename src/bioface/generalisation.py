@@ -113,6 +113,8 @@ PUBLISHED = Plan("published", (Stage(recipes.PUBLISHED_LOSSES, 110),))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted"))
 SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 450, 350))
 ROWS = (PUBLISHED, MEASURED, SYNTHETIC)
+#: What a prior of skin among the published losses does; it takes the place of nothing.
+PRIOR_AS_LOSS = Plan("published, skin prior as a loss", (Stage(recipes.MEASURED_SKIN, 110),))
 #: The last row on the 256 training faces as they are, which a long training shows the use of, and a short one does not.
 NOT_RECOLOURED = SYNTHETIC.but(
     "not recoloured", stages=tuple(dataclasses.replace(stage, recolour=False) for stage in SYNTHETIC.stages)

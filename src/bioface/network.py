@@ -26,6 +26,7 @@ LEVELS = 5  #: of the encoder; each but the last is followed by a 2 × 2 max-poo
 MULTIPLE = 2 ** (LEVELS - 1)  #: height and width of an image must be multiples of it
 ARCHITECTURE = "BioFaceNet"  #: what a weights file says it is
 SHADINGS = ("exp", "relu")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  #: what weights may be stored in
 #: Subtracted from the linear image: the authors' (129.19, 104.76, 93.59) / 255.
 MEAN_RGB = (0.50663, 0.41082, 0.36702)
 
@@ -241,9 +242,14 @@ class BioFaceNet(nn.Module):
         """
         tensors, metadata = read_safetensors(path, ARCHITECTURE)
         try:
-            network = cls(**json.loads(metadata["config"]))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too wide for the memory
+            config = json.loads(metadata["config"])
+            with torch.device("meta"):  # the shapes alone: a damaged width must not take the memory
+                sketch = cls(**config)
+        # RuntimeError, OverflowError: too wide to count; RecursionError, a RuntimeError: nested without end
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise DataError(path, f"a {ARCHITECTURE} configuration inside", f"{error!r}") from error
+        sketch.check(tensors, path)
+        network = cls(**config)
         network.load(tensors, path)
         return network.eval()
 
@@ -252,7 +258,17 @@ class BioFaceNet(nn.Module):
 
         Raises
         ------
-        DataError : weights that are missing, left over, of other shapes or not finite
+        DataError : see :meth:`check`
+        """
+        self.check(tensors, path)
+        self.load_state_dict(tensors)
+
+    def check(self, tensors: dict[str, Tensor], path: str | Path) -> None:
+        """Refuse weights read from ``path`` that are not this network's.
+
+        Raises
+        ------
+        DataError : weights that are missing, left over, of other shapes, other kinds of numbers or not finite
         """
         own = self.state_dict()
         for name in sorted({*own, *tensors}):
@@ -262,9 +278,11 @@ class BioFaceNet(nn.Module):
             if tensors[name].shape != own[name].shape:
                 found = f"{name} of shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
                 raise DataError(path, expected, found)
+            kinds = FLOATS if own[name].is_floating_point() else (own[name].dtype,)
+            if tensors[name].dtype not in kinds:
+                raise DataError(path, expected, f"{name} of {tensors[name].dtype}")
             if not bool(torch.isfinite(tensors[name]).all()):
                 raise DataError(path, "finite weights", f"NaN or infinity in {name}")
-        self.load_state_dict(tensors)
 
 
 def check_image(image: Tensor) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from bioface import losses, objective, paths
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
-from bioface.network import BioFaceNet, read_safetensors
+from bioface.network import FLOATS, BioFaceNet, read_safetensors
 from bioface.objective import Batch
 from bioface.recipes import RECIPES, Recipe, get
 
@@ -313,7 +314,9 @@ def _restore(
     tensors, metadata = read_safetensors(path, CHECKPOINT)
     try:
         saved, done = json.loads(metadata["run"]), tensors.pop("record").numpy()
-    except (KeyError, ValueError) as error:
+        if not isinstance(saved, dict):
+            raise TypeError(f"a run that is {type(saved).__name__}")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise DataError(path, "a checkpoint's run and record inside", repr(error)) from error
     for name, wanted in run.items():
         found = saved.get(name)
@@ -322,20 +325,22 @@ def _restore(
                 different = [field for field in wanted if wanted[field] != found.get(field)]
                 wanted, found = ({field: both.get(field) for field in different} for both in (wanted, found))
             raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{found}")
-    if done.ndim != 2 or done.shape[1] != len(_COLUMNS):
-        raise DataError(path, f"a record of {len(_COLUMNS)} numbers a step", f"one of shape {done.shape}")
+    if done.ndim != 2 or done.shape[1] != len(_COLUMNS) or done.dtype != record.dtype:
+        raise DataError(path, f"a record of {len(_COLUMNS)} numbers a step", f"{done.dtype} of shape {done.shape}")
     if len(done) > len(record):
         raise DataError(path, f"a checkpoint of at most {len(record)} steps", f"one of {len(done)}")
     weights = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
+        if part := re.fullmatch(r"optimiser\.([0-9]{1,6})\.([a-z_]+)", name):
+            state.setdefault(int(part[1]), {})[part[2]] = value
+        elif not name.startswith("model."):
+            raise DataError(path, "a checkpoint's weights, optimiser and record", f"{name} left over")
     parameters = list(model.parameters())
     for index, values in state.items():
         fits = index < len(parameters) and all(
-            not v.ndim or v.shape == parameters[index].shape for v in values.values()
+            (not v.ndim or v.shape == parameters[index].shape) and v.dtype in FLOATS and bool(torch.isfinite(v).all())
+            for v in values.values()
         )
         if not fits or set(values) != set(next(iter(state.values()))):
             raise DataError(path, "what the optimiser keeps of each weight", f"something else for weight {index}")

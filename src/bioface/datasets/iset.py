@@ -275,7 +275,8 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
         raise DataError(path, f"imgMean with {len(matrix)} bands, as the basis", f"{len(mean)}")
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.asarray(coefficients[start:stop], dtype=float) @ matrix.T + mean
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            return np.asarray(coefficients[start:stop], dtype=float) @ matrix.T + mean
 
     return read, (*shape[:2], len(matrix)), basis.get("wave")
 
@@ -342,7 +343,7 @@ def _checked_illuminant(
         values = values[keep]
     else:
         wave = np.ravel(_numbers(path, "illuminant.wave", wave)).astype(float)
-        if len(wave) != len(values) or (np.diff(wave) <= 0).any():
+        if len(wave) != len(values) or not np.isfinite(wave).all() or (np.diff(wave) <= 0).any():
             raise DataError(
                 path,
                 "one illuminant value for each of its rising wavelengths",

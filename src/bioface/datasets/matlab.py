@@ -6,10 +6,13 @@ v5 is read by scipy. v7.3 is HDF5 with reversed axes; its large arrays stay on d
 
 from __future__ import annotations
 
+import math
+import struct
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -26,9 +29,13 @@ _DAMAGE = (
     OSError,
     IndexError,
     KeyError,
-    OverflowError,
+    ArithmeticError,  # OverflowError, ZeroDivisionError
+    AttributeError,
+    NameError,
+    AssertionError,
     MemoryError,
     RuntimeError,  # with NotImplementedError
+    UserWarning,
     zlib.error,
     scipy.io.matlab.MatReadError,
 )
@@ -58,10 +65,119 @@ def read(path: str | Path) -> Mapping[str, Any]:
     if header[126:128] not in (b"IM", b"MI"):  # how a v5 file marks its byte order
         raise DataError(path, "a MATLAB .mat file, v5 or v7.3", f"{path.stat().st_size} bytes of something else")
     try:
-        content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
+        with path.open("rb") as file:
+            _check_v5(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # "returned data may be corrupt"
+            content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
     except _DAMAGE as error:
         raise DataError(path, "a whole .mat file", f"a damaged or truncated one ({error})") from error
     return {name: _plain(value) for name, value in content.items() if not name.startswith("__")}
+
+
+# The parts of a v5 file (MathWorks, "MAT-File Format", table 1-1): types of data, and classes that hold matrices.
+_NUMBERS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18}
+_MATRIX, _COMPRESSED = 14, 15
+_CONTAINERS = {1, 2, 3, 16, 17}  # cell, struct, object, function handle, opaque
+_SPARSE = 5
+_DEEPEST = 32  # structs within structs
+
+
+def _check_v5(file: BinaryIO) -> None:
+    """Walk the tags of a v5 file, whose data are skipped: scipy takes them at their word and crashes on some.
+
+    Raises
+    ------
+    ValueError : a type that does not exist or is out of place, a part that is larger than what it is in
+    zlib.error : damaged compression
+    """
+    order = "<" if file.read(128)[126:] == b"IM" else ">"
+    while tag := file.read(8):
+        if len(tag) < 8:
+            raise ValueError("the file ends within a tag")
+        kind, size = struct.unpack(order + "II", tag)
+        if kind == _COMPRESSED:
+            read = _inflated(file.read, size)
+            inner, length = struct.unpack(order + "II", read(8).ljust(8, b"\0"))
+            if inner != _MATRIX:
+                raise ValueError(f"a part of type {inner} where a variable belongs")
+            _check_matrix(read, order, length, 0)
+            while read(2**20):
+                pass
+        elif kind == _MATRIX:
+            _check_matrix(file.read, order, size, 0)
+        else:
+            raise ValueError(f"a part of type {kind} where a variable belongs")
+
+
+def _inflated(read: Callable[[int], bytes], left: int) -> Callable[[int], bytes]:
+    """``read`` of what ``left`` compressed bytes stand for; fewer bytes at their end."""
+    inflate, waiting = zlib.decompressobj(), b""
+
+    def inflated(size: int) -> bytes:
+        nonlocal left, waiting
+        parts, missing = [], size
+        while missing and not inflate.eof:
+            if not waiting:
+                waiting = read(min(left, 2**16))
+                left -= len(waiting)
+                if not waiting:
+                    break
+            parts.append(inflate.decompress(waiting, missing))
+            missing -= len(parts[-1])
+            waiting = inflate.unconsumed_tail
+            if not parts[-1] and not waiting and not left:
+                break
+        if inflate.eof and left:  # what follows the end of the compression belongs to nothing
+            while left and (skipped := read(min(left, 2**16))):
+                left -= len(skipped)
+        return b"".join(parts)
+
+    return inflated
+
+
+def _check_matrix(read: Callable[[int], bytes], order: str, size: int, depth: int) -> None:
+    """One matrix of ``size`` bytes after its tag."""
+    if depth > _DEEPEST:
+        raise ValueError("structs without end")
+    whole, place, matrix_class, is_complex = size, 0, None, False
+    while size > 0:
+        tag = read(8)
+        if len(tag) < 8 or size < 8:
+            raise ValueError("a variable ends within a tag")
+        size -= 8
+        kind, length = struct.unpack(order + "II", tag)
+        if kind >> 16:  # a small part has its data inside the tag
+            kind, length, data = kind & 0xFFFF, 0, tag[4:]
+        else:
+            padded = -(-length // 8) * 8
+            if length > size:
+                raise ValueError(f"a part of {length} bytes in a variable with {size} left")
+            size -= min(padded, size)
+            if kind == _MATRIX and matrix_class in _CONTAINERS:
+                _check_matrix(read, order, length, depth + 1)
+                padded -= length
+                length, data = 0, b""
+            data = read(min(length, 64))
+            left = padded - len(data)
+            while left > 0 and (skipped := read(min(left, 2**20))):
+                left -= len(skipped)
+        if kind not in _NUMBERS and not (kind == _MATRIX and matrix_class in _CONTAINERS):
+            raise ValueError(f"a part of type {kind}")
+        if place == 0:
+            if kind != 6 or len(data) != 8:
+                raise ValueError("a variable without its class")
+            flags = int.from_bytes(data[:4], "little" if order == "<" else "big")
+            matrix_class, is_complex = flags & 0xFF, bool(flags & 0x800)
+        elif place == 1 and matrix_class in _CONTAINERS:
+            size_of = struct.unpack(f"{order}{len(data) // 4}I", data[: len(data) // 4 * 4])
+            if math.prod(size_of) > whole:
+                raise ValueError("more elements than a variable has bytes")
+        place += 1
+    # flags, size and name; a sparse matrix says where its numbers are, complex ones come twice
+    wanted = 0 if matrix_class in _CONTAINERS else 4 + 2 * (matrix_class == _SPARSE) + is_complex
+    if whole and place < wanted:
+        raise ValueError(f"a variable of {place} parts where it has {wanted}")
 
 
 def _plain(value: Any) -> Any:

@@ -395,7 +395,8 @@ def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
 
 def _checked_lights(path: Path, rows: np.ndarray) -> np.ndarray:
     lights = _read_rows(path, rows)
-    finite = np.isfinite(lights.reshape(len(lights), -1)).all(1)
+    # what single precision cannot hold is no light either
+    finite = (np.abs(lights.reshape(len(lights), -1)) <= np.finfo(np.float32).max).all(1)
     if not finite.all():
         raise DataError(path, "finite lighting", f"NaN or infinity in row {rows[int(np.argmin(finite))]}")
     return lights

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from bioface import paths
+from bioface.arrays import DAMAGED_NPZ
 from bioface.datasets import matlab
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.spectra import WAVELENGTHS
@@ -144,7 +145,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
     """The cached arrays, or None when there are none or they are not exactly what was written."""
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+    with contextlib.suppress(*DAMAGED_NPZ):
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         if str(arrays.pop("checksum")) == _checksum(arrays):

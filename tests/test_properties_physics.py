@@ -1,0 +1,268 @@
+"""What must hold of the physics for any skin, light, camera and shading, not for chosen ones: energy, order, round
+trips, and the scales that must not matter. Hypothesis draws them; every run draws the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bioface import camera, illumination, image_formation, skin, smith2019, spectra
+from bioface.camera import CameraModel
+from bioface.datasets import nfe, photos
+
+repeatable = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+few = settings(repeatable, max_examples=25)
+
+MODELS = st.sampled_from(sorted(skin.MODELS))
+ROWS = st.sampled_from(sorted(camera.ROW_SUMS))
+
+
+def number(low, high):
+    """A number within [low, high]; not a denormal one, which bioface has the processor take for zero."""
+    return st.floats(low, high, allow_subnormal=False)
+
+
+def floats(low, high, shape=()):
+    """Arrays of such numbers."""
+    return arrays.arrays(np.float64, shape, elements=number(low, high))
+
+
+SCALES = number(1e-4, 1e4)
+
+
+def melanin(shape=(), top=0.43):
+    return floats(0, top, shape)
+
+
+def haemoglobin(shape=(), top=0.07):
+    return floats(0, top, shape)
+
+
+@st.composite
+def lights(draw):
+    """A mixture (33,) of the CIE illuminants, any shares and temperature."""
+    weights = draw(floats(0, 1, (14,)))
+    assume(weights.sum() > 1e-3)
+    return illumination.mix(torch.from_numpy(weights), torch.tensor(draw(number(4000, 25000)))).numpy()
+
+
+@st.composite
+def cameras(draw):
+    """Sensitivities (3, 33) of any camera of the statistical model."""
+    return CameraModel.load().sensitivity(draw(floats(-3, 3, (2,))))
+
+
+@st.composite
+def grids(draw):
+    """Any rising wavelengths within 400–720 nm."""
+    return np.sort(np.array(draw(st.lists(number(400, 720), min_size=1, max_size=5, unique=True))))
+
+
+SHAPE = (2, 3)
+
+
+@st.composite
+def maps(draw):
+    """Melanin, haemoglobin, diffuse and specular shading (2, 3), inside the table."""
+    shadings = floats(0, 2, SHAPE), floats(0, 1, SHAPE)
+    return tuple(draw(m) for m in (melanin(SHAPE), haemoglobin(SHAPE), *shadings))
+
+
+# --- energy and order --------------------------------------------------------------------------------------
+
+
+@repeatable
+@given(melanin((4,), 1), haemoglobin((4,), 1), MODELS, grids())
+def test_skin_neither_makes_light_nor_takes_more_than_there_is(m, h, model, wavelengths):
+    R = skin.reflectance(m, h, model, wavelengths)
+    assert R.shape == (4, len(wavelengths)) and R.dtype == np.float64
+    assert ((R >= 0) & (R <= 1)).all()
+
+
+@repeatable
+@given(melanin((4,), 1), haemoglobin((4,), 1), MODELS)
+def test_so_it_is_in_single_precision(m, h, model):
+    single = skin.reflectance(m.astype(np.float32), h.astype(np.float32), model)
+    assert ((single >= 0) & (single <= 1)).all()
+    exact = skin.reflectance(m.astype(np.float32).astype(float), h.astype(np.float32).astype(float), model)
+    np.testing.assert_allclose(single, exact, rtol=2e-4, atol=1e-6)
+
+
+@repeatable
+@given(melanin((), 1), melanin((), 1), haemoglobin((), 1), MODELS, grids())
+def test_melanin_never_brightens(one, other, h, model, wavelengths):
+    less, more = sorted((float(one), float(other)))
+    bright, dark = (skin.reflectance(np.float64(m), h, model, wavelengths) for m in (less, more))
+    assert (dark <= bright * (1 + 1e-12)).all()
+
+
+@repeatable
+@given(melanin((), 1), haemoglobin((), 1), haemoglobin((), 1))
+def test_blood_never_brightens_where_it_absorbs_most(m, one, other):
+    """The Soret and the yellow bands; in the red, blood that takes the place of bloodless skin may brighten it."""
+    less, more = sorted((float(one), float(other)))
+    bright, dark = (skin.reflectance(m, np.float64(h), "layered", np.array([420.0, 540, 580])) for h in (less, more))
+    assert (dark <= bright * (1 + 1e-12)).all()
+
+
+@repeatable
+@given(cameras(), lights(), floats(0, 1, (5, 33)))
+def test_white_balanced_raw_of_any_surface_lies_between_black_and_white(S, e, reflectance):
+    raw = camera.white_balance(reflectance * e @ S.T, S, e)
+    assert ((raw >= 0) & (raw <= 1 + 1e-9)).all()
+
+
+@repeatable
+@given(number(4000, 25000), floats(0, 1, (14,)))
+def test_light_is_never_negative_and_sums_to_one(cct, weights):
+    assume(weights.sum() > 1e-3)
+    e = illumination.mix(weights, np.float64(cct))
+    assert (e >= 0).all() and e.sum() == pytest.approx(1, abs=1e-9)
+
+
+@repeatable
+@given(floats(-3, 3, (2,)))
+def test_no_camera_answers_less_than_nothing(b):
+    S = CameraModel.load().sensitivity(b)
+    assert (S >= 0).all() and (S.sum(-1) > 0.5).all()
+
+
+@repeatable
+@given(floats(-1, 1, (2, 2, 3)), floats(-5, 5, (9,)))
+def test_shading_is_never_negative(vectors, lighting):
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    assume((length > 1e-3).all())
+    assert (illumination.sh_shading(vectors / length, lighting) >= 0).all()
+
+
+# --- round trips -------------------------------------------------------------------------------------------
+
+
+@repeatable
+@given(floats(-1, 1, (6,)), number(1e-3, 1))
+def test_table_coordinates_there_and_back(g, maximum):
+    fraction = skin.table_fraction(g, maximum)
+    assert ((fraction >= 0) & (fraction <= maximum * (1 + 1e-12))).all()
+    np.testing.assert_allclose(skin.table_coordinate(fraction, maximum), g, atol=1e-9)
+    order = np.argsort(g, kind="stable")
+    assert (np.diff(fraction[order]) >= 0).all()
+
+
+@repeatable
+@given(floats(-0.5, 4, (6,)))
+def test_display_values_there_and_back(linear):
+    display = image_formation.srgb_encode(linear)
+    # the standard's two pieces meet to within 3e-8 only
+    np.testing.assert_allclose(image_formation.srgb_decode(display), linear, atol=1e-7)
+    np.testing.assert_allclose(image_formation.srgb_encode(image_formation.srgb_decode(linear)), linear, atol=1e-6)
+    order = np.argsort(linear, kind="stable")
+    assert (np.diff(display[order]) >= -1e-7).all()
+
+
+@repeatable
+@given(floats(-1, 1, (3, 3, 3)), arrays.arrays(bool, (3, 3)))
+def test_normals_there_and_back(vectors, mask):
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    assume((length > 1e-3).all())
+    normals = vectors / length
+    decoded = nfe.decode_normals((normals + 1) / 2, mask)
+    np.testing.assert_allclose(decoded[mask], normals[mask], atol=1e-9)
+    assert (decoded[~mask] == 0).all()
+
+
+@repeatable
+@given(arrays.arrays(bool, (3, 4)), st.integers(1, 5), st.integers(1, 5))
+def test_an_enlarged_mask_shrinks_to_itself(mask, rows, columns):
+    large = photos.nearest(mask, (3 * rows, 4 * columns))
+    assert (large == np.kron(mask, np.ones((rows, columns), bool))).all()
+    assert (photos.nearest(large, mask.shape) == mask).all()
+
+
+SKIN = st.tuples(number(0.005, 0.35), number(0.005, 0.1), number(0.2, 2), number(0, 0.4))
+
+
+@few
+@given(st.lists(SKIN, min_size=1, max_size=6), lights(), SCALES)
+def test_a_rendered_pixel_is_fitted_back_whatever_the_light(pixels, e, scale):
+    m, h, diffuse, specular = (np.array(v)[None] for v in zip(*pixels, strict=True))
+    light = scale * (e + 1e-3)  # the fit divides by it
+    found = smith2019.fit(image_formation.render_spectral(m, h, diffuse, specular, light), illuminant=light)
+    for name, true in zip(
+        ("melanin", "haemoglobin", "diffuse_shading", "specular_shading"), (m, h, diffuse, specular), strict=True
+    ):
+        np.testing.assert_allclose(getattr(found, name), true, atol=2e-4, rtol=2e-3, err_msg=name)
+
+
+# --- what must not matter ----------------------------------------------------------------------------------
+
+
+@repeatable
+@given(maps(), lights(), cameras(), SCALES, SCALES, st.sampled_from(["table", "exact"]), MODELS, ROWS)
+def test_the_strength_of_light_and_camera_cancels(maps, e, S, light_scale, camera_scale, method, model, rows):
+    image = image_formation.render(*maps, e, S, model, rows, method)
+    scaled = image_formation.render(*maps, e * light_scale, S * camera_scale, model, rows, method)
+    np.testing.assert_allclose(scaled, image, rtol=1e-9, atol=1e-9)
+
+
+@repeatable
+@given(maps(), lights(), cameras(), number(0, 10), st.sampled_from(["table", "exact"]))
+def test_an_image_is_linear_in_its_shadings(maps, e, S, factor, method):
+    m, h, diffuse, specular = maps
+
+    def image(d, s):
+        return image_formation.render(m, h, d, s, e, S, method=method)
+
+    none = np.zeros(SHAPE)
+    np.testing.assert_allclose(image(diffuse, none) + image(none, specular), image(diffuse, specular), atol=1e-9)
+    np.testing.assert_allclose(image(factor * diffuse, factor * specular), factor * image(*maps[2:]), atol=1e-7)
+
+
+@repeatable
+@given(lights(), cameras())
+def test_white_is_white_whatever_the_light_and_the_camera(e, S):
+    to_rgb = camera.reflectance_to_rgb(torch.from_numpy(e), torch.from_numpy(S))
+    np.testing.assert_allclose(to_rgb.sum(-1), 1, atol=1e-6)
+
+
+@repeatable
+@given(floats(0, 1, (14,)), number(4000, 25000), SCALES)
+def test_only_the_shares_of_a_mixture_count(weights, cct, scale):
+    assume(weights.sum() > 1e-3)
+    mixed, scaled = (illumination.mix(w, np.float64(cct)) for w in (weights, weights * scale))
+    np.testing.assert_allclose(scaled, mixed, rtol=1e-9)
+
+
+@repeatable
+@given(floats(-1, 1, (2, 2, 3)), floats(-5, 5, (9,)), number(0, 100))
+def test_shading_is_proportional_to_the_light(normals, lighting, factor):
+    shading, scaled = (illumination.sh_shading(normals, c) for c in (lighting, factor * lighting))
+    np.testing.assert_allclose(scaled, factor * shading, rtol=1e-9, atol=1e-9)
+
+
+@few
+@given(st.lists(SKIN, min_size=1, max_size=4), lights(), SCALES, number(0.1, 10))
+def test_a_fit_does_not_depend_on_the_unit_and_shading_follows_the_exposure(pixels, e, unit, exposure):
+    m, h, diffuse, specular = (np.array(v)[None] for v in zip(*pixels, strict=True))
+    light = e + 1e-3
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(*m.shape, len(spectra.WAVELENGTHS)))
+    cube = image_formation.render_spectral(m, h, diffuse, specular, light) + noise * light
+    found, other = smith2019.fit(cube, illuminant=light), smith2019.fit(cube * unit, illuminant=light * unit)
+    brighter = smith2019.fit(cube * exposure, illuminant=light)
+    for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading"):
+        value = getattr(found, name)
+        follows = exposure if "shading" in name else 1
+        np.testing.assert_allclose(getattr(other, name), value, rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(getattr(brighter, name), follows * value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@repeatable
+@given(melanin((3,), 1), haemoglobin((3,), 1), MODELS)
+def test_pixels_do_not_see_each_other(m, h, model):
+    together = skin.reflectance(m, h, model)
+    for k in range(3):
+        np.testing.assert_allclose(skin.reflectance(m[k], h[k], model), together[k], rtol=1e-12)
