@@ -105,7 +105,9 @@ def test_protocol_scores_each_cube():
             *maps, np.full(mask.shape, 0.05), np.zeros((3, 2)), np.tile(truths[0].illuminant, (3, 1)), images, mask
         )
 
-    row, (prediction, truth) = table1.protocol(predict, cubes, size=8)
+    truth = table1.pseudo_truths(cubes, size=8)
+    found = table1.row(predict, truth)
+    row, (prediction,) = {column: values[0] for column, values in found.errors.items()}, found.predictions
     assert row["melanin"] == pytest.approx(np.zeros(3), abs=1e-6)
     assert row["specular"] == pytest.approx(
         metrics.rmse(prediction.specular_shading, truth.specular_shading, truth.mask)
@@ -120,7 +122,7 @@ def test_what_cannot_be_scored_is_refused():
     with pytest.raises(BiofaceError, match="at least 1 pixel"):
         table1.pseudo_truth(cube_of(maps), size=0)
     with pytest.raises(BiofaceError, match="at least one cube"):
-        table1.protocol(lambda images, mask: None, [])
+        table1.pseudo_truths([])
     white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
     with pytest.raises(BiofaceError, match="converges"):
         table1.pseudo_truth(white, size=4)
@@ -206,3 +208,13 @@ def test_iset_faces_decide():
         assert {v.verdict for v in found} == {verdict}
         assert found[0].measured == pytest.approx(ours.mean("diffuse")) and "4 ISET faces" in found[0].reason
         assert "these faces, 0.200" in found[0].weight
+
+
+def test_a_measurement_that_is_too_wide_or_of_one_face_decides_nothing():
+    published = table1.AS_PUBLISHED["BioFaceNet"]
+    wide = {c: np.array([[0.2 * v, 1.8 * v]]) for c, v in published.items()}
+    one = {c: np.array([[v]]) for c, v in published.items()}
+    for errors in (wide, one):
+        found = table1.verdicts(a_row(9), {"a constant": a_row(9)}, table1.Row(errors, (), 0.0), {"a": a_row(0.2)})
+        assert {v.verdict for v in found} == {"cannot be judged"}
+        assert found[0].measured == pytest.approx(published["diffuse"])
