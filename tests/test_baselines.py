@@ -448,7 +448,7 @@ def test_places_on_a_person_stand_for_the_pixels_of_a_face():
     found = baselines.Prior.measured(*(s[mixed] for s in skins), made.image, inside, person[mixed])
     learnt = baselines.Prior.learn(faces(0, count=8))
     assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
-    with pytest.raises(BiofaceError, match="as many persons as skins"):
+    with pytest.raises(BiofaceError, match="a person for each"):
         baselines.Prior.measured(*skins, made.image, inside, person[1:])
     with pytest.raises(BiofaceError, match="several places"):
         baselines.Prior.measured(*skins, made.image, inside, np.arange(len(person)))

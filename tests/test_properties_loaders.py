@@ -447,7 +447,8 @@ def changed(arrays, things):
             arrays[name] = cast(value, how)
         elif what == "shape":
             shaped = {"T": value.T, "flat": value.ravel(), "part": value[1:] if value.ndim else value}
-            shaped |= {"axis": value[None], "empty": value.ravel()[:0], "scalar": value.ravel()[:1].reshape(())}
+            shaped |= {"axis": value[None], "empty": value.ravel()[:0]}
+            shaped |= {"scalar": value.ravel()[:1].reshape(()) if value.size else value}
             shaped |= {"twice": np.concatenate([value, value]) if value.ndim else value}
             arrays[name] = shaped[how]
         elif value.dtype.kind == "f" and value.size:
@@ -527,8 +528,9 @@ def test_changed_tensors(kind, whole, open_there):
     )
     def hold(things, metadata_changes):
         cast_to = {name: how for what, name, how in things if what == "cast"}
+        kinds = {name: tensor.dtype for name, tensor in tensors.items()} | cast_to
         changed_tensors = {
-            name: torch.from_numpy(np.array(value)).to(cast_to.get(name, tensors.get(name, torch.ones(1)).dtype))
+            name: torch.from_numpy(np.array(value, order="C")).to(kinds.get(name, torch.float32))
             for name, value in changed(arrays, things).items()
         }
         safetensors.torch.save_file(changed_tensors, path, metadata | metadata_changes)

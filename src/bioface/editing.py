@@ -147,7 +147,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     >>> round(float(difference(np.array([50.0, 2.6772, -79.7751]), np.array([50.0, 0.0, -82.7485]))), 4)
     2.0425
     """
-    return _colour().delta_E(*np.broadcast_arrays(a, b), method="CIE 2000")
+    return np.asarray(_colour().delta_E(*np.broadcast_arrays(a, b), method="CIE 2000"))
 
 
 def seen(reflectance: np.ndarray, b: Any, illuminant: Any) -> np.ndarray:

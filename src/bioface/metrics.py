@@ -169,7 +169,7 @@ def correlation_length(values: ArrayLike, mask: ArrayLike) -> float:
 
     >>> stripes = np.tile(np.arange(12) // 3 % 2, (12, 1))[None].astype(float)
     >>> round(correlation_length(stripes + stripes.transpose(0, 2, 1), np.ones((1, 12, 12), bool)), 2)
-    1.81
+    2.08
     """
     inside, deviation = _inside(torch.as_tensor(np.asarray(mask)), torch.as_tensor(np.asarray(values, float)))
     count = inside.sum(-1, keepdim=True)
