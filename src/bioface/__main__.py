@@ -49,7 +49,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     """
     from bioface import decomposition, image_formation, plotting
 
-    _make_folder(out)
+    paths.make_folder(out)
     show = sys.stderr.isatty()
     if show:
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
@@ -123,7 +123,7 @@ def fit(cube_file: Path, out: Path) -> int:
     from bioface import identifiability, plotting, smith2019
     from bioface.datasets import iset
 
-    _make_folder(out)
+    paths.make_folder(out)
     cube = iset.load(cube_file)
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
@@ -165,7 +165,7 @@ def train(
     from bioface import datasets, training
 
     model = training.build(recipe, width, seed)
-    _make_folder(out)
+    paths.make_folder(out)
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     state = PartialState(cpu=not alone and not torch.cuda.is_available())
@@ -210,16 +210,6 @@ def _write_history(path: Path, recipe: str, history: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _make_folder(out: Path) -> None:
-    """Make a folder for results, or say why it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found {error.strerror}") from error
-    if not os.access(out, os.W_OK):
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found one that cannot")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
@@ -254,9 +244,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "decompose":
             return decompose(**given)
         return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
-    except (BiofaceError, OSError) as error:  # OSError: a folder that cannot be written
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except BiofaceError as error:
+        told = str(error)
+    except OSError as error:
+        told = paths.describe(error, "--out names another folder")
+    except RuntimeError as error:  # HDF5 closes a file that there was no room for, and speaks of the closing
+        if not isinstance(error.__context__, OSError):
+            raise
+        told = paths.describe(error.__context__, "BIOFACE_BUILD names another folder")
+    print(f"error: {' '.join(told.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
