@@ -277,6 +277,17 @@ def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
     assert not old.exists() and new.exists() and whole.exists() and being_made.is_dir()
 
 
+def test_a_run_sweeps_also_when_there_is_nothing_to_do(place):
+    write(place, "01_a")
+    assert run(place) == 0
+    left = place / "build" / "fits" / ".6.1234.partial.npz"
+    left.parent.mkdir()
+    left.write_text("half")
+    assert run(place) == 0 and left.exists(), "somebody may be writing it"
+    os.utime(left, (0, 0))
+    assert run(place) == 0 and not left.exists()
+
+
 def test_a_build_folder_that_cannot_be_written_to_is_named(place, monkeypatch, capsys):
     write(place, "01_a")
     (place / "file").write_text("in the way")
