@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ class Claims:
         self.notebook = notebook
         self._rows: dict[str, Claim] = {}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Claim]:
         return iter(self._rows.values())
 
     def check(

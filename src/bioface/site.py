@@ -165,9 +165,11 @@ class Exporter(HTMLExporter):
     """nbconvert's, with templates and a renderer of our own."""
 
     def __init__(self, renderer: Renderer):
-        super().__init__(extra_template_basedirs=[str(paths.ASSETS)], template_name=TEMPLATES.name)
+        folders = [str(paths.ASSETS)]
+        super().__init__(extra_template_basedirs=folders, template_name=TEMPLATES.name)  # type: ignore[no-untyped-call]
         self.config.NbConvertBase.display_data_priority = ["image/png", "text/html", "text/markdown", "text/plain"]
-        self.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
+        render = MarkdownWithMath(renderer=renderer).render
+        self.register_filter("markdown2html", render)  # type: ignore[no-untyped-call]
 
 
 def _about(figures: Path, name: str) -> dict[str, str]:
@@ -231,7 +233,8 @@ def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Pi
         if cell.cell_type != "code":
             continue
         outputs = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        names, in_order = [], True
+        names: list[str] = []
+        in_order = True
         for varies, name in SAVED.findall(cell.source):
             pattern = re.sub(r"\\\{.*?\\\}", "[a-z0-9_]+", re.escape(name))
             saved = sorted(file.stem for file in figures.glob("*.json") if re.fullmatch(pattern, file.stem))

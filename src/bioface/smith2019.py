@@ -116,7 +116,7 @@ def fit(
     mask: Any = None,
     model: str | skin.SkinConstants = "layered",
     solver: str = "varpro",
-    bounds: str | tuple = "free",
+    bounds: str | tuple[Any, ...] = "free",
     sigma: float | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
@@ -174,7 +174,7 @@ def fit(
     problem = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
     where = _check_mask(mask, shape[:-1])
-    options = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
+    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
     options["rng"] = np.random.default_rng(seed)
     maps = np.full((*shape[:-1], 4), np.nan)
     residual = np.full(shape[:-1], np.nan)
@@ -200,20 +200,24 @@ def fit(
             x, state, rms, sd = (torch.cat(parts) for parts in zip(*found, strict=True))
             maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy() * problem.unit
             deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
+    melanin, haemoglobin, diffuse, specular = np.moveaxis(maps, -1, 0)
     return FitResult(
-        *np.moveaxis(maps, -1, 0),
-        residual,
-        deviation,
-        status,
-        problem.grid.numpy(),
-        solver,
-        model,
-        time.perf_counter() - began,
+        melanin,
+        haemoglobin,
+        diffuse,
+        specular,
+        residual=residual,
+        standard_deviation=deviation,
+        status=status,
+        wavelengths=problem.grid.numpy(),
+        solver=solver,
+        model=model,
+        seconds=time.perf_counter() - began,
     )
 
 
 def _problem(
-    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple
+    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple[Any, ...]
 ) -> _Problem:
     """The checked problem on the bands that can be fitted."""
     skin.constants(model)
@@ -240,7 +244,7 @@ def _checked_pixels(block: Any, inside: np.ndarray | slice = slice(None)) -> Ten
     return pixels
 
 
-def _check_bounds(bounds: str | tuple) -> Tensor:
+def _check_bounds(bounds: str | tuple[Any, ...]) -> Tensor:
     if isinstance(bounds, str):
         if bounds not in BOUNDS:
             raise unknown_name("bounds", bounds, BOUNDS)
@@ -264,7 +268,7 @@ def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
     return e
 
 
-def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
+def _check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     inside = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
     if bool(torch.isnan(inside).any()):
         raise BiofaceError("expected a mask of numbers, found NaN in it")
@@ -301,7 +305,8 @@ class _Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        return identifiability.columns(self.model, *x[:, :3].unbind(-1), self.e)
+        melanin, haemoglobin, diffuse = x[:, :3].unbind(-1)
+        return identifiability.columns(self.model, melanin, haemoglobin, diffuse, self.e)
 
     def shading(self, aa: Tensor, ab: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Non-negative least squares of y on a = e r and b = e, from inner products (n,): (i_d, i_s)."""
@@ -374,7 +379,7 @@ def _scan(problem: _Problem, y: Tensor) -> tuple[Tensor, Tensor]:
     return m[best], h[best]
 
 
-def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _varpro(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Table scan, then damped Gauss–Newton steps in (m, h) with both shadings projected out."""
     y, length = _unit_length(y)
     limit = options["steps"] or 80
@@ -458,7 +463,7 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
 # -------------------------------------------------------------------------------------------------------- lm
 
 
-def _lm(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _lm(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
     y, length = _unit_length(y)
     found, status = [], []
@@ -484,10 +489,17 @@ def _lm_once(
     u = np.full(4, 0.5) if from_middle else rng.random(4)
     pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
     start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * (u[2:] + 1e-6)])
+
+    def apart(x: np.ndarray) -> np.ndarray:
+        return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target
+
+    def slopes(x: np.ndarray) -> np.ndarray:
+        return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
+
     return scipy.optimize.least_squares(
-        lambda x: problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target,
+        apart,
         np.clip(start, low + 1e-9, high - 1e-9),
-        lambda x: problem.jacobian(torch.from_numpy(x[None]))[0].numpy(),
+        slopes,
         bounds=(low, high),
         x_scale="jac",
         xtol=1e-10,
@@ -502,7 +514,7 @@ def multistart(
     wavelengths: Any = spectra.WAVELENGTHS,
     illuminant: Any = None,
     model: str | skin.SkinConstants = "layered",
-    bounds: str | tuple = "free",
+    bounds: str | tuple[Any, ...] = "free",
     starts: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -545,7 +557,8 @@ class Recorder:
     """
 
     def __init__(self, seconds: float):
-        self.budget, self.kept, self._next = seconds, [], 1.0
+        self.kept: list[tuple[float, int, np.ndarray]] = []
+        self.budget, self._next = seconds, 1.0
         self._paused, self._began = 0.0, time.perf_counter()
 
     def __call__(self, step: int, maps: np.ndarray) -> bool:
@@ -613,7 +626,7 @@ def hessian(
 # --------------------------------------------------------------------------------------------- adam and sgd
 
 
-def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _descend(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Plain gradient descent on the maps themselves, clamped into their box after every step."""
     low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=torch.float64)
     high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=torch.float64)
@@ -633,6 +646,7 @@ def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tenso
         if options["callback"] is not None and options["callback"](step + 1, x.detach().numpy()):
             break
     gradient = x.grad
+    assert gradient is not None  # there was a step
     # the first-order condition, with components that push against a bound taken out
     with torch.no_grad():
         blocked = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
