@@ -59,6 +59,7 @@ class Source:
 
     @property
     def is_real(self) -> bool:
+        """Whether people were photographed: rendered faces have a truth."""
         return self.faces.truth is None
 
 

@@ -95,6 +95,7 @@ class DensityScale:
 
     @classmethod
     def unknown(cls) -> DensityScale:
+        """Where there was no truth to fit to."""
         return cls(np.full((2, 3), np.nan), float("nan"))
 
 

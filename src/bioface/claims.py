@@ -48,6 +48,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
+        """PASS, FAIL, or not measured here."""
         return "not measured" if self.passed is None else "PASS" if self.passed else "FAIL"
 
 

@@ -291,6 +291,7 @@ def _table(bench: _Bench, model: BioFaceNet) -> None:
 
     decoded: list[Tensor] = []  # (GRID², 3) for each of the lights and cameras
     seen = list(zip(("D65", "A", "F2"), CAMERAS, strict=True))
+    flat: list[float] = []
     for light, b in seen:
         pigments = g.clone().requires_grad_(), k.clone().requires_grad_()
         image, used = bench.known(bench.output(*pigments, one, 0 * one, light=light, b=b), canvas)

@@ -70,6 +70,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same, each channel of mean 0 and variance 1 over the batch, scaled and shifted."""
         processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
         if processes == 1 or not self.training:
             if self.training and x.numel() == x.shape[1]:
@@ -139,6 +140,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(filters[0], 1, 1)
 
     def forward(self, lowest: Tensor, skips: list[Tensor]) -> Tensor:
+        """The map (B, H, W), before its scaling, from the encoder's lowest level and its skips, finest first."""
         x = lowest  # (B, 16w, H/16, W/16)
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")  # twice the size

@@ -45,6 +45,7 @@ class Quantity:
 
     @property
     def text(self) -> str:
+        """Name and unit, as they stand beside an axis."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 

@@ -73,6 +73,7 @@ class Page:
 
     @property
     def label(self) -> str:
+        """The title up to its colon, for the list of pages."""
         return self.title.partition(":")[0]
 
 
@@ -93,12 +94,15 @@ class Renderer(IPythonRenderer):
         self.anchors: set[str] = set()
 
     def block_math(self, body: str) -> str:
+        """A formula on lines of its own, as MathML."""
         return f'<span class="formula scroll" data-label="formula">{self._math(body, "block")}</span>'
 
     def inline_math(self, body: str) -> str:
+        """A formula within a line, as MathML."""
         return self._math(body, "inline")
 
     def latex_environment(self, name: str, body: str) -> str:
+        """An environment such as ``align``, as MathML."""
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def _math(self, latex: str, display: str) -> str:
@@ -113,6 +117,7 @@ class Renderer(IPythonRenderer):
         return FUNCTION.sub(r'\1<mspace width="0.167em" />', drawn)
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
+        """A heading that can be linked to."""
         plain = html.unescape(re.sub(r"<[^>]*>", "", text))
         stem = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "section"
         anchor = next(
@@ -124,13 +129,21 @@ class Renderer(IPythonRenderer):
         return f'<h{level} id="{anchor}">{text}</h{level}>\n'
 
     def table(self, text: str) -> str:
+        """A table that scrolls sideways where it is wide."""
         return f'<div class="scroll" data-label="table"><table>\n{text}</table></div>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link, or its text alone where it would lead nowhere."""
         address = self._address(url)
         return text if address is None else super().link(text, address, title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture of the figures folder, within the page.
+
+        Raises
+        ------
+        DataError : another file, or no alternative text
+        """
         name = PurePosixPath(url).name
         if name not in self.figures:
             raise DataError(self.source, "pictures from figures/", url)

@@ -137,7 +137,7 @@ def fit(
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
     mask : (...) bool, or numbers above 0.5, pixels to fit; None fits all
     model : "layered", "published" or a :class:`bioface.skin.SkinConstants`
-    solver : "varpro", "lm", "adam" or "sgd"
+    solver : "varpro", "lm", "adam" or "sgd", see :data:`SOLVERS`
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
     sigma : deviation of the cube's noise, white over its own bands, for the predicted deviations; None estimates it
         from each pixel's residual
@@ -161,9 +161,8 @@ def fit(
     >>> [round(float(v), 6) for v in found.maps[0]]
     [0.1, 0.03, 0.8, 0.05]
     """
-    solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
-    if solver not in solvers:
-        raise unknown_name("solver", solver, solvers)
+    if solver not in SOLVERS:
+        raise unknown_name("solver", solver, SOLVERS)
     for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate), ("starts", starts)):
         if value is not None and not (isinstance(value, numbers.Real) and np.isfinite(value) and value > 0):
             raise BiofaceError(f"expected {name} to be one number above 0, found {value!r}")
@@ -194,7 +193,7 @@ def fit(
             block = _checked_pixels(cube[part], inside)
             for pixels in [block] if all_at_once else block.split(CHUNK):
                 y = problem.pixels(pixels)
-                x, state = solvers[solver](problem, y, options)
+                x, state = SOLVERS[solver](problem, y, options)
                 found.append(_finish(problem, x, state, y, sigma))
                 bar.update(len(y))
             x, state, rms, sd = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -562,6 +561,7 @@ class Recorder:
         self._paused, self._began = 0.0, time.perf_counter()
 
     def __call__(self, step: int, maps: np.ndarray) -> bool:
+        """Keep maps (n, 4), or not; True when the time is over."""
         now = time.perf_counter()
         seconds = now - self._began - self._paused
         over = seconds > self.budget
@@ -653,3 +653,13 @@ def _descend(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Ten
         flat = gradient.masked_fill(blocked, 0).abs().amax(-1) < 1e-6
     status = torch.where(flat, int(Status.CONVERGED), int(Status.STOPPED))
     return x.detach(), status
+
+
+#: From pixels (n, D), in units of the illuminant's mean, and the options of :func:`fit`: maps (n, 4), inside the box,
+#: and their :class:`Status` (n,).
+SOLVERS: dict[str, Callable[[_Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor]]] = {
+    "varpro": _varpro,
+    "lm": _lm,
+    "adam": _descend,
+    "sgd": _descend,
+}
