@@ -27,7 +27,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 help:
 	@echo "make reproduce   run the notebooks that need it, then print the claims (figures/, build/notebooks/)"
 	@echo "make test        everything: reproduce, all tests, notebooks compared with the committed ones"
-	@echo "make check       the fast loop: ruff and the unit tests, under a minute"
+	@echo "make check       the fast loop: ruff, mypy and the unit tests, about a minute"
 	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
 	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
@@ -54,6 +54,7 @@ test: environment
 check: environment
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy --no-error-summary
 	@$(PYTEST) -m "not slow and not alone"
 
 notebooks: environment

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
+        """PASS, FAIL, or not measured here."""
         return "not measured" if self.passed is None else "PASS" if self.passed else "FAIL"
 
 
@@ -108,7 +109,7 @@ class Claims:
         self.notebook = notebook
         self._rows: dict[str, Claim] = {}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Claim]:
         return iter(self._rows.values())
 
     def check(

@@ -90,14 +90,26 @@ class Decomposition:
 
         Fractions beyond the ends of the table are taken as its ends for the rendering.
         """
-        maps = [np.asarray(v, np.float32) for v in (melanin, haemoglobin, diffuse_shading, specular_shading)]
+        given = (melanin, haemoglobin, diffuse_shading, specular_shading)
+        m, h, diffuse, specular = (np.asarray(v, np.float32) for v in given)
         b, e = np.asarray(camera_b, np.float32), np.asarray(illuminant, np.float32)
         sensitivity = camera.CameraModel.load().sensitivity(b)
-        pigments = maps[0].clip(0, skin.MELANIN_RANGE[1]), maps[1].clip(0, skin.HAEMOGLOBIN_RANGE[1])
-        one, none = np.ones_like(maps[2]), np.zeros_like(maps[3])
+        pigments = m.clip(0, skin.MELANIN_RANGE[1]), h.clip(0, skin.HAEMOGLOBIN_RANGE[1])
+        one, none = np.ones_like(diffuse), np.zeros_like(specular)
         albedo = image_formation.render(*pigments, one, none, e, sensitivity)
-        reconstruction = image_formation.render(*pigments, *maps[2:], e, sensitivity)
-        return cls(*maps, albedo, reconstruction, np.asarray(image, np.float32), np.asarray(mask, bool), b, e)
+        reconstruction = image_formation.render(*pigments, diffuse, specular, e, sensitivity)
+        return cls(
+            m,
+            h,
+            diffuse,
+            specular,
+            albedo,
+            reconstruction,
+            np.asarray(image, np.float32),
+            np.asarray(mask, bool),
+            b,
+            e,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write everything as compressed NPZ, whole or not at all.
@@ -279,7 +291,8 @@ def _photo(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
     if isinstance(image, photos.Photo):
-        image, mask = image.rgb, image.mask if mask is None else mask
+        mask = image.mask if mask is None else mask
+        image = image.rgb
     values = np.asarray(image)
     tops = {"uint8": 255, "uint16": 65535}
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
@@ -521,8 +534,9 @@ def edit(
         for start in range(0, len(photo), STRIP):
             part = slice(start, start + STRIP)
             m, h, diffuse, shine = (v[part] for v in maps)
-            made = *skin_edit(m, h), *(to_rgb.sum(-1).astype(np.float32) for to_rgb in (before, after))
-            change = _change(photo[part], *made, diffuse, shine, np.float32(specular), rest)
+            a, edited_a = skin_edit(m, h)
+            w, edited_w = (to_rgb.sum(-1).astype(np.float32) for to_rgb in (before, after))
+            change = _change(photo[part], a, edited_a, w, edited_w, diffuse, shine, np.float32(specular), rest)
             photo[part] += share[part, None] * change
         linear[known] = photo
     return np.clip(image_formation.srgb_encode(linear), 0, 1)
@@ -616,8 +630,8 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
 
 def _render(g: np.ndarray, k: np.ndarray, diffuse: np.ndarray, specular: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
     """Linear RGB (H, W, 3) of pigments in table coordinates and shadings (H, W)."""
-    maps = (torch.from_numpy(np.ascontiguousarray(m, np.float32)) for m in (g, k, diffuse, specular))
-    return image_formation.render_coordinates(*maps, torch.from_numpy(to_rgb)).numpy()
+    m, h, i_d, i_s = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (g, k, diffuse, specular))
+    return image_formation.render_coordinates(m, h, i_d, i_s, torch.from_numpy(to_rgb)).numpy()
 
 
 # --- looking at one ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ class Plan:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
 
-    def but(self, name: str, **changes: object) -> Plan:
+    def but(self, name: str, **changes: Any) -> Plan:
         """This plan under another name with some fields changed."""
         return dataclasses.replace(self, name=name, **changes)
 

@@ -58,18 +58,22 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Of the notebook, without its ending."""
         return self.notebook.stem
 
     @property
     def executed(self) -> Path:
+        """Where it lies once it ran to its end."""
         return self.folder / f"{self.name}.ipynb"
 
     @property
     def failed(self) -> Path:
+        """Where it lies when a cell raised an error."""
         return self.folder / f"{self.name}.failed.ipynb"
 
     @property
     def stamp(self) -> Path:
+        """Where it is kept what the executed notebook was made of."""
         return self.folder / f"{self.name}.stamp.json"
 
 
