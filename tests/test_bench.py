@@ -306,8 +306,8 @@ def test_a_quick_run_leaves_the_figures_alone(measured, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plan", "nowhere.md"], "nowhere.md: expected a page with a plan of training"),
-        (["--plan", "empty.md"], "empty.md: expected a page with a plan of training"),
+        (["--plan", "nowhere.md"], "nowhere.md: expected a page of text, found No such file"),
+        (["--plan", "empty.md"], "empty.md: expected a block <!-- bench: plan -->"),
         (["--quick", "--plan", "empty.md"], "expected --quick or --plan, found both"),
         (["--out", "empty.md"], "expected a folder"),
     ],

@@ -247,9 +247,10 @@ def _page(path: Path) -> str:
 
     try:
         text = path.read_text(encoding="utf-8")
-        benchmarks.check_page(text)
-    except (OSError, ValueError) as error:
-        raise DataError(path, "a page with a plan of training", str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, "a page of text", str(getattr(error, "strerror", None) or error)) from error
+    if not benchmarks.has_plan(text):
+        raise DataError(path, "a block <!-- bench: plan --> … <!-- /bench -->", "none")
     return text
 
 

@@ -375,16 +375,11 @@ def _fits(work: _Work) -> list[Row | dict[str, Cost]]:
 
     seconds = in_turns({name: functools.partial(run, name) for name in fits}, scale.rounds)
     each = {name: values / len(residual[name]) for name, values in seconds.items()}
-    not_worse = residual["varpro"][few] <= residual["scipy"] * (1 + 1e-6)
-    costs = {
-        f"{name}_residual": Cost(f"{name}: root-mean-square residual, median of the same pixels", value, "of white")
-        for name, value in (
-            ("varpro", _rounded(np.median(residual["varpro"][few]))),
-            ("scipy", _rounded(np.median(residual["scipy"]))),
-            ("sgd", _rounded(np.median(residual["sgd"][few]))),
-        )
-    }
-    costs["varpro_not_worse"] = Cost("pixels where varpro's residual is not above scipy's", not_worse.mean(), "share")
+    residual |= {name: residual[name][few] for name in ("varpro", "sgd")}
+    what = "root-mean-square residual, median of the same pixels"
+    costs = {f"{n}_residual": Cost(f"{n}: {what}", _rounded(np.median(r)), "of white") for n, r in residual.items()}
+    not_worse = np.mean(residual["varpro"] <= residual["scipy"] * (1 + 1e-6))
+    costs["varpro_not_worse"] = Cost("pixels where varpro's residual is not above scipy's", float(not_worse), "share")
     return [
         Row.of("fit_scipy", "fit of a pixel: scipy's least squares / varpro", each["scipy"], each["varpro"]),
         Row.of("fit_sgd", f"fit of a pixel: {scale.sgd_steps} steps of SGD / varpro", each["sgd"], each["varpro"]),
@@ -753,10 +748,9 @@ def plan(costs: Mapping[str, Cost], processors: int, assumed: Assumed = Assumed(
 _BLOCK = re.compile(r"<!-- bench: plan -->\n.*?<!-- /bench -->", re.DOTALL)
 
 
-def check_page(text: str) -> None:
-    """Raise :class:`BiofaceError` unless a page has the block that :func:`fill_plan` renews."""
-    if not _BLOCK.search(text):
-        raise BiofaceError("expected a page with a block <!-- bench: plan --> … <!-- /bench -->, found none")
+def has_plan(text: str) -> bool:
+    """Whether a page has the block that :func:`fill_plan` renews."""
+    return _BLOCK.search(text) is not None
 
 
 def fill_plan(text: str, results: Results, assumed: Assumed = Assumed()) -> str:  # noqa: B008 - frozen
@@ -768,7 +762,8 @@ def fill_plan(text: str, results: Results, assumed: Assumed = Assumed()) -> str:
     """
     if results.quick:
         raise BiofaceError("expected results of a whole run, found those of a quick one, whose numbers mean nothing")
-    check_page(text)
+    if not has_plan(text):
+        raise BiofaceError("expected a page with a block <!-- bench: plan --> … <!-- /bench -->, found none")
     block = "\n".join(["<!-- bench: plan -->", *_plan_lines(results, assumed), "<!-- /bench -->"])
     return _BLOCK.sub(lambda _: block, text)
 
