@@ -22,6 +22,18 @@ NAMES = (
     *("streaming_sequential", "streaming_shuffled", "threads_step", "threads_image", "threads_fit"),
 )
 
+COSTS = {
+    "parameters": 25,
+    "norm_layers": 50,
+    "step_arithmetic": 10,
+    "step_operations": 1000,
+    "step_memory": 50,
+    "step_seconds": 0.1,
+    "face_bytes": 327_896,
+    "reading_speed": 1000,
+}
+PLANNED = {name: bench.Cost(name.replace("_", " "), value, "unit") for name, value in COSTS.items()}
+
 
 def is_a_ratio(row):
     numbers = (row.numerator, row.denominator, row.low, row.ratio, row.high)
@@ -35,13 +47,18 @@ def work(issa_build):
         yield bench._Work(bench.QUICK, progress=False)
 
 
-@pytest.fixture(scope="module")
-def quick(work):
-    """Everything, measured in seconds."""
-    before = torch.get_num_threads()
-    results = bench.measure(quick=True)
-    assert torch.get_num_threads() == before
-    return results
+@pytest.fixture
+def results():
+    """Such as a quick run gives, without running anything."""
+    seconds = np.array([2.0, 3.0, 5.0])
+    rows = (bench.Row.of(n, f"slow {n} / fast {n}", k * seconds, np.ones(3)) for k, n in enumerate(NAMES, 1))
+    kinds = [("image", "pixels"), ("fit", "pixels"), ("fit", "bands"), ("step", "faces")]
+    grown = (
+        bench.Growth.of(f"{what}_{along}", f"{what} by {along}", along, {n: n * k * seconds for n in (8, 16, 32)})
+        for k, (what, along) in enumerate(kinds, 1)
+    )
+    machine = {"processor": "some processor", "cores": 2, "system": "Linux", "torch": "2.0"}
+    return bench.Results(machine, True, tuple(rows), tuple(grown), PLANNED)
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------
@@ -80,17 +97,24 @@ def test_the_number_of_threads_comes_back_also_after_a_failure():
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_measured(quick):
-    assert quick.quick and tuple(row.name for row in quick.rows) == NAMES
-    assert all(is_a_ratio(row) and row.rounds == 1 and " / " in row.what for row in quick.rows)
-    assert {g.along for g in quick.growth} == {"pixels", "bands", "faces"}
-    for g in quick.growth:
+@pytest.mark.slow
+def test_everything_is_measured(issa_build, monkeypatch):
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    before = torch.get_num_threads()
+    found = bench.measure(quick=True)
+    assert torch.get_num_threads() == before
+    assert found.quick and tuple(row.name for row in found.rows) == NAMES
+    assert all(is_a_ratio(row) and row.rounds == 1 and " / " in row.what for row in found.rows)
+    assert {g.along for g in found.growth} == {"pixels", "bands", "faces"}
+    for g in found.growth:
         assert len(g.sizes) == len(g.seconds) > 1 and min(g.seconds) > 0 and math.isfinite(g.exponent)
-    assert all(math.isfinite(cost.value) and cost.value > 0 for cost in quick.costs.values())
-    assert quick.machine["torch"] == torch.__version__ and quick.machine["cores"] >= 1
+    assert set(COSTS) <= set(found.costs)
+    assert all(math.isfinite(cost.value) and cost.value > 0 for cost in found.costs.values())
+    assert found.machine["torch"] == torch.__version__ and found.machine["cores"] >= 1
+    costs_are_those_of_the_network({name: cost.value for name, cost in found.costs.items()})
 
 
-def test_costs_are_those_of_the_network(quick):
+def costs_are_those_of_the_network(costs):
     model = training.build("working", bench.QUICK.full_width)
     convolutions = 0
 
@@ -104,11 +128,11 @@ def test_costs_are_those_of_the_network(quick):
     with torch.no_grad():
         model(torch.rand(2, 64, 64, 3))
     # the way back is two more convolutions for each; the rest is the tables and the losses
-    assert 2.9 < quick.costs["step_arithmetic"].value / convolutions < 4
-    assert quick.costs["parameters"].value == sum(p.numel() for p in model.parameters())
-    assert quick.costs["norm_layers"].value == 63
-    assert quick.costs["face_bytes"].value == 8 * (10 * 64 * 64 + 3 * 9)
-    assert quick.costs["step_operations"].value > 500
+    assert 2.9 < 1e9 * costs["step_arithmetic"] / convolutions < 4
+    assert 1e6 * costs["parameters"] == pytest.approx(sum(p.numel() for p in model.parameters()))
+    assert costs["norm_layers"] == 63
+    assert costs["face_bytes"] == 8 * (10 * 64 * 64 + 3 * 9)
+    assert costs["step_operations"] > 500
 
 
 def test_scipy_fits_the_same_model_as_well(work):
@@ -159,10 +183,10 @@ def test_streaming_of_nothing(tmp_path):
 # --- what is made of it ----------------------------------------------------------------------------------------------
 
 
-def test_the_file_gives_back_what_was_measured(quick, tmp_path):
-    (tmp_path / "bench.json").write_text(quick.to_json())
-    assert bench.read(tmp_path / "bench.json") == quick
-    about = json.loads(quick.to_json())
+def test_the_file_gives_back_what_was_measured(results, tmp_path):
+    (tmp_path / "bench.json").write_text(results.to_json())
+    assert bench.read(tmp_path / "bench.json") == results
+    about = json.loads(results.to_json())
     assert about["title"] and about["description"] and about["data"] == "twin (synthetic)"
 
 
@@ -175,41 +199,30 @@ def test_another_file_is_refused(text, tmp_path):
         bench.read(tmp_path / "nowhere.json")
 
 
-def test_the_table_says_everything(quick):
-    text = bench.table(quick)
-    for item in (*quick.rows, *quick.growth, *quick.costs.values()):
+def test_the_table_says_everything(results):
+    text = bench.table(results)
+    for item in (*results.rows, *results.growth, *results.costs.values()):
         assert item.what in text
-    assert str(quick.machine["processor"]) in text and "mean nothing" in text
-    assert "mean nothing" not in bench.table(dataclasses.replace(quick, quick=False))
+    assert str(results.machine["processor"]) in text and "mean nothing" in text
+    assert "mean nothing" not in bench.table(dataclasses.replace(results, quick=False))
 
 
-def test_the_picture_shows_every_row_and_every_line(quick):
-    figure = bench.plot(quick)
+def test_the_picture_shows_every_row_and_every_line(results):
+    figure = bench.plot(results)
     try:
         figure.canvas.draw()
         top, *below = figure.axes
-        assert [label.get_text() for label in top.get_yticklabels()] == [row.what for row in quick.rows[::-1]]
+        assert [label.get_text() for label in top.get_yticklabels()] == [row.what for row in results.rows[::-1]]
         lines = {line.get_label() for ax in below for line in ax.lines}
-        assert len(lines) == len(quick.growth)
+        assert len(lines) == len(results.growth)
         ratios = top.lines[0].get_xdata()
-        np.testing.assert_allclose(ratios, [row.ratio for row in quick.rows[::-1]])
+        np.testing.assert_allclose(ratios, [row.ratio for row in results.rows[::-1]])
     finally:
         plt.close(figure)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
 
-COSTS = {
-    "parameters": 25e6,
-    "norm_layers": 50,
-    "step_arithmetic": 1e10,
-    "step_operations": 1000,
-    "step_memory": 50,
-    "step_seconds": 0.1,
-    "face_bytes": 327_896,
-    "reading_speed": 1000,
-}
-PLANNED = {name: bench.Cost(name, value, "unit") for name, value in COSTS.items()}
 SURE = bench.Assumed(teraflops=(20.0, 20.0), launch_us=(5.0, 5.0), link_gb=(35.0, 35.0), exchange_us=(30.0, 30.0))
 
 
@@ -243,24 +256,26 @@ def test_a_batch_is_shared_evenly(processors):
         bench.plan(PLANNED, processors)
 
 
-def whole(quick):
-    return dataclasses.replace(quick, quick=False)
+def whole(results):
+    return dataclasses.replace(results, quick=False)
 
 
-def test_a_page_is_filled_and_filling_it_again_changes_nothing(quick):
+def test_a_page_is_filled_and_filling_it_again_changes_nothing(results):
     page = "before\n<!-- bench: plan -->\nold\n<!-- /bench -->\nafter\n"
-    filled = bench.fill_plan(page, whole(quick))
+    filled = bench.fill_plan(page, whole(results))
     assert filled.startswith("before\n") and filled.endswith("\nafter\n") and "old" not in filled
-    assert bench.fill_plan(filled, whole(quick)) == filled
-    other = dataclasses.replace(whole(quick), costs=quick.costs | PLANNED)
+    assert bench.fill_plan(filled, whole(results)) == filled
+    other = dataclasses.replace(
+        whole(results), costs=results.costs | {"reading_speed": bench.Cost("reading", 500, "faces/s")}
+    )
     assert bench.fill_plan(filled, other) != filled
 
 
-def test_what_cannot_be_filled(quick):
+def test_what_cannot_be_filled(results):
     with pytest.raises(BiofaceError, match="block <!-- bench: plan -->"):
-        bench.fill_plan("no block", whole(quick))
+        bench.fill_plan("no block", whole(results))
     with pytest.raises(BiofaceError, match="quick one"):
-        bench.fill_plan("<!-- bench: plan -->\n<!-- /bench -->", quick)
+        bench.fill_plan("<!-- bench: plan -->\n<!-- /bench -->", results)
 
 
 def test_the_committed_plan_follows_from_the_committed_numbers():
@@ -276,9 +291,9 @@ def test_the_committed_plan_follows_from_the_committed_numbers():
 
 
 @pytest.fixture
-def measured(quick, monkeypatch, folders):
+def measured(results, monkeypatch, folders):
     """The command line, with its minutes of measuring done already."""
-    monkeypatch.setattr(bench, "measure", lambda quick_, progress: dataclasses.replace(quick, quick=quick_))
+    monkeypatch.setattr(bench, "measure", lambda quick, progress: dataclasses.replace(results, quick=quick))
     return folders.parent
 
 

@@ -108,7 +108,7 @@ QUICK = Scale(
 )
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: int | float | np.number) -> float:
     """To four digits, more than a clock is worth: the numbers of a file are those that were in memory."""
     return float(f"{float(value):.4g}")
 
@@ -175,7 +175,7 @@ class Cost:
     """One number that is no ratio: what a training step takes, how well a fit fits."""
 
     what: str
-    value: float
+    value: int | float
     unit: str
 
 
@@ -354,7 +354,7 @@ def _machine() -> dict[str, str | int]:
 def _images(work: _Work) -> list[Row]:
     tasks = {method: work.image(nfe.SIZE, work.scale.faces, method) for method in ("exact", "table")}
     seconds = in_turns(tasks, work.scale.rounds)
-    what = "image and its gradient: 33 bands for every pixel / table look-up"
+    what = "image and its gradient: 33 bands a pixel / table look-up"
     return [Row.of("table", what, seconds["exact"], seconds["table"])]
 
 
@@ -558,12 +558,12 @@ def _step_costs(work: _Work) -> list[dict[str, Cost]]:
     at = f"training step at width {width}"
     costs = {
         "width": Cost("filters of the first level, below", width, "filters"),
-        "parameters": Cost("weights of the network", sum(p.numel() for p in model.parameters()), "numbers"),
+        "parameters": Cost("weights of the network", sum(p.numel() for p in model.parameters()) / 1e6, "million"),
         "norm_layers": Cost(
             "batch norms of the network", sum(isinstance(layer, BatchNorm) for layer in model.modules()), "layers"
         ),
         "step_arithmetic": Cost(
-            f"{at}: multiplications and additions", _rounded(counter.get_total_flops() / 2), "per face"
+            f"{at}: multiplications and additions", _rounded(counter.get_total_flops() / 2e9), "GFLOP/face"
         ),
         "step_operations": Cost(f"{at}: operations that torch starts", operations.count, "operations"),
         "step_seconds": Cost(
@@ -621,13 +621,10 @@ def table(results: Results) -> str:
 
 def plot(results: Results) -> Figure:
     """The ratios with their ranges, and how times grow."""
-    figure, axes = plt.subplot_mosaic(
-        [["rows"] * 3, ["pixels", "bands", "faces"]],
-        figsize=(9, 7),
-        height_ratios=[0.3 * len(results.rows) + 0.5, 2.8],
-        layout="constrained",
-    )
-    top = axes["rows"]
+    figure = plt.figure(figsize=(9, 7), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[0.3 * len(results.rows) + 0.5, 2.8])
+    top = above.subplots()
+    axes = dict(zip(("pixels", "bands", "faces"), below.subplots(1, 3), strict=True))
     rows = results.rows[::-1]
     place, ratio = np.arange(len(rows)), np.array([row.ratio for row in rows])
     spread = np.abs(np.array([[row.low for row in rows], [row.high for row in rows]]) - ratio)
@@ -642,15 +639,15 @@ def plot(results: Results) -> Figure:
     top.set_ylim(-0.6, len(rows) - 0.4)
     top.grid(axis="x")
     top.set_xlabel("ratio of the two times, median and range over the rounds")
-    for along in ("pixels", "bands", "faces"):
+    for along, ax in axes.items():
         for g in (g for g in results.growth if g.along == along):
-            axes[along].loglog(g.sizes, g.seconds, "o-", label=f"{g.what}: exponent {number(g.exponent, 2)}")
-            axes[along].set_xticks(g.sizes, [number(size, 6) for size in g.sizes])
-        axes[along].minorticks_off()
-        low, high = axes[along].get_ylim()
-        axes[along].set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
-        axes[along].set_xlabel(along)
-        axes[along].legend(loc="upper left", fontsize=7)
+            ax.loglog(g.sizes, g.seconds, "o-", label=f"{g.what}: exponent {number(g.exponent, 2)}")
+            ax.set_xticks(g.sizes, [number(size, 6) for size in g.sizes])
+        ax.minorticks_off()
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        ax.set_xlabel(along)
+        ax.legend(loc="upper left", fontsize=7)
     axes["pixels"].set_ylabel("seconds")
     axes["pixels"].tick_params(axis="x", rotation=40)
     return figure
@@ -716,12 +713,12 @@ def plan(costs: Mapping[str, Cost], processors: int, assumed: Assumed = Assumed(
     of = {name: cost.value for name, cost in costs.items()}
     faces, steps = BATCH // processors, EPOCHS * (FACES // BATCH)
     alone = processors == 1
-    weights = 4 * of["parameters"]  # bytes in single precision
+    weights = 4e6 * of["parameters"]  # bytes in single precision
 
     def both(function: Callable[[int], float]) -> tuple[float, float]:
         return function(0), function(1)
 
-    arithmetic = both(lambda k: faces * of["step_arithmetic"] / assumed.teraflops[k] / 1e9)
+    arithmetic = both(lambda k: faces * of["step_arithmetic"] / assumed.teraflops[k])
     launching = both(lambda k: of["step_operations"] * assumed.launch_us[k] / 1e3)
     # a ring sends every number (n − 1) / n times, once to add up and once to hand out
     sent = 2 * (processors - 1) / processors * weights
@@ -776,7 +773,7 @@ def _plan_lines(results: Results, assumed: Assumed) -> list[str]:
     days = FACES // BATCH * BATCH * EPOCHS * costs["step_seconds"].value / 86400
     one, eight = (plan(costs, n, assumed) for n in (1, 8))
 
-    def span(pair: Sequence[float], unit: str = "") -> str:
+    def span(pair: Sequence[int | float], unit: str = "") -> str:
         low, high = (number(value, 2) for value in sorted(pair))
         return f"{low if low == high else f'{low} to {high}'} {unit}".strip()
 
