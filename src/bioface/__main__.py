@@ -223,7 +223,8 @@ def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
         raise BiofaceError("expected --quick or --plan, found both: the numbers of a quick run mean nothing")
     out = out or (paths.build() / "bench" if quick else paths.figures())
     _make_folder(out)
-    page = None if plan is None else _page(plan)
+    if plan is not None:
+        _page(plan)  # what is wrong with it is said now, not after minutes of measuring
     results = benchmarks.measure(quick, progress=sys.stderr.isatty())
     plotting.use_style()
     figure = benchmarks.plot(results)
@@ -233,16 +234,16 @@ def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
         json_, png = (files.enter_context(paths.whole_file(out / f"bench.{kind}")) for kind in ("json", "png"))
         json_.write_text(results.to_json(), encoding="utf-8")
         figure.savefig(png, metadata=about)
-        if page is not None:
+        if plan is not None:  # read again: somebody may have written in it meanwhile
             partial = files.enter_context(paths.whole_file(plan))
-            partial.write_text(benchmarks.fill_plan(page, results), encoding="utf-8")
+            partial.write_text(benchmarks.fill_plan(_page(plan), results), encoding="utf-8")
     print(benchmarks.table(results))
     print(f"numbers in {out / 'bench.json'}, picture beside them")
     return 0
 
 
 def _page(path: Path) -> str:
-    """The text of a page with a plan; said now, not after minutes of measuring, when it is none."""
+    """The text of a page that has a plan to renew."""
     from bioface import bench as benchmarks
 
     try:

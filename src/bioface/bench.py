@@ -498,7 +498,7 @@ def _growth(work: _Work) -> list[Growth]:
     squares = {side * side: side for side in scale.sides}
     pixels = scale.sides[-1] // 4  # a side whose fit takes longer than what does not depend on the bands
     kinds: list[tuple[str, str, str, dict[int, Callable[[], object]]]] = [
-        ("image", "image and gradient by table", "pixels", {n: work.image(s, 1, "table") for n, s in squares.items()}),
+        ("image", "image and gradient", "pixels", {n: work.image(s, 1, "table") for n, s in squares.items()}),
         ("decompose", "photo taken apart", "pixels", {n: work.photo(s) for n, s in squares.items()}),
         ("fit", "fit (varpro)", "pixels", {n: work.fit(n) for n in squares}),
         ("fit_bands", "fit (varpro)", "bands", {n: work.fit(pixels * pixels, n) for n in scale.bands}),
@@ -624,7 +624,7 @@ def plot(results: Results) -> Figure:
     figure = plt.figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=[0.3 * len(results.rows) + 0.5, 2.8])
     top = above.subplots()
-    axes = dict(zip(("pixels", "bands", "faces"), below.subplots(1, 3), strict=True))
+    axes = dict(zip(("pixels", "bands", "faces"), below.subplots(1, 3, sharey=True), strict=True))
     rows = results.rows[::-1]
     place, ratio = np.arange(len(rows)), np.array([row.ratio for row in rows])
     spread = np.abs(np.array([[row.low for row in rows], [row.high for row in rows]]) - ratio)
@@ -644,10 +644,9 @@ def plot(results: Results) -> Figure:
             ax.loglog(g.sizes, g.seconds, "o-", label=f"{g.what}: exponent {number(g.exponent, 2)}")
             ax.set_xticks(g.sizes, [number(size, 6) for size in g.sizes])
         ax.minorticks_off()
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        ax.grid(axis="y")
         ax.set_xlabel(along)
-        ax.legend(loc="upper left", fontsize=7)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1))
     axes["pixels"].set_ylabel("seconds")
     axes["pixels"].tick_params(axis="x", rotation=40)
     return figure
