@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test check notebooks site data weights clean environment
+.PHONY: help reproduce test check notebooks site data weights bench clean environment
 
 PROFILE  ?= default
 NOTEBOOK ?=
@@ -32,6 +32,7 @@ help:
 	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
 	@echo "make weights     train the network that ships with the package again (some ten minutes), with its model card"
+	@echo "make bench       what the work costs: figures/bench.json and .png, the plan in data/README.md (some 3 minutes)"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
 	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"
@@ -68,6 +69,9 @@ data: environment
 
 weights: environment
 	@$(PYTHON) -m bioface.generalisation
+
+bench: environment
+	@$(PYTHON) -m bioface bench --plan data/README.md
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache
