@@ -58,18 +58,22 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Of the notebook, without its ending."""
         return self.notebook.stem
 
     @property
     def executed(self) -> Path:
+        """Where it lies once it ran to its end."""
         return self.folder / f"{self.name}.ipynb"
 
     @property
     def failed(self) -> Path:
+        """Where it lies when a cell raised an error."""
         return self.folder / f"{self.name}.failed.ipynb"
 
     @property
     def stamp(self) -> Path:
+        """Where it is kept what the executed notebook was made of."""
         return self.folder / f"{self.name}.stamp.json"
 
 
@@ -473,9 +477,11 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
         if publishing:
             times[-1] += ", written to notebooks/" if publish(job) else ", notebooks/ has it already"
     if publishing and todo[0].notebook.parent == paths.notebooks():
-        readme = paths.root() / "README.md"
-        text = claims.fill_readme(readme.read_text(encoding="utf-8"), claims.read())
-        with paths.whole_file(readme) as partial:
+        from bioface import readme  # which imports torch: seconds, and not needed otherwise
+
+        front = paths.root() / "README.md"
+        text = readme.fill(front.read_text(encoding="utf-8"), todo[0].figures)
+        with paths.whole_file(front) as partial:
             partial.write_text(text, encoding="utf-8")
     if (todo[0].figures / claims.FILE).exists():
         print(claims.format_table(claims.read(todo[0].figures / claims.FILE)))

@@ -73,6 +73,7 @@ class Page:
 
     @property
     def label(self) -> str:
+        """The title up to its colon, for the list of pages."""
         return self.title.partition(":")[0]
 
 
@@ -93,12 +94,15 @@ class Renderer(IPythonRenderer):
         self.anchors: set[str] = set()
 
     def block_math(self, body: str) -> str:
+        """A formula on lines of its own, as MathML."""
         return f'<span class="formula scroll" data-label="formula">{self._math(body, "block")}</span>'
 
     def inline_math(self, body: str) -> str:
+        """A formula within a line, as MathML."""
         return self._math(body, "inline")
 
     def latex_environment(self, name: str, body: str) -> str:
+        """An environment such as ``align``, as MathML."""
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def _math(self, latex: str, display: str) -> str:
@@ -113,6 +117,7 @@ class Renderer(IPythonRenderer):
         return FUNCTION.sub(r'\1<mspace width="0.167em" />', drawn)
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
+        """A heading that can be linked to."""
         plain = html.unescape(re.sub(r"<[^>]*>", "", text))
         stem = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-") or "section"
         anchor = next(
@@ -124,13 +129,21 @@ class Renderer(IPythonRenderer):
         return f'<h{level} id="{anchor}">{text}</h{level}>\n'
 
     def table(self, text: str) -> str:
+        """A table that scrolls sideways where it is wide."""
         return f'<div class="scroll" data-label="table"><table>\n{text}</table></div>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link, or its text alone where it would lead nowhere."""
         address = self._address(url)
         return text if address is None else super().link(text, address, title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture of the figures folder, within the page.
+
+        Raises
+        ------
+        DataError : another file, or no alternative text
+        """
         name = PurePosixPath(url).name
         if name not in self.figures:
             raise DataError(self.source, "pictures from figures/", url)
@@ -165,9 +178,11 @@ class Exporter(HTMLExporter):
     """nbconvert's, with templates and a renderer of our own."""
 
     def __init__(self, renderer: Renderer):
-        super().__init__(extra_template_basedirs=[str(paths.ASSETS)], template_name=TEMPLATES.name)
+        folders = [str(paths.ASSETS)]
+        super().__init__(extra_template_basedirs=folders, template_name=TEMPLATES.name)  # type: ignore[no-untyped-call]
         self.config.NbConvertBase.display_data_priority = ["image/png", "text/html", "text/markdown", "text/plain"]
-        self.register_filter("markdown2html", MarkdownWithMath(renderer=renderer).render)
+        render = MarkdownWithMath(renderer=renderer).render
+        self.register_filter("markdown2html", render)  # type: ignore[no-untyped-call]
 
 
 def _about(figures: Path, name: str) -> dict[str, str]:
@@ -231,7 +246,8 @@ def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Pi
         if cell.cell_type != "code":
             continue
         outputs = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        names, in_order = [], True
+        names: list[str] = []
+        in_order = True
         for varies, name in SAVED.findall(cell.source):
             pattern = re.sub(r"\\\{.*?\\\}", "[a-z0-9_]+", re.escape(name))
             saved = sorted(file.stem for file in figures.glob("*.json") if re.fullmatch(pattern, file.stem))

@@ -50,7 +50,7 @@ def _take(value: Any, index: Any) -> Any:
         return None
     if isinstance(value, tuple):
         return tuple(np.array(value, dtype=object)[index])
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: _take(getattr(value, f.name), index) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **changed)
     return value[index]
@@ -63,7 +63,7 @@ def _join(values: Sequence[Any]) -> Any:
         return None
     if isinstance(first, tuple):
         return tuple(name for names in values for name in names)
-    if dataclasses.is_dataclass(first):
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
         joined = {f.name: _join([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
         return dataclasses.replace(first, **joined)
     return np.concatenate(values)
@@ -348,6 +348,7 @@ def _check_header(path: Path, shape: tuple[int, ...]) -> int:
             keys = list(file)
             data = file.get(KEY)
             is_array = isinstance(data, h5py.Dataset)
+            found: Any
             found, dtype = (data.shape, data.dtype) if is_array else ((), None)
     except (OSError, RuntimeError, KeyError) as error:
         raise DataError(path, "a whole HDF5 file", f"a damaged one ({error})") from error
@@ -422,7 +423,7 @@ def decode_normals(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _decode(images: np.ndarray, lights: np.ndarray, names: tuple[str, ...]) -> Faces:
     last = np.moveaxis(images, 1, -1)  # (n, 64, 64, 10)
     mask = last[..., 6] > 0.5
-    as_single = {"dtype": np.float32, "order": "C"}
+    as_single: dict[str, Any] = {"dtype": np.float32, "order": "C"}
     return Faces(
         rgb=np.clip(last[..., 0:3], 0, 1).astype(**as_single),  # within TOLERANCE of [0, 1] already
         normals=decode_normals(last[..., 3:6], mask).astype(**as_single),
