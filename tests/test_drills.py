@@ -320,15 +320,19 @@ def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
 
 @pytest.mark.slow
 def test_no_room_for_the_site(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path))
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "site.css").write_text("an earlier one")
+    build, notebooks = tmp_path / "build", tmp_path / "notebooks"
+    notebooks.mkdir()
+    shutil.copy(paths.notebooks() / f"{AUDIT}.ipynb", notebooks)  # one is enough
+    monkeypatch.setattr(paths, "notebooks", lambda: notebooks)
+    monkeypatch.setenv("BIOFACE_BUILD", str(build))
+    (build / "site").mkdir(parents=True)
+    (build / "site" / "site.css").write_text("an earlier one")
     with no_room(50_000):
         assert site.main() == 2
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.startswith(f"{tmp_path / 'site'}: File too large; make room")
-    assert [file.name for file in tmp_path.iterdir()] == ["site"]
-    assert [file.read_text() for file in (tmp_path / "site").iterdir()] == ["an earlier one"]
+    assert told.count("\n") == 1 and told.startswith(f"{build / 'site'}: File too large; make room")
+    assert [file.name for file in build.iterdir()] == ["site"]
+    assert [file.read_text() for file in (build / "site").iterdir()] == ["an earlier one"]
 
 
 # --- a checkout that may only be read
