@@ -338,6 +338,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
             if before.exists():
                 os.replace(before, target)
             raise
+    except OSError as error:
+        if error.errno in paths.NO_ROOM:  # which names no file, or one of the folder that is gone
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
@@ -432,7 +436,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(paths.describe(error), file=sys.stderr)
         return 2
     return 0
 
