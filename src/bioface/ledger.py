@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -71,7 +70,7 @@ class Deviation:
 Ledger = Mapping[str, tuple[Deviation, ...]]
 
 PAPER = "the paper (arXiv 1908.10578)"
-BIOFACES = "ssma502/BioFaces, whose README names a later paper, so that it may differ from the BMVC code (unverified)"
+BIOFACES = "ssma502/BioFaces"  # its README names a later paper: it may differ from the code of the BMVC paper
 SKINMODEL = "ssma502/SkinModel"
 PORTS = "five public PyTorch re-implementations"
 NFE = "zhixinshu/NeuralFaceEditing"
@@ -102,7 +101,7 @@ LEDGER: Ledger = {
             "mean over the foreground",
             "sum over batch and pixels, / 224²",
             "mean over the foreground",
-            "With the scale of 255 a step {02_deviations:steps/summed/measured} times the paper's. Summed alone: RMSE "
+            "With that scale a step {02_deviations:steps/summed/measured} times the paper's. Summed alone: RMSE "
             "{02_ladder:only_summed/rmse}, as the paper's {02_ladder:paper_literal/rmse}.",
             f"{PAPER}; {BIOFACES}",
         ),
@@ -171,7 +170,7 @@ LEDGER: Ledger = {
         ),
         Deviation(
             "batch norm",
-            "in training mode",
+            "–",
             "a re-implementation: left in evaluation mode",
             "in training mode",
             "Frozen: RMSE {02_ladder:batch_norm_frozen/rmse} for {02_ladder:working/rmse}, melanin correlation "
@@ -200,14 +199,14 @@ LEDGER: Ledger = {
             "–",
             "a re-implementation's diagnostic",
             "not used; × k and a fitted factor are tried",
-            "Noise stays: RMSE after over before {03.literal_copy_rmse}. The least possible RMSE is {03.ceiling_code} "
-            "of a constant colour's with the code's rows.",
+            "Noise stays: {03.literal_copy_rmse} of the first RMSE after training. The least possible is "
+            "{03.ceiling_code} of a constant colour's with the code's rows.",
             "the report that this study answers",
         ),
         Deviation(
             "width of the network",
             "32 filters",
-            "32 filters",
+            "–",
             "8 (`PROFILE=full`: 32)",
             "Not measured: at full width the ladder takes hours.",
             f"{PAPER}; {BIOFACES}",
@@ -292,7 +291,7 @@ LEDGER: Ledger = {
         ),
         Deviation(
             "index of the skin table, rounded",
-            "interpolated",
+            "–",
             "a re-implementation: nearest entry, no gradient",
             "interpolated",
             "Melanin correlation {02_ladder:rounded_index/melanin_correlation} for "
@@ -322,7 +321,7 @@ LEDGER: Ledger = {
         Deviation(
             "spectra of all pixels",
             "bands per pixel through the network's gradients",
-            "the same",
+            "–",
             "the table integrated once per image, then looked up",
             "Colours differ by {04.table_colour} at most, gradients by the pigments by {04.table_gradient_pigment}.",
             f"{PAPER}; {BIOFACES}",
@@ -395,7 +394,7 @@ LEDGER: Ledger = {
         ),
         Deviation(
             "oxygen saturation",
-            "0.75",
+            "–",
             "0.75",
             "0.65, chosen on half of the people of ISSA",
             "Residual {02_deviations:constants/saturation as published/rmse} for "
@@ -675,12 +674,12 @@ def measured(reference: str, figures: Path) -> str:
         value = json.loads(file.read_text(encoding="utf-8"))["numbers"]
         for step in path.split("/"):
             value = value[int(step) if isinstance(value, list) else step]
-        number = float(STATISTICS[statistic or "mean"](np.asarray(value, float)))
-        if not math.isfinite(number):
+        values = np.asarray(value, float)
+        if not np.isfinite(values).any():
             raise ValueError("not a finite number")
     except (OSError, ValueError, TypeError, LookupError) as error:
         raise DataError(file, f"a number {path}", f"{type(error).__name__}: {error}") from error
-    return claims.number(number, 2).replace("-", "−")
+    return claims.number(float(STATISTICS[statistic or "mean"](values)), 2).replace("-", "−")
 
 
 def as_html(ledger: Ledger) -> str:
