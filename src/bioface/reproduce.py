@@ -465,9 +465,11 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
         if publishing:
             times[-1] += ", written to notebooks/" if publish(job) else ", notebooks/ has it already"
     if publishing and todo[0].notebook.parent == paths.notebooks():
-        readme = paths.root() / "README.md"
-        text = claims.fill_readme(readme.read_text(encoding="utf-8"), claims.read())
-        with paths.whole_file(readme) as partial:
+        from bioface import readme  # which imports torch: seconds, and not needed otherwise
+
+        front = paths.root() / "README.md"
+        text = readme.fill(front.read_text(encoding="utf-8"), todo[0].figures)
+        with paths.whole_file(front) as partial:
             partial.write_text(text, encoding="utf-8")
     if (todo[0].figures / claims.FILE).exists():
         print(claims.format_table(claims.read(todo[0].figures / claims.FILE)))
