@@ -573,9 +573,10 @@ LEDGER: Ledger = {
             "appearance, and shading up to a factor",
             "the same",
             "also a prior of measured skin, or the truth of rendered faces",
-            "As published the mean shading is off {05.ambiguity} times as far as with truth, in octaves; melanin has "
-            "a skill of {05.a_no_skill} over the training mean, with measured skin every column at least "
-            "{05.b_skill}, with truth melanin {05.c_melanin_skill}.",
+            "As published the mean shading is off {05.ambiguity} times as far as with truth, in octaves, and "
+            "{05.a_level} times as far as the training mean's; melanin has a skill of {05.a_no_skill} over the "
+            "training mean, with measured skin every column at least {05.b_skill}, with truth melanin "
+            "{05.c_melanin_skill}.",
             f"{PAPER}, section 3.3",
         ),
         Deviation(
