@@ -318,7 +318,7 @@ class NFE:
         random = np.random.default_rng(seed)
         if shuffle:
             random.shuffle(starts)
-        for start in starts:
+        for start in starts.tolist():
             rows = np.arange(start, min(start + BLOCK, len(self)))
             yield rows[random.permutation(len(rows))] if shuffle else rows
 
