@@ -416,7 +416,7 @@ def _steps(work: _Work) -> list[Row]:
     scale = work.scale
     batch = work.batch[: scale.faces]
     args = (batch, recipes.WORKING, scale.width)
-    costs = [experiments.step_cost(*args, steps=1, rounds=1) for _ in range(scale.rounds)]
+    costs = [experiments.step_cost(*args, steps=2, rounds=1) for _ in range(scale.rounds)]
     seconds = {name: np.array([getattr(c, name) for c in costs]) for name in ("bare", "table", "spectral")}
     return [
         Row.of("step_table", "training step by table / its bare network", seconds["table"], seconds["bare"]),
@@ -788,12 +788,15 @@ def _plan_lines(results: Results, assumed: Assumed) -> list[str]:
         "",
         f"At that pace the {EPOCHS} epochs take {number(days, 2)} days on this machine, reading left out.",
         "",
-        f"Assumed: {number(FACES, 5)} faces (as others counted), {EPOCHS} epochs and batches of {BATCH} as in the "
-        f"authors' code; a graphics processor that sustains {span(assumed.teraflops)} TFLOP/s on this network in TF32 "
-        f"and starts an operation in {span(assumed.launch_us)} µs, beside the arithmetic; with eight, links of "
-        f"{span(assumed.link_gb)} GB/s, gradients added up in a ring and not beside the backward pass, and "
-        f"{span(assumed.exchange_us)} µs for each of the two exchanges that batch norm makes in every layer; "
-        "loaders as fast as the one measured here; activations of the size that they have on this machine.",
+        "Assumed, none of it measured:",
+        "",
+        f"- {number(FACES, 5)} faces (as others counted), {EPOCHS} epochs, batches of {BATCH} as in the authors' code;",
+        f"- a graphics processor that sustains {span(assumed.teraflops)} TFLOP/s on this network in TF32, and beside "
+        f"the arithmetic starts an operation in {span(assumed.launch_us)} µs;",
+        f"- between eight of them links of {span(assumed.link_gb)} GB/s, over which gradients are added up in a ring, "
+        f"not beside the backward pass, and {span(assumed.exchange_us)} µs for each of the two exchanges that batch "
+        "norm makes in every layer;",
+        "- loaders as fast as the one measured here, and activations as large as on this machine.",
         "",
         "| derived | 1 GPU | 8 GPUs |",
         "|---|---|---|",
