@@ -51,7 +51,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     """
     from bioface import decomposition, image_formation, plotting
 
-    _make_folder(out)
+    paths.make_folder(out)
     show = sys.stderr.isatty()
     if show:
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
@@ -125,7 +125,7 @@ def fit(cube_file: Path, out: Path) -> int:
     from bioface import identifiability, plotting, smith2019
     from bioface.datasets import iset
 
-    _make_folder(out)
+    paths.make_folder(out)
     cube = iset.load(cube_file)
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
@@ -167,7 +167,7 @@ def train(
     from bioface import datasets, training
 
     model = training.build(recipe, width, seed)
-    _make_folder(out)
+    paths.make_folder(out)
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     state = PartialState(cpu=not alone and not torch.cuda.is_available())
@@ -222,7 +222,7 @@ def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
     if quick and plan is not None:
         raise BiofaceError("expected --quick or --plan, found both: the numbers of a quick run mean nothing")
     out = out or (paths.build() / "bench" if quick else paths.figures())
-    _make_folder(out)
+    paths.make_folder(out)
     if plan is not None:
         _page(plan)  # what is wrong with it is said now, not after minutes of measuring
     results = benchmarks.measure(quick, progress=sys.stderr.isatty())
@@ -253,16 +253,6 @@ def _page(path: Path) -> str:
     if not benchmarks.has_plan(text):
         raise DataError(path, "a block <!-- bench: plan --> … <!-- /bench -->", "none")
     return text
-
-
-def _make_folder(out: Path) -> None:
-    """Make a folder for results, or say why it cannot be."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found {error.strerror}") from error
-    if not os.access(out, os.W_OK):
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found one that cannot")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,9 +295,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "decompose":
             return decompose(**given)
         return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
-    except (BiofaceError, OSError) as error:  # OSError: a folder that cannot be written
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except BiofaceError as error:
+        told = str(error)
+    except OSError as error:
+        told = paths.describe(error, "--out names another folder")
+    except RuntimeError as error:  # HDF5 closes a file that there was no room for, and speaks of the closing
+        if not isinstance(error.__context__, OSError):
+            raise
+        told = paths.describe(error.__context__, "BIOFACE_BUILD names another folder")
+    print(f"error: {' '.join(told.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
