@@ -59,6 +59,7 @@ class Source:
 
     @property
     def is_real(self) -> bool:
+        """Whether people were photographed: rendered faces have a truth."""
         return self.faces.truth is None
 
 
@@ -89,7 +90,8 @@ def open_source(limit: int = 512) -> Source:
     from bioface.datasets import twin  # needs the ray caster, which NFE does not
 
     where = twin.make()
-    streams = {split: nfe.NFE(*(where / name for name in twin.file_names(split)[:2])) for split in twin.SPLITS}
+    files = {split: twin.file_names(split) for split in twin.SPLITS}
+    streams = {split: nfe.NFE(where / images, where / lights) for split, (images, lights, _) in files.items()}
     return Source("twin (synthetic)", streams, twin.load())
 
 
@@ -595,7 +597,7 @@ def exponent(faces: nfe.Faces) -> np.ndarray:
 
 def check_duplicates(source: Source) -> list[Check]:
     """The same photo twice among the faces under audit, and the same person in two splits where that is known."""
-    digests = [hashlib.sha256(np.ascontiguousarray(photo)).digest() for photo in source.faces.rgb]
+    digests = [hashlib.sha256(photo.tobytes()).digest() for photo in source.faces.rgb]
     twice = len(digests) - len(set(digests))
     found = [Check("photos that occur twice", f"{twice} of {len(digests)}", _verdict(twice == 0))]
     if source.is_real:

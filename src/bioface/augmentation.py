@@ -66,8 +66,9 @@ class Augmented:
 
     def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         true, mask, n = batch.truth, batch.mask, len(rows)
+        assert true is not None and batch.lighting is not None  # as was checked when made
         factors = torch.from_numpy(self._base[rng.integers(len(self._base), size=n)] / self._base[rows])
-        pigments = [
+        melanin, haemoglobin = (
             skin.table_coordinate((fraction * factors[:, i, None, None]).clamp_max(top), top)
             for i, (fraction, top) in enumerate(
                 [
@@ -75,14 +76,11 @@ class Augmented:
                     (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1]),
                 ]
             )
-        ]
-        b, weights, cct = (
-            torch.from_numpy(np.stack(values))
-            for values in zip(*(twin.draw_camera_and_illuminant(rng) for _ in range(n)), strict=True)
         )
+        b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
         to_rgb = to_rgb.to(batch.image)
-        image = image_formation.render_coordinates(*pigments, true.diffuse, true.specular, to_rgb)
+        image = image_formation.render_coordinates(melanin, haemoglobin, true.diffuse, true.specular, to_rgb)
 
         colours, shadings = image.numpy(), true.diffuse.numpy()
         exposure = torch.tensor(
@@ -92,9 +90,10 @@ class Augmented:
 
         tint = _mean(image, mask) / _mean(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)
-        lit = [shading * exposure[:, None, None] for shading in (true.diffuse, true.specular)]
+        diffuse, specular = (shading * exposure[:, None, None] for shading in (true.diffuse, true.specular))
         lighting = batch.lighting * exposure[:, None]
-        return Batch(image, mask, batch.normals, lighting, batch.names, Output(*pigments, *lit, b, weights, cct))
+        truth = Output(melanin, haemoglobin, diffuse, specular, b, weights, cct)
+        return Batch(image, mask, batch.normals, lighting, batch.names, truth)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -115,7 +114,7 @@ def _mirrored(batch: Batch, which: Tensor) -> Batch:
         normals = torch.cat([normals[..., :1] * side[..., None, None], normals[..., 1:]], -1)
         lighting = torch.where(which[:, None], lighting * lighting.new_tensor(_MIRROR), lighting)
     if truth is not None:
-        truth = Output(*map(flipped, truth[:4]), *truth[4:])
+        truth = Output._make([*map(flipped, truth[:4]), *truth[4:]])
     return Batch(flipped(batch.image), flipped(batch.mask), normals, lighting, batch.names, truth)
 
 
@@ -130,6 +129,6 @@ def _halved(batch: Batch) -> Batch:
     normals = batch.normals
     if normals is not None:
         normals = torch.nn.functional.normalize(pooled(normals), dim=-1)
-    truth = None if batch.truth is None else Output(*map(pooled, batch.truth[:4]), *batch.truth[4:])
+    truth = None if batch.truth is None else Output._make([*map(pooled, batch.truth[:4]), *batch.truth[4:]])
     mask = pooled(batch.mask.float()) == 1
     return Batch(pooled(batch.image), mask, normals, batch.lighting, batch.names, truth)

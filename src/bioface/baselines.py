@@ -8,8 +8,8 @@ Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was l
 ``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
 ``optical_density_fixed``    the same densities split by the skin model's own pigment vectors, the same for every face
 ``maximum_a_posteriori``     the likeliest skin and shading of each pixel by itself, under the mean camera and D65
-``posterior_mean``           what they are on average given the colour: the least squared error of all that sees one
-                             one pixel, as far as the laws it takes for the faces are theirs
+``posterior_mean``           what they are on average given the colour: the least squared error of all that see one
+                             pixel, as far as the laws it takes for the faces are theirs
 ``image_posterior``          the same for whole faces, whose pixels share a camera, a light and a person's skin, all
                              three found from the photo
 
@@ -28,9 +28,11 @@ Hyvärinen (1999), "Fast and robust fixed-point algorithms for independent compo
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -93,6 +95,7 @@ class DensityScale:
 
     @classmethod
     def unknown(cls) -> DensityScale:
+        """Where there was no truth to fit to."""
         return cls(np.full((2, 3), np.nan), float("nan"))
 
 
@@ -157,7 +160,7 @@ class Prior:
             independent=DensityScale.unknown(),
             fixed=DensityScale.unknown(),
         )
-        scales = {}
+        scales: dict[str, Any] = {}
         for name, vectors in (("independent", _independent_vectors), ("fixed", _fixed_vectors)):
             found = (_densities(learnt, pixels, vectors) for pixels in _pixels(truth.image, mask))
             amounts, density = map(np.concatenate, zip(*found, strict=True))
@@ -240,7 +243,9 @@ def _law(coordinates: np.ndarray, reach: int = 1, smoothing: float = SMOOTHING) 
     """Log density of pairs (2, n) at the points of the grid, or of one of the same steps from −reach to reach."""
     half = 1 / (GRID - 1)
     edges = np.linspace(-reach - half, reach + half, reach * (GRID - 1) + 2)  # around the points
-    density = scipy.ndimage.gaussian_filter(np.histogram2d(*coordinates, [edges, edges])[0], smoothing, mode="constant")
+    density = scipy.ndimage.gaussian_filter(
+        np.histogram2d(coordinates[0], coordinates[1], [edges, edges])[0], smoothing, mode="constant"
+    )
     return np.log(density / density.max() + 1e-9)
 
 
@@ -295,7 +300,7 @@ def image_mean(
     pixelwise = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo")
     maps |= {name: spread(maps[name]) for name in pixelwise}
     return Decomposition(
-        **maps | {"reconstruction": spread(one.astype(np.float32)), "image": np.float32(images), "mask": mask}
+        **maps | {"reconstruction": spread(one.astype(np.float32)), "image": np.array(images, np.float32), "mask": mask}
     )
 
 
@@ -311,9 +316,9 @@ def _constant(
     shape = mask.shape
     melanin, haemoglobin = _fractions(np.broadcast_to(pigments, (*shape, 2)))
     b, e = _mean_camera_d65(len(mask))
-    flat = [np.full(shape, value, np.float32) for value in (diffuse, specular)]
-    colours = [np.full((*shape, 3), value, np.float32) for value in (albedo, colour)]
-    return Decomposition(melanin, haemoglobin, *flat, *colours, np.float32(images), mask, b, e)
+    i_d, i_s = (np.full(shape, value, np.float32) for value in (diffuse, specular))
+    a, image = (np.full((*shape, 3), value, np.float32) for value in (albedo, colour))
+    return Decomposition(melanin, haemoglobin, i_d, i_s, a, image, np.array(images, np.float32), mask, b, e)
 
 
 # --- independent components of the density -----------------------------------------------------------------
@@ -371,7 +376,7 @@ def _optical_density(
     b, e = _mean_camera_d65(len(mask))
     silent = np.full(shape, np.nan, np.float32)
     made = albedo * diffuse[..., None]
-    return Decomposition(melanin, haemoglobin, diffuse, silent, albedo, made, np.float32(images), mask, b, e)
+    return Decomposition(melanin, haemoglobin, diffuse, silent, albedo, made, np.array(images, np.float32), mask, b, e)
 
 
 def _densities(
@@ -676,7 +681,7 @@ def image_posterior(
         for j, count in _representatives(of_draw, weight @ people.coordinates[:, 1] / of_draw):
             law = (weight[j] / of_draw[j] @ people.scatter).log()
             parts.append(count * _found(_expected, colours, skins[j].with_law(law), prior, sigma))
-        found[face, mask[face]] = sum(parts).numpy() / REPRESENTATIVES
+        found[face, mask[face]] = sum(parts, torch.zeros(())).numpy() / REPRESENTATIVES
     return _of_found(found, cameras, lights, images, mask)
 
 
@@ -744,7 +749,7 @@ def _checked(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _checked_sigma(sigma: float | None, usual: float) -> float:
     sigma = usual if sigma is None else sigma
-    if not (np.isscalar(sigma) and np.isfinite(sigma) and sigma > 0):
+    if not (isinstance(sigma, numbers.Real) and np.isfinite(sigma) and sigma > 0):
         raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
     return sigma
 

@@ -90,14 +90,26 @@ class Decomposition:
 
         Fractions beyond the ends of the table are taken as its ends for the rendering.
         """
-        maps = [np.asarray(v, np.float32) for v in (melanin, haemoglobin, diffuse_shading, specular_shading)]
+        given = (melanin, haemoglobin, diffuse_shading, specular_shading)
+        m, h, diffuse, specular = (np.asarray(v, np.float32) for v in given)
         b, e = np.asarray(camera_b, np.float32), np.asarray(illuminant, np.float32)
         sensitivity = camera.CameraModel.load().sensitivity(b)
-        pigments = maps[0].clip(0, skin.MELANIN_RANGE[1]), maps[1].clip(0, skin.HAEMOGLOBIN_RANGE[1])
-        one, none = np.ones_like(maps[2]), np.zeros_like(maps[3])
+        pigments = m.clip(0, skin.MELANIN_RANGE[1]), h.clip(0, skin.HAEMOGLOBIN_RANGE[1])
+        one, none = np.ones_like(diffuse), np.zeros_like(specular)
         albedo = image_formation.render(*pigments, one, none, e, sensitivity)
-        reconstruction = image_formation.render(*pigments, *maps[2:], e, sensitivity)
-        return cls(*maps, albedo, reconstruction, np.asarray(image, np.float32), np.asarray(mask, bool), b, e)
+        reconstruction = image_formation.render(*pigments, diffuse, specular, e, sensitivity)
+        return cls(
+            m,
+            h,
+            diffuse,
+            specular,
+            albedo,
+            reconstruction,
+            np.asarray(image, np.float32),
+            np.asarray(mask, bool),
+            b,
+            e,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write everything as compressed NPZ, whole or not at all.
@@ -279,7 +291,8 @@ def _photo(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
     if isinstance(image, photos.Photo):
-        image, mask = image.rgb, image.mask if mask is None else mask
+        mask = image.mask if mask is None else mask
+        image = image.rgb
     values = np.asarray(image)
     tops = {"uint8": 255, "uint16": 65535}
     if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
@@ -450,15 +463,11 @@ def edit(
 
     with no more highlights i_s than the photo is bright. No edit gives back the photo, and maps that explain all of it
     give the rendering of the edited maps. A rest that stays as it is would be far too bright on skin that has become
-    dark. On 64 validation faces of the twin (maps of the first network that shipped, against the rendering of edited
-    true maps) melanin + 0.6 was off by 0.058 that way and by 0.040 this way (display RMSE), by 0.043 as a rendering
-    alone, by 0.27 when nothing was edited. Of sixteen other edits none became worse by as much as 0.002. Notebook 06
-    measures it on the test faces.
+    dark: notebook 06 measures both on the twin's test faces.
 
     Beyond the end of the mask the edit fades out, so that it does not end in a line: within ``feather`` of the longer
     side of the mask its share falls smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they
-    are. Fading on the inside would keep a rim of the old skin around faces whose mask is exact: melanin + 0.6 would be
-    off by 0.11 instead of 0.04.
+    are. Fading on the inside would keep a rim of the old skin around faces whose mask is exact.
 
     With the camera's sensitivities S (3 × 33), T from raw to XYZ and M from XYZ to sRGB, a rendering in the light e' is
     M T diag(S e₀)⁻¹ S diag(e') (i_d r + i_s). The balance is for the light e₀: the decomposition's own when it is
@@ -525,8 +534,9 @@ def edit(
         for start in range(0, len(photo), STRIP):
             part = slice(start, start + STRIP)
             m, h, diffuse, shine = (v[part] for v in maps)
-            made = *skin_edit(m, h), *(to_rgb.sum(-1).astype(np.float32) for to_rgb in (before, after))
-            change = _change(photo[part], *made, diffuse, shine, np.float32(specular), rest)
+            a, edited_a = skin_edit(m, h)
+            w, edited_w = (to_rgb.sum(-1).astype(np.float32) for to_rgb in (before, after))
+            change = _change(photo[part], a, edited_a, w, edited_w, diffuse, shine, np.float32(specular), rest)
             photo[part] += share[part, None] * change
         linear[known] = photo
     return np.clip(image_formation.srgb_encode(linear), 0, 1)
@@ -620,8 +630,8 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
 
 def _render(g: np.ndarray, k: np.ndarray, diffuse: np.ndarray, specular: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
     """Linear RGB (H, W, 3) of pigments in table coordinates and shadings (H, W)."""
-    maps = (torch.from_numpy(np.ascontiguousarray(m, np.float32)) for m in (g, k, diffuse, specular))
-    return image_formation.render_coordinates(*maps, torch.from_numpy(to_rgb)).numpy()
+    m, h, i_d, i_s = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (g, k, diffuse, specular))
+    return image_formation.render_coordinates(m, h, i_d, i_s, torch.from_numpy(to_rgb)).numpy()
 
 
 # --- looking at one ----------------------------------------------------------------------------------------

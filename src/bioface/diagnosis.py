@@ -163,7 +163,7 @@ class _Bench:
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
         """Decode, checked, with the pixels put back where they belong."""
-        answer = self.decode(output, batch, self.recipe)
+        answer: Any = self.decode(output, batch, self.recipe)
         image = answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
         expected = tuple(batch.image.shape)
         if image is answer or not isinstance(image, Tensor) or tuple(image.shape) != expected:
@@ -180,10 +180,12 @@ class _Bench:
 
     def output(self, *maps: Tensor, light: str = "D65", b: tuple[float, float] = (0.0, 0.0)) -> Output:
         """Four maps (B, H, W) under one light and camera, as if a network had said them."""
-        n, like = len(maps[0]), maps[0]
+        melanin, haemoglobin, diffuse, specular = maps
+        n, like = len(melanin), melanin
         row, cct = LIGHTS[light]
         weights = torch.eye(14).to(like)[row].expand(n, 14)
-        return Output(*maps, like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct))
+        rest = like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct)
+        return Output(melanin, haemoglobin, diffuse, specular, *rest)
 
     def canvas(self, grey: float, n: int = 1, corner_only: bool = False) -> Batch:
         """A batch of n uniform pictures (GRID × GRID): what a copied shading copies."""
@@ -289,6 +291,7 @@ def _table(bench: _Bench, model: BioFaceNet) -> None:
 
     decoded: list[Tensor] = []  # (GRID², 3) for each of the lights and cameras
     seen = list(zip(("D65", "A", "F2"), CAMERAS, strict=True))
+    flat: list[float] = []
     for light, b in seen:
         pigments = g.clone().requires_grad_(), k.clone().requires_grad_()
         image, used = bench.known(bench.output(*pigments, one, 0 * one, light=light, b=b), canvas)
@@ -566,6 +569,7 @@ def _steps(bench: _Bench, model: BioFaceNet) -> None:
     with torch.no_grad():
         image, loss = look()
     losses.append(float(loss))
+    assert before is not None  # there was a step
     parts = (before, image, batch.image, image - before, batch.image - before)
     first, last, faces, moved, distance = (float(v[batch.mask].square().mean().sqrt()) for v in parts)
     faces = max(faces, 1e-12)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class BiofaceError(ValueError):
@@ -31,7 +32,7 @@ class DataError(BiofaceError):
         self.found = found
         super().__init__(f"{self.path}: expected {expected}, found {found}")
 
-    def __reduce__(self):  # a DataLoader worker hands its errors over by pickle
+    def __reduce__(self) -> tuple[Any, ...]:  # a DataLoader worker hands its errors over by pickle
         return type(self), (self.path, self.expected, self.found)
 
 

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,7 +146,9 @@ def fill(*plans: Plan, progress: bool | None = None) -> None:
     side_by_side(_keep, todo, progress)
 
 
-def side_by_side(function: Callable[..., object], jobs: Sequence[tuple], progress: bool | None = None) -> None:
+def side_by_side(
+    function: Callable[..., object], jobs: Sequence[tuple[Any, ...]], progress: bool | None = None
+) -> None:
     """Call a function with the arguments of each job, as many at once as there are processors.
 
     Parameters

@@ -262,7 +262,7 @@ def in_table_coordinates(
     tensor(1.4850)
     """
     tops = zip((melanin, haemoglobin), (skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]), strict=True)
-    slopes = []
+    slopes: list[Tensor] = []
     for fraction, top in tops:
         g = skin.table_coordinate(fraction, top).detach().requires_grad_()
         slopes += torch.autograd.grad(skin.table_fraction(g, top).sum(), g)
@@ -445,7 +445,7 @@ def bands(count: Any) -> tuple[Float[Tensor, "count"], Float[Tensor, "count 33"]
     >>> centres[:3], sensitivity[0, :4]
     (tensor([410., 440., 470.], dtype=torch.float64), tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64))
     """
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= count <= 33:
+    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= int(count) <= 33:
         raise BiofaceError(f"expected 1 to 33 bands, found {count!r}")
     edges = torch.linspace(0, 33, int(count) + 1, dtype=torch.float64)
     points = torch.arange(33, dtype=torch.float64)

@@ -13,13 +13,14 @@ IEC 61966-2-1:1999: the sRGB curve.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bioface import camera as cameras
-from bioface import skin
+from bioface import skin, spectra
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError, unknown_name
 
@@ -62,7 +63,7 @@ def render_spectral(
     specular: Float[Tensor, "*batch H W"],
     illuminant: Float[Tensor, "*light D"],
     model: str | skin.SkinConstants = "layered",
-    wavelengths: object = skin.spectra.WAVELENGTHS,
+    wavelengths: object = spectra.WAVELENGTHS,
 ) -> Float[Tensor, "*batch H W D"]:
     """Radiance l = e ⊙ (i_d r(m, h) + i_s) of every pixel, (..., H, W, D), in the unit of ``illuminant``.
 
@@ -111,7 +112,7 @@ class _Bilinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, index: Tensor, K: int, right: Tensor, down: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, index: Tensor, K: int, right: Tensor, down: Tensor) -> Tensor:
         a, b, c, d = (table.index_select(1, index + offset) for offset in (0, 1, K, K + 1))
         top = torch.lerp(a, b, right)
         slope_down = torch.lerp(c, d, right).sub_(top)
@@ -122,7 +123,7 @@ class _Bilinear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         index, right, down, slope_right, slope_down = ctx.saved_tensors
         per_table = None
         if ctx.needs_input_grad[0]:
@@ -177,7 +178,8 @@ def _four_taps(table: Tensor, g: Tensor, k: Tensor) -> Tensor:
     column, right = place(k)
     image = torch.arange(B, device=table.device)[:, None, None]
     index = (image * (K * K) + row * K + column).reshape(-1)
-    return _Bilinear.apply(planes, index, K, right, down).reshape(3, *g.shape).movedim(0, 1)
+    values = _Bilinear.apply(planes, index, K, right, down)  # type: ignore[no-untyped-call]
+    return values.reshape(3, *g.shape).movedim(0, 1)
 
 
 @accepts_numpy

@@ -13,8 +13,9 @@ Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13: perce
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -228,7 +229,7 @@ def table1_row(
     """
     mask = truth.mask if mask is None else np.asarray(mask, bool)
 
-    def score(metric, said: np.ndarray, true: np.ndarray) -> np.ndarray | float:
+    def score(metric: Callable[..., Any], said: np.ndarray, true: np.ndarray) -> np.ndarray | float:
         if said.shape != true.shape or true.shape[: mask.ndim] != mask.shape:
             raise BiofaceError(f"expected maps {true.shape} for a mask {mask.shape}, found {said.shape}")
         inside = mask.reshape(*mask.shape, *(1,) * (true.ndim - mask.ndim))

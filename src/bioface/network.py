@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -70,13 +70,18 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same, each channel of mean 0 and variance 1 over the batch, scaled and shifted."""
         processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
         if processes == 1 or not self.training:
             if self.training and x.numel() == x.shape[1]:
                 raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
             return super().forward(x)
-        y, mean, variance = _SharedNorm.apply(x.to(self.weight), self.weight, self.bias, self.eps)
+        y, mean, variance = _SharedNorm.apply(  # type: ignore[no-untyped-call]
+            x.to(self.weight), self.weight, self.bias, self.eps
+        )
         if self.track_running_stats:
+            assert self.num_batches_tracked is not None and self.momentum is not None
+            assert self.running_mean is not None and self.running_var is not None
             n = processes * x.numel() / x.shape[1]
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -88,7 +93,7 @@ class _SharedNorm(torch.autograd.Function):
     """Normalise (B, C, H, W) by mean and variance over all processes: one exchange forth, one back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         own = torch.stack(torch.var_mean(x, (0, 2, 3), correction=0))  # (2, C)
         parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
         distributed.all_gather(parts, own)
@@ -103,7 +108,7 @@ class _SharedNorm(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         normed, weight, inverse = ctx.saved_tensors
         own = torch.stack([grad.sum((0, 2, 3)), (grad * normed).sum((0, 2, 3))])  # (2, C): of bias and of weight
         total = own.clone()
@@ -135,6 +140,7 @@ class Decoder(nn.Module):
         self.last = nn.Conv2d(filters[0], 1, 1)
 
     def forward(self, lowest: Tensor, skips: list[Tensor]) -> Tensor:
+        """The map (B, H, W), before its scaling, from the encoder's lowest level and its skips, finest first."""
         x = lowest  # (B, 16w, H/16, W/16)
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")  # twice the size

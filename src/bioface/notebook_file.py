@@ -67,8 +67,8 @@ def parameters(notebook: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     values = {}
     try:
         for line in ast.parse(cells[0]["source"]).body:
-            target = line.targets[0] if isinstance(line, ast.Assign) else line.target  # type: ignore[attr-defined]
-            values[target.id] = ast.literal_eval(line.value)  # type: ignore[attr-defined]
+            target: Any = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            values[target.id] = ast.literal_eval(line.value)
     except (SyntaxError, AttributeError, ValueError) as error:
         raise DataError(path, "parameters that are literals, as in `seed = 0`", f"{error}") from error
     return values
@@ -115,7 +115,8 @@ def clean(notebook: Mapping[str, Any]) -> dict[str, Any]:
     ------
     BiofaceError : a cell that was not executed, or that failed
     """
-    cells, seen, count = [], set(), 0
+    cells, count = [], 0
+    seen: set[str] = set()
     for cell in notebook["cells"]:
         tags = [tag for tag in cell["metadata"]["tags"] if tag not in ADDED_TAGS]
         if INJECTED in cell["metadata"]["tags"]:

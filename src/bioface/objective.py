@@ -169,7 +169,7 @@ def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output
         match = torch.where(inside, lit * (batch.image - shine), 0).sum((1, 2, 3))
         k = (match / torch.where(power > 0, power, 1)).clamp_min(0)
         return k[:, None, None, None] * lit + shine, output._replace(diffuse=k[:, None, None] * grey)
-    output = output._replace(diffuse=recipe.copy_shading * grey)
+    output = output._replace(diffuse=float(recipe.copy_shading) * grey)
     return _render(output, to_rgb, recipe), output
 
 
@@ -195,17 +195,18 @@ def _camera(output: Output, recipe: Recipe) -> Float[Tensor, "B 3 33"]:
 
 def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
     """The image, right or with one of the known mistakes of the table look-up."""
-    pigments = output.melanin, output.haemoglobin
+    melanin, haemoglobin = output.melanin, output.haemoglobin
     steps = image_formation.TABLE_SIZE - 1
     if recipe.decoder == "rounded index":  # nearest entry: no gradient
-        pigments = tuple(((g.detach() + 1) / 2 * steps).round() / steps * 2 - 1 for g in pigments)
+        melanin, haemoglobin = (((g.detach() + 1) / 2 * steps).round() / steps * 2 - 1 for g in (melanin, haemoglobin))
     elif recipe.decoder == "mis-scaled index":  # a pixel index where the sampler wants −1 … 1
-        pigments = tuple((g + 1) / 2 * steps for g in pigments)
+        melanin, haemoglobin = ((g + 1) / 2 * steps for g in (melanin, haemoglobin))
     elif recipe.decoder == "spectral":
         maps = output.melanin_fraction, output.haemoglobin_fraction, output.diffuse, output.specular
         factor = image_formation.render_spectral(*maps, torch.ones_like(to_rgb[:, 0]), recipe.skin)
         return torch.einsum("bcd,bhwd->bhwc", to_rgb, factor)
-    rgb = image_formation.render_coordinates(*pigments, output.diffuse, output.specular, to_rgb, recipe.skin)
+    shadings = output.diffuse, output.specular
+    rgb = image_formation.render_coordinates(melanin, haemoglobin, *shadings, to_rgb, recipe.skin)
     if recipe.decoder == "reshaped":  # (B, 3, H, W) read as (B, H, W, 3)
         return rgb.movedim(-1, 1).reshape(rgb.shape)
     return rgb
@@ -258,9 +259,10 @@ def _away_from_truth(output: Output, batch: Batch, recipe: Recipe) -> Float[Tens
     true = batch.truth
     if true is None:
         raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
-    apart = [a - b for a, b in zip(output[:4], true[:4], strict=True)]
+    melanin, haemoglobin, diffuse, specular = (a - b for a, b in zip(output[:4], true[:4], strict=True))
     colours = albedo(output, recipe) - albedo(true, recipe)
-    return losses.supervision(*apart, colours, output.camera - true.camera, recipe.shares)
+    b = output.camera - true.camera
+    return losses.supervision(melanin, haemoglobin, diffuse, specular, colours, b, recipe.shares)
 
 
 def make_optimiser(parameters: Any, recipe: Recipe) -> torch.optim.Optimizer:

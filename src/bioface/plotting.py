@@ -45,6 +45,7 @@ class Quantity:
 
     @property
     def text(self) -> str:
+        """Name and unit, as they stand beside an axis."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
@@ -184,7 +185,7 @@ def colour_bar(
         raise BiofaceError(f"{shown.label}: a colour image has no colour bar")
     axes = list(np.ravel(np.asarray(axes, dtype=object)))
     mappable = ScalarMappable(Normalize(shown.low, shown.high), shown.cmap)
-    place = {"ax": axes, "location": location, "aspect": 18, "pad": 0.02}
+    place: dict[str, Any] = {"ax": axes, "location": location, "aspect": 18, "pad": 0.02}
     return _finish(axes[0].figure.colorbar(mappable, label=shown.text, **place), shown)
 
 

@@ -237,8 +237,8 @@ def reflectance(
     dtype = torch.promote_types(melanin.dtype, haemoglobin.dtype)
     melanin, haemoglobin = melanin.to(dtype), haemoglobin.to(dtype)
     check_fractions(melanin, haemoglobin)
-    melanin, haemoglobin = torch.broadcast_tensors(melanin, haemoglobin)
-    return _model(model, wavelengths, melanin.dtype, str(melanin.device)).reflectance(melanin, haemoglobin)
+    m, h = torch.broadcast_tensors(melanin, haemoglobin)
+    return _model(model, wavelengths, m.dtype, str(m.device)).reflectance(m, h)
 
 
 def _model(model: str | SkinConstants, wavelengths: object, dtype: torch.dtype, device: str) -> SkinModel:
@@ -247,7 +247,7 @@ def _model(model: str | SkinConstants, wavelengths: object, dtype: torch.dtype, 
 
 
 @functools.lru_cache(maxsize=32)
-def _cached_model(model: str | SkinConstants, nm: tuple, dtype: torch.dtype, device: str) -> SkinModel:
+def _cached_model(model: str | SkinConstants, nm: tuple[float, ...], dtype: torch.dtype, device: str) -> SkinModel:
     return SkinModel(model, torch.tensor(nm, dtype=torch.float64), dtype, device)
 
 

@@ -116,7 +116,7 @@ def fit(
     mask: Any = None,
     model: str | skin.SkinConstants = "layered",
     solver: str = "varpro",
-    bounds: str | tuple = "free",
+    bounds: str | tuple[Any, ...] = "free",
     sigma: float | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
@@ -137,7 +137,7 @@ def fit(
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
     mask : (...) bool, or numbers above 0.5, pixels to fit; None fits all
     model : "layered", "published" or a :class:`bioface.skin.SkinConstants`
-    solver : "varpro", "lm", "adam" or "sgd"
+    solver : "varpro", "lm", "adam" or "sgd", see :data:`SOLVERS`
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
     sigma : deviation of the cube's noise, white over its own bands, for the predicted deviations; None estimates it
         from each pixel's residual
@@ -161,9 +161,8 @@ def fit(
     >>> [round(float(v), 6) for v in found.maps[0]]
     [0.1, 0.03, 0.8, 0.05]
     """
-    solvers = {"varpro": _varpro, "lm": _lm, "adam": _descend, "sgd": _descend}
-    if solver not in solvers:
-        raise unknown_name("solver", solver, solvers)
+    if solver not in SOLVERS:
+        raise unknown_name("solver", solver, SOLVERS)
     for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate), ("starts", starts)):
         if value is not None and not (isinstance(value, numbers.Real) and np.isfinite(value) and value > 0):
             raise BiofaceError(f"expected {name} to be one number above 0, found {value!r}")
@@ -174,7 +173,7 @@ def fit(
     problem = _problem(cube, wavelengths, illuminant, model, bounds)
     shape = tuple(cube.shape)
     where = _check_mask(mask, shape[:-1])
-    options = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
+    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
     options["rng"] = np.random.default_rng(seed)
     maps = np.full((*shape[:-1], 4), np.nan)
     residual = np.full(shape[:-1], np.nan)
@@ -194,26 +193,30 @@ def fit(
             block = _checked_pixels(cube[part], inside)
             for pixels in [block] if all_at_once else block.split(CHUNK):
                 y = problem.pixels(pixels)
-                x, state = solvers[solver](problem, y, options)
+                x, state = SOLVERS[solver](problem, y, options)
                 found.append(_finish(problem, x, state, y, sigma))
                 bar.update(len(y))
             x, state, rms, sd = (torch.cat(parts) for parts in zip(*found, strict=True))
             maps[part][inside], residual[part][inside] = x.numpy(), rms.numpy() * problem.unit
             deviation[part][inside], status[part][inside] = sd.numpy(), state.numpy().astype(np.uint8)
+    melanin, haemoglobin, diffuse, specular = np.moveaxis(maps, -1, 0)
     return FitResult(
-        *np.moveaxis(maps, -1, 0),
-        residual,
-        deviation,
-        status,
-        problem.grid.numpy(),
-        solver,
-        model,
-        time.perf_counter() - began,
+        melanin,
+        haemoglobin,
+        diffuse,
+        specular,
+        residual=residual,
+        standard_deviation=deviation,
+        status=status,
+        wavelengths=problem.grid.numpy(),
+        solver=solver,
+        model=model,
+        seconds=time.perf_counter() - began,
     )
 
 
 def _problem(
-    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple
+    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple[Any, ...]
 ) -> _Problem:
     """The checked problem on the bands that can be fitted."""
     skin.constants(model)
@@ -240,7 +243,7 @@ def _checked_pixels(block: Any, inside: np.ndarray | slice = slice(None)) -> Ten
     return pixels
 
 
-def _check_bounds(bounds: str | tuple) -> Tensor:
+def _check_bounds(bounds: str | tuple[Any, ...]) -> Tensor:
     if isinstance(bounds, str):
         if bounds not in BOUNDS:
             raise unknown_name("bounds", bounds, BOUNDS)
@@ -264,7 +267,7 @@ def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
     return e
 
 
-def _check_mask(mask: Any, shape: tuple) -> np.ndarray:
+def _check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     inside = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
     if bool(torch.isnan(inside).any()):
         raise BiofaceError("expected a mask of numbers, found NaN in it")
@@ -301,7 +304,8 @@ class _Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        return identifiability.columns(self.model, *x[:, :3].unbind(-1), self.e)
+        melanin, haemoglobin, diffuse = x[:, :3].unbind(-1)
+        return identifiability.columns(self.model, melanin, haemoglobin, diffuse, self.e)
 
     def shading(self, aa: Tensor, ab: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Non-negative least squares of y on a = e r and b = e, from inner products (n,): (i_d, i_s)."""
@@ -374,7 +378,7 @@ def _scan(problem: _Problem, y: Tensor) -> tuple[Tensor, Tensor]:
     return m[best], h[best]
 
 
-def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _varpro(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Table scan, then damped Gauss–Newton steps in (m, h) with both shadings projected out."""
     y, length = _unit_length(y)
     limit = options["steps"] or 80
@@ -458,7 +462,7 @@ def _varpro(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor
 # -------------------------------------------------------------------------------------------------------- lm
 
 
-def _lm(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _lm(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
     y, length = _unit_length(y)
     found, status = [], []
@@ -484,10 +488,17 @@ def _lm_once(
     u = np.full(4, 0.5) if from_middle else rng.random(4)
     pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
     start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * (u[2:] + 1e-6)])
+
+    def apart(x: np.ndarray) -> np.ndarray:
+        return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target
+
+    def slopes(x: np.ndarray) -> np.ndarray:
+        return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
+
     return scipy.optimize.least_squares(
-        lambda x: problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target,
+        apart,
         np.clip(start, low + 1e-9, high - 1e-9),
-        lambda x: problem.jacobian(torch.from_numpy(x[None]))[0].numpy(),
+        slopes,
         bounds=(low, high),
         x_scale="jac",
         xtol=1e-10,
@@ -502,7 +513,7 @@ def multistart(
     wavelengths: Any = spectra.WAVELENGTHS,
     illuminant: Any = None,
     model: str | skin.SkinConstants = "layered",
-    bounds: str | tuple = "free",
+    bounds: str | tuple[Any, ...] = "free",
     starts: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -545,10 +556,12 @@ class Recorder:
     """
 
     def __init__(self, seconds: float):
-        self.budget, self.kept, self._next = seconds, [], 1.0
+        self.kept: list[tuple[float, int, np.ndarray]] = []
+        self.budget, self._next = seconds, 1.0
         self._paused, self._began = 0.0, time.perf_counter()
 
     def __call__(self, step: int, maps: np.ndarray) -> bool:
+        """Keep maps (n, 4), or not; True when the time is over."""
         now = time.perf_counter()
         seconds = now - self._began - self._paused
         over = seconds > self.budget
@@ -613,7 +626,7 @@ def hessian(
 # --------------------------------------------------------------------------------------------- adam and sgd
 
 
-def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+def _descend(problem: _Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Plain gradient descent on the maps themselves, clamped into their box after every step."""
     low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=torch.float64)
     high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=torch.float64)
@@ -633,9 +646,20 @@ def _descend(problem: _Problem, y: Tensor, options: dict) -> tuple[Tensor, Tenso
         if options["callback"] is not None and options["callback"](step + 1, x.detach().numpy()):
             break
     gradient = x.grad
+    assert gradient is not None  # there was a step
     # the first-order condition, with components that push against a bound taken out
     with torch.no_grad():
         blocked = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
         flat = gradient.masked_fill(blocked, 0).abs().amax(-1) < 1e-6
     status = torch.where(flat, int(Status.CONVERGED), int(Status.STOPPED))
     return x.detach(), status
+
+
+#: From pixels (n, D), in units of the illuminant's mean, and the options of :func:`fit`: maps (n, 4), inside the box,
+#: and their :class:`Status` (n,).
+SOLVERS: dict[str, Callable[[_Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor]]] = {
+    "varpro": _varpro,
+    "lm": _lm,
+    "adam": _descend,
+    "sgd": _descend,
+}

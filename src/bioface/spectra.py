@@ -136,15 +136,12 @@ def _colour_science(kind: str) -> np.ndarray:
 
     np.set_printoptions(**printing)  # colour-science switches all of NumPy to another style
 
-    sources = {
-        "cmf": lambda: colour.MSDS_CMFS["CIE 1931 2 Degree Standard Observer"],
-        "daylight": lambda: colour.colorimetry.SDS_BASIS_FUNCTIONS_CIE_ILLUMINANT_D_SERIES,
-    }
     grid = WAVELENGTHS.numpy()
     if kind == "cmf":
-        return sources["cmf"]()[grid].T
+        return colour.MSDS_CMFS["CIE 1931 2 Degree Standard Observer"][grid].T
     if kind == "daylight":
-        return np.stack([sources["daylight"]()[name][grid] for name in ("S0", "S1", "S2")])
+        basis = colour.colorimetry.SDS_BASIS_FUNCTIONS_CIE_ILLUMINANT_D_SERIES
+        return np.stack([basis[name][grid] for name in ("S0", "S1", "S2")])
     return colour.SDS_ILLUMINANTS[f"FL{kind[1:]}" if kind[0] == "F" else kind][grid][None]
 
 

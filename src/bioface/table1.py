@@ -87,8 +87,8 @@ def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     d65 = illumination.standard("D65")
     present, to_rgb = _camera(bands, d65)
     image = factor @ (to_rgb @ spectra.resampling_matrix(bands, present)).numpy().T
-    maps = [np.nan_to_num(values) for values in np.moveaxis(fit.maps, -1, 0)]  # NaN outside its mask
-    return Decomposition.of_maps(*maps, np.zeros(2), d65.numpy(), image, mask)
+    m, h, i_d, i_s = (np.nan_to_num(values) for values in np.moveaxis(fit.maps, -1, 0))  # NaN outside its mask
+    return Decomposition.of_maps(m, h, i_d, i_s, np.zeros(2), d65.numpy(), image, mask)
 
 
 def pseudo_truths(cubes: Iterable[Cube], size: int = 64) -> Decomposition:
@@ -125,7 +125,7 @@ def _shrunk(cube: Cube, to_bands: np.ndarray, size: int) -> tuple[np.ndarray, np
         top, left = (height - side) / 2, (width - side) / 2
     else:
         rows, columns = (np.flatnonzero(cube.mask.any(axis)) for axis in (1, 0))
-        side = max(np.ptp(rows), np.ptp(columns)) + 1
+        side = float(max(np.ptp(rows), np.ptp(columns))) + 1
         side *= 1 + 2 * MARGIN
         top, left = (0.5 * (v[0] + v[-1] + 1) - side / 2 for v in (rows, columns))
     down, across = _areas(top, side, size, height), _areas(left, side, size, width)

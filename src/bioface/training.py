@@ -87,10 +87,10 @@ def build(recipe: str | Recipe, width: int = 32, seed: int = 0) -> BioFaceNet:
     if recipe.start == "skin":
         for decoder in (model.melanin, model.haemoglobin, model.diffuse, model.specular):
             decoder.last.weight.data.mul_(0.1)
-            decoder.last.bias.data.zero_()
+            decoder.last.get_parameter("bias").data.zero_()
         # relu has no slope below 0, so highlights start above it
-        model.specular.last.bias.data.fill_(-2.0 if recipe.shading == "exp" else 0.1)
-        model.diffuse.last.bias.data.fill_(0.0 if recipe.shading == "exp" else 1.0)
+        model.specular.last.get_parameter("bias").data.fill_(-2.0 if recipe.shading == "exp" else 0.1)
+        model.diffuse.last.get_parameter("bias").data.fill_(0.0 if recipe.shading == "exp" else 1.0)
     return model
 
 

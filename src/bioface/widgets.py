@@ -62,7 +62,7 @@ class Widget(anywidget.AnyWidget):
         return self._text
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
+        bundle: Any = super()._repr_mimebundle_(**kwargs)
         bundle[0]["text/plain"] = self._text  # the whole of it, where anywidget cuts after 110 characters
         return bundle
 
@@ -183,7 +183,7 @@ def _mismatch(faces: Faces) -> np.ndarray:
     """(N,) mismatch scores, NaN for a face without a mask."""
     scores, some = np.full(len(faces), np.nan), faces.mask.any((1, 2))
     if some.any():
-        scores[some] = audit.mismatch_score(faces[some])
+        scores[some] = audit.mismatch_score(faces[np.asarray(some)])
     return scores
 
 
@@ -246,7 +246,7 @@ def _packed(maps: Mapping[str, _Map], mask: np.ndarray | None) -> tuple[list[dic
             v[~where] = np.nan
         values.append(v.tobytes())
         colours.append(plotting.painted(m.values, m.quantity, mask=where).tobytes())
-        one = {"label": m.label or _label(name, shown), "unit": shown.unit}
+        one: dict[str, Any] = {"label": m.label or _label(name, shown), "unit": shown.unit}
         if m.values.ndim == 4:
             one["letters"] = list("xyz" if m.quantity == "normals" or shown is _COORDINATES else "RGB")
         else:
@@ -349,10 +349,10 @@ def compare(runs: Any) -> Widget:
         raise BiofaceError(f"expected runs by name, as in {{name: [run, ...]}}, found {type(runs).__name__}")
     found: dict[str, list[History]] = {}
     for name, given in runs.items():
-        several = [given] if isinstance(given, History) or hasattr(given, "history") else given
+        several: Any = [given] if isinstance(given, History) or hasattr(given, "history") else given
         if not isinstance(several, Sequence) or isinstance(several, str):
             raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(given).__name__}")
-        histories = [getattr(run, "history", run) for run in several]
+        histories: list[Any] = [getattr(run, "history", run) for run in several]
         for run, history in zip(several, histories, strict=True):
             if not isinstance(history, History):
                 raise BiofaceError(f"{name}: expected a History or a Run, found {type(run).__name__}")
@@ -363,7 +363,8 @@ def compare(runs: Any) -> Widget:
     curves = {name: [_curves(history) for history in histories] for name, histories in found.items()}
     every = [seed for seeds in curves.values() for seed in seeds]
     shown = [name for name in every[0] if any(np.nan_to_num(seed[name]).any() for seed in every)]  # not a loss unused
-    described, columns, place = [], [], 0
+    described: list[dict[str, Any]] = []
+    columns, place = [], 0
     for k, (name, seeds) in enumerate(curves.items()):
         described.append({"name": name, "colour": COLOURS[k % len(COLOURS)], "seeds": []})
         for seed in seeds:

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         return 2
     out = Path(argv[1] if len(argv) == 2 else "makehuman_head.npz")
     content = io.BytesIO()
-    np.savez_compressed(content, **build(argv[0]))
+    np.savez_compressed(content, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
     partial = out.with_suffix(".partial")
     partial.write_bytes(content.getvalue())
     partial.replace(out)

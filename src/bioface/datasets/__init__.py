@@ -7,14 +7,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 from bioface.datasets import iset, nfe, registry, skin_spectra
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.paths import data
 
-NAMES = ("twin", "nfe", "iset")
 _LATE = ("twin", "heads", "photos")  # modules that bring ray casting or pictures with them
 
 
@@ -26,6 +27,42 @@ def __getattr__(name: str) -> ModuleType:
 
 SPLITS = ("train", "validation", "test")
 IN_MEMORY = 20_000  # faces: 3 GB
+
+
+def _twin(split: str | None, limit: int | None) -> nfe.Faces:
+    from bioface.datasets import twin  # needs the ray caster, which nothing else here does
+
+    return twin.load(split=split, limit=limit)[:limit]  # its own limit is per split
+
+
+def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
+    stream = nfe.open_split(split)
+    count = len(stream) if limit is None else min(limit, len(stream))
+    if count > IN_MEMORY:
+        raise BiofaceError(
+            f"expected at most {IN_MEMORY} faces in memory, found {count}: "
+            f"give a limit, or stream them with bioface.datasets.nfe.open_split({split!r})"
+        )
+    return stream[:count]
+
+
+def _cubes(name: str, split: str | None, limit: int | None) -> iset.Cubes:
+    """All .mat files in a folder of the data folder, a test set."""
+    if split in ("train", "validation"):
+        raise BiofaceError(f"expected the split 'test' or None for {name!r}, a test set, found {split!r}")
+    files = iset.find(data() / name)
+    if not files:
+        raise DataError(data() / name, f"{name.upper()} faces *.mat (see data/README.md)", "none")
+    return iset.Cubes(files[:limit])
+
+
+#: From a split, None for all, and a limit, None for no limit: the samples.
+LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | iset.Cubes]] = {
+    "twin": _twin,
+    "nfe": _nfe,
+    "iset": functools.partial(_cubes, "iset"),
+}
+NAMES = tuple(LOADERS)
 
 
 def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.Faces | iset.Cubes:
@@ -55,25 +92,7 @@ def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.F
         raise unknown_name("split", split, SPLITS)
     if limit is not None and limit < 1:
         raise BiofaceError(f"expected a limit of at least 1, found {limit}")
-    if name == "twin":
-        from bioface.datasets import twin  # needs the ray caster, which nothing else here does
-
-        return twin.load(split=split, limit=limit)[:limit]  # its own limit is per split
-    if name == "nfe":
-        stream = nfe.open_split(split)
-        count = len(stream) if limit is None else min(limit, len(stream))
-        if count > IN_MEMORY:
-            raise BiofaceError(
-                f"expected at most {IN_MEMORY} faces in memory, found {count}: "
-                f"give a limit, or stream them with bioface.datasets.nfe.open_split({split!r})"
-            )
-        return stream[:count]
-    if split in ("train", "validation"):
-        raise BiofaceError(f"expected the split 'test' or None for 'iset', a test set, found {split!r}")
-    files = iset.find()
-    if not files:
-        raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
-    return iset.Cubes(files[:limit])
+    return LOADERS[name](split, limit)
 
 
 def available() -> dict[str, bool]:
@@ -85,4 +104,4 @@ def available() -> dict[str, bool]:
     return {name: registry.is_placed(name) for name in ("nfe", "iset", "cheeks", "cameras", "issa")}
 
 
-__all__ = ["NAMES", "SPLITS", "available", "iset", "load", "nfe", "registry", "skin_spectra"]
+__all__ = ["LOADERS", "NAMES", "SPLITS", "available", "iset", "load", "nfe", "registry", "skin_spectra"]

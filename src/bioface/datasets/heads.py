@@ -120,6 +120,7 @@ class Head:
 
     @functools.cached_property
     def chin_vertex(self) -> int:
+        """Number of the vertex nearest to :data:`CHIN`."""
         return int(((self.vertices - CHIN) ** 2).sum(-1).argmin())
 
 

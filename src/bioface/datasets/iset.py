@@ -364,7 +364,7 @@ def _checked_illuminant(
     return _same_unit(values, nm, level)
 
 
-def _illuminant_fields(illuminant: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _illuminant_fields(illuminant: Any) -> tuple[np.ndarray | matlab.Lazy | None, np.ndarray | None]:
     """(values, wavelengths or None) from any of ISET's ways to store a light."""
     if not isinstance(illuminant, dict):
         return (None if illuminant is None or np.size(illuminant) == 0 else np.asarray(illuminant)), None

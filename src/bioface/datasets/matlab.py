@@ -185,7 +185,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype == object and value.size == 1:
         value = value.flat[0]  # a struct or a cell with one element
     if isinstance(value, scipy.io.matlab.mat_struct):
-        return {name: _plain(getattr(value, name)) for name in value._fieldnames}
+        return {name: _plain(getattr(value, name)) for name in value._fieldnames}  # type: ignore[attr-defined]  # set by loadmat
     if isinstance(value, np.ndarray) and value.dtype.kind in "US" and value.size <= 1:
         return str(value.flat[0]) if value.size else ""
     return value

@@ -56,7 +56,7 @@ def _take(value: Any, index: Any) -> Any:
         return None
     if isinstance(value, tuple) and not isinstance(index, slice):
         return tuple(np.array(value, dtype=object)[index])
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: _take(getattr(value, f.name), index) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **changed)
     return value[index]
@@ -69,7 +69,7 @@ def _join(values: Sequence[Any]) -> Any:
         return None
     if isinstance(first, tuple):
         return tuple(name for names in values for name in names)
-    if dataclasses.is_dataclass(first):
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
         joined = {f.name: _join([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
         return dataclasses.replace(first, **joined)
     return np.concatenate(values)
@@ -318,7 +318,7 @@ class NFE:
         random = np.random.default_rng(seed)
         if shuffle:
             random.shuffle(starts)
-        for start in starts:
+        for start in starts.tolist():
             rows = np.arange(start, min(start + BLOCK, len(self)))
             yield rows[random.permutation(len(rows))] if shuffle else rows
 
@@ -377,6 +377,7 @@ def _check_header(path: Path, shape: tuple[int, ...]) -> int:
             keys = list(file)
             data = file.get(KEY)
             is_array = isinstance(data, h5py.Dataset)
+            found: Any
             found, dtype = (data.shape, data.dtype) if is_array else ((), None)
     except (OSError, RuntimeError, KeyError) as error:
         raise DataError(path, "a whole HDF5 file", f"a damaged one ({error})") from error

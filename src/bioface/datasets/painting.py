@@ -51,6 +51,7 @@ class Noise:
         return cls(rng.normal(0, 1 / length, (terms, 3)), rng.uniform(0, 2 * np.pi, terms))
 
     def __call__(self, P: np.ndarray) -> np.ndarray:
+        """(...) values at points (..., 3)."""
         x, y, z = (P[..., k].astype(np.float32) for k in range(3))  # single precision: four times faster
         total = np.zeros(P.shape[:-1], np.float32)
         for wave, phase in zip(self.waves.astype(np.float32), self.phases.astype(np.float32), strict=True):

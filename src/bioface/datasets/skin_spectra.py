@@ -130,7 +130,7 @@ def _issa(workbook: Path) -> SkinSpectra:
     if arrays is None:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
-            np.savez(partial, checksum=_checksum(arrays), **arrays)
+            np.savez(partial, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
     return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
 
 
@@ -173,6 +173,7 @@ def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
         raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
     bands = [header.index(w) for w in ISSA_WAVELENGTHS]
     percent, group, site, subject = [], [], [], []
+    row: Any
     for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
         values = [row[i] for i in bands]
         if row[0] is None or any(not isinstance(v, int | float) for v in values):

