@@ -54,7 +54,7 @@ def _take(value: Any, index: Any) -> Any:
     """``value[index]`` for an array, a tuple of names, a dataclass of those, or None."""
     if value is None:
         return None
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not isinstance(index, slice):
         return tuple(np.array(value, dtype=object)[index])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {f.name: _take(getattr(value, f.name), index) for f in dataclasses.fields(value)}
@@ -268,9 +268,9 @@ class NFE:
             faces.lighting[mine] = _checked_lights(self.light_files[file], local)
         return faces if np.array_equal(rising, rows) else faces[back]
 
-    def __getitems__(self, rows: Sequence[int]) -> Faces:
+    def __getitems__(self, rows: Index) -> Faces:
         """The rows of a batch, as a torch DataLoader asks for them: all in one reading."""
-        return self[np.asarray(rows)]
+        return self[rows]
 
     def raw(self, index: Index) -> np.ndarray:
         """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
@@ -457,11 +457,16 @@ def decode_normals(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
     [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
     inside = mask[..., None].astype(stored.dtype)
-    normals = stored * (2 * inside) - inside  # 2 stored − 1, or 0
-    x, y, z = np.moveaxis(normals, -1, 0)
-    length = np.sqrt(x * x + y * y + z * z)
+    normals = stored * (2 * inside)  # 2 stored − 1, or 0
+    normals -= inside
+    x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
+    length = x * x
+    length += y * y
+    length += z * z
+    np.sqrt(length, out=length)
     # A stored (½, ½, ½) has no direction; it stays zero rather than becoming NaN.
-    normals /= np.maximum(length, np.finfo(length.dtype).tiny)[..., None]
+    np.maximum(length, np.finfo(length.dtype).tiny, out=length)
+    normals /= length[..., None]
     return normals
 
 
