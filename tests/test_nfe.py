@@ -162,6 +162,53 @@ def test_single_precision_files_are_read_too(tmp_path, dtype):
     np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-5)
 
 
+LAYOUTS = {
+    "contiguous": {},
+    "one face a chunk": {"chunks": (1, 10, 64, 64), "compression": "gzip"},
+    "many faces a chunk": {"chunks": (7, 1, 32, 64)},
+}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_decoding_is_the_same_to_the_last_bit_however_it_is_stored_and_shared_out(
+    tmp_path, monkeypatch, layout, threads
+):
+    """Cached trainings rest on these numbers. Groups of a few rows against all at once."""
+    monkeypatch.setattr(nfe, "GROUP", 2)
+    monkeypatch.setattr(nfe, "THREADS", threads)
+    image_file, _, images, lights = write_pair(tmp_path, 1, 23, **LAYOUTS[layout])
+    last = np.moveaxis(images, 1, -1)
+    mask = last[..., 6] > 0.5
+    normals = np.where(mask[..., None], 2 * last[..., 3:6] - 1, 0)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    wanted = {
+        "rgb": last[..., 0:3],
+        "normals": normals / np.where(length > 0, length, 1),
+        "coordinates": last[..., 7:10],
+        "lighting": lights,
+    }
+    rows = np.random.default_rng(0).permutation(23)[:17]
+    for index in (slice(None), slice(1, 22), rows):
+        faces = nfe.NFE(image_file)[index]
+        np.testing.assert_array_equal(faces.mask, mask[index])
+        for name, values in wanted.items():
+            found = getattr(faces, name)
+            assert found.flags.c_contiguous
+            np.testing.assert_array_equal(found, values[index].astype(np.float32), err_msg=name)
+
+
+def test_what_is_wrong_in_one_of_many_groups_is_said_of_all_rows_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(nfe, "GROUP", 2)
+    monkeypatch.setattr(nfe, "THREADS", 3)
+    images = random_images(20)
+    images[[13, 16], 8, 5, 6] = 1.5, -0.25
+    image_file, *_ = write_pair(tmp_path, 1, 20, images=images)
+    with pytest.raises(DataError, match=r"coordinates stored within \[0, 1\], found -0.25 to 1.5, first in row 13"):
+        nfe.NFE(image_file)[:]
+    assert len(nfe.NFE(image_file)[:13]) == 13
+
+
 # --- streaming ---------------------------------------------------------------------------------------------
 
 
@@ -221,6 +268,28 @@ def test_worker_processes_of_a_data_loader_can_read(pair):
     data[0]  # read in this process first: nothing of it may leak into the workers
     loader = torch.utils.data.DataLoader(Dataset(data), batch_size=4, num_workers=2)
     np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), data[:].rgb)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
+    import torch
+
+    monkeypatch.setattr(nfe, "BLOCK", 3)
+    data = nfe.NFE(pair[0])
+    rows = data.batch_rows(4, shuffle, seed=1)
+    assert [len(r) for r in rows] == [4, 4, 3]
+    loader = torch.utils.data.DataLoader(data, batch_sampler=rows, collate_fn=lambda faces: faces, num_workers=workers)
+    for batch, wanted in zip(loader, data.batches(4, shuffle, seed=1), strict=True):
+        assert batch.names == wanted.names
+        np.testing.assert_array_equal(batch.normals, wanted.normals)
+    plain = torch.utils.data.DataLoader(data, batch_size=5, collate_fn=len, num_workers=workers)
+    assert list(plain) == [5, 5, 1]
+
+
+def test_rows_of_batches_need_a_positive_size(pair):
+    with pytest.raises(BiofaceError, match="positive batch size, found -1"):
+        nfe.NFE(pair[0]).batch_rows(-1)
 
 
 def test_it_pickles(pair):

@@ -1,9 +1,10 @@
 """What the work costs, as ratios measured in one process: each fast way against the plain one.
 
 A time says little about another machine, a ratio of two times taken in turns says more. Every row of the table is such
-a ratio: numerator and denominator are timed in alternating rounds, on one thread unless the row says otherwise, and the
-ratio of each round is what counts. Beside the rows stand how times grow with the size of the input, and what a training
-step costs at the paper's width, from which :func:`fill_plan` derives what training on all faces takes.
+a ratio: numerator and denominator are timed in alternating rounds, and the ratio of each round is what counts. Torch
+has one thread unless the row says otherwise; files are decoded on as many as the loader takes. Beside the rows stand
+how times grow with the size of the input, and what a training step costs at the paper's width, from which
+:func:`fill_plan` derives what training on all faces takes.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ class Row:
         """From the seconds (rounds,) of both."""
         ratios = numerator / denominator
         values = (np.median(numerator), np.median(denominator), np.median(ratios), ratios.min(), ratios.max())
-        return cls(name, what, *map(_rounded, values), len(ratios))
+        above, below, ratio, low, high = map(_rounded, values)
+        return cls(name, what, above, below, ratio, low, high, len(ratios))
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ class Growth:
         sizes, times = np.array(list(seconds)), np.stack(list(seconds.values()))  # (sizes, rounds)
         slopes = np.polyfit(np.log(sizes), np.log(times), 1)[0]
         medians = tuple(map(_rounded, np.median(times, 1)))
-        exponents = map(_rounded, (np.median(slopes), slopes.min(), slopes.max()))
-        return cls(name, what, along, tuple(sizes.tolist()), medians, *exponents, times.shape[1])
+        exponent, low, high = map(_rounded, (np.median(slopes), slopes.min(), slopes.max()))
+        return cls(name, what, along, tuple(sizes.tolist()), medians, exponent, low, high, times.shape[1])
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,8 @@ class _Work:
         def work() -> None:
             model.zero_grad()
             rendered, maps = objective.decode(model(batch.image), batch, recipes.WORKING)
-            sum(objective.loss_terms(rendered, maps, batch, recipes.WORKING).values()).backward()
+            terms = objective.loss_terms(rendered, maps, batch, recipes.WORKING)
+            torch.stack(list(terms.values())).sum().backward()
 
         return work
 
@@ -326,7 +329,8 @@ def measure(quick: bool = False, progress: bool = False) -> Results:
     found: list[Row | Growth | dict[str, Cost]] = []
     with threads(1):
         work = _Work(scale, progress)
-        parts = (_images, _fits, _steps, _twin, _files, _growth, _threads, _step_costs, _reading)
+        parts: list[Callable[[_Work], Sequence[Any]]] = [_images, _fits, _steps, _twin, _files, _growth, _threads]
+        parts += [_step_costs, _reading]
         bar = tqdm(parts, desc="bench", unit="part", disable=not progress)
         for part in bar:
             bar.set_postfix_str(part.__name__[1:])
@@ -407,8 +411,10 @@ def scipy_residuals(cube: np.ndarray, wavelengths: np.ndarray, illuminant: np.nd
         return illuminant * (diffuse * np.exp(-2 * depth) * dermis + specular) - pixel
 
     start, bounds = (0.1, 0.04, 1.0, 0.05), ((0, 0, 0, 0), (1, 1, np.inf, np.inf))
-    options = dict(bounds=bounds, method="dogbox", x_scale="jac")
-    fits = (scipy.optimize.least_squares(misfit, start, args=(pixel,), **options) for pixel in cube)
+    fits = (
+        scipy.optimize.least_squares(misfit, start, bounds=bounds, method="dogbox", x_scale="jac", args=(pixel,))
+        for pixel in cube
+    )
     return np.array([np.sqrt(np.mean(fit.fun**2)) for fit in fits])
 
 
@@ -416,7 +422,7 @@ def _steps(work: _Work) -> list[Row]:
     scale = work.scale
     batch = work.batch[: scale.faces]
     args = (batch, recipes.WORKING, scale.width)
-    costs = [experiments.step_cost(*args, steps=1, rounds=1) for _ in range(scale.rounds)]
+    costs = [experiments.step_cost(*args, steps=2, rounds=1) for _ in range(scale.rounds)]
     seconds = {name: np.array([getattr(c, name) for c in costs]) for name in ("bare", "table", "spectral")}
     return [
         Row.of("step_table", "training step by table / its bare network", seconds["table"], seconds["bare"]),
@@ -505,7 +511,7 @@ def _growth(work: _Work) -> list[Growth]:
         ("step", "training step", "faces", {n: work.step(n, scale.width) for n in scale.batches}),
         ("image_faces", "image and gradient", "faces", {n: work.image(64, n, "table") for n in scale.batches}),
     ]
-    return [Growth.of(*labels, in_turns(tasks, scale.rounds)) for *labels, tasks in kinds]
+    return [Growth.of(name, what, along, in_turns(todo, scale.rounds)) for name, what, along, todo in kinds]
 
 
 def _threads(work: _Work) -> list[Row]:
@@ -532,9 +538,7 @@ def _on(count: int, task: Callable[[], object]) -> None:
 class _Operations(TorchDispatchMode):
     """Counts what torch does that is not just another view of the same numbers."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += not func.is_view
@@ -544,7 +548,7 @@ class _Operations(TorchDispatchMode):
 def _step_costs(work: _Work) -> list[dict[str, Cost]]:
     """A training step at the paper's width: arithmetic, time on all processors, memory."""
     scale, width = work.scale, work.scale.full_width
-    counter, operations = FlopCounterMode(display=False), _Operations()
+    counter, operations = FlopCounterMode(display=False), _Operations()  # type: ignore[no-untyped-call] # torch's own
     task = work.step(2, width)
     with counter, operations:
         task()
@@ -622,7 +626,7 @@ def table(results: Results) -> str:
 def plot(results: Results) -> Figure:
     """The ratios with their ranges, and how times grow."""
     figure = plt.figure(figsize=(9, 7), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[0.3 * len(results.rows) + 0.5, 2.8])
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=[0.3 * len(results.rows) + 0.5, 2.8]), dtype=object)
     top = above.subplots()
     axes = dict(zip(("pixels", "bands", "faces"), below.subplots(1, 3, sharey=True), strict=True))
     rows = results.rows[::-1]
@@ -735,7 +739,7 @@ def plan(costs: Mapping[str, Cost], processors: int, assumed: Assumed = Assumed(
         reading,
         (faces * of["step_memory"] * 1e6 + 4 * weights) / 1e9,  # weights, gradients and two moments of Adam
         speed,
-        tuple(math.ceil(s / of["reading_speed"]) for s in speed),
+        (math.ceil(speed[0] / of["reading_speed"]), math.ceil(speed[1] / of["reading_speed"])),
         both(lambda k: steps * step[k] / 3.6e6),
         both(lambda k: steps * (step[k] + reading) / 3.6e6),
     )
@@ -788,12 +792,15 @@ def _plan_lines(results: Results, assumed: Assumed) -> list[str]:
         "",
         f"At that pace the {EPOCHS} epochs take {number(days, 2)} days on this machine, reading left out.",
         "",
-        f"Assumed: {number(FACES, 5)} faces (as others counted), {EPOCHS} epochs and batches of {BATCH} as in the "
-        f"authors' code; a graphics processor that sustains {span(assumed.teraflops)} TFLOP/s on this network in TF32 "
-        f"and starts an operation in {span(assumed.launch_us)} µs, beside the arithmetic; with eight, links of "
-        f"{span(assumed.link_gb)} GB/s, gradients added up in a ring and not beside the backward pass, and "
-        f"{span(assumed.exchange_us)} µs for each of the two exchanges that batch norm makes in every layer; "
-        "loaders as fast as the one measured here; activations of the size that they have on this machine.",
+        "Assumed, none of it measured:",
+        "",
+        f"- {number(FACES, 5)} faces (as others counted), {EPOCHS} epochs, batches of {BATCH} as in the authors' code;",
+        f"- a graphics processor that sustains {span(assumed.teraflops)} TFLOP/s on this network in TF32, and beside "
+        f"the arithmetic starts an operation in {span(assumed.launch_us)} µs;",
+        f"- between eight of them links of {span(assumed.link_gb)} GB/s, over which gradients are added up in a ring, "
+        f"not beside the backward pass, and {span(assumed.exchange_us)} µs for each of the two exchanges that batch "
+        "norm makes in every layer;",
+        "- loaders as fast as the one measured here, and activations as large as on this machine.",
         "",
         "| derived | 1 GPU | 8 GPUs |",
         "|---|---|---|",

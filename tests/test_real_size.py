@@ -1,0 +1,301 @@
+"""The real data sets at their real size: speed against raw reads, memory, several processes.
+
+The files are made for the purpose, of random faces and of skin spectra, and removed again. Memory is that of a
+process of its own, and so is training on several of them: this file, run as a script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from test_iset import HYSPEX, light, matlab5, matlab73
+from test_nfe import random_images
+
+from bioface import __main__ as cli
+from bioface import bench, skin, training
+from bioface.datasets import iset, nfe
+from bioface.objective import Batch
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
+FACES = 10_000  # a real file: 3.3 GB of float64
+ROOM = 8e9  # bytes that the largest test leaves on the disk for a while
+SIDE = 1000  # pixels of a cube
+GIGABYTE = 1e9
+
+
+def memory(what: str) -> int:
+    """Bytes of this process in memory: "VmRSS" now, "VmHWM" at most until now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == what:
+            return int(value.split()[0]) * 1024
+    raise AssertionError(f"no {what} in /proc/self/status")
+
+
+# --- what a process of its own does ------------------------------------------------------------------------
+
+
+def stream(folder: str) -> dict[str, float]:
+    """Read every face twice, in order and shuffled."""
+    faces = nfe.NFE(nfe.find(folder)[0].images)
+    for shuffle in (False, True):
+        assert sum(len(batch) for batch in faces.batches(64, shuffle=shuffle)) == len(faces)
+    return {"peak": memory("VmHWM")}
+
+
+def fit(cube: str, out: str) -> dict[str, float]:
+    """The command line's fit of one cube."""
+    began = time.perf_counter()
+    assert cli.main(["fit", cube, "--out", out]) == 0
+    return {"seconds": time.perf_counter() - began, "peak": memory("VmHWM")}
+
+
+class Seen(nfe.NFE):
+    """A stream that remembers which rows it was asked for."""
+
+    rows: list[list[int]]
+
+    def __getitem__(self, index):
+        self.rows.append(np.atleast_1d(index).tolist())
+        return super().__getitem__(index)
+
+
+def train(folder: str, out: str, seed: str) -> None:
+    """A short training on the whole file; writes what this process, maybe one of several, read and found."""
+    faces = Seen(nfe.find(folder)[0].images)
+    faces.rows = []
+    model = training.build("only_adam", width=4)
+    before = memory("VmRSS")
+    history = training.train(model, faces, "only_adam", 8, batch_size=64, seed=int(seed), progress=False)
+    weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+    found = {
+        "rows": faces.rows,
+        "losses": history.total.tolist(),
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "over": memory("VmHWM") - before,
+    }
+    (Path(out) / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def run(*arguments, launcher=()) -> dict[str, float]:
+    """This file as a script, in a process of its own or several; the last line that it prints."""
+    command = [sys.executable, *launcher, __file__, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- files of the true shape -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """A folder with room, which is emptied in the end."""
+    folder = tmp_path_factory.mktemp("real_size")
+    free = shutil.disk_usage(folder).free
+    if free < ROOM:
+        pytest.skip(f"{free / GIGABYTE:.1f} GB free on the disk, {ROOM / GIGABYTE:.0f} are needed")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the largest memory of a process is read from /proc, which is not here")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def full_file(scratch):
+    """One pair of files as large as the real ones, in a folder of its own; the image file."""
+    folder = scratch / "nfe"
+    folder.mkdir()
+    lights = np.random.default_rng(1).normal(size=(FACES, 3, 9))
+    with h5py.File(folder / "zx_7_d3_lrgb_celebA_01.hdf5", "w") as file:
+        file["zx_7"] = lights
+    with h5py.File(folder / "zx_7_d10_inmc_celebA_01.hdf5", "w") as file:
+        images = file.create_dataset("zx_7", (FACES, 10, 64, 64), np.float64)
+        for start in range(0, FACES, 100):
+            images[start : start + 100] = random_images(100, seed=start)
+    return folder / "zx_7_d10_inmc_celebA_01.hdf5"
+
+
+@pytest.fixture(scope="module")
+def halves(full_file):
+    """The same faces in two pairs of files: HDF5's virtual data sets, which point into the full ones."""
+    folder = full_file.parents[1] / "halves"
+    folder.mkdir()
+    parts = ((1, 0, 3_777), (2, 3_777, FACES))  # not a multiple of anything
+    for name, shape in (("d10_inmc", (10, 64, 64)), ("d3_lrgb", (3, 9))):
+        source = h5py.VirtualSource(full_file.with_name(f"zx_7_{name}_celebA_01.hdf5"), "zx_7", (FACES, *shape), "f8")
+        for number, start, stop in parts:
+            layout = h5py.VirtualLayout((stop - start, *shape), "f8")
+            layout[:] = source[start:stop]
+            with h5py.File(folder / f"zx_7_{name}_celebA_{number:02d}.hdf5", "w") as file:
+                file.create_virtual_dataset("zx_7", layout)
+    return [pair.images for pair in nfe.find(folder)]
+
+
+def assert_same(batch, faces):
+    """A training batch and faces, bit by bit."""
+    assert batch.names == faces.names
+    wanted = Batch.of(faces)
+    for name in ("image", "mask", "normals", "lighting"):
+        assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
+
+
+# --- a file of faces ---------------------------------------------------------------------------------------
+
+
+def test_faces_stream_nearly_as_fast_as_bytes(full_file):
+    """Both from the page cache, where the first round of ``bench.streaming`` puts them: the disk hides nothing."""
+    in_order, shuffled = bench.streaming(full_file, rounds=5)
+    for row in (in_order, shuffled):
+        print(
+            f"\n{row.name}: {FACES / row.numerator:.0f} faces/s, {1 / row.ratio:.0%} of the speed of raw reads "
+            f"({1 / row.high:.0%} to {1 / row.low:.0%} over {row.rounds} rounds)"
+        )
+    assert 1 / in_order.ratio >= 0.70
+    assert 1 / shuffled.ratio >= 0.40
+
+
+def test_a_file_is_streamed_in_constant_memory(full_file):
+    peak = run("stream", full_file.parent)["peak"]
+    print(f"\nstreaming a file of {full_file.stat().st_size / GIGABYTE:.1f} GB: {peak / GIGABYTE:.2f} GB at most")
+    assert peak <= GIGABYTE
+
+
+def test_several_files_give_the_same_faces_as_one(full_file, halves):
+    whole, split = nfe.NFE(full_file), nfe.NFE(halves)
+    assert len(whole) == len(split) == FACES
+    for one, two in zip(whole.batches(500), split.batches(500), strict=True):
+        for name in ("rgb", "normals", "mask", "lighting", "coordinates"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
+def test_a_data_loader_gives_the_faces_of_batches(full_file):
+    """Without workers and with two, shuffled; nothing stays open."""
+    faces = nfe.NFE(full_file)
+    rows = faces.batch_rows(128, shuffle=True, seed=3)
+    before = len(os.listdir("/proc/self/fd"))
+    for workers in (0, 2):
+        loader = torch.utils.data.DataLoader(faces, batch_sampler=rows, collate_fn=Batch.of, num_workers=workers)
+        seen = 0
+        for batch, wanted in zip(loader, faces.batches(128, shuffle=True, seed=3), strict=True):
+            assert_same(batch, wanted)
+            seen += len(batch)
+        assert seen == FACES
+    del loader, batch
+    assert not multiprocessing.active_children()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2  # torch may keep a socket for its own use
+
+
+# --- several processes -------------------------------------------------------------------------------------
+
+ONE = ()
+TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+@pytest.fixture(scope="module")
+def trainings(full_file, scratch):
+    """What each process of a training found: of one process, of two, and of two once more."""
+    found = {}
+    for name, launcher in (("one", ONE), ("two", TWO), ("again", TWO)):
+        out = scratch / f"train_{name}"
+        out.mkdir()
+        run("train", full_file.parent, out, 5, launcher=launcher)
+        found[name] = [json.loads(path.read_text()) for path in sorted(out.iterdir())]
+    return found
+
+
+def test_two_processes_read_a_half_of_each_batch(trainings):
+    (one,), two = trainings["one"], trainings["two"]
+    assert len(two) == 2 and len(one["rows"]) == 8
+    for whole, first, second in zip(one["rows"], two[0]["rows"], two[1]["rows"], strict=True):
+        assert len(whole) == len(set(whole)) == 64 and len(first) == len(second) == 32
+        assert set(first) | set(second) == set(whole)
+
+
+def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainings):
+    assert len({process["weights"] for name in ("two", "again") for process in trainings[name]}) == 1
+    assert trainings["two"][0]["losses"] == trainings["again"][0]["losses"]
+
+
+def test_two_processes_agree_with_one(trainings):
+    """Up to the order of sums, which training amplifies from step to step."""
+    one, two = (np.array(trainings[name][0]["losses"]) for name in ("one", "two"))
+    deviation = np.abs(two / one - 1)
+    print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
+    assert deviation[0] < 1e-4 and deviation.max() < 0.02
+
+
+def test_a_process_keeps_only_its_share_of_a_batch_in_memory(trainings):
+    over = [process["over"] for name in trainings for process in trainings[name]]
+    print(f"\ntraining from the file: at most {max(over) / GIGABYTE:.2f} GB over a process that has yet to begin")
+    assert max(over) <= GIGABYTE
+
+
+# --- a cube ------------------------------------------------------------------------------------------------
+
+
+def tile() -> np.ndarray:
+    """Radiance (100, 100, 148) of skin with noise; 10 × 10 of these are a cube."""
+    random = np.random.default_rng(0)
+    count = (SIDE // 10) ** 2
+    melanin, haemoglobin = random.uniform(0.02, 0.3, count), random.uniform(0.02, 0.07, count)
+    inside = np.less_equal(HYSPEX, iset.GRID[1])
+    reflectance = skin.reflectance(melanin, haemoglobin, wavelengths=HYSPEX[inside])
+    reflectance = np.pad(reflectance, ((0, 0), (0, int((~inside).sum()))), mode="edge")
+    radiance = random.uniform(0.4, 1, (count, 1)) * reflectance + random.uniform(0, 0.1, (count, 1))
+    radiance = radiance * light(HYSPEX) + random.normal(0, 1e-3, radiance.shape)
+    return radiance.reshape(SIDE // 10, SIDE // 10, -1)
+
+
+def photons() -> dict:
+    """Variables of an uncompressed cube, 1 000 × 1 000 × 148 float64."""
+    return {"photons": np.tile(tile(), (10, 10, 1)), "wave": HYSPEX, "illuminant": light(HYSPEX)}
+
+
+def coefficients() -> dict:
+    """Variables of a cube as ISET compresses its faces, by six principal components."""
+    radiance = tile()
+    mean = radiance.mean((0, 1))
+    basis = np.linalg.svd((radiance - mean).reshape(-1, len(mean)), full_matrices=False)[2][:6].T
+    return {
+        "mcCOEF": np.tile((radiance - mean) @ basis, (10, 10, 1)),
+        "basis": {"basis": basis, "wave": HYSPEX},
+        "imgMean": mean,
+        "illuminant": light(HYSPEX),
+    }
+
+
+@pytest.mark.parametrize(("write", "variables"), [(matlab73, photons), (matlab5, coefficients)])
+def test_a_whole_cube_is_fitted_within_two_gigabytes(scratch, write, variables):
+    cube = write(scratch / "cube.mat", variables())
+    try:
+        found = run("fit", cube, scratch / "fit")
+        with np.load(scratch / "fit" / "cube_fit.npz") as maps:
+            assert maps["melanin"].shape == (SIDE, SIDE) and np.isfinite(maps["melanin"]).all()
+    finally:
+        cube.unlink()
+    print(
+        f"\n{write.__name__}, {variables.__name__}: {SIDE**2 / found['seconds']:.0f} pixels/s from the file to the "
+        f"maps, {found['peak'] / GIGABYTE:.2f} GB at most"
+    )
+    assert found["peak"] <= 2 * GIGABYTE
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))
