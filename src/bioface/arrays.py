@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,10 +60,9 @@ def _to_numpy(value: Any) -> Any:
     return value
 
 
+@runtime_checkable
 class AcceptsNumpy(Protocol[P, R]):
     """A torch function that takes NumPy arrays too. Type checkers know what it makes of tensors, not of arrays."""
-
-    __name__: str
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
