@@ -220,29 +220,3 @@ def test_outputs_are_declared_to_the_run_that_asks(figures, tmp_path_factory, mo
     made.save()
     assert manifest.read_text() == "claims.json\n"
     assert paths.figures() == figures
-
-
-def _claims(folders):
-    rows = Claims("04")
-    rows.check("rmse", "median RMSE", 0.0047, at_most=0.005, data="ISSA (measured)")
-    rows.check("limit", "median over groups", 0.0049, at_most=0.004, data="ISSA (measured)")
-    rows.check("speed", "pixels per second", 10, at_least=20, data="twin (synthetic)", timing=True)
-    return list(rows)
-
-
-def test_readme_block_is_filled_and_filling_again_changes_nothing(folders):
-    text = "before\n<!-- claims: 04.rmse -->\nold\n<!-- /claims -->\nafter"
-    filled = claims.fill_readme(text, _claims(folders))
-    assert "| median RMSE | 0.0047 | ≤ 0.005 | PASS | ISSA (measured) |" in filled
-    assert "Of 2 claims that need neither" in filled
-    assert "1 pass. These miss their bar: `04.limit`." in filled
-    assert "old" not in filled and filled.startswith("before") and filled.endswith("after")
-    assert claims.fill_readme(filled, _claims(folders)) == filled
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("no block", "found none"), ("<!-- claims: 04.x -->\n<!-- /claims -->", "found 04.x")]
-)
-def test_readme_without_a_block_or_with_an_unknown_claim_is_refused(folders, text, message):
-    with pytest.raises(BiofaceError, match=message):
-        claims.fill_readme(text, _claims(folders))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import claims, decomposition, generalisation, metrics, objective, paths, recipes
-from bioface.datasets import twin
+from bioface import claims, decomposition, generalisation, image_formation, metrics, objective, paths, recipes
+from bioface.datasets import skin_spectra, twin
 from bioface.errors import BiofaceError
 from bioface.generalisation import Plan, Stage
 from bioface.network import BioFaceNet
@@ -48,7 +48,7 @@ def test_weights_are_a_function_of_plan_and_seed():
 
 def test_weights_are_kept_and_found_again(build):
     first = generalisation.weights(TINY)
-    (file,) = (build / "weights").iterdir()
+    (file,) = (build / "weights").glob("*.safetensors")
     made = file.stat().st_mtime_ns
     assert same(first, generalisation.weights(TINY.but("another name")))  # a name is not what it is made of
     assert file.stat().st_mtime_ns == made
@@ -111,6 +111,37 @@ def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth():
     assert float(metrics.rmse(image, batch.image, batch.mask).max()) < 0.05
     true = torch.from_numpy(faces.truth.diffuse_shading)
     assert float(metrics.correlation(batch.truth.diffuse, true, batch.mask).median()) > 0.8  # dark skin is worse
+
+
+def test_inverted_maps_are_made_once_and_made_again_when_damaged(build, monkeypatch):
+    calls = []
+    inverted = generalisation.inverted
+    monkeypatch.setattr(generalisation, "inverted", lambda faces: calls.append(len(faces)) or inverted(faces))
+    first, again = generalisation._inverted(2), generalisation._inverted(2)
+    assert calls == [2]
+    for name, value in vars(first.truth).items():
+        assert np.array_equal(value, getattr(again.truth, name)), name
+    (file,) = (build / "weights").glob("*.npz")
+    file.write_bytes(file.read_bytes()[:100])
+    assert np.array_equal(generalisation._inverted(2).truth.melanin, first.truth.melanin)
+    assert calls == [2, 2]
+
+
+def test_half_of_the_measured_people_give_another_prior_of_the_same_kind():
+    faces = twin.load("validation", 3, progress=False)
+    image = image_formation.srgb_decode(faces.rgb)
+    people = np.unique(skin_spectra.load("issa").subject)
+    half = np.isin(skin_spectra.load("issa").subject, people[::2])
+    whole, some = (generalisation.measured_prior(image, faces.mask, of) for of in (None, half))
+    assert not np.array_equal(whole.law, some.law)
+    assert np.allclose(whole.pigments, some.pigments, atol=0.1)
+    with pytest.raises(BiofaceError, match="booleans"):
+        generalisation.measured_prior(image, faces.mask, half[:-1])
+
+
+def test_inverted_maps_are_not_trained_on_without_recolouring():
+    with pytest.raises(BiofaceError, match="recoloured"):
+        Stage(recipes.SUPERVISED, 1, maps="inverted")
 
 
 def test_misspelt_maps_are_refused():

@@ -275,8 +275,7 @@ def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
     coordinates = (train.melanin_coordinate, train.haemoglobin_coordinate, train.diffuse_shading)
     prior = np.cov([m[train.mask] for m in (*coordinates, train.specular_shading)])
     rng = np.random.default_rng(0)
-    drawn = [twin.draw_camera_and_illuminant(rng) for _ in range(50)]
-    b, weights, cct = (torch.from_numpy(np.stack(v)).double() for v in zip(*drawn, strict=True))
+    b, weights, cct = (torch.from_numpy(values).double() for values in twin.draw_cameras(50, rng))
     cameras = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
     pixels = rng.choice(int(test.mask.sum()), 5, replace=False)
     m, h, d, s = (getattr(test, name)[test.mask][pixels].astype(float) for name in identifiability.MAPS)

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bioface import claims, paths
+from bioface import claims, paths, readme
 from bioface.reproduce import locked
 
 ROOT = paths.root()
@@ -299,26 +299,25 @@ def test_continuous_integration_installs_a_browser_where_it_can(continuous_integ
     assert continuous_integration().stdout == "tested here\n"
 
 
-def committed_claims():
-    """The claims of the commit; what `make reproduce` wrote since is this machine's."""
-    committed = subprocess.run(["git", "show", "HEAD:figures/claims.json"], cwd=ROOT, capture_output=True, check=False)
-    if committed.returncode:
-        return claims.read(None)
-    file = ROOT / "build" / "committed-claims.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(committed.stdout)
-    return claims.read(file)
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The figures of the commit; what `make reproduce` wrote since is this machine's."""
+    folder = tmp_path_factory.mktemp("committed")
+    for name in ("claims.json", "05_table1.json", "05_verdicts.json"):
+        shown = subprocess.run(["git", "show", f"HEAD:figures/{name}"], cwd=ROOT, capture_output=True, check=False)
+        (folder / name).write_bytes((ROOT / "figures" / name).read_bytes() if shown.returncode else shown.stdout)
+    return folder
 
 
-def test_readme_numbers_are_those_of_the_committed_claims():
+def test_readme_numbers_are_those_of_the_committed_figures(committed):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert claims.fill_readme(text, committed_claims()) == text, "run `make notebooks`"
+    assert readme.fill(text, committed) == text, "run `make notebooks`"
 
 
-def test_verdicts_are_those_of_the_commit():
+def test_verdicts_are_those_of_the_commit(committed):
     """Another processor trains to other last digits; what is claimed must hold there too."""
     verdicts = [
         {row.id: row.verdict for row in rows if not row.timing and not row.optional}
-        for rows in (claims.read(None), committed_claims())
+        for rows in (claims.read(None), claims.read(committed / claims.FILE))
     ]
     assert verdicts[0] == verdicts[1]

@@ -16,11 +16,17 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from bioface import notebook_file, paths, site
+from bioface import ledger, notebook_file, paths, site
 from bioface.errors import BiofaceError, DataError
+from bioface.ledger import Deviation
 
 ALT = 'Two lines: "a" < "b".'
-PAGES = ("index", "01_first", "02_second")
+DEVIATIONS = {
+    "Colour & light": (
+        Deviation("a < b", "–", "`c`", "d", "It is {01.x}, and {01_lines:a}.", "me"),
+        Deviation("e", "–", "–", "d", "Not measured: no file.", "unverified"),
+    )
+}
 
 
 def png(shade=128, size=(40, 20)):
@@ -76,7 +82,7 @@ def project(tmp_path):
 
 def build(folder):
     places = {"notebooks": folder / "notebooks", "figures": folder / "figures", "readme": folder / "README.md"}
-    return site.build(folder / "site", **places)
+    return site.build(folder / "site", **places, deviations=DEVIATIONS)
 
 
 def read(folder, name):
@@ -151,6 +157,22 @@ def test_the_index_has_question_answer_key_figure_claims_and_numbers(project):
     assert json.loads((project / "site" / "figures" / "01_lines.json").read_text())["numbers"] == {"a": [1]}
 
 
+def test_the_page_of_deviations_has_every_row_with_its_numbers(project):
+    build(project)
+    page = read(project, "deviations")
+    rows = [[cell.get_text() for cell in row.find_all(("th", "td"))] for row in page.select("tbody tr:not(.group)")]
+    assert rows[0] == ["a < b", "–", "c", "d", "It is 1, and 1.", "me; effect: notebook 01"]
+    assert rows[1][4:] == ["Not measured: no file.", "unverified"]
+    assert page.select_one(".scroll[data-label=deviations] > table thead th[scope=col]").string == "what"
+    assert page.select_one("td a")["href"] == "01_first.html"
+    assert "1 of 2 have one" in page.main.p.get_text()
+    assert page.select_one(".sections a")["href"] == "#ledger-colour-light"
+    assert page.select_one("header [aria-current]").string == "Where we deviate"
+    assert page.select_one("[rel=prev]")["href"] == "02_second.html" and not page.select("[rel=next]")
+    assert read(project, "02_second").select_one("[rel=next]")["href"] == "deviations.html"
+    assert read(project, "index").select_one(".card a[href='deviations.html']")
+
+
 def test_links_lead_somewhere_and_the_same_sources_give_the_same_site(project):
     build(project)
     check_links(project / "site")
@@ -213,6 +235,7 @@ FIRST = "notebooks/01_first.ipynb"
         (replace("figures/01_lines.png", "text"), "figures/01_lines.png", "expected a picture"),
         (remove("figures/claims.json"), "figures/claims.json", "no such file"),
         (replace("figures/claims.json", "{}"), "figures/claims.json", "KeyError"),
+        (replace("figures/claims.json", '{"claims": []}'), "figures/claims.json", "a measured claim 01.x"),
         (remove("README.md"), "README.md", "expected the question"),
         (replace("README.md", "nothing"), "README.md", "expected a title"),
         (change("README.md", "![Two lines]", "![]"), "README.md", "alternative text"),
@@ -341,7 +364,15 @@ def visit(page, file, width, scheme="light"):
 @pytest.mark.slow
 def test_links_of_the_real_site(real):
     check_links(real[0])
-    assert {p.stem for p in real[0].glob("*.html")} == {"index", *(p.stem for p in paths.notebooks().glob("*.ipynb"))}
+    assert {p.stem for p in real[0].glob("*.html")} == {
+        "index",
+        "deviations",
+        *(p.stem for p in paths.notebooks().glob("*.ipynb")),
+    }
+    page = BeautifulSoup((real[0] / "deviations.html").read_text(encoding="utf-8"), "html.parser")
+    shown = [cell.get_text() for cell in page.select("main table th, main table td")]
+    table = BeautifulSoup(ledger.as_html(ledger.resolved()), "html.parser")
+    assert shown == [cell.get_text() for cell in table.select("th, td")]
 
 
 @pytest.mark.slow

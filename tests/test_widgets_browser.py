@@ -1,7 +1,9 @@
 """The widgets for real: JupyterLab on loopback, a notebook run in headless Chromium, keys pressed, pixels looked at."""
 
+import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,7 +16,8 @@ import pytest
 from browser import CHROMIUM, Page, until
 from nbformat.v4 import new_code_cell, new_notebook
 
-from bioface.training import LOSSES
+from bioface import widgets
+from bioface.training import LOSSES, History
 
 pytestmark = [
     pytest.mark.slow,
@@ -228,10 +231,17 @@ def test_ten_pictures_a_second(page):
     assert drawn / 3 >= 10
 
 
-def test_without_a_kernel_samples_can_be_seen_and_the_editor_says_so(page, folder):
+@pytest.fixture(scope="module")
+def orphaned(page, folder):
+    """The page once its kernel was killed: for the last tests, as it stays so."""
     os.kill(int((folder / "notebooks" / "pid").read_text()), signal.SIGKILL)
     page.wait("document.querySelector('.jp-Dialog') !== null", "JupyterLab to notice")
     page.run("document.querySelector('.jp-Dialog .jp-mod-accept').click()")
+    return page
+
+
+def test_without_a_kernel_samples_can_be_seen_and_the_editor_says_so(orphaned):
+    page = orphaned
     page.focus(f".bioface-edit {SLIDER}")
     page.press("ArrowRight")
     page.wait("document.querySelector('.bioface-edit .bioface-warning') !== null", "a word about the kernel")
@@ -243,3 +253,65 @@ def test_without_a_kernel_samples_can_be_seen_and_the_editor_says_so(page, folde
     pictures = [page.picture(".bioface-scrub canvas"), page.press("ArrowRight"), page.picture(".bioface-scrub canvas")]
     assert np.abs(pictures[0].astype(int) - pictures[2]).max() > 50
     assert not [complaint for complaint in page.complaints if "anywidget" in complaint or "blob:" in complaint]
+
+
+CURVES = "document.querySelectorAll('.bioface-compare polyline').length"
+TOGGLE = "document.querySelector('.bioface-compare fieldset input').click()"  # the first run, of two seeds
+VALUES = "[...document.querySelectorAll('.bioface-compare output')].map((o) => o.textContent)"
+
+
+def use_compare(page):
+    """Switch a run off and on, choose another curve, go to the first step."""
+    before = page.run(CURVES)
+    page.run(TOGGLE)
+    assert page.run(CURVES) == before - 2
+    page.run(TOGGLE)
+    assert page.run(CURVES) == before
+    page.run(
+        "(() => { const choice = document.querySelector('.bioface-compare select');"
+        "choice.selectedIndex = [...choice.options].findIndex((o) => o.textContent === 'gradient norm');"
+        "choice.dispatchEvent(new Event('input')) })()"
+    )
+    page.focus(f".bioface-compare {SLIDER}")
+    page.press("End")
+    assert page.run(VALUES) == ["100 (100 to 100)", "100"]
+    page.press("ArrowLeft", 3)
+    assert page.run(VALUES) == ["97 (97 to 97)", "97"]
+    assert not [complaint for complaint in page.complaints if "anywidget" in complaint or "blob:" in complaint]
+
+
+def test_without_a_kernel_trainings_are_still_compared(orphaned):
+    use_compare(orphaned)
+
+
+PLAIN = """<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>no Jupyter</title><body><script type="module">
+const bytes = Uint8Array.from(atob("DATA"), (letter) => letter.charCodeAt(0));
+const traits = {spec: SPEC, data: new DataView(bytes.buffer)};
+const code = await import(URL.createObjectURL(new Blob([CODE], {type: "text/javascript"})));
+code.default.render({model: {get: (name) => traits[name], on() {}}, el: document.body});
+</script>"""
+
+
+def test_in_a_page_without_jupyter_trainings_are_compared(tmp_path):
+    """What the browser was sent is all it takes: no kernel was ever there, and nothing is asked of any network."""
+    k = np.arange(100.0)
+    slow, fast = (
+        History({name: np.exp(-rate * k) for name in LOSSES}, k + 1, np.full(100, np.nan), 0 * k + 1e-3)
+        for rate in (0.01, 0.1)
+    )
+    widget = widgets.compare({"slow": [slow, fast], "fast": fast})
+    file = tmp_path / "plain.html"
+    parts = {"DATA": base64.b64encode(widget.data).decode(), "SPEC": json.dumps(widget.spec)}
+    parts["CODE"] = json.dumps(str(widget._esm)).replace("</", "<\\/")
+    file.write_text(re.sub("DATA|SPEC|CODE", lambda found: parts[found[0]], PLAIN), encoding="utf-8")
+    page = Page(tmp_path)
+    try:
+        page.ask("Network.enable")
+        page.ask("Page.navigate", url=file.as_uri())
+        page.wait("document.querySelector('.bioface-compare') !== null", "the curves")
+        assert page.run(CURVES) == 3
+        use_compare(page)
+        assert page.complaints == []
+        assert {address.partition(":")[0] for address in page.requests} <= {"file", "blob", "about"}
+    finally:
+        page.close()

@@ -1,4 +1,5 @@
-"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
+"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat``, ``train --recipe NAME`` and
+``bench``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -20,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import paths
-from bioface.errors import BiofaceError
+from bioface.errors import BiofaceError, DataError
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = (
@@ -49,7 +51,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     """
     from bioface import decomposition, image_formation, plotting
 
-    _make_folder(out)
+    paths.make_folder(out)
     show = sys.stderr.isatty()
     if show:
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
@@ -123,7 +125,7 @@ def fit(cube_file: Path, out: Path) -> int:
     from bioface import identifiability, plotting, smith2019
     from bioface.datasets import iset
 
-    _make_folder(out)
+    paths.make_folder(out)
     cube = iset.load(cube_file)
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
@@ -165,7 +167,7 @@ def train(
     from bioface import datasets, training
 
     model = training.build(recipe, width, seed)
-    _make_folder(out)
+    paths.make_folder(out)
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     state = PartialState(cpu=not alone and not torch.cuda.is_available())
@@ -210,14 +212,47 @@ def _write_history(path: Path, recipe: str, history: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _make_folder(out: Path) -> None:
-    """Make a folder for results, or say why it cannot be."""
+def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
+    """Measure what the work costs, write ``bench.json`` and ``bench.png``, print the table; renew a page's plan."""
+    import matplotlib
+
+    from bioface import bench as benchmarks
+    from bioface import plotting
+
+    if quick and plan is not None:
+        raise BiofaceError("expected --quick or --plan, found both: the numbers of a quick run mean nothing")
+    out = out or (paths.build() / "bench" if quick else paths.figures())
+    paths.make_folder(out)
+    if plan is not None:
+        _page(plan)  # what is wrong with it is said now, not after minutes of measuring
+    results = benchmarks.measure(quick, progress=sys.stderr.isatty())
+    plotting.use_style()
+    figure = benchmarks.plot(results)
+    about = {"Title": benchmarks.TITLE, "Description": benchmarks.ALT, "Data": benchmarks.DATA}
+    about["Software"] = f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}"
+    with contextlib.ExitStack() as files:  # all of them, or none
+        json_, png = (files.enter_context(paths.whole_file(out / f"bench.{kind}")) for kind in ("json", "png"))
+        json_.write_text(results.to_json(), encoding="utf-8")
+        figure.savefig(png, metadata=about)
+        if plan is not None:  # read again: somebody may have written in it meanwhile
+            partial = files.enter_context(paths.whole_file(plan))
+            partial.write_text(benchmarks.fill_plan(_page(plan), results), encoding="utf-8")
+    print(benchmarks.table(results))
+    print(f"numbers in {out / 'bench.json'}, picture beside them")
+    return 0
+
+
+def _page(path: Path) -> str:
+    """The text of a page that has a plan to renew."""
+    from bioface import bench as benchmarks
+
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found {error.strerror}") from error
-    if not os.access(out, os.W_OK):
-        raise BiofaceError(f"{out}: expected a folder that can be written to, found one that cannot")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, "a page of text", str(getattr(error, "strerror", None) or error)) from error
+    if not benchmarks.has_plan(text):
+        raise DataError(path, "a block <!-- bench: plan --> … <!-- /bench -->", "none")
+    return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,18 +280,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     training.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and order (default 0)")
     training.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default build/train)")
+    costs = commands.add_parser("bench", help="what the work costs, as ratios measured here in some three minutes")
+    costs.add_argument("--out", type=Path, metavar="DIR", help="folder for bench.json and bench.png (default figures)")
+    costs.add_argument("--quick", action="store_true", help="only show that it works, in seconds, into build/bench")
+    costs.add_argument("--plan", type=Path, metavar="PAGE", help="also renew the plan of training on this page")
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
     try:
         if command == "data":
             return data()
+        if command == "bench":
+            return bench(**given)
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)
         return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
-    except (BiofaceError, OSError) as error:  # OSError: a folder that cannot be written
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except BiofaceError as error:
+        told = str(error)
+    except OSError as error:
+        told = paths.describe(error, "--out names another folder")
+    except RuntimeError as error:  # HDF5 closes a file that there was no room for, and speaks of the closing
+        if not isinstance(error.__context__, OSError):
+            raise
+        told = paths.describe(error.__context__, "BIOFACE_BUILD names another folder")
+    print(f"error: {' '.join(told.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -77,10 +77,7 @@ class Augmented:
                 ]
             )
         )
-        b, weights, cct = (
-            torch.from_numpy(np.stack(values))
-            for values in zip(*(twin.draw_camera_and_illuminant(rng) for _ in range(n)), strict=True)
-        )
+        b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
         to_rgb = to_rgb.to(batch.image)
         image = image_formation.render_coordinates(melanin, haemoglobin, true.diffuse, true.specular, to_rgb)

@@ -8,8 +8,8 @@ Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was l
 ``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
 ``optical_density_fixed``    the same densities split by the skin model's own pigment vectors, the same for every face
 ``maximum_a_posteriori``     the likeliest skin and shading of each pixel by itself, under the mean camera and D65
-``posterior_mean``           what they are on average given the colour: the least squared error of all that sees one
-                             one pixel, as far as the laws it takes for the faces are theirs
+``posterior_mean``           what they are on average given the colour: the least squared error of all that see one
+                             pixel, as far as the laws it takes for the faces are theirs
 ``image_posterior``          the same for whole faces, whose pixels share a camera, a light and a person's skin, all
                              three found from the photo
 

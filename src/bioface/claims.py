@@ -305,39 +305,6 @@ def format_table(claims: Iterable[Claim], width: int = 44) -> str:
     return "\n".join(lines)
 
 
-_README = re.compile(r"<!-- claims: ([^>]*?) -->\n.*?<!-- /claims -->", re.DOTALL)
-
-
-def fill_readme(text: str, rows: Iterable[Claim]) -> str:
-    """A README with its table of claims renewed: the block between ``<!-- claims: ids -->`` and ``<!-- /claims -->``.
-
-    Raises
-    ------
-    BiofaceError : no such block, or an id that no notebook claims
-    """
-    known = {c.id: c for c in rows}
-    block = _README.search(text)
-    if block is None:
-        raise BiofaceError("README: expected a block <!-- claims: ids --> … <!-- /claims -->, found none")
-    ids = block[1].split()
-    if absent := [name for name in ids if name not in known]:
-        raise BiofaceError(f"README: expected claims of the notebooks, found {', '.join(absent)}")
-    lines = ["| what | measured | bar | | data |", "|---|---|---|---|---|"]
-    for c in (known[name] for name in ids):
-        cells = (c.what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data)
-        lines.append(f"| {' | '.join(cells)} |")
-    steady = [c for c in known.values() if not c.timing and not c.optional]
-    missed = ", ".join(f"`{c.id}`" for c in steady if c.passed is False) or "none"
-    passed = sum(c.passed is True for c in steady)
-    lines += [
-        "",
-        f"Of {len(steady)} claims that need neither a clock nor data of one's own, {passed} pass. "
-        f"These miss their bar: {missed}.",
-    ]
-    renewed = "\n".join([f"<!-- claims: {block[1]} -->", *lines, "<!-- /claims -->"])
-    return text[: block.start()] + renewed + text[block.end() :]
-
-
 def main() -> int:
     """Print the claims of all notebooks."""
     try:

@@ -463,15 +463,11 @@ def edit(
 
     with no more highlights i_s than the photo is bright. No edit gives back the photo, and maps that explain all of it
     give the rendering of the edited maps. A rest that stays as it is would be far too bright on skin that has become
-    dark. On 64 validation faces of the twin (maps of the first network that shipped, against the rendering of edited
-    true maps) melanin + 0.6 was off by 0.058 that way and by 0.040 this way (display RMSE), by 0.043 as a rendering
-    alone, by 0.27 when nothing was edited. Of sixteen other edits none became worse by as much as 0.002. Notebook 06
-    measures it on the test faces.
+    dark: notebook 06 measures both on the twin's test faces.
 
     Beyond the end of the mask the edit fades out, so that it does not end in a line: within ``feather`` of the longer
     side of the mask its share falls smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they
-    are. Fading on the inside would keep a rim of the old skin around faces whose mask is exact: melanin + 0.6 would be
-    off by 0.11 instead of 0.04.
+    are. Fading on the inside would keep a rim of the old skin around faces whose mask is exact.
 
     With the camera's sensitivities S (3 × 33), T from raw to XYZ and M from XYZ to sRGB, a rendering in the light e' is
     M T diag(S e₀)⁻¹ S diag(e') (i_d r + i_s). The balance is for the light e₀: the decomposition's own when it is

@@ -9,6 +9,7 @@ notebooks); ``BIOFACE_BUILD`` moves it. ``figures/`` holds every figure as PNG w
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 TABLES = PACKAGE / "tables"  #: small text tables that ship with the package
 ASSETS = PACKAGE / "assets"  #: binary assets that ship with the package
+
+#: What it means that there is no room to write: a full disk, a used-up quota, a limit on the size of files.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ELSEWHERE = "BIOFACE_BUILD, BIOFACE_FIGURES and BIOFACE_DATA name other folders"
 
 
 def root() -> Path:
@@ -49,9 +54,45 @@ def notebooks() -> Path:
     return root() / "notebooks"
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder for results, before anything is computed that could not be written to it.
+
+    Raises
+    ------
+    OSError : it cannot be made, or cannot be written to
+    """
+    expected = "expected a folder that can be written to, found"
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"{expected} {error.strerror}", str(path)) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"{expected} one that cannot", str(path))
+
+
+def describe(error: OSError, elsewhere: str = ELSEWHERE) -> str:
+    """A line for the reader on a file that could not be written or read: which one, why, and what to do.
+
+    Parameters
+    ----------
+    elsewhere : how to name another folder
+
+    >>> print(describe(OSError(errno.ENOSPC, "No space left on device", "maps.npz"), "--out names another folder"))
+    maps.npz: No space left on device; make room, or else --out names another folder
+    """
+    file = error.filename2 or error.filename  # the second is where something was going to
+    where = f"{file}: " if file else ""
+    room = "make room, or else " if error.errno in NO_ROOM else ""
+    return f"{where}{' '.join((error.strerror or str(error)).split())}; {room}{elsewhere}"
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: gives a name beside ``path`` and renames it on success.
+
+    Raises
+    ------
+    OSError : it cannot be written; the error names ``path``, not the name beside it
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -66,5 +107,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        # a write that fails names no file; NumPy's does not even say what was wrong. Errors of other types are
+        # not about writing (a connection that broke)
+        if type(error) in (OSError, PermissionError) and error.filename in (None, str(partial)):
+            raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that may not be written to has nothing to remove
+            partial.unlink()

@@ -188,8 +188,8 @@ HEALTHY = (
         schedule="constant",
     ),
 )
-#: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin; and
-#: supervised by true maps, where there are some.
+#: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin,
+#: a hundred times the paper's weight on shading and thirty times that on highlights; and supervised by true maps.
 PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
 MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
 SUPERVISED = WORKING.but(

@@ -317,6 +317,7 @@ def execute(job: Job, key: str) -> float:
     Raises
     ------
     NotebookError : a cell failed, or the kernel died; the copy as far as it went is ``NN_name.failed.ipynb``
+    BiofaceError, OSError : there is no room to write
     """
     import papermill  # a second to import, and not needed when there is nothing to do
     from nbclient.exceptions import DeadKernelError
@@ -325,7 +326,6 @@ def execute(job: Job, key: str) -> float:
     for leftover in (job.stamp, job.failed, *job.folder.glob(".partial-*")):
         leftover.unlink(missing_ok=True)
     sweep(job.figures, older_than=0)
-    sweep(paths.build(), older_than=600)
     partial = job.folder / f".partial-{job.name}.ipynb"
     outputs = job.folder / f".partial-{job.name}.outputs"
     outputs.write_text("", encoding="utf-8")
@@ -350,7 +350,14 @@ def execute(job: Job, key: str) -> float:
             )
     except papermill.PapermillExecutionError as error:
         os.replace(partial, job.failed)
+        if any(os.strerror(code) in error.evalue for code in paths.NO_ROOM):
+            raise BiofaceError(
+                f"{job.name}: code cell {error.exec_count} could not write: {error.evalue}; make room, or else "
+                f"{paths.ELSEWHERE}; the same command resumes with this notebook"
+            ) from None
         raise NotebookError(_failure(job, error)) from None
+    except OSError as error:  # papermill's own writing, which names no file
+        raise OSError(error.errno, error.strerror, error.filename or str(job.executed)) from error
     except DeadKernelError:
         raise NotebookError(
             f"{job.name}: its kernel died before the end (interrupted, or out of memory); "
@@ -455,6 +462,7 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
     NotebookError : the first failure; what ran before it stays, and is not run again
     """
     started = time.monotonic()
+    sweep(paths.build(), older_than=600)
     width = max(len(job.name) for job in todo)
     common = common_key()
     times = []
@@ -469,9 +477,11 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
         if publishing:
             times[-1] += ", written to notebooks/" if publish(job) else ", notebooks/ has it already"
     if publishing and todo[0].notebook.parent == paths.notebooks():
-        readme = paths.root() / "README.md"
-        text = claims.fill_readme(readme.read_text(encoding="utf-8"), claims.read())
-        with paths.whole_file(readme) as partial:
+        from bioface import readme  # which imports torch: seconds, and not needed otherwise
+
+        front = paths.root() / "README.md"
+        text = readme.fill(front.read_text(encoding="utf-8"), todo[0].figures)
+        with paths.whole_file(front) as partial:
             partial.write_text(text, encoding="utf-8")
     if (todo[0].figures / claims.FILE).exists():
         print(claims.format_table(claims.read(todo[0].figures / claims.FILE)))
@@ -500,6 +510,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         todo = jobs(options.folder, options.notebook, options.profile, parameters)
         if (options.publish or options.compare) and any(job.parameters for job in todo):
             raise BiofaceError("notebooks are published and compared with their own parameters only")
+        written = [paths.build()] if options.compare else [paths.build(), todo[0].folder, todo[0].figures]
+        for folder in [*written, *([todo[0].notebook.parent] if options.publish else [])]:
+            paths.make_folder(folder)  # said now, not when the first notebook has run for minutes
         if options.publish or options.compare:
             without_data()
         with only_one():
@@ -513,8 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:  # a full disk, a folder that may not be written to
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        print("BIOFACE_BUILD, BIOFACE_FIGURES and BIOFACE_DATA name other folders", file=sys.stderr)
+        print(paths.describe(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)

@@ -1,8 +1,9 @@
 """``make site``: the notebooks, as committed, as web pages that open from disk and ask nothing of any network.
 
-The folder ``build/site/`` holds a page for each notebook, an index with the question, the answer and the claims, the
-pictures, and beside each picture the numbers behind it. Formulas are MathML, which browsers draw by themselves;
-the only script lets the keyboard reach boxes that scroll. The folder appears whole or not at all.
+The folder ``build/site/`` holds a page for each notebook, an index with the question, the answer and the claims, a page
+with the deviations ledger, the pictures, and beside each picture the numbers behind it. Formulas are MathML, which
+browsers draw by themselves; the only script lets the keyboard reach boxes that scroll. The folder appears whole or not
+at all.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from PIL import Image
 from pygments.formatters import HtmlFormatter
 from scipy.optimize import linear_sum_assignment
 
-from bioface import claims, notebook_file, paths
+from bioface import claims, ledger, notebook_file, paths
 from bioface.errors import BiofaceError, DataError
 
 TEMPLATES = paths.ASSETS / "site"
@@ -313,6 +314,19 @@ def _opening(readme: Path, renderer: Renderer) -> str:
     return MarkdownWithMath(renderer=renderer).render(text)
 
 
+def _differences(deviations: ledger.Ledger, figures: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What the page of deviations is made of; notebooks that its table names become links."""
+    table = ledger.as_html(ledger.resolved(deviations, figures))
+    for name in names:
+        table = re.sub(rf"\bnotebook {name[:2]}\b", f'<a href="{name}.html">notebook {name[:2]}</a>', table)
+    return {
+        "table": table,
+        "sections": [{"anchor": ledger.anchor(part), "title": part} for part in deviations],
+        "count": sum(map(len, deviations.values())),
+        "measured": sum(bool(row.notebooks) for rows in deviations.values() for row in rows),
+    }
+
+
 def _style() -> str:
     """Our style sheet and the colours of code."""
     code = HtmlFormatter(style=JupyterStyle).get_style_defs(".highlight")
@@ -338,6 +352,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
             if before.exists():
                 os.replace(before, target)
             raise
+    except OSError as error:
+        if error.errno in paths.NO_ROOM:  # which names no file, or one of the folder that is gone
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
@@ -349,6 +367,7 @@ def build(
     notebooks: str | Path | None = None,
     figures: str | Path | None = None,
     readme: str | Path | None = None,
+    deviations: ledger.Ledger = ledger.LEDGER,
 ) -> Path:
     """Write the site.
 
@@ -356,6 +375,7 @@ def build(
     ----------
     target : the folder to make; left out, ``build/site``. A site that is there already is replaced
     notebooks, figures, readme : where to read from; left out, the project's own
+    deviations : the ledger, its numbers still references
 
     Returns
     -------
@@ -363,8 +383,9 @@ def build(
 
     Raises
     ------
-    DataError : a notebook, figure, README or file of claims that is missing, damaged or says too little; or a target
-        that holds something else. What was there before stays as it is.
+    DataError : a notebook, figure, README or file of claims that is missing, damaged or says too little; a number that
+        the ledger refers to and that is not there; or a target that holds something else. What was there before stays
+        as it is.
     """
     target = Path(target or paths.build() / "site")
     notebooks = Path(notebooks or paths.notebooks())
@@ -382,6 +403,7 @@ def build(
 
     renderer = Renderer(readme, sizes, names)
     opening = _opening(readme, renderer)
+    differences = _differences(deviations, figures, names)
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -389,6 +411,7 @@ def build(
         "title": "BioFaceNet, revisited",
         "body": opening,
         "summary": claims.format_table(rows).splitlines()[-1],
+        "count": differences["count"],
         "sections": [
             *renderer.sections,
             {"anchor": "notebooks", "title": "Notebooks"},
@@ -403,10 +426,12 @@ def build(
             (folder / f"{name}.html").write_text(text, encoding="utf-8")
 
         write("index", "home.html.j2", **home, previous=None, next=pages[0])
-        neighbours = [Page("index", "BioFaceNet, revisited"), *pages, None]
+        last = Page("deviations", "Where we deviate")
+        neighbours = [Page("index", "BioFaceNet, revisited"), *pages, last]
         for k, page in enumerate(pages):
             around = {"previous": neighbours[k], "next": neighbours[k + 2]}
             write(page.name, "page.html.j2", title=page.title, body=page.body, sections=page.sections, **around)
+        write(last.name, "deviations.html.j2", title=last.title, **differences, previous=pages[-1], next=None)
         for name in ("pictures", "figures", "notebooks"):
             (folder / name).mkdir()
         for file in files:
@@ -432,7 +457,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(paths.describe(error), file=sys.stderr)
         return 2
     return 0
 

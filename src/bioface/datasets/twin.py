@@ -275,6 +275,13 @@ def draw_camera_and_illuminant(
     return b.astype(np.float32), weights.astype(np.float32), np.float32(cct)
 
 
+def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coefficients (count, 2), illuminant weights (count, 14) and daylight temperatures (count,) of several photos."""
+    drawn = [draw_camera_and_illuminant(rng) for _ in range(count)]
+    b, weights, cct = (np.stack(values) for values in zip(*drawn, strict=True))
+    return b, weights, cct
+
+
 def exposure(colours: np.ndarray, shading: np.ndarray, rng: np.random.Generator) -> float:
     """The factor on both shadings, so on the light, that a photographer gives a face.
 

@@ -1,0 +1,383 @@
+"""Drills: the run is killed, the disk is full, the checkout may only be read, two runs start at once.
+
+The notebooks here are small, but do what those of the study do: they make faces and keep them, fit skin and keep
+the result, draw figures with their numbers, and hold claims.
+"""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import scipy.io
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+
+from bioface import __main__ as cli
+from bioface import datasets, notebook_file, paths, site, skin, training
+from bioface.datasets import twin
+
+FACES = """\
+from bioface import claims, plotting
+from bioface.datasets import twin
+config = twin.TwinConfig(seed=seed, train=2, validation=1, test=1, cubes=0)
+faces = twin.load("train", config=config, progress=False)
+figure, _ = plotting.panel_grid([list(faces.rgb)], quantities=["rgb", "rgb"])
+plotting.save(figure, "01_faces", numbers={"mean": faces.rgb.mean((1, 2))}, data="twin (synthetic)", alt="Two faces.")
+c = claims.Claims("01")
+c.check("mean", "mean of all channels", faces.rgb.mean(), between=(0, 1), data="twin (synthetic)")
+c.table()
+c.save()"""
+
+FIT = """\
+import numpy as np
+from bioface import claims, paths, plotting, skin, smith2019
+kept = paths.build() / "fits" / f"{size}.npz"
+if not kept.exists():
+    melanin = np.linspace(0.03, 0.3, size * size).reshape(size, size)
+    found = smith2019.fit(0.9 * skin.reflectance(melanin, np.full_like(melanin, 0.04)))
+    with paths.whole_file(kept) as partial:
+        np.savez(partial, truth=melanin, melanin=found.melanin, cube=found.residual, ballast=np.zeros(ballast))
+with np.load(kept) as found:
+    error = np.abs(found["melanin"] - found["truth"]).max()
+    figure, _ = plotting.panel_grid([[found["truth"], found["melanin"]]], quantities=["melanin", "melanin"])
+    plotting.save(figure, "04_fit", numbers={"found": found["melanin"]}, data="none (arithmetic)", alt="Two maps.")
+c = claims.Claims("04")
+c.check("error", "largest error of melanin", error, at_most=0.01, data="none (arithmetic)", digits=1)
+c.table()
+c.save()
+print("x" * printed)"""
+
+# as notebooks of the study, since figures say which notebook drew them
+AUDIT, SGD_FIT = "01_dataset_audit", "04_smith2019_sgd_fit"
+PARAMETERS = {AUDIT: 'profile = "default"\nseed = 0', SGD_FIT: "size = 6\nballast = 0\nprinted = 0"}
+
+
+def _notebooks(folder: Path, **parameters: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in ((AUDIT, FACES), (SGD_FIT, FIT)):
+        own = PARAMETERS[name]
+        for parameter, value in parameters.items():
+            own = re.sub(rf"^{parameter} = .*$", f"{parameter} = {value}", own, flags=re.M)
+        cells = [
+            new_markdown_cell("# A notebook"),
+            new_code_cell(own, metadata={"tags": ["parameters"]}),
+            new_code_cell(source),
+        ]
+        nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
+
+
+def _environment(place: Path) -> dict[str, str]:
+    """Folders of its own; what is killed while it writes coverage would leave a broken file of it."""
+    own = {f"BIOFACE_{name.upper()}": str(place / name) for name in ("build", "figures", "data")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_") and k != "BIOFACE_OUTPUTS"}
+    return kept | own | {"BIOFACE_THREADS": "1", "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(place / "ipython")}
+
+
+def start(place: Path, *before: str, **options: Any) -> subprocess.Popen:
+    """Run the notebooks of a place, the command behind ``before``, in a group of processes of its own."""
+    command = [*before, sys.executable, "-m", "bioface.reproduce", "--folder", str(place / "notebooks")]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=_environment(place), start_new_session=True, **pipes, **options)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == code, told
+    return told
+
+
+def kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+
+
+def place_at(folder: Path) -> Path:
+    _notebooks(folder / "notebooks")
+    (folder / "data").mkdir()
+    return folder
+
+
+def results(place: Path) -> dict[str, object]:
+    """Everything that a run leaves, by name: executed notebooks without their times, all other files as bytes."""
+    found = {}
+    for top in ("build", "figures"):
+        for file in sorted((place / top).rglob("*")):
+            name = str(file.relative_to(place))
+            if file.name.endswith(".failed.ipynb"):  # as far as it went
+                continue
+            if file.suffix == ".ipynb":
+                found[name] = notebook_file.clean(notebook_file.read(file))
+            elif file.is_file():
+                timed = name.endswith(".stamp.json")  # how long it took
+                found[name] = None if timed else file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A place where the notebooks ran with nobody disturbing them, and how long that took."""
+    place = place_at(tmp_path_factory.mktemp("undisturbed"))
+    began = time.monotonic()
+    finish(start(place))
+    seconds = time.monotonic() - began
+    found = results(place)
+    assert {"figures/01_faces.png", "figures/04_fit.json", "figures/claims.json", "build/fits/6.npz"} <= set(found)
+    return place, seconds
+
+
+def same(found: dict, expected: dict) -> bool:
+    different = {name for name in {*found, *expected} if found.get(name, 0) != expected.get(name, 0)}
+    assert not different
+    return True
+
+
+# --- killed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a kernel outlives its parent by a second")
+def test_killed_at_ten_random_moments_it_ends_like_an_undisturbed_run(tmp_path, undisturbed):
+    expected, seconds = results(undisturbed[0]), undisturbed[1]
+    place = place_at(tmp_path / "place")
+    killed = 0
+    for moment in np.random.default_rng(0).uniform(0, seconds, 10):
+        process = start(place)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            kill(process)
+            killed += 1
+        else:  # what earlier runs had done left too little for this one: begin again
+            assert process.returncode == 0 and same(results(place), expected)
+            shutil.rmtree(place / "build")
+            shutil.rmtree(place / "figures")
+    assert killed >= 5
+    finish(start(place))
+    for partial in (place / "build").rglob(".*.partial*"):
+        os.utime(partial, (0, 0))  # in caches, where others may be at work, what is half written has ten minutes
+    finish(start(place))
+    assert same(results(place), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_is_killed", [False, True])
+def test_the_second_of_two_runs_waits_and_ends_like_a_single_one(tmp_path, undisturbed, first_is_killed):
+    place = place_at(tmp_path / "place")
+    first = start(place)
+    assert first.stdout.readline().startswith(AUDIT)
+    second = start(place)
+    assert "Another run is at work" in second.stdout.readline()
+    if first_is_killed:
+        kill(first)
+    else:
+        finish(first)
+    told = finish(second)
+    assert (f"{SGD_FIT}  running" in told) == first_is_killed
+    for partial in (place / "build").rglob(".*.partial*"):
+        os.utime(partial, (0, 0))
+    finish(start(place))
+    assert same(results(place), results(undisturbed[0]))
+
+
+# --- a full disk
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextlib.contextmanager
+def no_room(size: int):
+    """No file longer than so many bytes: a write fails in the middle, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    _limit_files(size)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def after_a_refusal(place: Path, before: dict, told: str) -> None:
+    """All that there was is still there, and nothing half written; with room, the same command goes on."""
+    assert "make room" in told and "BIOFACE_BUILD" in told and "Traceback" not in told
+    stamp = f"build/notebooks/{SGD_FIT}.stamp.json"
+    del before[stamp]  # so that it is taken up again
+    assert same(results(place), before)
+    told = finish(start(place))
+    assert re.search(f"{AUDIT} +up to date", told) and "2 of 2 claims pass" in told
+    assert (place / stamp).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("grows", "named"),
+    [
+        ({"size": 7, "ballast": 300_000}, "build/fits/7.npz"),
+        ({"printed": 3_000_000}, f"build/notebooks/{SGD_FIT}.ipynb"),
+    ],
+    ids=["a result", "the notebook"],
+)
+def test_a_file_that_has_no_room_stops_the_run_and_harms_nothing(tmp_path, undisturbed, grows, named):
+    place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
+    before = results(place)
+    _notebooks(place / "notebooks", **grows)
+    told = finish(start(place, preexec_fn=lambda: _limit_files(1_500_000)), code=2)
+    assert str(place / named) in told and "File too large" in told
+    after_a_refusal(place, before, told)
+
+
+SMALL_DISK = """\
+set -e
+mount -t tmpfs -o size=$0 tmpfs "$BIOFACE_BUILD"
+cp -a "$KEPT"/. "$BIOFACE_BUILD"
+code=0
+"$@" || code=$?
+rm -rf "$KEPT"
+cp -a "$BIOFACE_BUILD" "$KEPT"
+exit $code"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_harms_nothing(tmp_path, undisturbed, monkeypatch):
+    """On a real one, of memory, that exists for this run only; where that is not allowed, the test above stands in."""
+    namespace = ["unshare", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("a file system of one's own cannot be mounted here")
+    place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
+    before = results(place)
+    _notebooks(place / "notebooks", size=7, ballast=300_000)
+    shutil.copytree(place / "build", place / "kept")
+    monkeypatch.setenv("KEPT", str(place / "kept"))
+    # blocks of 4 kB: what is there, and room for notebooks, but not for 2.4 MB more
+    blocks = sum(file.stat().st_size // 4096 + 2 for file in (place / "build").rglob("*")) + 300
+    told = finish(start(place, *namespace, SMALL_DISK, str(blocks * 4096)), code=2)
+    assert "No space left on device" in told and "fits/7.npz" in told
+    shutil.rmtree(place / "build")
+    (place / "kept").rename(place / "build")
+    after_a_refusal(place, before, told)
+
+
+def _tiny_twin(*_: Any):
+    return twin.load("train", config=twin.TwinConfig(train=2, validation=1, test=1, cubes=0), progress=False)
+
+
+@pytest.fixture
+def commands(folders, monkeypatch):
+    """For each command: its arguments, and what it names when there is no room."""
+    Image.fromarray(np.full((80, 60, 3), (180, 120, 100), np.uint8)).save(folders / "me.png")
+    Image.new("L", (60, 80), 255).save(folders / "mask.png")
+    training.build("working", 2).save(folders / "w.safetensors")
+    wave = np.arange(420.0, 721, 10)
+    radiance = skin.reflectance(np.full((2, 4), 0.1), np.full((2, 4), 0.04), wavelengths=wave)
+    scipy.io.savemat(folders / "face.mat", {"photons": radiance, "wave": wave, "illuminant": np.ones(31)})
+    monkeypatch.setattr(datasets, "load", _tiny_twin)
+    photo = ["decompose", str(folders / "me.png"), "--mask", str(folders / "mask.png")]
+    return {
+        "decompose": ([*photo, "--weights", str(folders / "w.safetensors")], "me_"),
+        "fit": (["fit", str(folders / "face.mat")], "face_fit.npz"),
+        "train": (["train", "--recipe", "working", "--width", "1", "--steps", "1"], "working.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("command", ["decompose", "fit", "train"])
+def test_no_room_for_the_files_of_a_command(tmp_path, commands, command, capsys):
+    arguments, named = commands[command]
+    out = tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    with no_room(400):
+        assert cli.main([*arguments, "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {out / named}") and "too large" in told and "partial" not in told
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+
+
+def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
+    arguments = [*commands["train"][0], "--out", str(tmp_path / "out")]
+    with no_room(100_000):
+        assert cli.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "zx_7_d10_inmc_celebA_01.hdf5" in told and "make room" in told
+    assert not list((tmp_path / "build" / "twin").iterdir()) and not list((tmp_path / "out").iterdir())
+    assert cli.main(arguments) == 0
+
+
+@pytest.mark.slow
+def test_no_room_for_the_site(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "site.css").write_text("an earlier one")
+    with no_room(50_000):
+        assert site.main() == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith(f"{tmp_path / 'site'}: File too large; make room")
+    assert [file.name for file in tmp_path.iterdir()] == ["site"]
+    assert [file.read_text() for file in (tmp_path / "site").iterdir()] == ["an earlier one"]
+
+
+# --- a checkout that may only be read
+
+# a superuser may write anywhere; without the capabilities he is the owner of his files, whose modes then count
+AS_OWNER = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory):
+    """A copy of the checkout with two notebooks, which nobody may write to."""
+    copy = tmp_path_factory.mktemp("read_only") / "checkout"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(paths.root() / "src", copy / "src", ignore=ignored)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(paths.root() / name, copy)
+    _notebooks(copy / "notebooks")
+    subprocess.run(["chmod", "-R", "a-w", copy], check=True)
+    assert subprocess.run([*AS_OWNER, "touch", copy / "src" / "a"], capture_output=True).returncode != 0
+    yield copy
+    subprocess.run(["chmod", "-R", "u+w", copy], check=True)
+
+
+def make_reproduce(checkout: Path, **folders: str) -> subprocess.CompletedProcess:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "BIOFACE_", "MAKE", "MFLAGS"))}
+    return subprocess.run(
+        [*AS_OWNER, "make", "reproduce", f"PY={sys.executable}"],
+        cwd=checkout,
+        env=kept | folders | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_a_checkout_that_may_only_be_read_runs_with_folders_elsewhere(tmp_path, read_only, undisturbed):
+    home = str(read_only)  # of a user who has none of his own
+    folders = {f"BIOFACE_{name.upper()}": str(tmp_path / name) for name in ("build", "figures")}
+    done = make_reproduce(read_only, HOME=home, **folders)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 claims pass" in done.stdout
+    assert same(results(tmp_path), results(undisturbed[0]))
+
+
+@pytest.mark.parametrize(("given", "missing"), [([], "build"), (["build"], "figures")])
+def test_a_checkout_that_may_only_be_read_says_so(tmp_path, read_only, given, missing):
+    done = make_reproduce(read_only, **{f"BIOFACE_{name.upper()}": str(tmp_path / name) for name in given})
+    told = done.stderr.splitlines()
+    assert "Error 2" in told[-1] and len(told) == 2
+    assert told[0].startswith(f"{read_only / missing}: expected a folder that can be written to")
+    assert "BIOFACE_BUILD, BIOFACE_FIGURES" in told[0] and "running" not in done.stdout

@@ -1,0 +1,136 @@
+"""The deviations ledger: every number of it is a measured one, and what is shown is what was measured."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+
+from bioface import ledger, notebook_file, paths, recipes
+from bioface.errors import BiofaceError, DataError
+from bioface.ledger import LEDGER, REFERENCE, Deviation
+
+ROWS = [row for rows in LEDGER.values() for row in rows]
+
+
+@pytest.fixture
+def figures(tmp_path):
+    """A folder with one figure and two claims, one of them not measured."""
+    numbers = {"a": {"b – c": [1.0, 2.0, None, 9.0]}, "one": -0.0123, "text": "x"}
+    (tmp_path / "02_lines.json").write_text(json.dumps({"numbers": numbers}))
+    row = {"id": "04.x", "what": "a", "measured": 0.98432, "shown": "0.98", "bar": "≥ 0.5", "unit": "s", "passed": True}
+    row |= {"data": "none (arithmetic)", "control": "", "notebook": "04", "timing": False, "reason": ""}
+    skipped = row | {"id": "04.y", "measured": None, "shown": "–", "passed": None, "reason": "no file"}
+    (tmp_path / "claims.json").write_text(json.dumps({"claims": [row, skipped]}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("04.x", "0.98 s"),
+        ("02_lines:a/b – c", "4"),
+        ("02_lines:a/b – c|median", "2"),
+        ("02_lines:a/b – c|worst", "9"),
+        ("02_lines:a/b – c|low", "1.1"),
+        ("02_lines:a/b – c/1", "2"),
+        ("02_lines:one", "−0.012"),
+    ],
+)
+def test_a_reference_becomes_its_number(reference, expected, figures):
+    assert ledger.measured(reference, figures) == expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "file", "says"),
+    [
+        ("04.z", "claims.json", "a measured claim 04.z"),
+        ("04.y", "claims.json", "a measured claim 04.y"),
+        ("03_lines:one", "03_lines.json", "FileNotFoundError"),
+        ("02_lines:two", "02_lines.json", "KeyError"),
+        ("02_lines:a/b – c/7", "02_lines.json", "IndexError"),
+        ("02_lines:one/2", "02_lines.json", "TypeError"),
+        ("02_lines:a", "02_lines.json", "TypeError"),
+        ("02_lines:text", "02_lines.json", "ValueError"),
+        ("02_lines:a/b – c/2", "02_lines.json", "not a finite number"),
+    ],
+)
+def test_a_reference_to_nothing_is_an_error(reference, file, says, figures):
+    with pytest.raises(DataError) as caught:
+        ledger.measured(reference, figures)
+    assert str(caught.value).startswith(f"{figures / file}: ") and says in str(caught.value)
+    row = Deviation("a", "b", "c", "d", f"It is {{{reference}}}.", "e")
+    with pytest.raises(DataError):
+        ledger.resolved({"part": (row,)}, figures)
+
+
+def test_an_unknown_statistic(figures):
+    with pytest.raises(BiofaceError, match="median"):
+        ledger.measured("02_lines:a/b – c|medan", figures)
+
+
+def test_no_number_of_an_effect_is_typed_by_hand():
+    for row in ROWS:
+        typed = re.sub(r"notebook \d\d", "", REFERENCE.sub("", row.effect))
+        assert not re.search(r"\d", typed), row.topic
+        assert "{" not in typed and "}" not in typed, row.topic
+        assert row.notebooks or row.effect.startswith(("Not measured", "Printed in notebook ")), row.topic
+
+
+def test_every_row_says_something_in_every_column():
+    assert len({row.topic for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        for name, text in dataclasses.asdict(row).items():
+            assert text.strip() == text and text, (row.topic, name)
+        assert row.effect.endswith((".", ".)")), row.topic
+
+
+def test_every_fault_and_every_step_of_the_ladders_is_in_it():
+    effects = " ".join(row.effect for row in ROWS)
+    steps = {r.name for r in (*recipes.LADDER, *recipes.CODE_LADDER, *recipes.FAULTS)}
+    steps -= {"d65_rows", "authors_code"}  # rows alone, which `rows_sum_1` is about; all of them together
+    assert [name for name in sorted(steps) if f"02_ladder:{name}/" not in effects] == []
+
+
+def test_every_number_is_there():
+    for rows in ledger.resolved().values():
+        for row in rows:
+            assert not REFERENCE.search(row.effect), row.topic
+
+
+def test_numbers_of_another_notebook_are_left_to_it(figures):
+    rows = tuple(
+        Deviation(topic, "", "", "", effect, "me")
+        for topic, effect in {"own": "{02_lines:one}.", "other": "{04.x}", "both": "{02_lines:one} {04.x}"}.items()
+    )
+    found = {row.topic: row for row in ledger.resolved({"part": rows}, figures, only="02")["part"]}
+    assert found["own"].effect == "−0.012." and found["own"].source == "me; effect: notebook 02"
+    assert found["other"].effect == "Measured in notebook 04."
+    assert found["both"].effect == "Measured in notebook 02, notebook 04."
+    (figures / "claims.json").unlink()  # what runs later need not be there
+    assert ledger.resolved({"part": rows}, figures, only="02")["part"][0].effect == "−0.012."
+
+
+def test_the_table_is_one_that_is_read_aloud():
+    row = Deviation("a < b", "`x`", "c & d", "–", "Not measured: no file.", "e")
+    soup = BeautifulSoup(ledger.as_html({"One & two": (row,)}), "html.parser")
+    assert [th.string for th in soup.select("thead th[scope=col]")] == list(ledger.HEADS)
+    group = soup.select_one("tbody tr.group")
+    assert group["id"] == "ledger-one-two" and group.th.string == "One & two"
+    assert (group.th["scope"], group.th["colspan"]) == ("rowgroup", "6")
+    assert soup.select_one("th[scope=row]").string == "a < b"
+    assert [td.get_text() for td in soup.select("td")] == ["x", "c & d", "–", "Not measured: no file.", "e"]
+    assert soup.td.code.string == "x"
+    assert "a < b: paper `x`; code c & d; ours –. Not measured: no file. [e]" in ledger.as_text({"One": (row,)})
+
+
+def test_the_committed_notebook_shows_what_was_measured():
+    """Whoever runs notebook 02 again and gets other numbers has to publish it."""
+    notebook = notebook_file.read(next(paths.notebooks().glob("02_*.ipynb")))
+    cell = next(cell for cell in notebook["cells"] if cell["source"].startswith("ledger.table("))
+    assert cell["source"] == 'ledger.table(only="02")' and "nbval-ignore-output" in cell["metadata"]["tags"]
+    (output,) = cell["outputs"]
+    table = ledger.table(only="02")
+    assert "".join(output["data"]["text/html"]) == table._repr_html_()
+    assert "".join(output["data"]["text/plain"]) == repr(table)

@@ -1,0 +1,100 @@
+"""Numbers written into a README."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bioface import metrics, paths, readme, table1
+from bioface.claims import Claims
+from bioface.errors import BiofaceError, DataError
+
+TEXT = """# Title
+The error is <!-- claim 04.rmse -->old<!-- /claim -->, <!-- claim 04.speed -->old<!-- /claim -->.
+
+<!-- table1: training mean; expected = Bayes, a pixel -->
+old
+<!-- /table1 -->
+
+<!-- claims: 04.rmse 04.limit -->
+old
+<!-- /claims -->
+after
+"""
+
+
+@pytest.fixture
+def figures(tmp_path, monkeypatch):
+    """A folder of figures with three claims and the numbers of two of notebook 05's figures."""
+    monkeypatch.setattr(paths, "figures", lambda: tmp_path)
+    rows = Claims("04")
+    rows.check("rmse", "median RMSE", 0.0047, at_most=0.005, data="ISSA (measured)")
+    rows.check("limit", "median over groups", 0.0049, at_most=0.004, data="ISSA (measured)")
+    rows.check("speed", "fit", 10, at_least=20, unit="pixels/s", data="twin (synthetic)", timing=True)
+    rows.save()
+    found = {column: [0.25, 0.0125] for column in metrics.TABLE1}
+    numbers = {"training mean": found, "expected": found | {"specular": [None, None]}}
+    (tmp_path / "05_table1.json").write_text(json.dumps({"numbers": numbers}))
+    published = table1.AS_PUBLISHED["BioFaceNet"]
+    verdicts = {k: {"published": p, "constant": 0.2, "verdict": "cannot be judged"} for k, p in published.items()}
+    (tmp_path / "05_verdicts.json").write_text(json.dumps({"numbers": verdicts}))
+    return tmp_path
+
+
+def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
+    filled = readme.fill(TEXT, figures)
+    assert "old" not in filled and filled.startswith("# Title\nThe error is ") and filled.endswith("after\n")
+    assert "<!-- claim 04.rmse -->0.0047<!-- /claim -->, <!-- claim 04.speed -->10 pixels/s<!-- /claim -->." in filled
+    assert "| median RMSE | 0.0047 | ≤ 0.005 | PASS | ISSA (measured) |" in filled
+    assert "Of 2 claims that need neither" in filled
+    assert "1 pass. These miss their bar: `04.limit`." in filled
+    assert "| SfSNet, as published | 0.1898 | – | 0.1452 | – | – | 0.2831 |" in filled
+    assert "| training mean | 0.250 ± 0.013 |" in filled or "| training mean | 0.250 ± 0.012 |" in filled
+    assert "| Bayes, a pixel | " in filled
+    (bayes,) = (line for line in filled.splitlines() if line.startswith("| Bayes"))
+    assert bayes.split("|")[3].strip() == "–"
+    assert "| no | no | no | yes | yes | no |" in filled  # of the published numbers against 0.2
+    assert readme.fill(filled, figures) == filled
+
+
+def test_tables_have_as_many_rules_as_columns(figures):
+    tables = [line for line in readme.fill(TEXT, figures).splitlines() if line.startswith("|")]
+    counts = [line.count("|") for line in tables]
+    assert set(counts) == {6, 8}
+    assert tables[1] == "|" + "---|" * 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<!-- claim 04.rmse -->old<!-- /claim -->, <!-- claim 04.speed -->old<!-- /claim -->", "", "claim ID"),
+        ("<!-- claims: ", "<!-- claimed: ", "claims: IDs"),
+        ("<!-- table1: ", "<!-- table 1: ", "table1: METHODS"),
+        ("claim 04.rmse", "claim 04.x", "found 04.x"),
+        ("04.limit", "04.y", "found 04.y"),
+        ("training mean", "training means", "found 'training means'"),
+    ],
+)
+def test_a_place_that_is_missing_or_asks_for_what_is_not_there_is_refused(figures, old, new, message):
+    with pytest.raises(BiofaceError, match=message):
+        readme.fill(TEXT.replace(old, new), figures)
+
+
+@pytest.mark.parametrize("name", ["claims.json", "05_table1.json", "05_verdicts.json"])
+def test_missing_or_damaged_numbers_are_named(figures, name):
+    (figures / name).write_text('{"numbers": ')
+    with pytest.raises(DataError, match=name):
+        readme.fill(TEXT, figures)
+    (figures / name).unlink()
+    with pytest.raises(DataError, match=name):
+        readme.fill(TEXT, figures)
+
+
+def test_a_verdict_too_few_is_refused(figures):
+    file = figures / "05_verdicts.json"
+    numbers = json.loads(file.read_text())["numbers"]
+    numbers.pop("albedo")
+    file.write_text(json.dumps({"numbers": numbers}))
+    with pytest.raises(BiofaceError, match="six verdicts"):
+        readme.fill(TEXT, figures)
