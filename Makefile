@@ -33,6 +33,7 @@ help:
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
 	@echo "make weights     train the network that ships with the package again (some ten minutes), with its model card"
 	@echo "make bench       what the work costs: figures/bench.json and .png, the plan in data/README.md (some 3 minutes)"
+	@echo "make environment only .venv with the locked packages, for python -m bioface (what the others do first)"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
 	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"
