@@ -55,10 +55,11 @@ def test_the_diffs_apply_and_are_in_the_house_style(copy):
 def passed(folder):
     """How many of the added tests pass in the copy, as pytest says."""
     names = sorted({name for diff in DIFFS for name in files(diff) if name.startswith("tests/")})
+    uncounted = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # it is a copy
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", " or ".join(ADDED), *names],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder / "src")},
+        env=uncounted | {"PYTHONPATH": str(folder / "src")},
         capture_output=True,
         text=True,
         check=False,
