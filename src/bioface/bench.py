@@ -570,9 +570,7 @@ def _step_costs(work: _Work) -> list[dict[str, Cost]]:
             f"{at}: multiplications and additions", _rounded(counter.get_total_flops() / 2e9), "GFLOP/face"
         ),
         "step_operations": Cost(f"{at}: operations that torch starts", operations.count, "operations"),
-        "step_seconds": Cost(
-            f"{at}, on {scale.threads} threads of this machine", _rounded(step.table / len(batch)), "s/face"
-        ),
+        "step_seconds": Cost(f"{at}, on {scale.threads} threads", _rounded(step.table / len(batch)), "s/face"),
         "step_memory": Cost(f"{at}: peak memory", _rounded((peak[many] - peak[few]) / (many - few)), "MB/face"),
     }
     return [costs]
@@ -790,7 +788,7 @@ def _plan_lines(results: Results, assumed: Assumed) -> list[str]:
         "|---|---|---|",
         *(f"| {cost.what} | {number(cost.value)} | {cost.unit} |" for cost in measured),
         "",
-        f"At that pace the {EPOCHS} epochs take {number(days, 2)} days on this machine, reading left out.",
+        f"At that pace the {EPOCHS} epochs take {number(days, 2)} days on that processor, reading left out.",
         "",
         "Assumed, none of it measured:",
         "",
@@ -800,7 +798,7 @@ def _plan_lines(results: Results, assumed: Assumed) -> list[str]:
         f"- between eight of them links of {span(assumed.link_gb)} GB/s, over which gradients are added up in a ring, "
         f"not beside the backward pass, and {span(assumed.exchange_us)} µs for each of the two exchanges that batch "
         "norm makes in every layer;",
-        "- loaders as fast as the one measured here, and activations as large as on this machine.",
+        "- loaders as fast as the one measured here, and activations as large as there.",
         "",
         "| derived | 1 GPU | 8 GPUs |",
         "|---|---|---|",

@@ -201,7 +201,7 @@ LEDGER: Ledger = {
             "not used; × k and a fitted factor are tried",
             "Noise stays: {03.literal_copy_rmse} of the first RMSE after training. The least possible is "
             "{03.ceiling_code} of a constant colour's with the code's rows.",
-            "the report that this study answers",
+            "the report of the failed re-implementation (not public)",
         ),
         Deviation(
             "width of the network",
@@ -332,7 +332,7 @@ LEDGER: Ledger = {
             "the shipped components",
             "a table derived again from 28 cameras",
             "Centred {04.camera_centred}; with the mean counted as variance {04.camera_uncentred}, as the paper says.",
-            "the paper, section 3.2 (a centred share of 54.7 %, noted before this study, did not come out again)",
+            "the paper, section 3.2 (a centred share of 54.7 %, from an unpublished account, did not come out again)",
         ),
     ),
     "Skin": (
@@ -342,7 +342,7 @@ LEDGER: Ledger = {
             "could not be found",
             "made from the public constants",
             "Not measured: the published chart of it is not part of the study.",
-            "reported before this study, unverified: the public constants miss the chart by a mean colour error of "
+            "from an unpublished account, unverified: the public constants miss the chart by a mean colour error of "
             ".049; melanin × 1.26, epidermal blood × .22, dermal blood × 2.9 get to .007",
         ),
         Deviation(
@@ -434,7 +434,7 @@ LEDGER: Ledger = {
             "–",
             "read where the file is at hand",
             "Not measured: the file is not part of the study; notebook 04 fits it where it is at hand.",
-            "ISETCam; reported before this study: relative RMSE 2.4 % with free pigments, 4.1 % in the bounds",
+            "ISETCam; from an unpublished account, unverified: relative RMSE 2.4 % free, 4.1 % in the bounds",
         ),
     ),
     "Multispectral fit": (
@@ -454,7 +454,7 @@ LEDGER: Ledger = {
             "SGD's haemoglobin map then correlates {04.sgd_shading} with the shading; melanin RMSE "
             "{04_maps_by_solver:rmse/sgd, first steps/0}, ours {04_maps_by_solver:rmse/varpro/0}. To come within a "
             "few per cent of our residual it takes {04.sgd_time} times as long, Adam {04.adam_time} times.",
-            "the report that this study answers",
+            "the report of the failed re-implementation (not public)",
         ),
         Deviation(
             "coordinates of the pigments",
@@ -574,9 +574,9 @@ LEDGER: Ledger = {
             "the same",
             "also a prior of measured skin, or the truth of rendered faces",
             "As published the mean shading is off {05.ambiguity} times as far as with truth, in octaves, and "
-            "{05.a_level} times as far as the training mean's; melanin has a skill of {05.a_no_skill} over the "
-            "training mean, with measured skin every column at least {05.b_skill}, with truth melanin "
-            "{05.c_melanin_skill}.",
+            "{05.a_level} times as far as the training mean's, most of it on dark skin; melanin has a skill of "
+            "{05.a_no_skill} over the training mean, with measured skin every column at least {05.b_skill}, with truth "
+            "melanin {05.c_melanin_skill}.",
             f"{PAPER}, section 3.3",
         ),
         Deviation(

@@ -120,7 +120,7 @@ _ENTRIES = (
         url="https://raw.githubusercontent.com/ISET/isetcam/ae18accfd22f75f36119a21bd8d0e19a595968a1/"
         "data/surfaces/reflectances/skin/HyspexSkinReflectance.mat",
         sha256="9021dee7546e800d72f880a447e4c74d09e9b22d63018083abf507df8bfb415b",
-        unverified="the address was not reached from where this was written; the checksum is that of a copy",
+        unverified="the address was not tried; the checksum is that of a copy",
     ),
     Entry(
         name="cameras",
@@ -137,8 +137,7 @@ _ENTRIES = (
         "`cameras/jiang2013_camspec_database.txt`.",
         url="http://www.gujinwei.org/research/camspec/camspec_database.txt",
         sha256="203e79674066b246a5f7fd47303e81c3d833b8d8195d1acc0921158b5b721a37",
-        unverified="the address was not reached from where this was written; the checksum is that of a copy; "
-        "the licence",
+        unverified="the address was not tried; the checksum is that of a copy; the licence",
     ),
     Entry(
         name="issa",
