@@ -721,7 +721,7 @@ def vars_of(arguments):
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
 }
 
 
@@ -785,7 +785,7 @@ def test_it_runs_under_accelerate(twin_as_nfe, tmp_path):
     done, history = launched(
         twin_as_nfe, "accelerate", "--recipe", "working", "--width", "2", "--steps", "2", out=tmp_path / "out"
     )
-    assert history["steps"] == 2
+    assert history["steps"] == 2 and "on 2 processes" in done.stdout
 
 
 @pytest.mark.slow
