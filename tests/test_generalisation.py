@@ -46,6 +46,7 @@ def test_weights_are_a_function_of_plan_and_seed():
     assert not same(a, only)  # the second stage went on
 
 
+@pytest.mark.slow
 def test_weights_are_kept_and_found_again(build):
     first = generalisation.weights(TINY)
     (file,) = (build / "weights").glob("*.safetensors")
@@ -70,6 +71,7 @@ def test_whatever_changes_the_plan_changes_the_file(change):
     assert generalisation._path(TINY, 0) != generalisation._path(TINY, 1)
 
 
+@pytest.mark.slow
 def test_fill_trains_what_is_missing_once(build, monkeypatch):
     asked = []
     monkeypatch.setattr(generalisation.experiments, "side_by_side", lambda f, jobs, progress: asked.append(jobs))
@@ -96,6 +98,7 @@ def test_predictions_are_in_the_order_of_the_faces():
 # --- maps that nobody told ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inverted_maps_know_nothing_of_the_truth():
     faces = twin.load("validation", 3, progress=False)
     found = generalisation.inverted(faces)
@@ -113,6 +116,7 @@ def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth():
     assert float(metrics.correlation(batch.truth.diffuse, true, batch.mask).median()) > 0.8  # dark skin is worse
 
 
+@pytest.mark.slow
 def test_inverted_maps_are_made_once_and_made_again_when_damaged(build, monkeypatch):
     calls = []
     inverted = generalisation.inverted

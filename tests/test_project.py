@@ -239,6 +239,7 @@ def test_a_failing_step_of_make_test_fails_it(tmp_path):
     assert "pytest" in log and "--compare" not in log
 
 
+@pytest.mark.slow
 def test_coverage_under_the_bar_fails_and_says_the_figure(tmp_path):
     (tmp_path / "test_little.py").write_text("from bioface import errors\n\n\ndef test_little():\n    assert errors")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_little.py"]

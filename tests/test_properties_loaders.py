@@ -506,6 +506,7 @@ TENSOR_TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3f
 TENSOR_TYPES += [torch.complex64, torch.uint16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "checkpoint"])
 def test_changed_tensors(kind, whole, open_there):
     path, content = whole(kind)

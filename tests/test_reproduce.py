@@ -201,6 +201,7 @@ def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, cap
     assert first.exists() and second.exists()
 
 
+@pytest.mark.slow
 def test_parameters_reach_the_notebook_and_leave_the_committed_figures_alone(place, capsys):
     write(place, "01_a", 'print("profile", profile, n)\n' + RESULTS)
     assert run(place) == 0
@@ -217,6 +218,7 @@ def test_parameters_reach_the_notebook_and_leave_the_committed_figures_alone(pla
 # --- failing and being interrupted
 
 
+@pytest.mark.slow
 def test_the_first_failure_stops_the_run_and_the_next_run_resumes_there(place, capsys):
     write(place, "01_a")
     bad = write(place, "02_bad", "x = 1", "y = x + undefined_name")
