@@ -6,7 +6,6 @@ must agree to half of the third.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 from bioface import claims, illumination, image_formation, metrics, notebook, smith2019, training
+from bioface.bench import threads
 from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
 from bioface.decomposition import decompose
@@ -28,16 +28,6 @@ from bioface.objective import Batch
 
 DIGITS = 3  # of a claim, as printed
 STEPS = 4
-
-
-@contextlib.contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def within_print(value, other):
