@@ -20,7 +20,7 @@ PYTHON := .venv/bin/python
 MARK := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | cut -d ' ' -f 1)
 endif
 
-RUN := $(PYTHON) -m bioface.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
+RUN := $(PYTHON) -m study.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
 # two at a time with a thread each; what measures time runs afterwards, with the machine to itself
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
@@ -64,13 +64,13 @@ notebooks: environment
 	@$(RUN) --publish
 
 site: environment
-	@$(PYTHON) -m bioface.site
+	@$(PYTHON) -m study.site
 
 data: environment
 	@$(PYTHON) -m bioface data
 
 weights: environment
-	@$(PYTHON) -m bioface.generalisation
+	@$(PYTHON) -m study.generalisation
 
 bench: environment
 	@$(PYTHON) -m bioface bench --plan data/README.md

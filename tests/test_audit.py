@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bioface import audit, image_formation, metrics
+from bioface import image_formation, metrics, shading
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, DataError
+from study import audit
 
 ROW, COLUMN = np.mgrid[:64, :64].astype(float)
 
@@ -67,10 +68,10 @@ def make_faces(count=24, seed=0, share=0.5, noise=0.01):
         coordinates=np.tile(np.stack([COLUMN, 63 - ROW, 0 * ROW], -1) / 63, (count, 1, 1, 1)).astype(np.float32),
         names=tuple(f"made_up:{i}" for i in range(count)),
     )
-    shading = audit.stored_shading(faces)
-    linear = np.array(fields["rgb"]) * shading[..., None]
+    stored = shading.stored_shading(faces)
+    linear = np.array(fields["rgb"]) * stored[..., None]
     rgb = np.rint(255 * image_formation.srgb_encode(linear.clip(0, 1))) / 255
-    truth = KnownTruth(shading, true, mismatch, np.arange(count))
+    truth = KnownTruth(stored, true, mismatch, np.arange(count))
     return dataclasses.replace(faces, rgb=rgb.astype(np.float32), normals=normals, truth=truth)
 
 
@@ -134,8 +135,8 @@ def test_alignment_forgives_one_pixel(faces):
     matched = faces[~faces.truth.mismatch]
     moved = dataclasses.replace(matched, normals=np.roll(matched.normals, (1, -1), (1, 2)) * matched.mask[..., None])
     assert np.median(audit.mismatch_score(moved)) < 0.5 * np.median(audit.mismatch_score(moved, align=False))
-    assert (np.median(audit.compare(moved).shift, axis=0) == (-1, 1)).all()
-    assert (audit.compare(moved, align=False).shift == 0).all()
+    assert (np.median(shading.compare(moved).shift, axis=0) == (-1, 1)).all()
+    assert (shading.compare(moved, align=False).shift == 0).all()
 
 
 def test_every_score_is_defined_and_ranks_better_than_chance(faces):
@@ -158,16 +159,16 @@ def test_unknown_names_are_refused(faces):
     with pytest.raises(BiofaceError, match="unknown score"):
         audit.mismatch_score(faces, "gian")
     with pytest.raises(BiofaceError, match="unknown reading"):
-        audit.shading_of_photo(faces, audit.stored_shading(faces), "blue")
+        shading.shading_of_photo(faces, shading.stored_shading(faces), "blue")
     with pytest.raises(BiofaceError, match="unknown degradation"):
         audit.degrade(faces, "rain", np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("reading", audit.READINGS)
+@pytest.mark.parametrize("reading", shading.READINGS)
 def test_photo_gives_its_shading_back(reading):
     faces = make_faces(6, share=0.0, noise=0.0)
-    stored = audit.stored_shading(faces)
-    error = (audit.shading_of_photo(faces, stored, reading) - np.log(np.maximum(stored, 0.05)))[faces.mask]
+    stored = shading.stored_shading(faces)
+    error = (shading.shading_of_photo(faces, stored, reading) - np.log(np.maximum(stored, 0.05)))[faces.mask]
     assert np.sqrt(np.mean(error**2)) < 0.02
 
 
@@ -177,35 +178,35 @@ def test_pigments_are_taken_out():
     blotch = np.exp(-((COLUMN - 31.5) ** 2 + (ROW - 45) ** 2) / 20)[..., None] * np.array([0.2, 0.5, 0.9])
     linear = image_formation.srgb_decode(faces.rgb) * np.exp(-blotch).astype(np.float32)
     marked = dataclasses.replace(faces, rgb=image_formation.srgb_encode(linear))
-    stored = audit.stored_shading(faces)
+    stored = shading.stored_shading(faces)
     error = {
-        reading: (audit.shading_of_photo(marked, stored, reading) - np.log(np.maximum(stored, 0.05)))[:, 45, 31]
-        for reading in audit.READINGS
+        reading: (shading.shading_of_photo(marked, stored, reading) - np.log(np.maximum(stored, 0.05)))[:, 45, 31]
+        for reading in shading.READINGS
     }
     assert np.abs(error["pigments"]).max() < 0.06 < 0.12 < np.abs(error["red"]).min()
 
 
 def test_window_follows_the_face():
     mask = make_faces(2).mask
-    window = audit.mouth_and_nose(mask)
+    window = shading.mouth_and_nose(mask)
     assert (window <= mask).all() and 0.1 < window.sum() / mask.sum() < 0.5
-    moved = audit.mouth_and_nose(np.roll(mask, (-3, 2), (1, 2)))
+    moved = shading.mouth_and_nose(np.roll(mask, (-3, 2), (1, 2)))
     np.testing.assert_array_equal(moved, np.roll(window, (-3, 2), (1, 2)))
     with pytest.raises(BiofaceError, match="empty mask"):
-        audit.mouth_and_nose(np.zeros((1, 64, 64), bool))
+        shading.mouth_and_nose(np.zeros((1, 64, 64), bool))
 
 
 def test_detail_keeps_what_is_small_and_drops_what_is_wide():
     mask = make_faces(1).mask
     plane = np.broadcast_to(COLUMN + 2 * ROW + 7, (1, 64, 64))
     middle = (slice(None), slice(20, 44), slice(20, 44))
-    assert np.abs(audit.detail(plane, mask)[middle]).max() < 0.05
-    np.testing.assert_allclose(audit.detail(np.full((1, 64, 64), 3.0), mask), 0, atol=1e-12)
+    assert np.abs(shading.detail(plane, mask)[middle]).max() < 0.05
+    np.testing.assert_allclose(shading.detail(np.full((1, 64, 64), 3.0), mask), 0, atol=1e-12)
     dot = np.zeros((1, 64, 64))
     dot[0, 32, 32] = 1
-    assert 0.8 < audit.detail(dot, mask)[0, 32, 32] < 1
+    assert 0.8 < shading.detail(dot, mask)[0, 32, 32] < 1
     outside = np.where(mask, plane, np.nan)
-    np.testing.assert_array_equal(audit.detail(outside, mask), audit.detail(plane, mask))
+    np.testing.assert_array_equal(shading.detail(outside, mask), shading.detail(plane, mask))
 
 
 def test_threshold_and_share():
@@ -268,7 +269,7 @@ def test_mistakes_and_their_cost(faces):
 
 
 def test_nobody_gets_his_own_light_by_mistake(faces):
-    right = audit.stored_shading(faces)
+    right = shading.stored_shading(faces)
     for seed in range(5):
         wrong = audit.mistakes(faces, np.random.default_rng(seed))["light of another face"]
         assert (np.abs(wrong - right).max((1, 2)) > 0.01).all()
@@ -333,7 +334,7 @@ def test_shading_for_display_values_is_found():
 
 def test_a_coordinate_channel_that_is_shading_is_found(faces):
     lit = faces.coordinates.copy()
-    lit[..., 2] = audit.stored_shading(faces)
+    lit[..., 2] = shading.stored_shading(faces)
     found = audit.check_coordinates(dataclasses.replace(faces, coordinates=lit))
     assert [c.verdict for c in found] == ["ok", "ok", "look"]
     assert "column +1.00" in found[0].found and "height +1.00" in found[1].found

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import augmentation, datasets, illumination, image_formation, metrics, objective, recipes
+from bioface import datasets, illumination, image_formation, metrics, objective, recipes
 from bioface.errors import BiofaceError
+from study import augmentation
 
 ROWS = np.arange(6)
 

@@ -9,8 +9,8 @@ import scipy.optimize
 import torch
 
 from bioface import baselines, metrics, skin
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 
 INVERSIONS = (baselines.maximum_a_posteriori, baselines.posterior_mean)
 DENSITIES = (baselines.optical_density_ica, baselines.optical_density_fixed)

@@ -13,9 +13,10 @@ from PIL import Image
 from test_nfe import write_pair
 
 from bioface import __main__ as cli
-from bioface import bench, camera, paths, smith2019, training
+from bioface import camera, paths, smith2019, training
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, DataError
+from study import bench
 
 NAMES = (
     *("table", "fit_scipy", "fit_sgd", "step_table", "step_spectral", "twin"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import claims, paths
-from bioface.claims import Claims
+from bioface import paths
 from bioface.errors import BiofaceError, DataError
+from study import claims
+from study.claims import Claims
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +203,7 @@ def test_numbers_read_well(value, digits, text):
 
 
 def test_the_command_line(figures):
-    command = [sys.executable, "-m", "bioface.claims"]
+    command = [sys.executable, "-m", "study.claims"]
     missing = subprocess.run(command, capture_output=True, text=True)
     assert missing.returncode == 2 and "claims.json: expected" in missing.stderr
     made = Claims("04")

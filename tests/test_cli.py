@@ -9,7 +9,7 @@ import scipy.io
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import decomposition, image_formation, skin, training
+from bioface import decomposition, image_formation, maps, skin, training
 from bioface.datasets import registry
 from bioface.errors import DataError
 
@@ -96,7 +96,7 @@ def test_decompose_writes_maps_and_pictures(photo_and_weights, tmp_path, capsys)
     assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
     assert "melanin 0.43" in said.out  # what white is
     assert sorted(p.name for p in out.iterdir()) == sorted(["me_maps.npz", *(f"me_{e}.png" for e in ENDINGS)])
-    found = decomposition.Decomposition.load(out / "me_maps.npz")
+    found = maps.Decomposition.load(out / "me_maps.npz")
     same = decomposition.decompose(photo, mask, weights)
     np.testing.assert_array_equal(found.melanin, same.melanin)
     grey = np.asarray(Image.open(out / "me_diffuse.png"))
@@ -169,7 +169,7 @@ def test_decompose_writes_all_or_nothing(photo_and_weights, tmp_path, monkeypatc
     def full(*_):
         raise DataError("me_maps.npz", "a file that can be written", "No space left on device")
 
-    monkeypatch.setattr(decomposition.Decomposition, "save", full)
+    monkeypatch.setattr(maps.Decomposition, "save", full)
     out = tmp_path / "results"
     arguments = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights), "--out", str(out)]
     assert "No space left" in one_line_error(arguments, capsys)

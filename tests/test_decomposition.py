@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import bioface
-from bioface import camera, decomposition, illumination, image_formation, metrics, skin, training
+from bioface import camera, decomposition, illumination, image_formation, maps, metrics, skin, training
 from bioface.datasets import photos, twin
 from bioface.decomposition import Decomposition, NoMask, decompose, edit
 from bioface.errors import BiofaceError, DataError
@@ -81,7 +81,7 @@ def synthetic(size=8):
 
 @pytest.fixture(scope="module")
 def truth():
-    return decomposition.of_twin(twin.load("test", 3, progress=False))
+    return maps.of_twin(twin.load("test", 3, progress=False))
 
 
 def test_the_truth_renders_to_the_photo(truth):

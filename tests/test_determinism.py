@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import claims, illumination, image_formation, metrics, notebook, smith2019, training
-from bioface.bench import threads
+from bioface import illumination, image_formation, metrics, smith2019, training
 from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
 from bioface.decomposition import decompose
 from bioface.objective import Batch
+from study import claims, notebook
+from study.bench import threads
 
 DIGITS = 3  # of a claim, as printed
 STEPS = 4

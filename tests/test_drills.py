@@ -24,16 +24,18 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import datasets, notebook_file, paths, site, skin, training
+from bioface import datasets, paths, skin, training
 from bioface.datasets import twin
+from study import notebook_file, site
 
 FACES = """\
-from bioface import claims, plotting
+from bioface import plotting
+from study import claims
 from bioface.datasets import twin
 config = twin.TwinConfig(seed=seed, train=2, validation=1, test=1, cubes=0)
 faces = twin.load("train", config=config, progress=False)
 figure, _ = plotting.panel_grid([list(faces.rgb)], quantities=["rgb", "rgb"])
-plotting.save(figure, "01_faces", numbers={"mean": faces.rgb.mean((1, 2))}, data="twin (synthetic)", alt="Two faces.")
+figures.save(figure, "01_faces", numbers={"mean": faces.rgb.mean((1, 2))}, data="twin (synthetic)", alt="Two faces.")
 c = claims.Claims("01")
 c.check("mean", "mean of all channels", faces.rgb.mean(), between=(0, 1), data="twin (synthetic)")
 c.table()
@@ -41,7 +43,8 @@ c.save()"""
 
 FIT = """\
 import numpy as np
-from bioface import claims, paths, plotting, skin, smith2019
+from bioface import paths, plotting, skin, smith2019
+from study import claims
 kept = paths.build() / "fits" / f"{size}.npz"
 if not kept.exists():
     melanin = np.linspace(0.03, 0.3, size * size).reshape(size, size)
@@ -51,7 +54,7 @@ if not kept.exists():
 with np.load(kept) as found:
     error = np.abs(found["melanin"] - found["truth"]).max()
     figure, _ = plotting.panel_grid([[found["truth"], found["melanin"]]], quantities=["melanin", "melanin"])
-    plotting.save(figure, "04_fit", numbers={"found": found["melanin"]}, data="none (arithmetic)", alt="Two maps.")
+    figures.save(figure, "04_fit", numbers={"found": found["melanin"]}, data="none (arithmetic)", alt="Two maps.")
 c = claims.Claims("04")
 c.check("error", "largest error of melanin", error, at_most=0.01, data="none (arithmetic)", digits=1)
 c.table()
@@ -86,7 +89,7 @@ def _environment(place: Path) -> dict[str, str]:
 
 def start(place: Path, *before: str, **options: Any) -> subprocess.Popen:
     """Run the notebooks of a place, the command behind ``before``, in a group of processes of its own."""
-    command = [*before, sys.executable, "-m", "bioface.reproduce", "--folder", str(place / "notebooks")]
+    command = [*before, sys.executable, "-m", "study.reproduce", "--folder", str(place / "notebooks")]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen(command, env=_environment(place), start_new_session=True, **pipes, **options)
 

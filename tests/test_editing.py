@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bioface import camera, decomposition, editing, illumination, image_formation, skin
+from bioface import camera, illumination, image_formation, maps, skin
 from bioface.datasets import skin_spectra, twin
 from bioface.errors import BiofaceError
+from study import editing
 
 
 @pytest.fixture(scope="module")
 def truth():
-    return decomposition.of_twin(twin.load("test", 2, progress=False))
+    return maps.of_twin(twin.load("test", 2, progress=False))
 
 
 D65 = illumination.standard("D65").numpy()

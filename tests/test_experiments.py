@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import experiments, image_formation, objective, recipes, training
+from bioface import image_formation, objective, recipes, training
 from bioface.datasets import photos
 from bioface.errors import BiofaceError
 from bioface.network import Output
+from study import experiments
 
 SMALL = dict(width=2, steps=3)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import claims, decomposition, generalisation, image_formation, metrics, objective, paths, recipes
+from bioface import decomposition, image_formation, maps, metrics, objective, paths, recipes
 from bioface.datasets import skin_spectra, twin
 from bioface.errors import BiofaceError
-from bioface.generalisation import Plan, Stage
 from bioface.network import BioFaceNet
+from study import claims, generalisation
+from study.generalisation import Plan, Stage
 
 TINY = Plan(
     "tiny",
@@ -86,7 +87,7 @@ def test_a_plan_without_stages_is_refused():
 
 
 def test_predictions_are_in_the_order_of_the_faces():
-    truth = decomposition.of_twin(twin.load("test", 3, progress=False))
+    truth = maps.of_twin(twin.load("test", 3, progress=False))
     model = generalisation.train(TINY)
     together = generalisation.predict(model, truth.image, truth.mask)
     alone = generalisation.predict(model, truth.image[1:2], truth.mask[1:2])

@@ -7,10 +7,10 @@ import torch
 from bioface import (
     camera,
     datasets,
-    decomposition,
     identifiability,
     illumination,
     image_formation,
+    maps,
     skin,
     spectra,
 )
@@ -271,7 +271,7 @@ def test_without_a_prior_a_nuisance_is_coloured_noise():
 @pytest.mark.slow
 def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
     """At real maps, with the faces' own prior and what camera and light may do: the linear simulation within 5 %."""
-    train, test = (decomposition.of_twin(datasets.load("twin", split, limit=32)) for split in ("train", "test"))
+    train, test = (maps.of_twin(datasets.load("twin", split, limit=32)) for split in ("train", "test"))
     coordinates = (train.melanin_coordinate, train.haemoglobin_coordinate, train.diffuse_shading)
     prior = np.cov([m[train.mask] for m in (*coordinates, train.specular_shading)])
     rng = np.random.default_rng(0)

@@ -7,9 +7,10 @@ import re
 import pytest
 from bs4 import BeautifulSoup
 
-from bioface import ledger, notebook_file, paths, recipes
+from bioface import paths, recipes
 from bioface.errors import BiofaceError, DataError
-from bioface.ledger import LEDGER, REFERENCE, Deviation
+from study import ledger, notebook_file
+from study.ledger import LEDGER, REFERENCE, Deviation
 
 ROWS = [row for rows in LEDGER.values() for row in rows]
 

@@ -8,8 +8,8 @@ import scipy.ndimage
 import torch
 
 from bioface import metrics, skin
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 
 MAPS = (metrics.rmse, metrics.scale_aligned_rmse, metrics.best_scale, metrics.correlation)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import notebook
 from bioface.errors import BiofaceError
+from study import notebook
 
 
 @pytest.fixture(autouse=True)

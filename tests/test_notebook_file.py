@@ -6,8 +6,8 @@ import json
 import nbformat
 import pytest
 
-from bioface import notebook_file
 from bioface.errors import BiofaceError, DataError
+from study import notebook_file
 
 
 def code(source, *outputs, count=1, tags=()):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bioface import notebook_file, paths
+from bioface import paths
+from study import notebook_file
 
 NOTEBOOKS = sorted(paths.notebooks().glob("*.ipynb"))
 FIGURES = sorted(paths.root().glob("figures/[0-9][0-9]_*.png"))

@@ -14,10 +14,11 @@ from PIL import Image
 
 from bioface import plotting
 from bioface.errors import BiofaceError
+from study import figures
 
 
 @pytest.fixture(autouse=True)
-def figures(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
     monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
     yield tmp_path
@@ -216,12 +217,12 @@ def _figure():
 
 def _save(name="04_line", **change):
     given = {"numbers": {"y": [1.0, 2.0]}, "data": "twin (synthetic)", "alt": "A line goes up."} | change
-    plotting.save(_figure(), name, **given)
+    figures.save(_figure(), name, **given)
 
 
-def test_a_saved_figure_says_where_it_comes_from(figures):
+def test_a_saved_figure_says_where_it_comes_from(folder):
     _save(title="A line", alt="A line goes up, from 1 to 2 μm.")
-    with Image.open(figures / "04_line.png") as image:
+    with Image.open(folder / "04_line.png") as image:
         assert image.size[0] > 300
         about = image.text
     assert about["Title"] == "A line"
@@ -229,19 +230,19 @@ def test_a_saved_figure_says_where_it_comes_from(figures):
     assert about["Data"] == "twin (synthetic)"
     assert about["Source"].startswith("notebooks/04")
     assert about["Software"].startswith("bioface ")
-    beside = json.loads((figures / "04_line.json").read_text())
+    beside = json.loads((folder / "04_line.json").read_text())
     assert beside["title"] == "A line" and beside["description"] == about["Description"]
-    assert sorted(p.name for p in figures.iterdir()) == ["04_line.json", "04_line.png"]
+    assert sorted(p.name for p in folder.iterdir()) == ["04_line.json", "04_line.png"]
 
 
-def test_the_same_figure_is_the_same_file(figures):
+def test_the_same_figure_is_the_same_file(folder):
     _save()
-    first = [(figures / f"04_line.{kind}").read_bytes() for kind in ("png", "json")]
+    first = [(folder / f"04_line.{kind}").read_bytes() for kind in ("png", "json")]
     _save()
-    assert [(figures / f"04_line.{kind}").read_bytes() for kind in ("png", "json")] == first
+    assert [(folder / f"04_line.{kind}").read_bytes() for kind in ("png", "json")] == first
 
 
-def test_numbers_of_every_kind(figures):
+def test_numbers_of_every_kind(folder):
     numbers = {
         "array": np.array([[1 / 3, np.nan], [2e-9, 4]]),
         "tensor": torch.tensor([1.5, 2.5], requires_grad=True),
@@ -250,7 +251,7 @@ def test_numbers_of_every_kind(figures):
         "nested": {"n": 7553, "x": np.float32(0.1), "none": None, "list": [torch.tensor(1), 2.0]},
     }
     _save(numbers=numbers)
-    text = (figures / "04_line.json").read_text()
+    text = (folder / "04_line.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["numbers"] == {
         "array": [[0.333333, None], [2e-9, 4.0]],
@@ -266,7 +267,7 @@ def test_numbers_of_every_kind(figures):
     [
         ({"numbers": {"y": {"z": [1.0, np.inf]}}}, "04_line, y, z: expected finite"),
         ({"numbers": {"y": np.array([-np.inf])}}, "04_line, y: expected finite"),
-        ({"numbers": {"y": np.zeros(plotting.MOST_NUMBERS + 1)}}, "at most 250000 numbers, found 250001"),
+        ({"numbers": {"y": np.zeros(figures.MOST_NUMBERS + 1)}}, "at most 250000 numbers, found 250001"),
         ({"numbers": {"y": object()}}, "expected numbers or text, found object"),
         ({"alt": " "}, "expected a description"),
         ({"data": ""}, "expected a description"),
@@ -274,22 +275,22 @@ def test_numbers_of_every_kind(figures):
         ({"name": "04_../x"}, "figure name"),
     ],
 )
-def test_what_cannot_be_saved_leaves_nothing_behind(figures, change, message):
+def test_what_cannot_be_saved_leaves_nothing_behind(folder, change, message):
     with pytest.raises(BiofaceError, match=message):
         _save(**change)
-    assert list(figures.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
-def test_a_figure_that_fails_to_draw_keeps_the_last_good_pair(figures, monkeypatch):
+def test_a_figure_that_fails_to_draw_keeps_the_last_good_pair(folder, monkeypatch):
     _save()
-    before = {p.name: p.read_bytes() for p in figures.iterdir()}
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
     monkeypatch.setattr(plt.Figure, "savefig", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         _save(numbers={"y": [9.0]})
-    assert {p.name: p.read_bytes() for p in figures.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_both_files_are_declared_to_the_run_that_asks(figures, tmp_path_factory, monkeypatch):
+def test_both_files_are_declared_to_the_run_that_asks(folder, tmp_path_factory, monkeypatch):
     manifest = tmp_path_factory.mktemp("run") / "outputs"
     monkeypatch.setenv("BIOFACE_OUTPUTS", str(manifest))
     _save()

@@ -16,8 +16,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bioface import claims, paths, readme
-from bioface.reproduce import locked
+from bioface import paths
+from study import claims, readme
+from study.reproduce import locked
 
 ROOT = paths.root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -193,7 +194,7 @@ def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_re
         (tmp_path / "log").write_text("")
         done = make("reproduce", cwd=tmp_path, PATH=path, **change)
         log = (tmp_path / "log").read_text()
-        return done.returncode, log.count("install"), log.count("-m bioface.reproduce")
+        return done.returncode, log.count("install"), log.count("-m study.reproduce")
 
     (tmp_path / "broken").touch()
     assert installations() == (2, 1, 0)  # the lock fails: nothing after it
@@ -212,14 +213,14 @@ def test_make_passes_its_variables_on(tmp_path):
     variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
     assert make("reproduce", *variables, cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin").returncode == 0
     last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert last == "-m bioface.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
+    assert last == "-m study.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
 
 
 def test_an_own_python_is_used_as_it_is(tmp_path):
     _checkout(tmp_path)
     _fake_python(tmp_path / "bin", "mine", 'echo "$@" >> log')
     assert make("reproduce", "PY=bin/mine", cwd=tmp_path).returncode == 0
-    assert "-m bioface.reproduce" in (tmp_path / "log").read_text()
+    assert "-m study.reproduce" in (tmp_path / "log").read_text()
     assert not (tmp_path / ".venv").exists()
 
 

@@ -31,13 +31,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from test_iset import compressed, matlab5, matlab73, plain
 
-from bioface import claims, training
+from bioface import training
 from bioface.datasets import iset, nfe, photos, twin
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError, DataError
+from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
 from bioface.objective import Batch
 from bioface.recipes import WORKING
+from study import claims
 
 PATIENCE = 20  # seconds for one file
 MEMORY = 3 * 2**30  # bytes that opening one file may take

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from bioface import metrics, paths, readme, table1
-from bioface.claims import Claims
+from bioface import metrics, paths
 from bioface.errors import BiofaceError, DataError
+from study import readme, table1
+from study.claims import Claims
 
 TEXT = """# Title
 The error is <!-- claim 04.rmse -->old<!-- /claim -->, <!-- claim 04.speed -->old<!-- /claim -->.

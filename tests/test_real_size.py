@@ -24,9 +24,10 @@ from test_iset import HYSPEX, light, matlab5, matlab73
 from test_nfe import random_images
 
 from bioface import __main__ as cli
-from bioface import bench, skin, training
+from bioface import skin, training
 from bioface.datasets import iset, nfe
 from bioface.objective import Batch
+from study import bench
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

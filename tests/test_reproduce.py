@@ -12,19 +12,21 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from bioface import claims, notebook_file, paths, reproduce
+from bioface import paths
 from bioface.errors import BiofaceError, DataError
+from study import claims, figures, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
-from bioface import claims, paths
+from bioface import paths
+from study import claims
 c = claims.Claims(NUMBER)
 c.check("n", "a number", n, at_most=3, data="none")
 c.table()
 c.save()
 with paths.whole_file(paths.figures() / f"{NUMBER}_x.png") as file:
     _ = file.write_text(f"drawn with {n}")
-claims.declare_output(f"{NUMBER}_x.png")"""
+figures.declare_output(f"{NUMBER}_x.png")"""
 
 
 @pytest.fixture
@@ -309,7 +311,7 @@ time.sleep(60 if first else 0)"""
 
 
 def start(place, **options):
-    command = [sys.executable, "-m", "bioface.reproduce", "--folder", str(place / "notebooks")]
+    command = [sys.executable, "-m", "study.reproduce", "--folder", str(place / "notebooks")]
     environment = os.environ | {"BIOFACE_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -425,7 +427,7 @@ def test_outside_a_checkout(tmp_path, monkeypatch):
 
 def test_nothing_heavy_is_imported_when_there_is_nothing_to_do():
     heavy = "'torch', 'colour', 'matplotlib', 'papermill'"
-    code = f"import sys, bioface.reproduce; print([m for m in ({heavy}) if m in sys.modules])"
+    code = f"import sys, study.reproduce; print([m for m in ({heavy}) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,9 +16,10 @@ from nbformat import write
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from bioface import ledger, notebook_file, paths, site
+from bioface import paths
 from bioface.errors import BiofaceError, DataError
-from bioface.ledger import Deviation
+from study import ledger, notebook_file, site
+from study.ledger import Deviation
 
 ALT = 'Two lines: "a" < "b".'
 DEVIATIONS = {
@@ -65,7 +66,7 @@ def project(tmp_path):
         new_markdown_cell(
             "## A & B\n\n$$\\frac{\\log x}{\\sqrt{2}}$$\n\n[code](../src/bioface/site.py) [net](https://x.org/)"
         ),
-        new_code_cell('plotting.save(figure, "01_lines", numbers={}, alt="x")\nplt.show()', outputs=shown(png())),
+        new_code_cell('figures.save(figure, "01_lines", numbers={}, alt="x")\nplt.show()', outputs=shown(png())),
         new_code_cell("print('<b>')", outputs=[new_output("stream", text="<b>\n")]),
         new_markdown_cell("## A & B\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
     ]
@@ -184,7 +185,7 @@ def test_links_lead_somewhere_and_the_same_sources_give_the_same_site(project):
 
 
 def test_pictures_named_in_a_loop_go_by_likeness(project):
-    source = 'for name in names:\n    plotting.save(figure, f"02_{name}_face", alt="x")'
+    source = 'for name in names:\n    figures.save(figure, f"02_{name}_face", alt="x")'
     save_notebook(
         project,
         "02_second",
@@ -223,7 +224,7 @@ FIRST = "notebooks/01_first.ipynb"
         (change(FIRST, '"execution_count": 2', '"execution_count": null'), FIRST, "not executed"),
         (change(FIRST, '"source"', '"sauce"'), FIRST, "expected a notebook"),
         (change(FIRST, "# 01", "01"), FIRST, "expected a title"),
-        (change(FIRST, "plotting.save", "savefig"), FIRST, "1 shown and 0 saved in code cell 1"),
+        (change(FIRST, "figures.save", "savefig"), FIRST, "1 shown and 0 saved in code cell 1"),
         (change(FIRST, base64.b64encode(png()).decode()[40:60], "!"), FIRST, "a picture in code cell 1"),
         (change(FIRST, base64.b64encode(png()).decode()[60:], "AAAA"), FIRST, "a picture in code cell 1"),
         (change(FIRST, "\\\\sqrt", "\\\\sqroot"), FIRST, "sqroot"),
@@ -426,5 +427,5 @@ def test_the_keyboard_reaches_navigation_first(real):
 
 @pytest.mark.slow
 def test_make_site_as_a_command(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "bioface.site"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "study.site"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == f"open {paths.build() / 'site' / 'index.html'}\n"

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import camera, illumination, image_formation, metrics, skin, spectra, table1
+from bioface import camera, illumination, image_formation, metrics, skin, spectra
 from bioface.datasets import iset
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError, DataError
+from bioface.maps import Decomposition
+from study import table1
 
 NM = spectra.WAVELENGTHS.numpy()
 

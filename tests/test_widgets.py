@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from bioface import audit, decomposition, illumination, notebook_file, plotting, widgets
+from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
+from study import audit, notebook_file
 
 
 def faces(n, truth=None):
@@ -87,7 +88,7 @@ def test_faces_bring_their_shading_their_score_and_their_names():
     expected = audit.mismatch_score(some[[0, 2]])
     assert np.allclose([widget.spec["scores"][k] for k in (0, 2)], expected) and widget.spec["scores"][1] is None
     stored = panels(widget)["stored shading"][0][0, ..., 0]
-    assert np.array_equal(stored[some.mask[0]], audit.stored_shading(some)[0][some.mask[0]])
+    assert np.array_equal(stored[some.mask[0]], shading.stored_shading(some)[0][some.mask[0]])
     letters = {m["label"]: "".join(m["letters"]) for m in widget.spec["maps"]}
     assert letters == {"sRGB image": "RGB", "normals": "xyz", "coordinate map": "xyz", "stored shading": ""}
 

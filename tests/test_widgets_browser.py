@@ -40,7 +40,7 @@ mask = np.hypot(row - 0.5, column - 0.5)[None].repeat(3, 0) < 0.5
 maps = {"melanin": 0.4 * ramps, "rgb": np.stack([ramps, ramps[::-1], 0 * ramps], -1)}"""
 SCRUB = 'widgets.scrub(maps, mask=mask, names=["first", "second", "third"], scores=[0.1, 0.3, 0.2])'
 EDIT = """
-face = decomposition.Decomposition.of_maps(
+face = maps.Decomposition.of_maps(
     0.1 + 0.1 * row, 0.03 + 0 * row, 0.3 + 0.5 * column, 0.02 + 0 * row,
     np.zeros(2), illumination.standard("D65").numpy(), np.zeros((64, 64, 3)), mask[0])
 face.image[:] = face.reconstruction

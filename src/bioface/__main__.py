@@ -216,8 +216,8 @@ def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
     """Measure what the work costs, write ``bench.json`` and ``bench.png``, print the table; renew a page's plan."""
     import matplotlib
 
-    from bioface import bench as benchmarks
     from bioface import plotting
+    from study import bench as benchmarks
 
     if quick and plan is not None:
         raise BiofaceError("expected --quick or --plan, found both: the numbers of a quick run mean nothing")
@@ -244,7 +244,7 @@ def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
 
 def _page(path: Path) -> str:
     """The text of a page that has a plan to renew."""
-    from bioface import bench as benchmarks
+    from study import bench as benchmarks
 
     try:
         text = path.read_text(encoding="utf-8")

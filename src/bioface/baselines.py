@@ -1,7 +1,7 @@
 """What a face is taken apart into without a network: constants, colour statistics, and Bayes for pixels and faces.
 
 Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was learnt on training faces
-(:class:`Prior`), and gives a :class:`~bioface.decomposition.Decomposition`. They are what a network has to beat:
+(:class:`Prior`), and gives a :class:`~bioface.maps.Decomposition`. They are what a network has to beat:
 
 ``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
 ``image_mean``               sees one colour of each face and no structure
@@ -42,8 +42,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from bioface import camera, illumination, skin
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 
 #: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
 #: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is

@@ -10,11 +10,9 @@ Shafer (1985), "Using color to separate reflection components": the two shadings
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ import torch
 from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, skin
-from bioface.arrays import DAMAGED_NPZ
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.maps import Decomposition as Decomposition
+from bioface.maps import of_twin as of_twin
 from bioface.network import BioFaceNet
 
 #: The network that ships with the package; ``make weights`` makes it again.
@@ -45,147 +44,6 @@ WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
 FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
 _MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Maps, camera and light of one photo, or of several of one size; NumPy float32, NaN where a method says nothing.
-
-    Attributes
-    ----------
-    melanin, haemoglobin : (..., H, W) volume fractions, 0–0.43 and 0–0.07
-    diffuse_shading, specular_shading : (..., H, W), ≥ 0
-    albedo : (..., H, W, 3) linear RGB of the skin under diffuse shading 1 without highlights
-    reconstruction : (..., H, W, 3) linear RGB that the maps make
-    image : (..., H, W, 3) linear RGB that was taken apart
-    mask : (..., H, W) bool, the face; maps mean nothing outside
-    camera_b : (..., 2) camera coefficients
-    illuminant : (..., 33) of unit sum
-    """
-
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    diffuse_shading: np.ndarray
-    specular_shading: np.ndarray
-    albedo: np.ndarray
-    reconstruction: np.ndarray
-    image: np.ndarray
-    mask: np.ndarray
-    camera_b: np.ndarray
-    illuminant: np.ndarray
-
-    @classmethod
-    def of_maps(
-        cls,
-        melanin: Any,
-        haemoglobin: Any,
-        diffuse_shading: Any,
-        specular_shading: Any,
-        camera_b: Any,
-        illuminant: Any,
-        image: Any,
-        mask: Any,
-    ) -> Decomposition:
-        """With albedo and reconstruction rendered from the maps (``layered`` skin); shapes as the attributes.
-
-        Fractions beyond the ends of the table are taken as its ends for the rendering.
-        """
-        given = (melanin, haemoglobin, diffuse_shading, specular_shading)
-        m, h, diffuse, specular = (np.asarray(v, np.float32) for v in given)
-        b, e = np.asarray(camera_b, np.float32), np.asarray(illuminant, np.float32)
-        sensitivity = camera.CameraModel.load().sensitivity(b)
-        pigments = m.clip(0, skin.MELANIN_RANGE[1]), h.clip(0, skin.HAEMOGLOBIN_RANGE[1])
-        one, none = np.ones_like(diffuse), np.zeros_like(specular)
-        albedo = image_formation.render(*pigments, one, none, e, sensitivity)
-        reconstruction = image_formation.render(*pigments, diffuse, specular, e, sensitivity)
-        return cls(
-            m,
-            h,
-            diffuse,
-            specular,
-            albedo,
-            reconstruction,
-            np.asarray(image, np.float32),
-            np.asarray(mask, bool),
-            b,
-            e,
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write everything as compressed NPZ, whole or not at all.
-
-        Raises
-        ------
-        DataError : a file that cannot be written
-        """
-        try:
-            with paths.whole_file(path) as partial, partial.open("wb") as file:
-                np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
-        except OSError as error:
-            raise DataError(path, "a file that can be written", str(error)) from error
-
-    @classmethod
-    def load(cls, path: str | Path) -> Decomposition:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        DataError : missing, damaged or something else, arrays that are missing or whose shapes do not agree
-        """
-        expected = "a decomposition (.npz)"
-        if not Path(path).is_file():
-            raise DataError(path, expected, "no such file")
-        names = [f.name for f in dataclasses.fields(cls)]
-        try:
-            # numpy leaves a file that it opened itself open when it is damaged
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in names}
-        except KeyError as error:
-            raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
-        except DAMAGED_NPZ as error:
-            raise DataError(path, expected, f"something else ({error})") from error
-        *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
-        ends = {"albedo": (H, W, 3), "reconstruction": (H, W, 3), "image": (H, W, 3), "camera_b": (2,)}
-        ends["illuminant"] = (33,)
-        for name, array in arrays.items():
-            kind, shape = ("b" if name == "mask" else "f"), (*batch, *ends.get(name, (H, W)))
-            if array.dtype.kind != kind or array.shape != shape:
-                raise DataError(path, f"{name} of shape {shape}", f"{array.dtype} of shape {array.shape}")
-        return cls(**arrays)
-
-    def __len__(self) -> int:
-        if self.melanin.ndim < 3:
-            raise BiofaceError("expected several faces, found the decomposition of one")
-        return len(self.melanin)
-
-    def __getitem__(self, index: Any) -> Decomposition:
-        """Some of the faces of a batch, or one of them by its number."""
-        return Decomposition(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
-
-    @property
-    def melanin_coordinate(self) -> np.ndarray:
-        """(..., H, W) melanin in table coordinates, [−1, 1]."""
-        return skin.table_coordinate(self.melanin, skin.MELANIN_RANGE[1])
-
-    @property
-    def haemoglobin_coordinate(self) -> np.ndarray:
-        """(..., H, W) haemoglobin in table coordinates, [−1, 1]."""
-        return skin.table_coordinate(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
-
-
-def of_twin(faces: Any) -> Decomposition:
-    """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction."""
-    truth = faces.truth
-    return Decomposition.of_maps(
-        truth.melanin,
-        truth.haemoglobin,
-        truth.diffuse_shading,
-        truth.specular_shading,
-        truth.camera_b,
-        truth.illuminant,
-        image_formation.srgb_decode(faces.rgb),
-        faces.mask,
-    )
 
 
 # --- a photo taken apart -----------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bioface.arrays import accepts_numpy
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 
 #: The columns of the paper's Table 1, of those that :func:`table1_row` gives.
 TABLE1 = ("diffuse", "specular", "albedo", "melanin", "haemoglobin", "reconstruction")

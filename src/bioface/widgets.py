@@ -19,11 +19,11 @@ import anywidget
 import numpy as np
 import traitlets
 
-from bioface import audit, decomposition, paths, plotting
+from bioface import decomposition, paths, plotting, shading
 from bioface.datasets.nfe import Faces
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError, unknown_name
 from bioface.identifiability import MAPS
+from bioface.maps import Decomposition
 from bioface.plotting import QUANTITIES, Quantity
 from bioface.training import LOSSES, History
 
@@ -102,7 +102,7 @@ def scrub(
     Parameters
     ----------
     samples : ``nfe.Faces``, shown with the shading that their normals and lights make and, on the twin, with the true
-        maps; a :class:`~bioface.decomposition.Decomposition` of one photo or of several; or {name: (N, H, W) or
+        maps; a :class:`~bioface.maps.Decomposition` of one photo or of several; or {name: (N, H, W) or
         (N, H, W, 3)}, the colour images of a range and colour space that their quantity says
     quantities : of the maps of a mapping, by name, where the name is not itself one in ``plotting.QUANTITIES``
     mask : (N, H, W), true where the maps of a mapping hold; its "rgb" is shown whole. Faces and decompositions have
@@ -164,7 +164,7 @@ def scrub(
 
 
 def _of_faces(faces: Faces, mask: Any, names: Any) -> tuple[dict[str, _Map], Any, Sequence[str], list[str] | None]:
-    stored = audit.stored_shading(faces)
+    stored = shading.stored_shading(faces)
     maps = {
         "rgb": _Map(faces.rgb, "rgb", masked=False),
         "normals": _Map(faces.normals, "normals"),
@@ -183,7 +183,7 @@ def _mismatch(faces: Faces) -> np.ndarray:
     """(N,) mismatch scores, NaN for a face without a mask."""
     scores, some = np.full(len(faces), np.nan), faces.mask.any((1, 2))
     if some.any():
-        scores[some] = audit.mismatch_score(faces[np.asarray(some)])
+        scores[some] = shading.mismatch_score(faces[np.asarray(some)])
     return scores
 
 
@@ -338,7 +338,7 @@ def compare(runs: Any) -> Widget:
 
     Parameters
     ----------
-    runs : {name: runs}, where runs are a :class:`~bioface.training.History`, an :class:`~bioface.experiments.Run`, or
+    runs : {name: runs}, where runs are a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or
         several of them (seeds), drawn in one colour; their median, lowest and highest value are said
 
     Raises

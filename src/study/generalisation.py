@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 
 from bioface import (
-    augmentation,
     baselines,
     decomposition,
-    experiments,
     identifiability,
     illumination,
     image_formation,
+    maps,
     metrics,
     paths,
     recipes,
@@ -38,10 +37,11 @@ from bioface import (
 )
 from bioface.datasets import skin_spectra, twin
 from bioface.datasets.nfe import Faces
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
 from bioface.recipes import Recipe
+from study import augmentation, experiments
 
 #: The modules that weights depend on besides those of a run.
 _SOURCES = (*experiments._SOURCES, "augmentation", "baselines", "generalisation", "recipes")
@@ -339,9 +339,9 @@ def errors_by_group(model: BioFaceNet) -> tuple[dict[str, dict[str, float]], dic
     The row "training mean" is that of the mean of the training faces' maps, on all test faces.
     """
     faces = twin.load("test", progress=False)
-    truth = decomposition.of_twin(faces)
+    truth = maps.of_twin(faces)
     row = metrics.table1_row(predict(model, truth.image, truth.mask), truth)
-    prior = baselines.Prior.learn(decomposition.of_twin(twin.load("train", progress=False)))
+    prior = baselines.Prior.learn(maps.of_twin(twin.load("train", progress=False)))
     mean = metrics.table1_row(baselines.training_mean(truth.image, truth.mask, prior), truth)
     groups, everyone = np.asarray(faces.truth.group), np.full(len(faces), "all")
     table = metrics.group_means(row, groups) | metrics.group_means(row, everyone)

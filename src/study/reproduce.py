@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bioface import claims, notebook_file, paths
+from bioface import paths
 from bioface.errors import BiofaceError, DataError, unknown_name
+from study import claims, figures, notebook_file
 
 PROFILES = ("default", "full")
 
@@ -331,7 +332,7 @@ def execute(job: Job, key: str) -> float:
     outputs.write_text("", encoding="utf-8")
     started = time.monotonic()
     settings = kernel_environment() | {
-        claims.OUTPUTS: str(outputs),
+        figures.OUTPUTS: str(outputs),
         "BIOFACE_FIGURES": str(job.figures),
         "BIOFACE_BUILD": str(paths.build()),
         "BIOFACE_DATA": str(paths.data()),
@@ -439,7 +440,7 @@ def compare(folder: str | Path | None = None, only: Sequence[str] = ()) -> int:
         "BIOFACE_BUILD": str(paths.build()),
         "BIOFACE_FIGURES": str(paths.build() / "compare" / "figures"),
     }
-    environment = {name: value for name, value in os.environ.items() if name != claims.OUTPUTS}
+    environment = {name: value for name, value in os.environ.items() if name != figures.OUTPUTS}
     return subprocess.run(command, env=environment | settings, cwd=paths.root(), check=False).returncode
 
 
@@ -491,7 +492,7 @@ def run(todo: Sequence[Job], publishing: bool = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 when everything ran, 1 when a notebook failed, 2 for a wrong request."""
-    parser = argparse.ArgumentParser(prog="python -m bioface.reproduce", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m study.reproduce", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--notebook", nargs="*", action="extend", default=[], help="only these, by number or name")
     parser.add_argument("--profile", default="default", help="default (minutes) or full (paper width, long)")
     parser.add_argument(

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bioface import losses, metrics, notebook, objective, paths, training
+from bioface import losses, metrics, objective, paths, training
 from bioface.datasets.twin import Truth
 from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
+from study import notebook
 
 #: The modules that a run depends on.
 _SOURCES = (

@@ -1,16 +1,6 @@
 """What is wrong with a face data set: checks, what the usual mistakes cost, and shading that belies its photo.
 
-The mismatch score asks one question: *is the relief that the normals claim around mouth and nose in the photo?*
-Where albedo is smooth, log photo = log shading + log albedo has the details of the shading. Red light shows them
-best: neither pigment absorbs much of it. So a low pass is taken away from log red and from the log of the stored
-shading, and the score is 1 − their correlation, each pixel weighted by the relief that the normals claim there:
-0 when the photo shows all of it, 1 when it shows something else. No truth enters the score.
-
-References
-----------
-Tsumura, Haneishi & Miyake (1999), "Independent-component analysis of skin color image", JOSA A 16: pigments are
-directions in log colour, shading the third.
-Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling": the data set and its shading nᵀMn.
+The score itself is in :mod:`bioface.shading`; here it is chosen among others.
 """
 
 from __future__ import annotations
@@ -24,17 +14,11 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from bioface import illumination, image_formation, metrics
+from bioface import image_formation, metrics, shading
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, DataError, unknown_name
 
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
-DARKEST = 0.01  #: linear RGB below it is all quantisation and clipping: its logarithm stops here
-DARKEST_SHADING = 0.05  #: likewise, of shading
-DETAIL = 1.5  #: pixels: standard deviation of the low pass that separates details from the rest
-WEAK = 1e-3  #: details of a logarithm below it, a tenth of a percent, are rounding
 SMALLEST = 400  #: pixels that a mask must have, a tenth of the image, for its face to be looked at
-SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  #: pixels that photo and normals may be apart
 
 
 # --- where the faces are -----------------------------------------------------------------------------------
@@ -95,146 +79,14 @@ def open_source(limit: int = 512) -> Source:
     return Source("twin (synthetic)", streams, twin.load())
 
 
-# --- shading -----------------------------------------------------------------------------------------------
-
-
-def stored_shading(faces: nfe.Faces, normals: np.ndarray | None = None) -> np.ndarray:
-    """(N, 64, 64) shading nᵀMn of the stored normals (or others) under the stored light, averaged over R, G, B."""
-    normals = faces.normals if normals is None else normals
-    return illumination.sh_shading(normals.astype(np.float32), faces.lighting.mean(1)) * faces.mask
-
-
-def luminance(faces: nfe.Faces) -> np.ndarray:
-    """(N, 64, 64) luminance of the photos, linear light."""
-    return image_formation.srgb_decode(faces.rgb) @ LUMINANCE.astype(np.float32)
-
-
-def mouth_and_nose(mask: np.ndarray) -> np.ndarray:
-    """(N, 64, 64) bool: the pixels of each mask in its window of mouth and nose.
-
-    The window hangs on the mask, not on the image: it ends above the chin, spans the lower 3/5 of a face 48
-    pixels high, and a bit more than half the face's width around its middle.
-    """
-    row, column = np.mgrid[: mask.shape[1], : mask.shape[2]]
-    window = np.zeros_like(mask)
-    for face, out in zip(mask, window, strict=True):
-        rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
-        if not len(rows):
-            raise BiofaceError("expected a face in every mask, found an empty mask")
-        chin, width, middle = rows[-1], np.ptp(columns), column[face].mean()
-        out[:] = face & (row > chin - 29) & (row <= chin - 2) & (np.abs(column - middle) < 0.28 * width)
-    return window
-
-
-def detail(values: np.ndarray, mask: np.ndarray, width: float = DETAIL) -> np.ndarray:
-    """(N, H, W) what a Gaussian low pass over the mask takes away; 0 outside the mask."""
-    sigma = (0, width, width)
-    weight = scipy.ndimage.gaussian_filter(mask.astype(float), sigma)
-    smooth = scipy.ndimage.gaussian_filter(np.where(mask, values, 0.0), sigma)
-    return np.where(mask, values - smooth / np.where(mask, weight, 1), 0)
-
-
-#: Ways to read log shading off a photo.
-READINGS = ("red", "luminance", "pigments")
-
-
-def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red") -> np.ndarray:
-    """(N, 64, 64) natural logarithm of the shading that the photo shows, scaled to ``stored``; 0 outside the mask.
-
-    Parameters
-    ----------
-    stored : (N, 64, 64) stored shading
-    reading : "red" or "luminance", as if albedo were constant; or "pigments": what goes along with the two log
-        chromaticities is taken out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to
-        log ``stored``. That is right in principle, as each pigment is one direction in log colour, but it makes
-        noise three times stronger, and highlights are a third direction
-
-    Raises
-    ------
-    BiofaceError : an unknown reading
-    """
-    if reading not in READINGS:
-        raise unknown_name("reading", reading, READINGS)
-    target = np.log(np.maximum(stored, DARKEST_SHADING))
-    if reading == "luminance":
-        log_photo = np.log(np.maximum(luminance(faces), DARKEST)).astype(float)
-        terms = np.ones((*log_photo.shape, 1))
-    else:
-        log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
-        log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
-        one = np.ones_like(green)
-        terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
-    weighted = terms * faces.mask[..., None]  # (N, 64, 64, 1 or 3)
-    normal = np.einsum("nhwi,nhwj->nij", weighted, terms)
-    # a grey photo has no chroma to regress on
-    normal += 1e-6 * np.eye(terms.shape[-1]) * np.trace(normal, axis1=1, axis2=2)[:, None, None]
-    factors = np.linalg.solve(normal, np.einsum("nhwi,nhw->ni", weighted, log_photo - target)[..., None])[..., 0]
-    return np.where(faces.mask, log_photo - np.einsum("nhwi,ni->nhw", terms, factors), 0)
-
-
 # --- does the shading belong to the photo? -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Stored shading beside the photo, for N faces; every score of :data:`SCORES` is a function of one.
-
-    Attributes
-    ----------
-    mask, window : (N, 64, 64) bool, the face, and mouth and nose in it
-    stored : (N, 64, 64) stored shading
-    log_photo : (N, 64, 64) log shading that the photo shows, see :func:`shading_of_photo`
-    stored_detail, photo_detail : (N, 64, 64) of the logarithms, 0 where weaker than :data:`WEAK`; the stored one
-        moved by ``shift``
-    shift : (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
-    """
-
-    mask: np.ndarray
-    window: np.ndarray
-    stored: np.ndarray
-    log_photo: np.ndarray
-    stored_detail: np.ndarray
-    photo_detail: np.ndarray
-    shift: np.ndarray
-
-    @property
-    def residual(self) -> np.ndarray:
-        """(N, 64, 64) details of the stored shading that the photo has not, less those that it has besides."""
-        return self.stored_detail - self.photo_detail
-
-
-def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Comparison:
-    """Put stored shading and photo side by side; ``align`` allows one pixel between them."""
-    stored = stored_shading(faces)
-    log_photo = shading_of_photo(faces, stored, reading)
-    log_stored = np.log(np.maximum(stored, DARKEST_SHADING)).astype(float)
-    details = (detail(values, faces.mask) for values in (log_photo, log_stored))
-    photo, still = (np.where(np.abs(d) > WEAK, d, 0) for d in details)
-    shifts = SHIFTS if align else ((0, 0),)
-    moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in shifts]
-    best = np.argmax([_cosine(photo, m, faces.mask) for m in moved], axis=0)
-    return Comparison(
-        mask=faces.mask,
-        window=mouth_and_nose(faces.mask),
-        stored=stored,
-        log_photo=log_photo,
-        stored_detail=np.choose(best[:, None, None], moved),
-        photo_detail=photo,
-        shift=np.array(shifts)[best],
-    )
-
-
-def _cosine(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(N,) of two stacks of maps, weighted; 0 where one of them is 0."""
-    lengths = np.sqrt((weight * a * a).sum((1, 2)) * (weight * b * b).sum((1, 2)))
-    return (weight * a * b).sum((1, 2)) / np.where(lengths > 0, lengths, 1)
 
 
 def _rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.sqrt((values**2 * where).sum((1, 2)) / where.sum((1, 2)))
 
 
-def _standardised(c: Comparison) -> np.ndarray:
+def _standardised(c: shading.Comparison) -> np.ndarray:
     """Residual around mouth and nose after the data set's mean residual, in units of its spread there."""
     count = c.mask.sum(0).clip(2)
     mean = (c.residual * c.mask).sum(0) / count
@@ -242,21 +94,17 @@ def _standardised(c: Comparison) -> np.ndarray:
     return _rms((c.residual - mean) / np.maximum(spread, 0.01), c.window)
 
 
-def _missing(c: Comparison) -> np.ndarray:
+def _missing(c: shading.Comparison) -> np.ndarray:
     """1 − slope of the photo's details on the stored ones: the share of the stored relief that is not there."""
     stored = np.where(c.window, c.stored_detail, 0)
     return 1 - (stored * c.photo_detail).sum((1, 2)) / np.maximum((stored**2).sum((1, 2)), 1e-9)
 
 
-def _unlike(c: Comparison) -> np.ndarray:
-    return 1 - _cosine(c.photo_detail, c.stored_detail, c.window)
+def _unlike(c: shading.Comparison) -> np.ndarray:
+    return 1 - shading.cosine(c.photo_detail, c.stored_detail, c.window)
 
 
-def _unlike_relief(c: Comparison) -> np.ndarray:
-    return 1 - _cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))
-
-
-def _uncorrelated(c: Comparison, where: np.ndarray) -> np.ndarray:
+def _uncorrelated(c: shading.Comparison, where: np.ndarray) -> np.ndarray:
     return 1 - np.nan_to_num(metrics.correlation(np.exp(c.log_photo), c.stored.astype(float), where))
 
 
@@ -265,7 +113,7 @@ class Score:
     """How to read the photo, and what to make of the comparison: (N,), highest for the worst mismatch."""
 
     reading: str
-    function: Callable[[Comparison], np.ndarray]
+    function: Callable[[shading.Comparison], np.ndarray]
 
 
 #: Every score that was tried. The first is the plain one to beat, the last was chosen on the twin's training faces.
@@ -280,8 +128,8 @@ SCORES: dict[str, Score] = {
     "missing details, pigments out": Score("pigments", _missing),
     "1 − correlation of details, pigments out": Score("pigments", _unlike),
     "1 − correlation of details, red": Score("red", _unlike),
-    "  weighted by stored relief, pigments out": Score("pigments", _unlike_relief),
-    "  weighted by stored relief, red": Score("red", _unlike_relief),
+    "  weighted by stored relief, pigments out": Score("pigments", shading.unlike_relief),
+    "  weighted by stored relief, red": Score("red", shading.unlike_relief),
 }
 BASELINE, CHOSEN = next(iter(SCORES)), next(reversed(SCORES))
 
@@ -301,12 +149,12 @@ def mismatch_score(faces: nfe.Faces, score: str = CHOSEN, align: bool = True) ->
     """
     if score not in SCORES:
         raise unknown_name("score", score, SCORES)
-    return SCORES[score].function(compare(faces, SCORES[score].reading, align))
+    return SCORES[score].function(shading.compare(faces, SCORES[score].reading, align))
 
 
 def all_scores(faces: nfe.Faces) -> dict[str, np.ndarray]:
     """(N,) of every score in :data:`SCORES`."""
-    compared = {reading: compare(faces, reading) for reading in READINGS}
+    compared = {reading: shading.compare(faces, reading) for reading in shading.READINGS}
     return {name: score.function(compared[score.reading]) for name, score in SCORES.items()}
 
 
@@ -420,20 +268,20 @@ def mistakes(faces: nfe.Faces, rng: np.random.Generator) -> dict[str, np.ndarray
 
     ``rng`` picks the other face that lends its light.
     """
-    right = stored_shading(faces)
+    right = shading.stored_shading(faces)
     strangers = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
     low = np.where(faces.mask, right, np.inf).min((1, 2), keepdims=True)
     high = np.where(faces.mask, right, -np.inf).max((1, 2), keepdims=True)
     shadings = {
         RIGHT: right,
-        "normals not decoded": stored_shading(faces, (faces.normals + 1) / 2),
-        "light of another face": stored_shading(dataclasses.replace(faces, lighting=faces.lighting[strangers])),
+        "normals not decoded": shading.stored_shading(faces, (faces.normals + 1) / 2),
+        "light of another face": shading.stored_shading(dataclasses.replace(faces, lighting=faces.lighting[strangers])),
         "a normal component (z)": faces.normals[..., 2],
         "coordinate map as shading": faces.coordinates.mean(-1),
         "min–max stretched": (right - low) / np.where(high > low, high - low, 1),
         "display taken for linear": image_formation.srgb_decode(right / np.where(high > 0, high, 1)),
     }
-    return {name: np.where(faces.mask, shading, 0).astype(np.float32) for name, shading in shadings.items()}
+    return {name: np.where(faces.mask, values, 0).astype(np.float32) for name, values in shadings.items()}
 
 
 @dataclass(frozen=True)
@@ -524,13 +372,13 @@ def _middle(values: np.ndarray) -> str:
 def check_coordinates(faces: nfe.Faces) -> list[Check]:
     """What channels 7–9 are: how each goes along with column, height and shading, inside the mask."""
     row, column = (np.broadcast_to(g, faces.mask.shape).astype(np.float32) for g in np.mgrid[:64, :64])
-    shading = stored_shading(faces)
+    stored = shading.stored_shading(faces)
     found = []
     for k in range(3):
         channel = faces.coordinates[..., k]
         with_column, with_height, with_shading = (
             float(np.median(np.nan_to_num(metrics.correlation(channel, other, faces.mask))))
-            for other in (column, -row, shading)
+            for other in (column, -row, stored)
         )
         found.append(
             Check(
@@ -547,15 +395,15 @@ def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) ->
 
     Explains: correlation of luminance with nᵀMn. Files whose lights are out of step come out at 0.5.
     """
-    photo = luminance(faces)
+    photo = shading.luminance(faces)
 
     def fit(shading: np.ndarray) -> np.ndarray:
         return np.nan_to_num(metrics.correlation(photo, shading, faces.mask), nan=-1)
 
-    own, wins = fit(stored_shading(faces)), []
+    own, wins = fit(shading.stored_shading(faces)), []
     for _ in range(strangers):
         other = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
-        borrowed = stored_shading(dataclasses.replace(faces, lighting=faces.lighting[other]))
+        borrowed = shading.stored_shading(dataclasses.replace(faces, lighting=faces.lighting[other]))
         wins.append(
             np.nan_to_num(own, nan=-1) > np.nan_to_num(metrics.correlation(photo, borrowed, faces.mask), nan=-1)
         )
@@ -564,8 +412,8 @@ def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) ->
 
 def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
     """Whether normals, lights and photos agree with one another."""
-    shading = stored_shading(faces)
-    positive = float((shading[faces.mask] > 0).mean())
+    stored = shading.stored_shading(faces)
+    positive = float((stored[faces.mask] > 0).mean())
     colour = np.abs(faces.lighting - faces.lighting.mean(1, keepdims=True)).max((1, 2))
     colour /= np.abs(faces.lighting).max((1, 2))
     wins = own_light(faces, rng)
@@ -588,8 +436,8 @@ def exponent(faces: nfe.Faces) -> np.ndarray:
 
     1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
     """
-    x = np.log(np.maximum(stored_shading(faces), DARKEST_SHADING))
-    y = np.log(np.maximum(luminance(faces), DARKEST))
+    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
+    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
     count = faces.mask.sum((1, 2))
     x, y = (np.where(faces.mask, v - ((v * faces.mask).sum((1, 2)) / count)[:, None, None], 0) for v in (x, y))
     return (x * y).sum((1, 2)) / np.maximum((x * x).sum((1, 2)), 1e-9)
@@ -641,8 +489,8 @@ def floor(faces: nfe.Faces) -> Floor:
     """
     if faces.truth is None:
         raise BiofaceError("expected faces with truth (the twin), found none")
-    stored, true = stored_shading(faces), faces.truth.diffuse_shading
-    window = mouth_and_nose(faces.mask)
+    stored, true = shading.stored_shading(faces), faces.truth.diffuse_shading
+    window = shading.mouth_and_nose(faces.mask)
     scale = metrics.best_scale(stored, true, faces.mask)[:, None, None]  # of the face, also for the window
     return Floor(
         raw_face=metrics.rmse(stored, true, faces.mask),

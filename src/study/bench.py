@@ -32,23 +32,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from bioface import (
-    camera,
-    decomposition,
-    experiments,
-    image_formation,
-    notebook,
-    objective,
-    recipes,
-    skin,
-    smith2019,
-    spectra,
-    training,
-)
-from bioface.claims import number
+from bioface import camera, decomposition, image_formation, objective, recipes, skin, smith2019, spectra, training
 from bioface.datasets import nfe, twin
 from bioface.errors import BiofaceError, DataError
 from bioface.network import BatchNorm
+from study import experiments, notebook
+from study.claims import number
 
 BATCH = 64  #: faces a step, as in the paper
 MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")

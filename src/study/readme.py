@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bioface import claims, metrics, table1
-from bioface.claims import Claim
+from bioface import metrics
 from bioface.errors import BiofaceError, DataError
+from study import claims, table1
+from study.claims import Claim
 
 _INLINE = re.compile(r"<!-- claim (\S+) -->.*?<!-- /claim -->", re.DOTALL)
 _CLAIMS = re.compile(r"<!-- claims: ([^>]*?) -->\n.*?<!-- /claims -->", re.DOTALL)

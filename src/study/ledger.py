@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from bioface import claims, paths
+from bioface import paths
 from bioface.errors import DataError, unknown_name
+from study import claims
 
 REFERENCE = re.compile(r"\{([^{}]+)\}")
 STATISTICS: dict[str, Callable[[Any], Any]] = {

@@ -2,7 +2,7 @@
 
 A notebook collects its claims with :class:`Claims`, prints them as a table and saves them as its rows of
 ``figures/claims.json``. A missed bar stays in the table as FAIL; what could not be measured says why.
-``python -m bioface.claims`` prints the table of all notebooks.
+``python -m study.claims`` prints the table of all notebooks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 import textwrap
@@ -22,10 +21,10 @@ from typing import Any
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
+from study import figures
 
 FILE = "claims.json"
 Number = int | float
-OUTPUTS = "BIOFACE_OUTPUTS"  #: the environment variable that names the list of what a notebook run wrote
 
 
 @dataclass(frozen=True)
@@ -223,14 +222,7 @@ class Claims:
         lines = ",\n".join(json.dumps(dataclasses.asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
         with paths.whole_file(file) as partial:
             partial.write_text(f'{{"claims": [\n{lines}\n]}}\n', encoding="utf-8")
-        declare_output(FILE)
-
-
-def declare_output(name: str) -> None:
-    """Note that a file of ``figures/`` was written, for the run that asked by ``BIOFACE_OUTPUTS``."""
-    if manifest := os.environ.get(OUTPUTS):
-        with open(manifest, "a", encoding="utf-8") as stream:
-            stream.write(name + "\n")
+        figures.declare_output(FILE)
 
 
 def read(file: str | Path | None = None) -> list[Claim]:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from bioface import camera, illumination, metrics, skin, smith2019, spectra
 from bioface.datasets.iset import Cube
-from bioface.decomposition import Decomposition
 from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
 
 #: The table as published: RMSE on 25 ISET faces; SfSNet has no maps of pigments or highlights.
 AS_PUBLISHED = {

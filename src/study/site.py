@@ -37,8 +37,9 @@ from PIL import Image
 from pygments.formatters import HtmlFormatter
 from scipy.optimize import linear_sum_assignment
 
-from bioface import claims, ledger, notebook_file, paths
+from bioface import paths
 from bioface.errors import BiofaceError, DataError
+from study import claims, ledger, notebook_file
 
 TEMPLATES = paths.ASSETS / "site"
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf"  #: with the letters of formulas
@@ -189,7 +190,7 @@ class Exporter(HTMLExporter):
 def _about(figures: Path, name: str) -> dict[str, str]:
     """Title, description and data of a figure, from the JSON beside it."""
     file = figures / f"{name}.json"
-    expected = "what plotting.save writes (`make reproduce` makes it again)"
+    expected = "what figures.save writes (`make reproduce` makes it again)"
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         about = {key: about[key] for key in ("title", "description", "data")}
@@ -235,7 +236,7 @@ def _read(path: Path) -> nbformat.NotebookNode:
 def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Picture]:
     """The pictures of a notebook in order; each output is told what it shows.
 
-    A cell that shows pictures saves them, in the same order, by ``plotting.save(figure, "NN_name", ...)``; where a
+    A cell that shows pictures saves them, in the same order, by ``figures.save(figure, "NN_name", ...)``; where a
     loop makes the names, each output is given to the saved picture that it is most like.
 
     Raises
@@ -257,7 +258,7 @@ def _pictures(node: nbformat.NotebookNode, path: Path, figures: Path) -> list[Pi
         if len(names) != len(outputs):
             raise DataError(
                 path,
-                'every picture saved by plotting.save(figure, "NN_name", ...) in the cell that shows it',
+                'every picture saved by figures.save(figure, "NN_name", ...) in the cell that shows it',
                 f"{len(outputs)} shown and {len(names)} saved in code cell {cell.execution_count}",
             )
         shown = []

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from bioface import camera, skin, spectra
-from bioface.decomposition import Decomposition, edit
+from bioface.decomposition import edit
 from bioface.errors import BiofaceError, unknown_name
+from bioface.maps import Decomposition
 
 #: The edits of the paper's Fig. 4, as arguments of :func:`bioface.edit`.
 PAPER_EDITS: dict[str, dict[str, float]] = {

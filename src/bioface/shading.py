@@ -1,0 +1,177 @@
+"""Does a stored shading belong to its photo? The shading that a photo shows, and the mismatch score.
+
+The mismatch score asks one question: *is the relief that the normals claim around mouth and nose in the photo?*
+Where albedo is smooth, log photo = log shading + log albedo has the details of the shading. Red light shows them
+best: neither pigment absorbs much of it. So a low pass is taken away from log red and from the log of the stored
+shading, and the score is 1 − their correlation, each pixel weighted by the relief that the normals claim there:
+0 when the photo shows all of it, 1 when it shows something else. No truth enters the score.
+
+References
+----------
+Tsumura, Haneishi & Miyake (1999), "Independent-component analysis of skin color image", JOSA A 16: pigments are
+directions in log colour, shading the third.
+Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling": the data set and its shading nᵀMn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+
+from bioface import illumination, image_formation
+from bioface.datasets import nfe
+from bioface.errors import BiofaceError, unknown_name
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
+DARKEST = 0.01  #: linear RGB below it is all quantisation and clipping: its logarithm stops here
+DARKEST_SHADING = 0.05  #: likewise, of shading
+DETAIL = 1.5  #: pixels: standard deviation of the low pass that separates details from the rest
+WEAK = 1e-3  #: details of a logarithm below it, a tenth of a percent, are rounding
+SHIFTS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))  #: pixels that photo and normals may be apart
+
+
+def stored_shading(faces: nfe.Faces, normals: np.ndarray | None = None) -> np.ndarray:
+    """(N, 64, 64) shading nᵀMn of the stored normals (or others) under the stored light, averaged over R, G, B."""
+    normals = faces.normals if normals is None else normals
+    return illumination.sh_shading(normals.astype(np.float32), faces.lighting.mean(1)) * faces.mask
+
+
+def luminance(faces: nfe.Faces) -> np.ndarray:
+    """(N, 64, 64) luminance of the photos, linear light."""
+    return image_formation.srgb_decode(faces.rgb) @ LUMINANCE.astype(np.float32)
+
+
+def mouth_and_nose(mask: np.ndarray) -> np.ndarray:
+    """(N, 64, 64) bool: the pixels of each mask in its window of mouth and nose.
+
+    The window hangs on the mask, not on the image: it ends above the chin, spans the lower 3/5 of a face 48
+    pixels high, and a bit more than half the face's width around its middle.
+    """
+    row, column = np.mgrid[: mask.shape[1], : mask.shape[2]]
+    window = np.zeros_like(mask)
+    for face, out in zip(mask, window, strict=True):
+        rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
+        if not len(rows):
+            raise BiofaceError("expected a face in every mask, found an empty mask")
+        chin, width, middle = rows[-1], np.ptp(columns), column[face].mean()
+        out[:] = face & (row > chin - 29) & (row <= chin - 2) & (np.abs(column - middle) < 0.28 * width)
+    return window
+
+
+def detail(values: np.ndarray, mask: np.ndarray, width: float = DETAIL) -> np.ndarray:
+    """(N, H, W) what a Gaussian low pass over the mask takes away; 0 outside the mask."""
+    sigma = (0, width, width)
+    weight = scipy.ndimage.gaussian_filter(mask.astype(float), sigma)
+    smooth = scipy.ndimage.gaussian_filter(np.where(mask, values, 0.0), sigma)
+    return np.where(mask, values - smooth / np.where(mask, weight, 1), 0)
+
+
+#: Ways to read log shading off a photo.
+READINGS = ("red", "luminance", "pigments")
+
+
+def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red") -> np.ndarray:
+    """(N, 64, 64) natural logarithm of the shading that the photo shows, scaled to ``stored``; 0 outside the mask.
+
+    Parameters
+    ----------
+    stored : (N, 64, 64) stored shading
+    reading : "red" or "luminance", as if albedo were constant; or "pigments": what goes along with the two log
+        chromaticities is taken out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to
+        log ``stored``. That is right in principle, as each pigment is one direction in log colour, but it makes
+        noise three times stronger, and highlights are a third direction
+
+    Raises
+    ------
+    BiofaceError : an unknown reading
+    """
+    if reading not in READINGS:
+        raise unknown_name("reading", reading, READINGS)
+    target = np.log(np.maximum(stored, DARKEST_SHADING))
+    if reading == "luminance":
+        log_photo = np.log(np.maximum(luminance(faces), DARKEST)).astype(float)
+        terms = np.ones((*log_photo.shape, 1))
+    else:
+        log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
+        log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
+        one = np.ones_like(green)
+        terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
+    weighted = terms * faces.mask[..., None]  # (N, 64, 64, 1 or 3)
+    normal = np.einsum("nhwi,nhwj->nij", weighted, terms)
+    # a grey photo has no chroma to regress on
+    normal += 1e-6 * np.eye(terms.shape[-1]) * np.trace(normal, axis1=1, axis2=2)[:, None, None]
+    factors = np.linalg.solve(normal, np.einsum("nhwi,nhw->ni", weighted, log_photo - target)[..., None])[..., 0]
+    return np.where(faces.mask, log_photo - np.einsum("nhwi,ni->nhw", terms, factors), 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored shading beside the photo, for N faces; every score is a function of one.
+
+    Attributes
+    ----------
+    mask, window : (N, 64, 64) bool, the face, and mouth and nose in it
+    stored : (N, 64, 64) stored shading
+    log_photo : (N, 64, 64) log shading that the photo shows, see :func:`shading_of_photo`
+    stored_detail, photo_detail : (N, 64, 64) of the logarithms, 0 where weaker than :data:`WEAK`; the stored one
+        moved by ``shift``
+    shift : (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
+    """
+
+    mask: np.ndarray
+    window: np.ndarray
+    stored: np.ndarray
+    log_photo: np.ndarray
+    stored_detail: np.ndarray
+    photo_detail: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def residual(self) -> np.ndarray:
+        """(N, 64, 64) details of the stored shading that the photo has not, less those that it has besides."""
+        return self.stored_detail - self.photo_detail
+
+
+def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Comparison:
+    """Put stored shading and photo side by side; ``align`` allows one pixel between them."""
+    stored = stored_shading(faces)
+    log_photo = shading_of_photo(faces, stored, reading)
+    log_stored = np.log(np.maximum(stored, DARKEST_SHADING)).astype(float)
+    details = (detail(values, faces.mask) for values in (log_photo, log_stored))
+    photo, still = (np.where(np.abs(d) > WEAK, d, 0) for d in details)
+    shifts = SHIFTS if align else ((0, 0),)
+    moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in shifts]
+    best = np.argmax([cosine(photo, m, faces.mask) for m in moved], axis=0)
+    return Comparison(
+        mask=faces.mask,
+        window=mouth_and_nose(faces.mask),
+        stored=stored,
+        log_photo=log_photo,
+        stored_detail=np.choose(best[:, None, None], moved),
+        photo_detail=photo,
+        shift=np.array(shifts)[best],
+    )
+
+
+def cosine(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(N,) of two stacks of maps, weighted; 0 where one of them is 0."""
+    lengths = np.sqrt((weight * a * a).sum((1, 2)) * (weight * b * b).sum((1, 2)))
+    return (weight * a * b).sum((1, 2)) / np.where(lengths > 0, lengths, 1)
+
+
+def unlike_relief(c: Comparison) -> np.ndarray:
+    """(N,) 1 − correlation of the details, weighted by the relief that the normals claim around mouth and nose."""
+    return 1 - cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))
+
+
+def mismatch_score(faces: nfe.Faces, align: bool = True) -> np.ndarray:
+    """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse.
+
+    Parameters
+    ----------
+    faces : photos, normals, masks, lights; their truth is not looked at
+    align : allow one pixel between photo and normals
+    """
+    return unlike_relief(compare(faces, align=align))

@@ -1,0 +1,115 @@
+"""Every figure as PNG, with where it comes from in the file's own metadata, and the numbers behind it as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from bioface import paths
+from bioface.errors import BiofaceError
+from bioface.plotting import to_numpy
+
+OUTPUTS = "BIOFACE_OUTPUTS"  #: the environment variable that names the list of what a notebook run wrote
+MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
+
+
+def declare_output(name: str) -> None:
+    """Note that a file of ``figures/`` was written, for the run that asked by ``BIOFACE_OUTPUTS``."""
+    if manifest := os.environ.get(OUTPUTS):
+        with open(manifest, "a", encoding="utf-8") as stream:
+            stream.write(name + "\n")
+
+
+def save(
+    figure: Figure,
+    name: str,
+    *,
+    numbers: Mapping[str, Any],
+    data: str,
+    alt: str,
+    title: str = "",
+) -> None:
+    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``.
+
+    The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
+    package; there is no date in them, so that the same sources give the same file.
+
+    Parameters
+    ----------
+    name : "NN_what_it_shows", NN being the notebook that draws it
+    numbers : what is plotted, by name: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6
+        significant digits; NaN (no value there) becomes null
+    data : the data set, with "(synthetic)" or "(measured)"
+    alt : what the picture shows, in a sentence, for those who do not see it
+    title : left out, the name in words
+
+    Raises
+    ------
+    BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
+    """
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+        raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
+    if not alt.strip() or not data.strip():
+        raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
+    title = title or name[3:].replace("_", " ")
+    notebook = next(paths.notebooks().glob(f"{name[:2]}_*.ipynb"), Path(name[:2])).name
+    rounded = _plain(numbers, name)
+    count = _count(rounded)
+    if count > MOST_NUMBERS:
+        raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")
+    about = {"title": title, "description": alt, "notebook": notebook, "data": data}
+    lines = [f'"{key}": {_json(value)}' for key, value in about.items()]
+    lines.append('"numbers": {\n' + ",\n".join(f"{_json(k)}: {_json(v)}" for k, v in rounded.items()) + "\n}")
+    metadata = {
+        "Title": title,
+        "Description": alt,
+        "Source": f"notebooks/{notebook}",
+        "Data": data,
+        "Software": f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}",
+    }
+    png = paths.figures() / f"{name}.png"
+    with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
+        figure.savefig(picture, format="png", metadata=metadata)
+        text.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    declare_output(png.name)
+    declare_output(png.with_suffix(".json").name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Plain JSON values, rounded, NaN as None."""
+    if value is None or isinstance(value, str | bool | np.bool_):
+        return bool(value) if isinstance(value, np.bool_) else value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}, {k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    array = to_numpy(value)
+    if array.dtype.kind not in "biufUS":
+        raise BiofaceError(f"figure {where}: expected numbers or text, found {type(value).__name__}")
+    if array.dtype.kind != "f":
+        return array.tolist()
+    if np.isinf(array).any():
+        raise BiofaceError(f"figure {where}: expected finite numbers (or NaN for no value), found inf")
+    rounded = [None if number != number else float(f"{number:.6g}") for number in array.ravel().tolist()]
+    return np.array(rounded, dtype=object).reshape(array.shape).tolist()
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    if isinstance(value, list):
+        return sum(_count(v) if isinstance(v, list | dict) else 1 for v in value)
+    return 1
