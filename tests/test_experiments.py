@@ -32,53 +32,52 @@ def a_batch(faces=2, size=16, seed=0):
     return objective.Batch(image, blank.mask)
 
 
-def test_runs_are_kept_and_found_again(folders, monkeypatch):
-    batch, recipe = a_batch(), recipes.WORKING
+def first_run(batch, recipe=recipes.WORKING, **changes):
+    return experiments.run_all(experiments.Plan(batch, [recipe], **SMALL | changes))[recipe.name][0]
+
+
+@pytest.fixture
+def times_run(folders, monkeypatch):
+    """What was trained, not found; in this process."""
+    found, run = [], experiments.run
+    monkeypatch.setattr(experiments, "run", lambda *job: found.append(job) or run(*job))
     monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
+    return found
+
+
+def test_runs_are_kept_and_found_again(times_run):
+    batch, recipe = a_batch(), recipes.WORKING
     first = experiments.run_all(experiments.Plan(batch, [recipe], seeds=(0, 1), **SMALL))["working"]
-    assert [found.seed for found in first] == [0, 1]
+    assert [found.seed for found in first] == [0, 1] and len(times_run) == 2
     assert not np.array_equal(first[0].image, first[1].image)
-
-    def never(*args):
-        raise AssertionError("ran again")
-
-    monkeypatch.setattr(experiments, "run", never)
-    second = experiments.run_all(experiments.Plan(batch, [recipe], seeds=(0, 1), **SMALL))["working"]
+    renamed = recipe.but("other name")
+    second = experiments.run_all(experiments.Plan(batch, [renamed], seeds=(0, 1), **SMALL))["other name"]
+    assert len(times_run) == 2
     for one, other in zip(first, second, strict=True):
         assert np.array_equal(one.image, other.image) and np.array_equal(one.image_eval, other.image_eval)
         assert all(torch.equal(a, b) for a, b in zip(one.output, other.output, strict=True))
         assert np.array_equal(one.history.total, other.history.total)
         assert one.history.seconds == other.history.seconds
+        assert other.recipe == renamed
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_a_damaged_cache_is_run_again(folders, monkeypatch, damage):
+def test_a_damaged_cache_is_run_again(folders, times_run, damage):
     batch = a_batch()
-    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
-
-    def run():
-        return experiments.run_all(experiments.Plan(batch, [recipes.WORKING], **SMALL))["working"][0]
-
-    first = run()
-    (file,) = (folders.parent / "build" / "runs").iterdir()
+    first = first_run(batch)
+    (file,) = (folders.parent / "build" / "cache").rglob("output.pkl")
     whole = file.read_bytes()
     file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no archive"}[damage])
-    assert np.array_equal(run().image, first.image)
-    assert len(file.read_bytes()) == len(whole)
+    assert np.array_equal(first_run(batch).image, first.image)
+    assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
 
-def test_another_recipe_seed_or_face_is_another_run(folders):
-    batch, recipe = a_batch(), recipes.WORKING
-    place = experiments._path(batch, recipe, 2, 0, 3)
-    assert place == experiments._path(batch, recipe.but("another name"), 2, 0, 3)
-    others = [
-        experiments._path(a_batch(seed=1), recipe, 2, 0, 3),
-        experiments._path(batch, recipe.but("working", learning_rate=1e-4), 2, 0, 3),
-        experiments._path(batch, recipe, 4, 0, 3),
-        experiments._path(batch, recipe, 2, 1, 3),
-        experiments._path(batch, recipe, 2, 0, 4),
-    ]
-    assert len({place, *others}) == 6
+def test_another_recipe_seed_or_face_is_another_run(times_run):
+    batch, faster = a_batch(), recipes.WORKING.but("working", learning_rate=1e-4)
+    for others in (dict(), dict(recipe=faster), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
+        first_run(batch, **others)
+    first_run(a_batch(seed=1))
+    assert len(times_run) == 6
 
 
 @pytest.mark.slow

@@ -1,51 +1,30 @@
 """Many short trainings side by side, each kept: what the ladders and grids of the notebooks are made of.
 
 A run is a function of recipe, width, seed, steps and faces. It takes one thread, so that its numbers do not depend
-on how many there are, and as many runs go on at once as there are processors. What a run gave is cached under
-``build/runs/`` by a hash of everything that made it.
+on how many there are, and as many runs go on at once as there are processors. What a run gave is kept, see
+:mod:`study.cache`.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import hashlib
-import io
-import multiprocessing
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from bioface import losses, metrics, objective, paths, training
+from bioface import losses, metrics, objective, training
 from bioface.datasets.twin import Truth
 from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
-from study import notebook
-
-#: The modules that a run depends on.
-_SOURCES = (
-    "arrays",
-    "camera",
-    "experiments",
-    "illumination",
-    "image_formation",
-    "losses",
-    "network",
-    "objective",
-    "skin",
-    "spectra",
-    "training",
-)
+from study import cache, notebook
 
 
 @dataclass(frozen=True)
@@ -136,44 +115,19 @@ class Plan:
 
 
 def fill(*plans: Plan, progress: bool | None = None) -> None:
-    """Run what is not in the cache yet, of all plans together, so that no processor waits for another.
+    """Run what is not kept yet, of all plans together, so that no processor waits for another.
 
     Parameters
     ----------
     progress : show a bar; None does so on a terminal
     """
-    todo = [job for plan in plans for job in plan.jobs() if _load(*job) is None]
+    todo = [job for plan in plans for job in plan.jobs() if not _kept().check_call_in_cache(*_call(*job))]
     todo.sort(key=lambda job: -len(job[0]) * job[4])  # the longest first, so that none is left alone at the end
-    side_by_side(_keep, todo, progress)
-
-
-def side_by_side(
-    function: Callable[..., object], jobs: Sequence[tuple[Any, ...]], progress: bool | None = None
-) -> None:
-    """Call a function with the arguments of each job, as many at once as there are processors.
-
-    Parameters
-    ----------
-    function : of a module, so that another process finds it; what it returns is dropped
-    progress : show a bar; None does so on a terminal
-    """
-    hidden = not sys.stderr.isatty() if progress is None else not progress
-    workers = min(len(jobs), notebook.processors())
-    with tqdm(total=len(jobs), desc="training runs", unit="run", disable=hidden) as bar:
-        if workers <= 1:
-            for job in jobs:
-                function(*job)
-                bar.update()
-            return
-        context = multiprocessing.get_context("spawn")  # a forked torch can hang
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            for done in concurrent.futures.as_completed([pool.submit(function, *job) for job in jobs]):
-                done.result()
-                bar.update()
+    cache.side_by_side(_run_kept, todo, min(len(todo), notebook.processors()), progress)
 
 
 def run_all(plan: Plan, progress: bool | None = None) -> dict[str, list[Run]]:
-    """Every run of a plan, from the cache or run now, several at a time.
+    """Every run of a plan, kept or run now, several at a time.
 
     Returns
     -------
@@ -182,51 +136,27 @@ def run_all(plan: Plan, progress: bool | None = None) -> dict[str, list[Run]]:
     fill(plan, progress=progress)
     runs: dict[str, list[Run]] = {recipe.name: [] for recipe in plan.recipes}
     for job in plan.jobs():
-        kept = _load(*job)
-        runs[job[1].name].append(run(*job) if kept is None else kept)
+        runs[job[1].name].append(_run_kept(*job))
     return runs
 
 
-# --- the cache ---------------------------------------------------------------------------------------------
+def _kept() -> Any:
+    return cache.kept(_of_call, ignore=["batch", "recipe"])
 
 
-def _path(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Path:
-    digest = hashlib.sha256(repr((dataclasses.astuple(recipe)[1:], width, seed, steps, torch.__version__)).encode())
-    for value in (batch.image, batch.mask, batch.normals, batch.lighting):
-        digest.update(b"" if value is None else value.numpy().tobytes())
-    for name in _SOURCES:
-        digest.update((paths.PACKAGE / f"{name}.py").read_bytes())
-    for table in ("chromophores.csv", "camera_model.csv", "skin_prior.csv"):
-        digest.update((paths.TABLES / table).read_bytes())
-    return paths.build() / "runs" / f"{digest.hexdigest()[:20]}.npz"
+def _call(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> tuple[Any, ...]:
+    """The arguments of :func:`_of_call`; what makes a run are the values of faces and recipe, not their names."""
+    faces = [None if v is None else v.numpy() for v in (batch.image, batch.mask, batch.normals, batch.lighting)]
+    return batch, recipe, (faces, dataclasses.astuple(recipe)[1:], width, seed, steps)
 
 
-def _keep(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> None:
-    """Run and write to the cache: a file that is whole or not there."""
-    found = run(batch, recipe, width, seed, steps)
-    history = found.history
-    arrays = {f"output.{name}": value.numpy() for name, value in found.output._asdict().items()}
-    arrays |= {f"losses.{name}": value for name, value in history.losses.items()}
-    arrays |= {name: getattr(found, name) for name in ("start", "image", "image_eval")}
-    arrays |= {name: getattr(history, name) for name in ("gradient_norm", "output_change", "learning_rate", "seconds")}
-    with paths.whole_file(_path(batch, recipe, width, seed, steps)) as partial:
-        np.savez(partial, **arrays)
+def _of_call(batch: Batch, recipe: Recipe, made_of: tuple[Any, ...]) -> Run:
+    return run(batch, recipe, *made_of[2:])
 
 
-def _load(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> Run | None:
-    """From the cache; None when it is not there or damaged."""
-    try:
-        whole = io.BytesIO(_path(batch, recipe, width, seed, steps).read_bytes())
-        with np.load(whole, allow_pickle=False) as file:
-            kept = {name: file[name] for name in file.files}
-        terms = {name: kept[f"losses.{name}"] for name in training.LOSSES}
-        rest = {name: kept[name] for name in ("gradient_norm", "output_change", "learning_rate")}
-        history = training.History(terms, **rest, seconds=float(kept["seconds"]))
-        output = Output(*(torch.from_numpy(kept[f"output.{name}"]) for name in Output._fields))
-        images = {name: kept[name] for name in ("start", "image", "image_eval")}
-        return Run(recipe, width, seed, steps, **images, output=output, history=history)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
+def _run_kept(*job: Any) -> Run:
+    found: Run = _kept()(*_call(*job))
+    return dataclasses.replace(found, recipe=job[1])
 
 
 # --- scores ------------------------------------------------------------------------------------------------
@@ -345,8 +275,7 @@ def _bare(model: torch.nn.Module, batch: Batch) -> None:
 
 def peak_memory(batch: Batch, recipe: Recipe | None, width: int = 8) -> float:
     """Peak megabytes of two training steps, of the bare network when ``recipe`` is None; in a new process."""
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_memory, batch, recipe, width).result()
+    return float(cache.side_by_side(_peak_memory, [(batch, recipe, width)], workers=2)[0])
 
 
 def _peak_memory(batch: Batch, recipe: Recipe | None, width: int) -> float:

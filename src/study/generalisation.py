@@ -1,17 +1,14 @@
 """BioFaceNet on faces that it has not seen: what notebook 05 trains, and the network that ships.
 
 A plan is a few stages of training on the twin's training faces, one after the other. The weights are a function of
-plan and seed and are cached under ``build/weights/`` by a hash of everything that made them.
+plan and seed and are kept, see :mod:`study.cache`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import sys
 import types
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +34,11 @@ from bioface import (
 )
 from bioface.datasets import skin_spectra, twin
 from bioface.datasets.nfe import Faces
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
 from bioface.recipes import Recipe
-from study import augmentation, experiments
-
-#: The modules that weights depend on besides those of a run.
-_SOURCES = (*experiments._SOURCES, "augmentation", "baselines", "generalisation", "recipes")
+from study import augmentation, cache, notebook
 
 #: Cameras and lights that :func:`inverted` holds a face against. On the 64 validation faces of the twin 32 give errors
 #: of .070 (melanin), .109 (haemoglobin), .075 (diffuse), .019 (specular); each pixel by itself gives .104, .169, .104,
@@ -228,60 +222,50 @@ def _inverts(plan: Plan) -> bool:
 
 
 def _inverted(count: int | None) -> Faces:
-    """:func:`inverted` of the first ``count`` training faces of the twin, from the cache or made now."""
+    """:func:`inverted` of the first ``count`` training faces of the twin, kept or made now."""
     faces = twin.load("train", count, progress=False)
-    path = _cached("inverted", count).with_suffix(".npz")
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            return dataclasses.replace(faces, truth=types.SimpleNamespace(**file))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there, or damaged
-        found = inverted(faces)
-        with paths.whole_file(path) as partial:
-            np.savez(partial, **vars(found.truth))
-        return found
+    maps = cache.kept(_inverted_maps, ignore=["faces"])(faces, (count, twin.folder().name))
+    return dataclasses.replace(faces, truth=types.SimpleNamespace(**maps))
+
+
+def _inverted_maps(faces: Faces, made_of: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    return vars(inverted(faces).truth)
 
 
 def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
-    """The trained network, from the cache or trained now."""
-    path = _path(plan, seed)
-    try:
-        return BioFaceNet.from_file(path)
-    except DataError:  # not there, or damaged
-        _keep(plan, seed)
-        return BioFaceNet.from_file(path)
+    """The trained network, kept or trained now."""
+    found: BioFaceNet = _kept()(*_call(plan, seed))
+    return found.eval()
 
 
 def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None:
-    """Train what is not in the cache yet, as many (plan, seed) at once as there are processors."""
-    todo = [job for job in jobs if not _path(*job).is_file()]
+    """Train what is not kept yet, as many (plan, seed) at once as there are processors."""
+    todo = [job for job in jobs if not _kept().check_call_in_cache(*_call(*job))]
     todo.sort(key=lambda job: -sum(s.steps * s.batch * (0.25 if s.halved else 1) for s in job[0].stages))
     if first := [job for job in todo if _inverts(job[0])][:1]:  # its maps are made once, before the others need them
         todo.remove(first[0])
         todo = first + todo
     if todo:
         twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # once, before the others need it
-    experiments.side_by_side(_keep, todo, progress)
+    cache.side_by_side(_keep, todo, min(len(todo), notebook.processors()), progress)
 
 
 def _keep(plan: Plan, seed: int) -> None:
-    path = _path(plan, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    train(plan, seed).save(path, plan=plan.name, seed=str(seed))
+    _kept()(*_call(plan, seed))
 
 
-def _path(plan: Plan, seed: int) -> Path:
-    stages = [(dataclasses.astuple(s.recipe)[1:], s.steps, s.batch, s.recolour, s.maps, s.halved) for s in plan.stages]
-    return _cached(stages, plan.width, plan.faces, seed).with_suffix(".safetensors")
+def _kept() -> Any:
+    return cache.kept(_of_call, ignore=["plan"])
 
 
-def _cached(*made: object) -> Path:
-    """Where something is kept, without its suffix: by what makes it, the twin and all code and tables behind it."""
-    digest = hashlib.sha256(repr((*made, twin.folder().name, torch.__version__)).encode())
-    for name in _SOURCES:
-        digest.update((paths.PACKAGE / f"{name}.py").read_bytes())
-    for table in ("chromophores.csv", "camera_model.csv", "skin_prior.csv"):
-        digest.update((paths.TABLES / table).read_bytes())
-    return paths.build() / "weights" / digest.hexdigest()[:20]
+def _call(plan: Plan, seed: int) -> tuple[Any, ...]:
+    """The arguments of :func:`_of_call`; what makes weights are the values of a plan, not the names in it."""
+    stages = [(dataclasses.astuple(s.recipe)[1:], *dataclasses.astuple(s)[1:]) for s in plan.stages]
+    return plan, seed, (stages, plan.width, plan.faces, twin.folder().name)
+
+
+def _of_call(plan: Plan, seed: int, made_of: tuple[Any, ...]) -> BioFaceNet:
+    return train(plan, seed)
 
 
 @torch.no_grad()
