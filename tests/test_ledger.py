@@ -1,18 +1,20 @@
 """The deviations ledger: every number of it is a measured one, and what is shown is what was measured."""
 
-import dataclasses
 import json
 import re
 
 import pytest
-from bs4 import BeautifulSoup
 
 from bioface import paths, recipes
 from bioface.errors import BiofaceError, DataError
-from study import ledger, notebook_file
-from study.ledger import LEDGER, REFERENCE, Deviation
+from study import ledger
+from study.ledger import COLUMNS, REFERENCE
 
-ROWS = [row for rows in LEDGER.values() for row in rows]
+ROWS = [row for rows in ledger.load().values() for row in rows]
+
+
+def a_row(effect, **changes):
+    return dict.fromkeys(COLUMNS, "–") | {"effect": effect, "source": "me"} | changes
 
 
 @pytest.fixture
@@ -61,9 +63,8 @@ def test_a_reference_to_nothing_is_an_error(reference, file, says, figures):
     with pytest.raises(DataError) as caught:
         ledger.measured(reference, figures)
     assert str(caught.value).startswith(f"{figures / file}: ") and says in str(caught.value)
-    row = Deviation("a", "b", "c", "d", f"It is {{{reference}}}.", "e")
     with pytest.raises(DataError):
-        ledger.resolved({"part": (row,)}, figures)
+        ledger.resolved(a_row(f"It is {{{reference}}}."), figures)
 
 
 def test_an_unknown_statistic(figures):
@@ -73,65 +74,60 @@ def test_an_unknown_statistic(figures):
 
 def test_no_number_of_an_effect_is_typed_by_hand():
     for row in ROWS:
-        typed = re.sub(r"notebook \d\d", "", REFERENCE.sub("", row.effect))
-        assert not re.search(r"\d", typed), row.topic
-        assert "{" not in typed and "}" not in typed, row.topic
-        assert row.notebooks or row.effect.startswith(("Not measured", "Printed in notebook ")), row.topic
+        typed = re.sub(r"notebook \d\d", "", REFERENCE.sub("", row["effect"]))
+        assert not re.search(r"\d", typed), row["topic"]
+        assert "{" not in typed and "}" not in typed, row["topic"]
+        known = REFERENCE.search(row["effect"]) or row["effect"].startswith(("Not measured", "Printed in notebook "))
+        assert known, row["topic"]
 
 
 def test_every_row_says_something_in_every_column():
-    assert len({row.topic for row in ROWS}) == len(ROWS)
+    assert len({row["topic"] for row in ROWS}) == len(ROWS)
     for row in ROWS:
-        for name, text in dataclasses.asdict(row).items():
-            assert text.strip() == text and text, (row.topic, name)
-        assert row.effect.endswith((".", ".)")), row.topic
+        for name, text in row.items():
+            assert text.strip() == text and text, (row["topic"], name)
+        assert row["effect"].endswith((".", ".)")), row["topic"]
 
 
 def test_every_fault_and_every_step_of_the_ladders_is_in_it():
-    effects = " ".join(row.effect for row in ROWS)
+    effects = " ".join(row["effect"] for row in ROWS)
     steps = {r.name for r in (*recipes.LADDER, *recipes.CODE_LADDER, *recipes.FAULTS)}
     steps -= {"d65_rows", "authors_code"}  # rows alone, which `rows_sum_1` is about; all of them together
     assert [name for name in sorted(steps) if f"02_ladder:{name}/" not in effects] == []
 
 
 def test_every_number_is_there():
-    for rows in ledger.resolved().values():
-        for row in rows:
-            assert not REFERENCE.search(row.effect), row.topic
+    for row in ROWS:
+        assert not REFERENCE.search(ledger.resolved(row, paths.figures())["effect"]), row["topic"]
 
 
 def test_numbers_of_another_notebook_are_left_to_it(figures):
-    rows = tuple(
-        Deviation(topic, "", "", "", effect, "me")
-        for topic, effect in {"own": "{02_lines:one}.", "other": "{04.x}", "both": "{02_lines:one} {04.x}"}.items()
-    )
-    found = {row.topic: row for row in ledger.resolved({"part": rows}, figures, only="02")["part"]}
-    assert found["own"].effect == "−0.012." and found["own"].source == "me; effect: notebook 02"
-    assert found["other"].effect == "Measured in notebook 04."
-    assert found["both"].effect == "Measured in notebook 02, notebook 04."
+    own, other, both = a_row("{02_lines:one}."), a_row("{04.x}"), a_row("{02_lines:one} {04.x}")
+    assert ledger.resolved(own, figures, "02") == a_row("−0.012.", source="me; effect: notebook 02")
+    assert ledger.resolved(other, figures, "02")["effect"] == "Measured in notebook 04."
     (figures / "claims.json").unlink()  # what runs later need not be there
-    assert ledger.resolved({"part": rows}, figures, only="02")["part"][0].effect == "−0.012."
+    assert ledger.resolved(both, figures, "02")["effect"] == "Measured in notebook 02, notebook 04."
 
 
-def test_the_table_is_one_that_is_read_aloud():
-    row = Deviation("a < b", "`x`", "c & d", "–", "Not measured: no file.", "e")
-    soup = BeautifulSoup(ledger.as_html({"One & two": (row,)}), "html.parser")
-    assert [th.string for th in soup.select("thead th[scope=col]")] == list(ledger.HEADS)
-    group = soup.select_one("tbody tr.group")
-    assert group["id"] == "ledger-one-two" and group.th.string == "One & two"
-    assert (group.th["scope"], group.th["colspan"]) == ("rowgroup", "6")
-    assert soup.select_one("th[scope=row]").string == "a < b"
-    assert [td.get_text() for td in soup.select("td")] == ["x", "c & d", "–", "Not measured: no file.", "e"]
-    assert soup.td.code.string == "x"
-    assert "a < b: paper `x`; code c & d; ours –. Not measured: no file. [e]" in ledger.as_text({"One": (row,)})
+@pytest.mark.parametrize("text", ['[["a"]]\ntopic = "b"', "[[", None])
+def test_a_damaged_ledger_is_named(text, tmp_path):
+    if text:
+        (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(DataError, match="x.toml: expected deviations, each with topic, paper"):
+        ledger.load(tmp_path / "x.toml")
+
+
+def test_the_table_has_a_part_and_a_row_for_each(figures, monkeypatch):
+    monkeypatch.setattr(ledger, "load", lambda: {"One & two": [a_row("{04.x} of a | b.", topic="a < b")]})
+    head, _, columns, rule, row, _ = ledger.table(figures=figures).data.split("\n")
+    assert head == "## One & two" and columns.count("|") == rule.count("|") == 7
+    assert row == "| a < b | – | – | – | 0.98 s of a \\| b. | me; effect: notebook 04 |"
 
 
 def test_the_committed_notebook_shows_what_was_measured():
     """Whoever runs notebook 02 again and gets other numbers has to publish it."""
-    notebook = notebook_file.read(next(paths.notebooks().glob("02_*.ipynb")))
-    cell = next(cell for cell in notebook["cells"] if cell["source"].startswith("ledger.table("))
-    assert cell["source"] == 'ledger.table(only="02")' and "nbval-ignore-output" in cell["metadata"]["tags"]
+    notebook = json.loads(next(paths.notebooks().glob("02_*.ipynb")).read_text(encoding="utf-8"))
+    cell = next(cell for cell in notebook["cells"] if "".join(cell["source"]).startswith("ledger.table("))
+    assert cell["source"] == ['ledger.table(only="02")'] and "nbval-ignore-output" in cell["metadata"]["tags"]
     (output,) = cell["outputs"]
-    table = ledger.table(only="02")
-    assert "".join(output["data"]["text/html"]) == table._repr_html_()
-    assert "".join(output["data"]["text/plain"]) == repr(table)
+    assert "".join(output["data"]["text/markdown"]) == ledger.table(only="02").data
