@@ -6,6 +6,7 @@ must agree to half of the third.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,16 @@ from bioface.datasets import photos, twin
 from bioface.decomposition import decompose
 from bioface.objective import Batch
 from study import claims, notebook
-from study.bench import threads
+
+
+@contextlib.contextmanager
+def threads(count):
+    """Torch on so many threads, afterwards on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
 
 DIGITS = 3  # of a claim, as printed
 STEPS = 4

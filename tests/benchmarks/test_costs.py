@@ -1,0 +1,169 @@
+"""What the work costs: `make bench`. A group times a fast way beside the plain one; read the ratios, not the times.
+
+Torch has one thread. Everything is synthetic: the first faces of the twin.
+"""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from bioface import camera, decompose, image_formation, objective, recipes, skin, smith2019, spectra, training
+from bioface.datasets import nfe, twin
+
+FACES, WIDTH = 16, 8
+MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
+CONFIG = twin.TwinConfig(train=FACES, validation=1, test=1, cubes=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return twin.load("train", config=CONFIG, progress=False)
+
+
+@pytest.fixture(scope="module")
+def files(faces):
+    """Image and light file of the faces."""
+    folder = twin.make(CONFIG, progress=False)
+    return [folder / name for name in twin.file_names("train")[:2]]
+
+
+@pytest.fixture(scope="module")
+def pixels(faces):
+    """Maps of all pixels of skin."""
+    return [getattr(faces.truth, name)[faces.mask].astype(float) for name in MAPS]
+
+
+@pytest.fixture(scope="module")
+def cube(faces, pixels):
+    """Noisy radiance of 65 536 pixels in 33 bands, and the light."""
+    light = faces.truth.illuminant[0].astype(float)
+    light /= light.mean()
+    clean = image_formation.render_spectral(*(np.resize(p, (1, 65536)) for p in pixels), light)[0]
+    return clean + np.random.default_rng(0).normal(0, 0.002, clean.shape), light
+
+
+@pytest.mark.benchmark(group="image and its gradient")
+@pytest.mark.parametrize("method", ["table", "exact"])
+def test_an_image(benchmark, faces, pixels, method):
+    sensitivity = camera.CameraModel.load().sensitivity(faces.truth.camera_b[:1])
+    shared = [np.repeat(values, FACES, 0) for values in (faces.truth.illuminant[:1], sensitivity)]
+    maps = [np.resize(p, (FACES, 64, 64)).astype(np.float32) for p in pixels]
+    inputs = [torch.from_numpy(values).requires_grad_() for values in (*maps, *shared)]
+
+    def work():
+        return torch.autograd.grad(image_formation.render(*inputs, method=method).square().sum(), inputs)
+
+    assert all(torch.isfinite(gradient).all() for gradient in benchmark(work))
+
+
+def by_scipy(cube, light):
+    """Root-mean-square residuals of the layered skin fitted as one writes it with scipy, a pixel at a time."""
+    model = skin.SkinModel("layered", spectra.WAVELENGTHS)
+    names = ("offset", "per_melanin", "per_haemoglobin", "bloodless", "per_blood", "scattering")
+    offset, per_melanin, per_haemoglobin, bloodless, per_blood, scattering = (getattr(model, n).numpy() for n in names)
+
+    def misfit(x, pixel):
+        melanin, haemoglobin, diffuse, specular = x
+        absorption = bloodless + haemoglobin * per_blood
+        K = np.sqrt(absorption * (absorption + 2 * scattering))
+        decay = np.exp(-2 * model.dermis_cm * K)
+        dermis = scattering / (absorption + scattering + K * (1 + decay) / (1 - decay))
+        depth = offset + melanin * per_melanin + haemoglobin * per_haemoglobin
+        return light * (diffuse * np.exp(-2 * depth) * dermis + specular) - pixel
+
+    start, bounds = (0.1, 0.04, 1.0, 0.05), ((0, 0, 0, 0), (1, 1, np.inf, np.inf))
+    how = dict(bounds=bounds, method="dogbox", x_scale="jac")  # the fastest of scipy's, at its own tolerances
+    fits = (scipy.optimize.least_squares(misfit, start, args=(pixel,), **how) for pixel in cube)
+    return np.array([np.sqrt(np.mean(fit.fun**2)) for fit in fits])
+
+
+@pytest.mark.benchmark(group="fit of 50 pixels")
+@pytest.mark.parametrize("solver", ["varpro", "lm", "sgd", "scipy"])
+def test_fifty_pixels(benchmark, cube, solver):
+    few, light = cube[0][::1311], cube[1]
+
+    def work():
+        if solver == "scipy":
+            return by_scipy(few, light)
+        return smith2019.fit(
+            few, illuminant=light, solver=solver, **({"steps": 100} if solver == "sgd" else {})
+        ).residual
+
+    assert np.median(benchmark(work)) < (1 if solver == "sgd" else 0.003)
+
+
+@pytest.mark.benchmark(group="fit of 65 536 pixels")
+@pytest.mark.parametrize("bands", [8, 16, 33])
+def test_a_cube(benchmark, cube, bands):
+    some = np.linspace(0, 32, bands).round().astype(int)
+    work = (smith2019.fit, cube[0][:, some], spectra.WAVELENGTHS.numpy()[some], cube[1][some])
+    assert benchmark.pedantic(work[0], work[1:], rounds=3, warmup_rounds=1).converged.mean() > 0.9
+
+
+@pytest.mark.benchmark(group="photo taken apart")
+@pytest.mark.parametrize("side", [64, 256, 1024])
+def test_a_photo(benchmark, faces, side):
+    rows = np.arange(side) * 64 // side
+    photo, mask = (values[0][np.ix_(rows, rows)] for values in (faces.rgb, faces.mask))
+    assert benchmark(decompose, photo, mask).melanin.shape == (side, side)
+
+
+@pytest.mark.benchmark(group="training step")
+@pytest.mark.parametrize("what", ["bare network", "table", "spectral"])
+def test_a_training_step(benchmark, faces, what):
+    batch, model = objective.Batch.of(faces), training.build("working", WIDTH).train()
+    recipe = recipes.WORKING.but("timed", decoder="spectral" if what == "spectral" else "table")
+
+    def work():
+        model.zero_grad()
+        said = model(batch.image)
+        if what == "bare network":
+            loss = sum(value.square().mean() for value in said)
+        else:
+            loss = sum(objective.loss_terms(*objective.decode(said, batch, recipe), batch, recipe).values())
+        loss.backward()
+        return loss.item()
+
+    assert np.isfinite(benchmark.pedantic(work, rounds=5, warmup_rounds=1))
+
+
+@pytest.mark.benchmark(group="16 faces of the twin")
+@pytest.mark.parametrize("what", ["made", "read"])
+def test_the_twin(benchmark, files, what):
+    def made():
+        return [twin.make_face(CONFIG.seed, "train", *face) for face in twin.plan(CONFIG, "train")]
+
+    def read():
+        return twin.load("train", config=CONFIG, progress=False)
+
+    assert len(benchmark.pedantic(made if what == "made" else read, rounds=3)) == FACES
+
+
+@pytest.mark.benchmark(group="faces streamed from 8 files")
+@pytest.mark.parametrize("order", ["raw HDF5", "in order", "shuffled"])
+def test_streaming(benchmark, files, order):
+    stream = nfe.NFE(*([file] * 8 for file in files))
+
+    def raw():
+        total = 0
+        for path in (*stream.image_files, *stream.light_files):
+            with h5py.File(path) as file:
+                total += len(file[nfe.KEY][:])
+        return total // 2
+
+    def read():
+        return sum(len(batch) for batch in stream.batches(64, shuffle=order == "shuffled"))
+
+    assert benchmark(raw if order == "raw HDF5" else read) == 8 * FACES
