@@ -7,12 +7,13 @@ precision stays double.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
@@ -102,3 +103,32 @@ def as_float64(value: Any, what: str) -> torch.Tensor:
     if array.dtype.kind not in "biuf":
         raise BiofaceError(f"expected {what} made of real numbers, found {array.dtype}")
     return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def take(rows: Any, index: Any) -> Any:
+    """``rows[index]`` of an array, of a tuple, of every field of a dataclass of those, or None.
+
+    Parameters
+    ----------
+    index : a slice, an array of row numbers or of booleans
+
+    >>> take((1, 2, 3), np.array([2, 0]))
+    (3, 1)
+    """
+    if dataclasses.is_dataclass(rows) and not isinstance(rows, type):
+        fields = [f.name for f in dataclasses.fields(rows)]
+        return dataclasses.replace(rows, **{name: take(getattr(rows, name), index) for name in fields})
+    if isinstance(rows, tuple) and not isinstance(index, slice):
+        return tuple(rows[row] for row in np.arange(len(rows))[index])
+    return None if rows is None else rows[index]
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """One after the other: the inverse of :func:`take`."""
+    first = parts[0]
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        fields = [f.name for f in dataclasses.fields(first)]
+        return dataclasses.replace(first, **{name: join([getattr(part, name) for part in parts]) for name in fields})
+    if isinstance(first, tuple):
+        return tuple(value for part in parts for value in part)
+    return None if first is None else np.concatenate(parts)
