@@ -41,7 +41,8 @@ ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
 CHEEK_FILE = "skin/HyspexSkinReflectance.mat"  # below the data folder
 
 _ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
-_PARSER = 1  # raise when the parser gives other numbers, so that old caches are not used
+_PARSER = 2  # raise when the parser gives other numbers, so that old caches are not used
+_ROWS = ("reflectance", "group", "site", "subject")  # the fields with a row for each spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,7 @@ class SkinSpectra:
     def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
         if isinstance(index, int | np.integer):
             index = np.array([index])
-        rows = {name: getattr(self, name)[index] for name in ("reflectance", "group", "site", "subject")}
-        return dataclasses.replace(self, **rows)
+        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in _ROWS})
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -130,26 +130,14 @@ def _issa(workbook: Path) -> SkinSpectra:
     if arrays is None:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
-            np.savez(partial, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
+            np.savez(partial, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
     return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
 def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays, or None when there are none or they are not exactly what was written."""
-    with contextlib.suppress(*DAMAGED_NPZ):
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        if str(arrays.pop("checksum")) == _checksum(arrays):
-            return arrays
+    """The cached arrays, or None when there are none or, by the archive's checksums, not what was written."""
+    with contextlib.suppress(*DAMAGED_NPZ), cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return {name: stored[name] for name in _ROWS}
     return None
 
 
@@ -157,22 +145,21 @@ def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
     import openpyxl  # slow to import, and needed only when there is no cache
 
     try:
-        book = openpyxl.load_workbook(workbook, read_only=True, data_only=True)
+        with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
+            for name in ("Coding Scheme", "ISSA"):
+                if name not in book.sheetnames:
+                    raise DataError(workbook, f"a sheet {name!r}", ", ".join(book.sheetnames))
+            groups, sites = _coding_scheme(list(book["Coding Scheme"].iter_rows(values_only=True)))
+            rows = list(book["ISSA"].iter_rows(min_row=_ISSA_HEADER, values_only=True))
+    except DataError:
+        raise
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
-    try:
-        for name in ("Coding Scheme", "ISSA"):
-            if name not in book.sheetnames:
-                raise DataError(workbook, f"a sheet {name!r}", ", ".join(book.sheetnames))
-        groups, sites = _coding_scheme(list(book["Coding Scheme"].iter_rows(values_only=True)))
-        rows = list(book["ISSA"].iter_rows(min_row=_ISSA_HEADER, values_only=True))
-    finally:
-        book.close()
     header = list(rows[0]) if rows else []
     if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
         raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
     bands = [header.index(w) for w in ISSA_WAVELENGTHS]
-    percent, group, site, subject = [], [], [], []
+    kept = []
     row: Any
     for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
         values = [row[i] for i in bands]
@@ -180,10 +167,8 @@ def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
             continue  # no record, or one without all 31 bands
         if row[3] not in groups or row[6] not in sites or row[8] != "SCI":
             raise DataError(workbook, "known group and location, specular included", f"{row[:12]}, row {number}")
-        percent.append(values)
-        group.append(groups[row[3]])
-        site.append(sites[row[6]])
-        subject.append(int(row[2]))
+        kept.append((values, groups[row[3]], sites[row[6]], int(row[2])))
+    percent, group, site, subject = zip(*kept, strict=True) if kept else ((),) * 4
     arrays = {
         "reflectance": np.array(percent, dtype=np.float64).reshape(-1, len(bands)) / 100,
         "group": np.array(group, dtype=np.str_),
@@ -211,11 +196,8 @@ def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[str, str], dict[in
 
 def _cheeks(path: Path) -> SkinSpectra:
     if not path.is_file():
-        raise DataError(
-            path,
-            "the ISET cheek spectra: run `make data`, or place the file by data/README.md",
-            "no such file",
-        )
+        expected = "the ISET cheek spectra: run `make data`, or place the file by data/README.md"
+        raise DataError(path, expected, "no such file")
     content = matlab.read(path)
     for name in ("data", "wavelength", "dataFileNames"):
         if name not in content:
