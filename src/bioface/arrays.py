@@ -9,34 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import lzma
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import torch
 
-from bioface.errors import BiofaceError
-
-#: What numpy's and zipfile's readers raise on a damaged .npz, as they happen to stumble.
-DAMAGED_NPZ = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,  # with NotImplementedError: an encryption or a compression that is not there
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
+from bioface.errors import BiofaceError, DataError
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -132,3 +112,27 @@ def join(parts: Sequence[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(value for part in parts for value in part)
     return None if first is None else np.concatenate(parts)
+
+
+def read_npz(path: str | Path, names: Iterable[str], expected: str) -> dict[str, np.ndarray]:
+    """Some arrays of an .npz archive, whose checksums are verified.
+
+    Parameters
+    ----------
+    names : which arrays
+    expected : what the file should be, for the error
+
+    Raises
+    ------
+    DataError : it is missing, damaged or something else, or one of the arrays is not in it
+    """
+    if not Path(path).is_file():
+        raise DataError(path, expected, "no such file")
+    try:
+        # numpy leaves a file that it opened itself open when it is damaged
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except KeyError as error:
+        raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
+    except Exception as error:  # of any type: as numpy and zipfile happen to stumble over the damage
+        raise DataError(path, expected, f"something else ({error})") from error

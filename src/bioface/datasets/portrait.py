@@ -200,11 +200,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-6)
 
 
-def _rays(per_pixel: np.ndarray) -> np.ndarray:
-    """(64, 64) to the grid of rays."""
-    return per_pixel.repeat(SAMPLES, 0).repeat(SAMPLES, 1)
-
-
 def _background(rng: np.random.Generator) -> np.ndarray:
     """(64, 64, 3) linear RGB: two muted colours that blend into one another."""
     level = np.exp(rng.uniform(np.log(0.02), np.log(0.6), 2))
@@ -245,7 +240,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     parts = painting.parts(hits, complexion)
     face = parts == painting.FACE
     mask = _largest_piece(_pooled(face, np.ones(face.shape)) > COVERED)
-    used = np.where(_rays(mask), face, hits.hit)  # a pixel of the mask shows face only
+    used = np.where(mask.repeat(SAMPLES, 0).repeat(SAMPLES, 1), face, hits.hit)  # the mask's pixels show face only
     normals = _unit(_pooled(hits.normals, used)).astype(np.float32)
     melanin_of_rays, haemoglobin_of_rays = np.zeros(parts.shape), np.zeros(parts.shape)
     melanin_of_rays[hits.hit], haemoglobin_of_rays[hits.hit] = painting.pigments(hits.neutral[hits.hit], complexion)

