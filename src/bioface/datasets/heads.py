@@ -324,13 +324,7 @@ def cast(vertices: np.ndarray, key_direction: np.ndarray | None, size: int = 64,
         out[hit] = values
         return out.reshape(n, n, *values.shape[1:])
 
-    return Hits(
-        hit=hit.reshape(n, n),
-        eye=image(head.is_eye[number]),
-        normals=image(normals),
-        neutral=image(neutral),
-        lit=image(lit),
-    )
+    return Hits(hit.reshape(n, n), *map(image, (head.is_eye[number], normals, neutral, lit)))
 
 
 def vertex_normals(vertices: np.ndarray) -> np.ndarray:

@@ -405,7 +405,9 @@ def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     mask = photos.as_mask(np.asarray(_numbers(path, "mask", mask)))
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
-    return photos.not_empty(path, mask)
+    if not mask.any():
+        raise DataError(path, "a mask with at least one pixel", "an empty one")
+    return mask
 
 
 def _simple(value: Any) -> Any:

@@ -159,30 +159,25 @@ class Lazy:
     def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype):
         self.path, self.key, self.shape, self.dtype, self.ndim = path, key, shape, dtype, len(shape)
         self.step = max(1, SLAB // int(np.prod(shape[1:])))
-        self._first, self._slab = 0, np.empty((0, *shape[1:]), dtype)
+        self._first, self._slab = -1, np.empty((0, *shape[1:]), dtype)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
-        parts = []
-        while start < stop:
-            slab, offset = self._around(start)
-            part = slab[start - offset : stop - offset]
-            parts.append(part)
-            start += len(part)
+        firsts = range(start // self.step * self.step, stop, self.step)
+        parts = [self._slab_from(first)[max(0, start - first) : stop - first] for first in firsts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [self._slab[:0]])
 
-    def _around(self, row: int) -> tuple[np.ndarray, int]:
-        """The slab that holds a row, and its first row."""
-        if not self._first <= row < self._first + len(self._slab):
-            first = row // self.step * self.step
-            self._slab = self._slab[:0]  # free the old one before reading
+    def _slab_from(self, first: int) -> np.ndarray:
+        """The slab that begins with row ``first``."""
+        if self._first != first:
+            self._first, self._slab = -1, self._slab[:0]  # free the old one before reading
             try:
                 with h5py.File(self.path, "r") as file:
                     self._slab = np.ascontiguousarray(file[self.key][..., first : first + self.step].T)
             except Exception as error:
                 raise DataError(self.path, f"readable values in {self.key}", f"damage ({error})") from error
             self._first = first
-        return self._slab, self._first
+        return self._slab
 
 
 def _read_v73(path: Path) -> dict[str, Any]:

@@ -218,9 +218,10 @@ class NFE:
         rising, back = np.unique(rows, return_inverse=True)  # what HDF5 reads well
         shape = (len(rising), SIZE, SIZE)
         rgb, normals, coordinates = (np.empty((*shape, 3), np.float32) for _ in range(3))
-        lighting = np.empty((len(rising), 3, 9), np.float32)
-        faces = Faces(rgb, normals, np.empty(shape, bool), lighting, coordinates, tuple(self._names(rising)))
-        for file, local, mine in self._by_file(rising):
+        lighting, parts = np.empty((len(rising), 3, 9), np.float32), list(self._by_file(rising))
+        names = tuple(f"{self.image_files[file].name}:{row}" for file, local, _ in parts for row in local)
+        faces = Faces(rgb, normals, np.empty(shape, bool), lighting, coordinates, names)
+        for file, local, mine in parts:
             _decode_images(self.image_files[file], local, faces[mine])
             lighting[mine] = _checked_lights(self.light_files[file], local)
         return faces if np.array_equal(rising, rows) else faces[back]
@@ -282,11 +283,6 @@ class NFE:
     def _rows(self, index: Any) -> np.ndarray:
         index = _as_index(index, len(self))
         return np.arange(len(self))[index] if isinstance(index, slice) else index
-
-    def _names(self, rows: np.ndarray) -> Iterator[str]:
-        files = np.searchsorted(self._starts, rows, side="right") - 1
-        for file, row in zip(files, rows, strict=True):
-            yield f"{self.image_files[file].name}:{row - self._starts[file]}"
 
     def _by_file(self, rising: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:
         """(file, its rows, their places) for rising rows, one file after the other."""
@@ -398,13 +394,9 @@ def decode_normals(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
     normals = stored * (2 * inside)  # 2 stored − 1, or 0
     normals -= inside
     x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
-    length = x * x
-    length += y * y
-    length += z * z
-    np.sqrt(length, out=length)
+    length = np.sqrt(x * x + y * y + z * z)
     # A stored (½, ½, ½) has no direction; it stays zero rather than becoming NaN.
-    np.maximum(length, np.finfo(length.dtype).tiny, out=length)
-    normals /= length[..., None]
+    normals /= np.maximum(length, np.finfo(length.dtype).tiny)[..., None]
     return normals
 
 

@@ -86,7 +86,7 @@ def read(
     if len(given) != 2 or (given != whole and not resize_mask):
         hint = "; photos.read(…, resize_mask=True) fits a mask of the same view" if len(given) == 2 else ""
         raise DataError(where, f"a mask of {whole[0]} × {whole[1]} as {path.name}", f"shape {given}{hint}")
-    return Photo(rgb, not_empty(where, nearest(found, rgb.shape[:2])), path.stem)
+    return Photo(rgb, _not_empty(where, nearest(found, rgb.shape[:2])), path.stem)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -212,13 +212,7 @@ def _apply_profile(path: Path, image: Image.Image, profile: bytes) -> Image.Imag
     return converted or image  # None only when asked to change in place
 
 
-def not_empty(path: Path, mask: np.ndarray) -> np.ndarray:
-    """The mask.
-
-    Raises
-    ------
-    DataError : when no pixel is in it
-    """
+def _not_empty(path: Path, mask: np.ndarray) -> np.ndarray:
     if not mask.any():
         raise DataError(path, "a mask with at least one pixel", "an empty one")
     return mask

@@ -59,15 +59,14 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-_NFE_NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
-_NFE_FILES = tuple(f"nfe/zx_7_{kind}_celebA_{n:02d}.hdf5" for n in _NFE_NUMBERS for kind in ("d10_inmc", "d3_lrgb"))
+_NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
 
 _ENTRIES = (
     Entry(
         name="nfe",
         title="CelebA faces with normals, masks and lighting, from Neural Face Editing",
         kind="manual",
-        files=_NFE_FILES,
+        files=tuple(f"nfe/zx_7_{kind}_celebA_{n:02d}.hdf5" for n in _NUMBERS for kind in ("d10_inmc", "d3_lrgb")),
         home="https://drive.google.com/drive/folders/1UMiaw36z2E1F-tUBSMKNAjpx0o2TePvF",
         instructions="Open the Google Drive folder in a browser, download the image and the light file of a "
         "number together (20 is the smallest pair; 01–05 and 20 are the paper's), and put them into `nfe/`.",
@@ -143,12 +142,11 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry = _entry(which)
-    found = _present(entry, _folder(folder))
-    if found:
+    entry, folder = _entry(which), _folder(folder)
+    if found := _present(entry, folder):
         _check(entry, found)
         return found
-    target = _folder(folder) / entry.files[0]
+    target = folder / entry.files[0]
     if entry.kind != "download":
         raise DataError(target, entry.title, f"nothing there. {entry.instructions} Source: {entry.home}")
     _download(entry, target, progress)
@@ -164,13 +162,11 @@ def status(which: str | Entry, folder: str | Path | None = None) -> Status:
     """
     entry = _entry(which)
     try:
-        found = _present(entry, _folder(folder))
-        if not found:
+        if not is_placed(entry, folder):
             return Status(entry.name, "absent", f"{entry.instructions} Source: {entry.home}")
-        _check(entry, found)
+        return Status(entry.name, "present", _describe(entry, fetch(entry, folder)))
     except DataError as error:
         return Status(entry.name, "failed", str(error))
-    return Status(entry.name, "present", _describe(entry, found))
 
 
 def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
@@ -180,8 +176,7 @@ def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
     ------
     BiofaceError : on an unknown name
     """
-    entry = _entry(which)
-    return bool(_present(entry, _folder(folder)))
+    return bool(_present(_entry(which), _folder(folder)))
 
 
 def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Iterator[Status]:
@@ -190,15 +185,13 @@ def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Itera
     One that fails does not stop the others.
     """
     for entry in ENTRIES.values():
-        before = status(entry, folder)
-        if before.state != "absent" or entry.kind != "download":
-            yield before
-            continue
-        try:
-            found = fetch(entry, folder, progress)
-            yield Status(entry.name, "downloaded", _describe(entry, found))
-        except DataError as error:
-            yield Status(entry.name, "failed", str(error))
+        stands = status(entry, folder)
+        if stands.state == "absent" and entry.kind == "download":
+            try:
+                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, folder, progress)))
+            except DataError as error:
+                stands = Status(entry.name, "failed", str(error))
+        yield stands
 
 
 def _entry(which: str | Entry) -> Entry:

@@ -130,17 +130,17 @@ def _issa(workbook: Path) -> SkinSpectra:
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
     import openpyxl  # slow to import, and needed only when there is no cache
 
+    wanted = ("Coding Scheme", "ISSA")
     try:
         with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
-            for name in ("Coding Scheme", "ISSA"):
-                if name not in book.sheetnames:
-                    raise DataError(workbook, f"a sheet {name!r}", ", ".join(book.sheetnames))
-            groups, sites = _coding_scheme(list(book["Coding Scheme"].iter_rows(values_only=True)))
-            rows = list(book["ISSA"].iter_rows(min_row=_ISSA_HEADER, values_only=True))
-    except DataError:
-        raise
+            sheets = {n: list(book[n].iter_rows(values_only=True)) for n in wanted if n in book.sheetnames}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
+    for name in wanted:
+        if name not in sheets:
+            raise DataError(workbook, f"a sheet {name!r}", ", ".join(sheets))
+    groups, sites = _coding_scheme(sheets["Coding Scheme"])
+    rows = sheets["ISSA"][_ISSA_HEADER - 1 :]
     header = list(rows[0]) if rows else []
     if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
         raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")

