@@ -383,7 +383,7 @@ def test_a_group_in_place_of_the_array(tmp_path):
     image_file, *_ = write_pair(tmp_path, 1, 1)
     with h5py.File(image_file, "w") as file:
         file.create_group("zx_7")
-    expect(r"an array \(N, 10, 64, 64\), found a group", image_file)
+    expect(r"of shape \(N, 10, 64, 64\), found a group", image_file)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 64, 64), (2, 10, 32, 32), (2, 64, 64, 10), (10, 64, 64)])

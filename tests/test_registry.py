@@ -235,20 +235,6 @@ def test_the_real_camera_data_base_is_read(real_file):
 # --- the registry and the README ---------------------------------------------------------------------------
 
 
-def test_entries_are_complete():
-    for name, one in registry.ENTRIES.items():
-        assert name == one.name and one.kind in {"download", "manual", "package"}
-        for field in ("title", "used_for", "layout", "licence", "citation", "instructions"):
-            assert getattr(one, field), (name, field)
-        assert re.match(r"https?://\S+$", one.home)
-        if one.kind == "download":
-            assert len(one.files) == 1 and one.url.startswith("http")
-        if one.kind in ("download", "package"):
-            assert re.fullmatch("[0-9a-f]{64}", one.sha256)
-        if not one.sha256:
-            assert "checksum" in one.unverified
-
-
 def test_the_loaders_look_where_the_registry_puts_files():
     assert registry.ENTRIES["cheeks"].files == (skin_spectra.CHEEK_FILE,)
     numbers = {n for split in nfe.SPLITS.values() for n in split}
@@ -257,11 +243,17 @@ def test_the_loaders_look_where_the_registry_puts_files():
     assert {int(m["number"]) for m in map(nfe.LIGHT_NAME.fullmatch, names) if m} == numbers
 
 
-def test_the_readme_says_what_the_registry_says():
-    """To renew the section: paste ``registry.as_markdown()`` below the marker."""
+def test_the_readme_says_what_the_registry_says_and_whom_to_cite():
     readme = (paths.root() / "data" / "README.md").read_text(encoding="utf-8")
-    _, marker, section = readme.partition("a test holds this section to the code -->\n\n")
-    assert marker
-    section, heading, _ = section.partition("\n## Training at full size\n")
-    assert heading
-    assert section == registry.as_markdown()
+    for name, one in registry.ENTRIES.items():
+        assert name == one.name and f"| `{name}` | {one.title} |" in readme
+        section = re.split("\n##+ ", readme.partition(f"\n### `{name}`: {one.title}\n")[2])[0]
+        source = f"<{one.home}>; file: <{one.url}>" if one.url else f"<{one.home}>"
+        digest = f"`{one.sha256}`" if one.sha256 else "none published"
+        said = {"How to get it": one.instructions, "Source": source, "SHA-256": digest}
+        said["Files"] = ", ".join(f"`{file}`" for file in one.files)
+        assert not [line for line in (f"- **{k}:** {v}\n" for k, v in said.items()) if line not in section]
+        assert all(f"\n- **{key}:** " in section for key in ("Layout", "Licence", "Cite"))
+        assert one.kind == "manual" or (len(one.files) == 1 and re.fullmatch("[0-9a-f]{64}", one.sha256))
+        assert one.sha256 or "checksum" in section.partition("**Unverified:**")[2]
+        assert (one.kind == "download") == bool(one.url)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bioface import camera, illumination, image_formation, paths, smith2019
-from bioface.datasets import heads, iset, nfe, painting, twin
+from bioface.datasets import heads, iset, nfe, painting, portrait, twin
 from bioface.errors import BiofaceError, DataError
 
 SMALL = twin.TwinConfig(seed=3, train=6, validation=2, test=2, mismatch_share=0.5, cubes=1)
@@ -51,7 +51,7 @@ def faces(made):
 
 def region(coordinates: np.ndarray) -> np.ndarray:
     """True around mouth and nose, on the coordinate map."""
-    low, high = np.array(twin.COORDINATES)
+    low, high = np.array(portrait.COORDINATES)
     x, y, _ = np.moveaxis(coordinates * (high - low) + low, -1, 0)
     return (np.abs(x) < 0.42) & (y > 6.35) & (y < 7.40)
 
@@ -171,7 +171,7 @@ def test_faces_are_well_exposed_and_fill_the_picture(faces):
 
 
 def test_lips_are_redder_with_blood_and_brows_darker_with_melanin(faces):
-    low, high = np.array(twin.COORDINATES)
+    low, high = np.array(portrait.COORDINATES)
     P = faces.coordinates * (high - low) + low
     lips = (painting.lips(P) > 0.9) & faces.mask
     cheeks = (np.abs(np.abs(P[..., 0]) - 0.35) < 0.1) & (np.abs(P[..., 1] - 6.75) < 0.1) & faces.mask
@@ -185,10 +185,10 @@ def test_lips_are_redder_with_blood_and_brows_darker_with_melanin(faces):
 
 def test_base_colours_are_those_of_measured_people():
     colours = twin.base_colours()
-    assert len(colours) == 8 and set(colours) == set(twin.SHAPES)
+    assert len(colours) == 8 and set(colours) == set(portrait.SHAPES)
     for pairs in colours.values():
-        assert pairs[:, 0].min() >= twin.BASE_MELANIN[0] and pairs[:, 0].max() <= twin.BASE_MELANIN[1]
-        assert pairs[:, 1].min() >= twin.BASE_HAEMOGLOBIN[0] and pairs[:, 1].max() <= twin.BASE_HAEMOGLOBIN[1]
+        assert pairs[:, 0].min() >= portrait.BASE_MELANIN[0] and pairs[:, 0].max() <= portrait.BASE_MELANIN[1]
+        assert pairs[:, 1].min() >= portrait.BASE_HAEMOGLOBIN[0] and pairs[:, 1].max() <= portrait.BASE_HAEMOGLOBIN[1]
     median = {group: np.median(pairs[:, 0]) for group, pairs in colours.items()}
     assert median["African"] > 2 * median["Caucasian"]
 
@@ -206,7 +206,7 @@ def test_every_eight_faces_come_from_eight_groups_and_mismatches_are_spread():
 
 def test_light_from_one_direction_is_brightest_there():
     direction = np.array([0.6, 0.0, 0.8])
-    sharp, wide = (twin.spherical_harmonics(direction, width) for width in (0.0, 0.6))
+    sharp, wide = (portrait.spherical_harmonics(direction, width) for width in (0.0, 0.6))
     normals = np.array([[direction, [0.0, 1.0, 0.0], -direction]])
     shading = illumination.sh_shading(normals, sharp)[0]
     assert shading[0] == pytest.approx(1.0625, abs=1e-3) and shading[0] > 5 * shading[1]
@@ -236,10 +236,10 @@ def test_beyond_is_outside_of_the_usual_range():
     poses = [(heads.draw_pose(rng), heads.draw_pose(rng, True)) for _ in range(200)]
     assert max(abs(p.yaw) for p, _ in poses) < min(abs(p.yaw) for _, p in poses)
     assert max(abs(p.roll) for p, _ in poses) < min(abs(p.roll) for _, p in poses)
-    lights = [(twin.draw_light(rng), twin.draw_light(rng, True)) for _ in range(200)]
+    lights = [(portrait.draw_light(rng), portrait.draw_light(rng, True)) for _ in range(200)]
     usual, other = ([light[k].key_direction for light in lights] for k in (0, 1))
     assert all(key[1] < -0.2 or key[2] < 0.27 for key in other) and all(key[1] >= 0 and key[2] > 0.2 for key in usual)
-    colours = [twin.draw_camera_and_illuminant(rng, True) for _ in range(200)]
+    colours = [portrait.draw_camera_and_illuminant(rng, True) for _ in range(200)]
     assert all(2 <= np.linalg.norm(b) <= 3 + 1e-6 and weights.argmax() >= 2 for b, weights, _ in colours)
 
 

@@ -7,35 +7,17 @@ precision stays double.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-import lzma
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import torch
 
-from bioface.errors import BiofaceError
-
-#: What numpy's and zipfile's readers raise on a damaged .npz, as they happen to stumble.
-DAMAGED_NPZ = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    IndexError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,  # with NotImplementedError: an encryption or a compression that is not there
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
+from bioface.errors import BiofaceError, DataError
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -58,6 +40,17 @@ def _to_numpy(value: Any) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(_to_numpy(v) for v in value)
     return value
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many torch threads, and afterwards as many as before: with one, sums are always taken in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @runtime_checkable
@@ -102,3 +95,56 @@ def as_float64(value: Any, what: str) -> torch.Tensor:
     if array.dtype.kind not in "biuf":
         raise BiofaceError(f"expected {what} made of real numbers, found {array.dtype}")
     return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def take(rows: Any, index: Any) -> Any:
+    """``rows[index]`` of an array, of a tuple, of every field of a dataclass of those, or None.
+
+    Parameters
+    ----------
+    index : a slice, an array of row numbers or of booleans
+
+    >>> take((1, 2, 3), np.array([2, 0]))
+    (3, 1)
+    """
+    if dataclasses.is_dataclass(rows) and not isinstance(rows, type):
+        fields = [f.name for f in dataclasses.fields(rows)]
+        return dataclasses.replace(rows, **{name: take(getattr(rows, name), index) for name in fields})
+    if isinstance(rows, tuple) and not isinstance(index, slice):
+        return tuple(rows[row] for row in np.arange(len(rows))[index])
+    return None if rows is None else rows[index]
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """One after the other: the inverse of :func:`take`."""
+    first = parts[0]
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        fields = [f.name for f in dataclasses.fields(first)]
+        return dataclasses.replace(first, **{name: join([getattr(part, name) for part in parts]) for name in fields})
+    if isinstance(first, tuple):
+        return tuple(value for part in parts for value in part)
+    return None if first is None else np.concatenate(parts)
+
+
+def read_npz(path: str | Path, names: Iterable[str], expected: str) -> dict[str, np.ndarray]:
+    """Some arrays of an .npz archive, whose checksums are verified.
+
+    Parameters
+    ----------
+    names : which arrays
+    expected : what the file should be, for the error
+
+    Raises
+    ------
+    DataError : it is missing, damaged or something else, or one of the arrays is not in it
+    """
+    if not Path(path).is_file():
+        raise DataError(path, expected, "no such file")
+    try:
+        # numpy leaves a file that it opened itself open when it is damaged
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except KeyError as error:
+        raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
+    except Exception as error:  # of any type: as numpy and zipfile happen to stumble over the damage
+        raise DataError(path, expected, f"something else ({error})") from error

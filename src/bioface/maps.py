@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bioface import camera, image_formation, paths, skin
-from bioface.arrays import DAMAGED_NPZ
+from bioface.arrays import read_npz
 from bioface.errors import BiofaceError, DataError
 
 
@@ -104,18 +104,7 @@ class Decomposition:
         ------
         DataError : missing, damaged or something else, arrays that are missing or whose shapes do not agree
         """
-        expected = "a decomposition (.npz)"
-        if not Path(path).is_file():
-            raise DataError(path, expected, "no such file")
-        names = [f.name for f in dataclasses.fields(cls)]
-        try:
-            # numpy leaves a file that it opened itself open when it is damaged
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in names}
-        except KeyError as error:
-            raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
-        except DAMAGED_NPZ as error:
-            raise DataError(path, expected, f"something else ({error})") from error
+        arrays = read_npz(path, [f.name for f in dataclasses.fields(cls)], "a decomposition (.npz)")
         *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
         ends = {"albedo": (H, W, 3), "reconstruction": (H, W, 3), "image": (H, W, 3), "camera_b": (2,)}
         ends["illuminant"] = (33,)

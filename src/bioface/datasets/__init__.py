@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -32,7 +31,7 @@ IN_MEMORY = 20_000  # faces: 3 GB
 def _twin(split: str | None, limit: int | None) -> nfe.Faces:
     from bioface.datasets import twin  # needs the ray caster, which nothing else here does
 
-    return twin.load(split=split, limit=limit)[:limit]  # its own limit is per split
+    return twin.load(split, limit)
 
 
 def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
@@ -46,13 +45,12 @@ def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
     return stream[:count]
 
 
-def _cubes(name: str, split: str | None, limit: int | None) -> iset.Cubes:
-    """All .mat files in a folder of the data folder, a test set."""
+def _iset(split: str | None, limit: int | None) -> iset.Cubes:
     if split in ("train", "validation"):
-        raise BiofaceError(f"expected the split 'test' or None for {name!r}, a test set, found {split!r}")
-    files = iset.find(data() / name)
+        raise BiofaceError(f"expected the split 'test' or None for 'iset', a test set, found {split!r}")
+    files = iset.find()
     if not files:
-        raise DataError(data() / name, f"{name.upper()} faces *.mat (see data/README.md)", "none")
+        raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
     return iset.Cubes(files[:limit])
 
 
@@ -60,7 +58,7 @@ def _cubes(name: str, split: str | None, limit: int | None) -> iset.Cubes:
 LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | iset.Cubes]] = {
     "twin": _twin,
     "nfe": _nfe,
-    "iset": functools.partial(_cubes, "iset"),
+    "iset": _iset,
 }
 NAMES = tuple(LOADERS)
 

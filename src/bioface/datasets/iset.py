@@ -108,10 +108,7 @@ class Cube:
 
         Yields (rows as a slice, radiance of these rows (h, W, D)).
         """
-        height, width, _ = self.shape
-        step = max(1, pixels // width)
-        for start in range(0, height, step):
-            stop = min(start + step, height)
+        for start, stop in _spans(self.mask.shape[0], self.mask.shape[1], pixels):
             yield slice(start, stop), self.rows(start, stop)
 
     @classmethod
@@ -187,31 +184,33 @@ def load(path: str | Path) -> Cube:
 # --- from variables to a cube -----------------------------------------------------------------------------
 
 
+def _spans(height: int, size: int, most: int = BLOCK_VALUES) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of rows of ``size`` values, at most ``most`` values in each; one row at least."""
+    step = max(1, most // size)
+    for start in range(0, height, step):
+        yield start, min(start + step, height)
+
+
 def _assemble(path: Path, variables: Mapping[str, Any], mask: np.ndarray | None = None) -> Cube:
     read, shape, wavelengths, is_reflectance = _source(path, variables)
-    height, width, bands = shape
-    wavelengths = _checked_wavelengths(path, wavelengths, bands)
+    wavelengths = _checked_wavelengths(path, wavelengths, shape[2])
     largest = _survey(path, read, shape)
     keep, dropped = _kept_bands(path, wavelengths, largest)
     wavelengths = wavelengths[keep]
     usable = (wavelengths >= GRID[0]) & (wavelengths <= GRID[1])
     if usable.sum() < FEWEST_BANDS:
-        raise DataError(
-            path,
-            f"at least {FEWEST_BANDS} bands within {GRID[0]:g}–{GRID[1]:g} nm",
-            f"{usable.sum()} of {len(wavelengths)} bands, at {wavelengths[0]:g}–{wavelengths[-1]:g} nm",
-        )
-    if is_reflectance:
-        illuminant = np.ones(len(wavelengths))
-    else:
+        found = f"{usable.sum()} of {len(wavelengths)} bands, at {wavelengths[0]:g}–{wavelengths[-1]:g} nm"
+        raise DataError(path, f"at least {FEWEST_BANDS} bands within {GRID[0]:g}–{GRID[1]:g} nm", found)
+    illuminant = np.ones(len(wavelengths))
+    if not is_reflectance:
         level = float(np.median(largest[keep]))
-        illuminant = _checked_illuminant(path, variables, wavelengths, keep, shape, level)
+        illuminant = _checked_illuminant(path, variables.get("illuminant"), wavelengths, keep, shape, level)
     scale = float(illuminant[usable].mean())
     return Cube(
         name=path.stem if path.suffix == ".mat" else path.name,
         wavelengths=wavelengths,
         illuminant=illuminant / scale,
-        mask=_checked_mask(path, variables.get("mask") if mask is None else mask, (height, width)),
+        mask=_checked_mask(path, variables.get("mask") if mask is None else mask, shape[:2]),
         read_rows=lambda start, stop: read(start, stop)[..., keep],
         scale=scale,
         dropped=dropped,
@@ -245,11 +244,8 @@ def _source(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, 
             return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
 
         return read, values.shape, wave, name == "reflectance"
-    raise DataError(
-        path,
-        "the variables mcCOEF and basis, or photons and wave, or reflectance and wave",
-        "the variables " + (", ".join(sorted(variables)) or "(none)"),
-    )
+    expected = "the variables mcCOEF and basis, or photons and wave, or reflectance and wave"
+    raise DataError(path, expected, "the variables " + (", ".join(sorted(variables)) or "(none)"))
 
 
 def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, int, int], Any]:
@@ -263,11 +259,8 @@ def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[i
         # MATLAB drops a last axis of one.
         coefficients, shape = np.asarray(coefficients)[..., None], (*shape, 1)
     if matrix.ndim != 2 or len(shape) != 3 or shape[2] != matrix.shape[1]:
-        raise DataError(
-            path,
-            "mcCOEF (rows, cols, k) and basis.basis (bands, k) with one k",
-            f"{shape} and {matrix.shape}",
-        )
+        expected = "mcCOEF (rows, cols, k) and basis.basis (bands, k) with one k"
+        raise DataError(path, expected, f"{shape} and {matrix.shape}")
     mean = variables.get("imgMean")
     absent = mean is None or np.size(mean) == 0
     mean = np.zeros(len(matrix)) if absent else np.ravel(_numbers(path, "imgMean", mean)).astype(float)
@@ -287,9 +280,13 @@ def _checked_wavelengths(path: Path, wave: Any, bands: int) -> np.ndarray:
     nm = np.ravel(_numbers(path, "wave", wave)).astype(float)
     if len(nm) != bands:
         raise DataError(path, f"{bands} wavelengths, one for each band", f"{len(nm)}")
-    if not np.isfinite(nm).all() or (np.diff(nm) <= 0).any():
+    if not _is_rising(nm):
         raise DataError(path, "rising wavelengths in nm", "others: " + np.array2string(nm, threshold=6))
     return nm
+
+
+def _is_rising(nm: np.ndarray) -> bool:
+    return bool(np.isfinite(nm).all() and (np.diff(nm) > 0).all())
 
 
 def _survey(path: Path, read: Rows, shape: tuple[int, int, int]) -> np.ndarray:
@@ -298,9 +295,8 @@ def _survey(path: Path, read: Rows, shape: tuple[int, int, int]) -> np.ndarray:
     if 0 in shape:
         raise DataError(path, "a cube with pixels", f"shape {shape}")
     largest = np.zeros(bands)
-    step = max(1, BLOCK_VALUES // (width * bands))
-    for start in range(0, height, step):
-        block = read(start, min(start + step, height)).reshape(-1, bands)
+    for start, stop in _spans(height, width * bands):
+        block = read(start, stop).reshape(-1, bands)
         part = np.maximum(block.max(0), -block.min(0))  # NaN stays NaN in both
         if not np.isfinite(part).all():
             row = start + int(np.argmin(np.isfinite(block).all(1))) // width
@@ -322,15 +318,10 @@ def _kept_bands(path: Path, nm: np.ndarray, largest: np.ndarray) -> tuple[slice,
 
 
 def _checked_illuminant(
-    path: Path,
-    variables: Mapping[str, Any],
-    nm: np.ndarray,
-    keep: slice,
-    shape: tuple[int, int, int],
-    level: float,
+    path: Path, illuminant: Any, nm: np.ndarray, keep: slice, shape: tuple[int, int, int], level: float
 ) -> np.ndarray:
     """(D,) illuminant at the kept bands, in the unit of the radiance, whose size is ``level``."""
-    values, wave = _illuminant_fields(variables.get("illuminant"))
+    values, wave = _illuminant_fields(illuminant)
     if values is None:
         raise DataError(path, "an illuminant (a vector, or a struct with data and wave)", "none")
     values = _numbers(path, "illuminant", values)
@@ -343,18 +334,12 @@ def _checked_illuminant(
         values = values[keep]
     else:
         wave = np.ravel(_numbers(path, "illuminant.wave", wave)).astype(float)
-        if len(wave) != len(values) or not np.isfinite(wave).all() or (np.diff(wave) <= 0).any():
-            raise DataError(
-                path,
-                "one illuminant value for each of its rising wavelengths",
-                f"{len(values)} and {len(wave)}",
-            )
-        if wave[0] > nm[0] or wave[-1] < nm[-1]:
-            raise DataError(
-                path,
-                f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm",
-                f"one at {wave[0]:g}–{wave[-1]:g} nm",
-            )
+        if len(wave) != len(values) or not _is_rising(wave):
+            expected = "one illuminant value for each of its rising wavelengths"
+            raise DataError(path, expected, f"{len(values)} and {len(wave)}")
+        if nm[0] < wave[0] or nm[-1] > wave[-1]:
+            covered = f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm"
+            raise DataError(path, covered, f"one at {wave[0]:g}–{wave[-1]:g} nm")
         values = np.interp(nm, wave, values)
     if not np.isfinite(values).all():
         raise DataError(path, "a finite illuminant", "NaN or infinity")
@@ -364,30 +349,29 @@ def _checked_illuminant(
     return _same_unit(values, nm, level)
 
 
-def _illuminant_fields(illuminant: Any) -> tuple[np.ndarray | matlab.Lazy | None, np.ndarray | None]:
-    """(values, wavelengths or None) from any of ISET's ways to store a light."""
-    if not isinstance(illuminant, dict):
-        return (None if illuminant is None or np.size(illuminant) == 0 else np.asarray(illuminant)), None
-    values = illuminant.get("data")
-    if isinstance(values, dict):
-        values = values.get("photons", values.get("energy"))
-    spectrum = illuminant.get("spectrum")
-    wave = illuminant.get("wave", illuminant.get("wavelength"))
-    if wave is None and isinstance(spectrum, dict):
-        wave = spectrum.get("wave")
-    if isinstance(values, matlab.Lazy):
-        return values, wave  # an illuminant image
-    return (None if values is None or np.size(values) == 0 else np.asarray(values)), wave
+def _illuminant_fields(illuminant: Any) -> tuple[Any, np.ndarray | None]:
+    """(values, wavelengths), None where there are none, from any of ISET's ways to store a light."""
+    wave = None
+    if isinstance(illuminant, dict):
+        spectrum = illuminant.get("spectrum")
+        wave = illuminant.get("wave", illuminant.get("wavelength"))
+        if wave is None and isinstance(spectrum, dict):
+            wave = spectrum.get("wave")
+        illuminant = illuminant.get("data")
+    if isinstance(illuminant, dict):
+        illuminant = illuminant.get("photons", illuminant.get("energy"))
+    if isinstance(illuminant, matlab.Lazy):  # an illuminant image
+        return illuminant, wave
+    return (None if illuminant is None or np.size(illuminant) == 0 else np.asarray(illuminant)), wave
 
 
 def _one_light(path: Path, image: Any) -> np.ndarray:
     """The spectrum of an illuminant image (rows, cols, bands) that is one spectrum times a brightness."""
     height, width, bands = image.shape
-    step = max(1, BLOCK_VALUES // (width * bands))
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, height, step):
-            yield np.asarray(image[start : min(start + step, height)], dtype=float).reshape(-1, bands)
+        for start, stop in _spans(height, width * bands):
+            yield np.asarray(image[start:stop], dtype=float).reshape(-1, bands)
 
     mean = sum(block.sum(0) for block in blocks()) / (height * width)
     if not np.isfinite(mean).all():
@@ -418,10 +402,9 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     if mask is None:
         return np.ones(shape, bool)
-    mask = np.asarray(_numbers(path, "mask", mask))
+    mask = photos.as_mask(np.asarray(_numbers(path, "mask", mask)))
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
-    mask = mask > (0 if mask.dtype.kind in "biu" else 0.5)
     if not mask.any():
         raise DataError(path, "a mask with at least one pixel", "an empty one")
     return mask

@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from bioface import paths
+from bioface import arrays, paths
 from bioface.errors import BiofaceError, DataError, unknown_name
 
 KEY = "zx_7"  #: the one data set in each file
@@ -48,31 +48,6 @@ BLOCK = 256  # neighbouring rows that `batches` decodes at once: 39 MB of Faces
 GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, so that every pass over them stays in the cache
 THREADS = min(4, os.cpu_count() or 1)  # that decode
 TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends of [0, 1]
-
-
-def _take(value: Any, index: Any) -> Any:
-    """``value[index]`` for an array, a tuple of names, a dataclass of those, or None."""
-    if value is None:
-        return None
-    if isinstance(value, tuple) and not isinstance(index, slice):
-        return tuple(np.array(value, dtype=object)[index])
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: _take(getattr(value, f.name), index) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changed)
-    return value[index]
-
-
-def _join(values: Sequence[Any]) -> Any:
-    """One after the other: the inverse of :func:`_take`."""
-    first = values[0]
-    if first is None:
-        return None
-    if isinstance(first, tuple):
-        return tuple(name for names in values for name in names)
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        joined = {f.name: _join([getattr(v, f.name) for v in values]) for f in dataclasses.fields(first)}
-        return dataclasses.replace(first, **joined)
-    return np.concatenate(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +77,7 @@ class Faces:
         return len(self.rgb)
 
     def __getitem__(self, index: Index) -> Faces:
-        index = _as_index(index, len(self))
-        return dataclasses.replace(
-            self, **{f.name: _take(getattr(self, f.name), index) for f in dataclasses.fields(self)}
-        )
+        return arrays.take(self, _as_index(index, len(self)))
 
     @staticmethod
     def concatenate(parts: Sequence[Faces]) -> Faces:
@@ -117,26 +89,18 @@ class Faces:
         """
         if not parts:
             raise BiofaceError("expected at least one set of faces to join, found none")
-        fields = dataclasses.fields(Faces)
-        return Faces(**{f.name: _join([getattr(part, f.name) for part in parts]) for f in fields})
+        return arrays.join(parts)
 
 
 def _as_index(index: Any, length: int) -> slice | np.ndarray:
-    """A slice or an array of row numbers in [0, length); a single number becomes one row."""
+    """A slice as it is, for a view; else row numbers in [0, length), a single number as one row."""
     if isinstance(index, slice):
         return index
-    rows = np.atleast_1d(np.asarray(index))
-    if rows.dtype == bool:
-        if rows.shape != (length,):
-            raise IndexError(f"expected {length} booleans, found shape {rows.shape}")
-        return np.flatnonzero(rows)
-    if rows.size == 0:
-        return rows.astype(int)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise TypeError(f"expected a row number, a slice or an array of row numbers, found {index!r}")
-    if rows.min() < -length or rows.max() >= length:
-        raise IndexError(f"expected rows within 0–{length - 1}, found {rows.min()}–{rows.max()}")
-    return np.where(rows < 0, rows + length, rows)
+    rows = np.asarray(index)
+    try:
+        return np.atleast_1d(np.arange(length)[rows if rows.size else []])
+    except IndexError as error:
+        raise IndexError(f"expected rows within 0–{length - 1}, found {index!r} ({error})") from error
 
 
 class Pair(NamedTuple):
@@ -156,14 +120,11 @@ def find(folder: str | Path | None = None) -> list[Pair]:
     """
     folder = paths.data() / "nfe" if folder is None else Path(folder)
     pairs = []
-    for images in sorted(folder.glob("*.hdf5")):
-        name = IMAGE_NAME.fullmatch(images.name)
-        if not name:
-            continue
-        lights = _partner(images)
-        if not lights.is_file():
-            raise DataError(images, f"its light file {lights.name} beside it", "no such file")
-        pairs.append(Pair(int(name["number"]), images, lights))
+    for images in folder.glob("*.hdf5"):
+        if name := IMAGE_NAME.fullmatch(images.name):
+            pairs.append(Pair(int(name["number"]), images, _partner(images)))
+            if not pairs[-1].lights.is_file():
+                raise DataError(images, f"its light file {pairs[-1].lights.name} beside it", "no such file")
     return sorted(pairs)
 
 
@@ -191,11 +152,8 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
     if not chosen:
         wanted = "any number" if split is None else " or ".join(f"{n:02d}" for n in SPLITS[split])
         found = ", ".join(f"{p.number:02d}" for p in pairs) or "none"
-        raise DataError(
-            folder,
-            f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)",
-            f"file numbers {found}",
-        )
+        expected = f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)"
+        raise DataError(folder, expected, f"file numbers {found}")
     return NFE([p.images for p in chosen], [p.lights for p in chosen])
 
 
@@ -233,15 +191,11 @@ class NFE:
         self.image_files = _as_paths(image_files)
         if not self.image_files:
             raise BiofaceError("expected at least one image file, found none")
-        if light_files is None:
-            self.light_files = tuple(_partner(p) for p in self.image_files)
-        else:
-            self.light_files = _as_paths(light_files)
-        if len(self.light_files) != len(self.image_files):
-            raise BiofaceError(
-                f"expected one light file for each of {len(self.image_files)} image files, "
-                f"found {len(self.light_files)}"
-            )
+        self.light_files = _as_paths(map(_partner, self.image_files) if light_files is None else light_files)
+        count = len(self.image_files)
+        if len(self.light_files) != count:
+            found = len(self.light_files)
+            raise BiofaceError(f"expected one light file for each of {count} image files, found {found}")
         counts = []
         for images, lights in zip(self.image_files, self.light_files, strict=True):
             if same_numbers:
@@ -262,10 +216,14 @@ class NFE:
     def __getitem__(self, index: Index) -> Faces:
         rows = self._rows(index)
         rising, back = np.unique(rows, return_inverse=True)  # what HDF5 reads well
-        faces = _empty(len(rising), tuple(self._names(rising)))
-        for file, local, mine in self._by_file(rising):
+        shape = (len(rising), SIZE, SIZE)
+        rgb, normals, coordinates = (np.empty((*shape, 3), np.float32) for _ in range(3))
+        lighting, parts = np.empty((len(rising), 3, 9), np.float32), list(self._by_file(rising))
+        names = tuple(f"{self.image_files[file].name}:{row}" for file, local, _ in parts for row in local)
+        faces = Faces(rgb, normals, np.empty(shape, bool), lighting, coordinates, names)
+        for file, local, mine in parts:
             _decode_images(self.image_files[file], local, faces[mine])
-            faces.lighting[mine] = _checked_lights(self.light_files[file], local)
+            lighting[mine] = _checked_lights(self.light_files[file], local)
         return faces if np.array_equal(rising, rows) else faces[back]
 
     def __getitems__(self, rows: Index) -> Faces:
@@ -288,9 +246,8 @@ class NFE:
         ------
         BiofaceError : when ``size`` is not positive.
         """
-        _check_size(size)
         parts, missing = [], size  # of the next batch
-        for rows in self._blocks(shuffle, seed):
+        for rows in self._blocks(size, shuffle, seed):
             block, used = self[rows], 0
             while used < len(block):
                 parts.append(block[used : used + missing])
@@ -308,12 +265,13 @@ class NFE:
         ------
         BiofaceError : when ``size`` is not positive.
         """
-        _check_size(size)
-        order = np.concatenate(list(self._blocks(shuffle, seed)))
+        order = np.concatenate(list(self._blocks(size, shuffle, seed)))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
-    def _blocks(self, shuffle: bool, seed: int) -> Iterator[np.ndarray]:
-        """The row numbers of each block, in the order of reading."""
+    def _blocks(self, size: int, shuffle: bool, seed: int) -> Iterator[np.ndarray]:
+        """The row numbers of each block, in the order of reading, for batches of a size that is checked."""
+        if size < 1:
+            raise BiofaceError(f"expected a positive batch size, found {size}")
         starts = np.arange(0, len(self), BLOCK)
         random = np.random.default_rng(seed)
         if shuffle:
@@ -326,11 +284,6 @@ class NFE:
         index = _as_index(index, len(self))
         return np.arange(len(self))[index] if isinstance(index, slice) else index
 
-    def _names(self, rows: np.ndarray) -> Iterator[str]:
-        files = np.searchsorted(self._starts, rows, side="right") - 1
-        for file, row in zip(files, rows, strict=True):
-            yield f"{self.image_files[file].name}:{row - self._starts[file]}"
-
     def _by_file(self, rising: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:
         """(file, its rows, their places) for rising rows, one file after the other."""
         ends = np.searchsorted(rising, self._starts)
@@ -339,12 +292,7 @@ class NFE:
                 yield file, rising[first:last] - self._starts[file], slice(first, last)
 
 
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise BiofaceError(f"expected a positive batch size, found {size}")
-
-
-def _as_paths(files: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+def _as_paths(files: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
     return tuple(Path(f) for f in ([files] if isinstance(files, str | Path) else files))
 
 
@@ -357,51 +305,38 @@ def _check_numbers(images: Path, lights: Path) -> None:
         raise DataError(lights, f"the lights of file {image['number']}, as the images", f"file {light['number']}")
 
 
-def _open(path: Path) -> h5py.File:
-    """Open an HDF5 file, or say what is wrong with it."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file for as long as it is read; the error says what is wrong with it."""
     if not path.is_file():
         raise DataError(path, "an NFE file in HDF5 (see data/README.md)", "no such file")
     if not h5py.is_hdf5(path):
         raise DataError(path, "an HDF5 file", f"{path.stat().st_size} bytes of something else")
+    expected, found = "a whole HDF5 file", "a damaged or truncated one"
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(path, "a whole HDF5 file", f"a damaged or truncated one ({error})") from error
+        with h5py.File(path, "r") as file:
+            expected, found = "readable rows", "damage"
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise DataError(path, expected, f"{found} ({error})") from error
 
 
 def _check_header(path: Path, shape: tuple[int, ...]) -> int:
     """N, after checking the key, the (N, *shape) and the type without reading a value."""
-    wanted = "(N, " + ", ".join(map(str, shape)) + ")"
-    try:
-        with _open(path) as file:
-            keys = list(file)
-            data = file.get(KEY)
-            is_array = isinstance(data, h5py.Dataset)
-            found: Any
-            found, dtype = (data.shape, data.dtype) if is_array else ((), None)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(path, "a whole HDF5 file", f"a damaged one ({error})") from error
+    with _opened(path) as file:
+        keys, data = list(file), file.get(KEY)
+        is_array = isinstance(data, h5py.Dataset)
+        found, dtype = (data.shape, data.dtype) if is_array else ((), np.dtype(object))
     if KEY not in keys:
         raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, keys)) or "(none)"))
-    if dtype is None:
-        raise DataError(path, f"{KEY!r} to be an array {wanted}", "a group")
-    if len(found) != len(shape) + 1 or found[1:] != shape:
-        raise DataError(path, f"{KEY!r} of shape {wanted}", f"shape {found}")
+    if found[1:] != shape:
+        wanted = f"{KEY!r} of shape (N, {', '.join(map(str, shape))})"
+        raise DataError(path, wanted, f"shape {found}" if is_array else "a group")
     if dtype.kind != "f":
         raise DataError(path, f"{KEY!r} in floating point", f"{dtype}")
     if found[0] == 0:
         raise DataError(path, "at least one row", "none")
     return found[0]
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[h5py.Dataset]:
-    """The array of a file, for as long as it is read."""
-    try:
-        with _open(path) as file:
-            yield file[KEY]
-    except (OSError, RuntimeError, KeyError) as error:
-        raise DataError(path, "readable rows", f"damage ({error})") from error
 
 
 def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
@@ -415,24 +350,23 @@ def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
 
 def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
     contiguous = rising[-1] - rising[0] + 1 == len(rising)
-    with _reading(path) as stored:
-        return stored[slice(int(rising[0]), int(rising[-1]) + 1) if contiguous else rising]
+    with _opened(path) as file:
+        return file[KEY][slice(int(rising[0]), int(rising[-1]) + 1) if contiguous else rising]
 
 
 def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
     """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
     images = _read_rows(path, rows)
-    # One pass with min and max finds NaN too: both are NaN then.
     for what, channels in LAYOUT.items():
         part = images[:, channels]
-        low, high = float(part.min()), float(part.max())
-        if not np.isfinite([low, high]).all():
-            bad = rows[int(np.argmax(~np.isfinite(part.reshape(len(part), -1)).all(1)))]
-            raise DataError(path, f"finite {what}", f"NaN or infinity in row {bad}")
-        if low < -TOLERANCE or high > 1 + TOLERANCE:
-            outside = (part < -TOLERANCE) | (part > 1 + TOLERANCE)
-            bad = rows[int(np.argmax(outside.reshape(len(part), -1).any(1)))]
-            raise DataError(path, f"{what} stored within [0, 1]", f"{low:.4g} to {high:.4g}, first in row {bad}")
+        low, high = part.min((1, 2, 3)), part.max((1, 2, 3))  # NaN where there is one
+        bad = ~(np.isfinite(low) & np.isfinite(high))
+        if bad.any():
+            raise DataError(path, f"finite {what}", f"NaN or infinity in row {rows[int(bad.argmax())]}")
+        bad = (low < -TOLERANCE) | (high > 1 + TOLERANCE)
+        if bad.any():
+            found = f"{low.min():.4g} to {high.max():.4g}, first in row {rows[int(bad.argmax())]}"
+            raise DataError(path, f"{what} stored within [0, 1]", found)
     return images
 
 
@@ -460,22 +394,10 @@ def decode_normals(stored: np.ndarray, mask: np.ndarray) -> np.ndarray:
     normals = stored * (2 * inside)  # 2 stored − 1, or 0
     normals -= inside
     x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
-    length = x * x
-    length += y * y
-    length += z * z
-    np.sqrt(length, out=length)
+    length = np.sqrt(x * x + y * y + z * z)
     # A stored (½, ½, ½) has no direction; it stays zero rather than becoming NaN.
-    np.maximum(length, np.finfo(length.dtype).tiny, out=length)
-    normals /= length[..., None]
+    normals /= np.maximum(length, np.finfo(length.dtype).tiny)[..., None]
     return normals
-
-
-def _empty(count: int, names: tuple[str, ...]) -> Faces:
-    """Faces to be filled."""
-    shape = (count, SIZE, SIZE)
-    rgb, normals, coordinates = (np.empty((*shape, 3), np.float32) for _ in range(3))
-    lighting = np.empty((count, 3, 9), np.float32)
-    return Faces(rgb, normals, np.empty(shape, bool), lighting, coordinates, names)
 
 
 def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
@@ -484,7 +406,8 @@ def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
     NumPy and HDF5 let other threads work meanwhile. The threads end with this call, so that nothing is in the way
     of a fork.
     """
-    with _reading(path) as stored:
+    with _opened(path) as file:
+        stored = file[KEY]
         step = GROUP if stored.chunks is None else min(max(GROUP, stored.chunks[0]), BLOCK)  # a chunk is read whole
         runs = list(_runs(rising, step))
         threads = max(1, min(THREADS, len(runs) // 2))
@@ -498,12 +421,8 @@ def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
                     _checked_images(path, rising)  # says what it is
                 _decode(images.transpose(0, 2, 3, 1), faces[place : place + len(images)])
 
-        shares = [runs[i::threads] for i in range(threads)]
-        if threads == 1:
-            decode(runs)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(decode, shares))
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(decode, [runs[i::threads] for i in range(threads)]))
 
 
 def _decode(stored: np.ndarray, faces: Faces) -> None:

