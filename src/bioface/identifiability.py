@@ -54,7 +54,8 @@ def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
     R, dm, dh = model.with_derivatives(melanin, haemoglobin)
     shade = diffuse[..., None]
-    return illuminant.to(R)[:, None] * torch.stack([shade * dm, shade * dh, R, torch.ones_like(R)], dim=-1)
+    # each column in one piece, which is what sums over wavelengths are quick with
+    return (illuminant.to(R) * torch.stack([shade * dm, shade * dh, R, torch.ones_like(R)], dim=-2)).mT
 
 
 _UNKNOWABLE = 1e12  #: variance of a unit-length column beyond which double precision cannot tell it from infinity
@@ -86,13 +87,15 @@ def standard_deviation(
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]], dtype=torch.float64)
     """
     J = J.to(torch.float64)
-    scale = J.norm(dim=-2)
+    G = J.mT @ J
+    scale = G.diagonal(dim1=-2, dim2=-1).sqrt()
     seen = scale > 0
     use = seen if free is None else seen & free
-    J = torch.where(use[..., None, :], J / torch.where(seen, scale, 1.0)[..., None, :], 0.0)
-    G = J.transpose(-1, -2) @ J + torch.diag_embed((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
+    unit = torch.where(use, 1 / torch.where(seen, scale, 1.0), 0.0)
+    units = unit[..., :, None] * unit[..., None, :]
+    G = G * units + torch.diag_embed((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
     inverse = torch.linalg.inv_ex(G).inverse
-    spread = inverse if noise is None else inverse @ (J.transpose(-1, -2) @ noise.to(J) @ J) @ inverse
+    spread = inverse if noise is None else inverse @ (units * (J.mT @ noise.to(J) @ J)) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)
     told = (inverse.diagonal(dim1=-2, dim2=-1).abs() < _UNKNOWABLE) & (variance > 0)
     if J.shape[-2] < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known

@@ -1,0 +1,109 @@
+"""Work in blocks, each on one torch thread, and torch's number of threads afterwards."""
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from bioface import threads
+
+
+@pytest.fixture(autouse=True, params=[1, 3])
+def count(request):
+    """Numbers of torch threads that a caller may have; new threads start with the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == of_a_new_thread() == request.param
+    torch.set_num_threads(before)
+
+
+def of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_results_come_in_order_from_one_torch_thread_each(count):
+    def work(n):
+        time.sleep(0.01 * (n % 3))
+        return n, torch.get_num_threads(), torch.is_grad_enabled(), threading.get_ident()
+
+    with torch.no_grad():
+        found = list(threads.blocks(work, range(20)))
+    assert [n for n, *_ in found] == list(range(20))
+    assert {(threads, grad) for _, threads, grad, _ in found} == {(1, False)}
+    assert len({where for *_, where in found}) == count
+    assert list(threads.blocks(work, [])) == []
+
+
+def test_pieces_are_taken_a_few_ahead_in_the_callers_thread(count):
+    taken = []
+
+    def pieces():
+        for n in range(100):
+            taken.append(threading.get_ident())
+            yield n
+
+    for n, _ in enumerate(threads.blocks(abs, pieces())):
+        assert n < len(taken) <= n + 2 * count + 1
+    assert set(taken) == {threading.get_ident()}
+
+
+def test_what_a_block_raises_is_raised_and_the_rest_never_begin(count):
+    begun = []
+
+    def work(n):
+        begun.append(n)
+        time.sleep(0.01)
+        return 1 / n
+
+    with pytest.raises(ZeroDivisionError):
+        list(threads.blocks(work, [1, 0, *range(1, 100)]))
+    assert len(begun) < 10
+
+
+def test_two_calls_that_overlap_leave_the_numbers_alone(count):
+    """The first to begin is the first to end, and a thread that starts meanwhile sees nothing of it."""
+    began, first_over = threading.Event(), threading.Event()
+    seen = []
+
+    def second():
+        with threads.number(2):
+            list(threads.blocks(torch.sin, torch.ones(4, 3)))
+            began.set()
+            first_over.wait(10)
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    with threads.number(1):
+        other = threading.Thread(target=second)
+        other.start()
+        assert began.wait(10)
+        seen += [torch.get_num_threads(), of_a_new_thread()]
+    first_over.set()
+    other.join()
+    assert seen == [1, count, 2, count]
+
+
+def test_the_number_comes_back_after_a_failure(count):
+    with pytest.raises(ZeroDivisionError), threads.number(count + 1):
+        assert torch.get_num_threads() == count + 1
+        raise ZeroDivisionError
+
+
+def in_blocks(seed):
+    x = torch.rand(8, 1000, 100, generator=torch.Generator().manual_seed(seed))
+    with threads.number(1):
+        x = x.exp()  # more than one thread of a pool that the fork has ended would wait for ever
+    return float(sum(threads.blocks(torch.sum, x)))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_everything_works_after_a_fork(count):
+    torch.rand(1000, 1000).exp() @ torch.rand(1000, 1000)  # threads of torch's own
+    expected = [in_blocks(seed) for seed in range(2)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(in_blocks, range(2)).get(30) == expected
