@@ -90,6 +90,8 @@ class Claims:
 
     def skip(self, name: str, *, reason: str) -> None:
         """Note a claim that could not be measured here, and why (say, a data set that is not there)."""
+        if not reason:
+            raise BiofaceError(f"claim {name}: say why it was not measured")
         self.rows[name] = replace(self._find(name)[0], unit="", reason=reason)
 
     def _find(self, name: str) -> tuple[Claim, dict[str, Any]]:
@@ -132,7 +134,7 @@ def limits(
     least, most = number(low, 6), number(high, 6)
     text = f"≤ {most}" if low == -math.inf else f"≥ {least}" if high == math.inf else f"{least} to {most}"
     if equals is not None:
-        low, high = equals - tol, equals + tol
+        low, high = float(equals - tol), float(equals + tol)
         text = f"= {number(equals, 6)}" + (f" ± {number(tol, 6)}" if tol else "")
     if not low <= high or math.isinf(low) and math.isinf(high):
         raise ValueError(f"a bar from {low} to {high}")
