@@ -1,8 +1,11 @@
-"""The claims table: what passes, what is said, and what is kept."""
+"""Claims: how they are declared, what passes, what is said, and what is kept."""
 
+import datetime
 import json
+import re
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -13,121 +16,158 @@ from bioface.errors import BiofaceError, DataError
 from study import claims
 from study.claims import Claims
 
+TOML = """
+[04.a]
+what = "a number"
+data = "ISSA (measured)"
+at_most = 0.5
+"""
+
 
 @pytest.fixture(autouse=True)
 def figures(tmp_path, monkeypatch):
-    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path / "figures"))
     monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
-    return tmp_path
+    return tmp_path / "figures"
+
+
+@pytest.fixture
+def declare(tmp_path):
+    """``declare(text, "04")``: the claims of a notebook as another claims.toml declares them."""
+
+    def made(text=TOML, notebook="04", **words):
+        (tmp_path / "claims.toml").write_text(text, encoding="utf-8")
+        return Claims(notebook, tmp_path / "claims.toml", **words)
+
+    return made
+
+
+def held(bar):
+    return TOML.replace("at_most = 0.5", bar)
 
 
 @pytest.mark.parametrize(
-    ("bar", "passing", "missing"),
+    ("bar", "text", "passing", "missing"),
     [
-        ({"at_most": 0.5}, [0.5, 0.1, -3.0], [0.5000001, np.nan, np.inf]),
-        ({"at_least": 0.5}, [0.5, 7.0], [0.4999999, np.nan, -np.inf, np.inf]),
-        ({"between": (0.8, 1.25)}, [0.8, 1.0, 1.25], [0.79, 1.26, np.nan]),
-        ({"equals": 2.0, "tol": 0.1}, [1.95, 2.05], [1.8, 2.2, np.nan]),
-        ({"equals": 7553}, [7553], [7552]),
+        ("at_most = 0.5", "≤ 0.5", [0.5, 0.1, -3.0], [0.5000001, np.nan, np.inf]),
+        ("at_least = 10_000", "≥ 10 000", [10_000, 1e9], [9999.9, np.nan, -np.inf, np.inf]),
+        ("at_least = 0.8\nat_most = 1.25", "0.8 to 1.25", [0.8, 1.0, 1.25], [0.79, 1.26, np.nan]),
+        ("equals = 2.0\ntol = 0.1", "= 2 ± 0.1", [1.95, 2.05], [1.8, 2.2, np.nan]),
+        ("equals = 7553", "= 7 553", [7553], [7552]),
     ],
 )
-def test_a_bar_holds_at_its_edge_and_never_for_what_is_not_finite(bar, passing, missing):
-    for k, (value, expected) in enumerate([(v, True) for v in passing] + [(v, False) for v in missing]):
-        made = Claims("04")
-        assert made.check(f"c{k}", "a number", value, data="none", **bar) is expected
-        assert next(iter(made)).passed is expected
+def test_a_bar_holds_at_its_edge_and_never_for_what_is_not_finite(declare, bar, text, passing, missing):
+    for value, expected in [(v, True) for v in passing] + [(v, False) for v in missing]:
+        made = declare(held(bar))
+        assert made.check("a", value) is expected
+        assert made.rows["a"].passed is expected and made.rows["a"].bar == text
 
 
-def test_judged_on_the_number_not_on_its_rounding():
-    assert not Claims("04").check("a", "just over", 0.00500001, at_most=0.005, digits=2, data="none")
+def test_judged_on_the_number_not_on_its_rounding(declare):
+    made = declare(TOML + "digits = 2")
+    assert not made.check("a", 0.5000001)
+    assert made.rows["a"].shown == "0.5"
 
 
-def test_numbers_of_numpy_and_torch():
-    made = Claims("04")
-    assert made.check("a", "numpy", np.float32(1), equals=1, data="none")
-    assert made.check("b", "torch", torch.tensor(1.0), equals=1, data="none")
-    assert made.check("c", "array of one", np.array([1.0])[0], equals=1, data="none")
-    with pytest.raises(BiofaceError, match="'d': expected one number, found ndarray"):
-        made.check("d", "many", np.ones(3), equals=1, data="none")
-    with pytest.raises(BiofaceError, match="expected one number, found Tensor"):
-        made.check("d", "many", torch.ones(3), equals=1, data="none")
+def test_numbers_of_numpy_and_torch(declare):
+    made = declare(held("equals = 1"))
+    assert all(made.check("a", one) for one in (np.float32(1), torch.tensor(1.0), np.array([1.0])[0], True))
+    for many in (np.ones(3), torch.ones(3)):
+        with pytest.raises(BiofaceError, match=r"04\.a: expected one number"):
+            made.check("a", many)
+
+
+@pytest.mark.parametrize("bar", ["", "at_least = 2\nat_most = 1", "at_most = nan", "at_most = inf"])
+def test_a_bar_that_makes_no_sense_is_refused(declare, bar):
+    with pytest.raises(BiofaceError, match=r"04\.a: expected .* one bar"):
+        declare(held(bar)).check("a", 1.0)
+
+
+def test_a_bar_is_handed_in_only_where_none_is_declared(declare):
+    assert declare(held("")).check("a", 9.0, at_most=10)
+    with pytest.raises(BiofaceError, match="one bar"):
+        declare().check("a", 9.0, at_most=10)
 
 
 @pytest.mark.parametrize(
-    "bar", [{}, {"at_most": 1, "at_least": 0}, {"between": (2, 1)}, {"at_most": np.nan}, {"at_most": np.inf}]
+    ("text", "message"),
+    [
+        (TOML + "at_mots = 1", "at_mots"),
+        (TOML.replace("data = ", "# "), "data"),
+        (TOML.replace("a number", "{faces} faces"), "faces"),
+        (TOML.replace("04", "03"), "KeyError"),
+        ("[04]\na = 1", "int"),
+        ("[04", "TOML"),
+    ],
 )
-def test_a_bar_that_makes_no_sense_is_refused(bar):
-    with pytest.raises(BiofaceError, match="bar"):
-        Claims("04").check("a", "x", 1.0, data="none", **bar)
+def test_a_declaration_that_is_wrong_is_refused_by_the_name_of_its_file(declare, text, message):
+    with pytest.raises(DataError, match=rf"claims\.toml: expected claims of notebook 04.*{message}"):
+        declare(text)
 
 
-def test_a_copied_id_cannot_hide_a_missed_bar():
-    made = Claims("04")
-    made.check("a", "first", 9.0, at_most=1, data="none")
-    with pytest.raises(BiofaceError, match="taken by 'first'"):
-        made.check("a", "second", 0.0, at_most=1, data="none")
-    made.check("a", "first", 8.0, at_most=1, data="none")  # a cell run twice
-    assert [c.measured for c in made] == [8.0]
+def test_the_notebook_s_words_fill_the_braces(declare):
+    made = declare(TOML.replace("a number", "{faces} faces"), faces=16, more=1)
+    made.skip("a", reason="no data")
+    assert made.rows["a"].what == "16 faces"
 
 
-@pytest.mark.parametrize("name", ["", "A", "a b", "a-b", "é"])
-def test_ids_are_plain(name):
-    with pytest.raises(BiofaceError, match="id"):
-        Claims("04").check(name, "x", 1, at_most=1, data="none")
+def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, figures):
+    made = declare(TOML + TOML.replace("04.a", "04.b"))
+    for hand_in in (lambda: made.check("c", 0.1), lambda: made.skip("c", reason="x")):
+        with pytest.raises(DataError, match=r"claims\.toml: expected a claim \[04\.c\], found none"):
+            hand_in()
+    made.check("a", 0.1)
+    with pytest.raises(DataError, match=r"claims\.toml: expected only claims that notebook 04 hands in, found b"):
+        made.save()
+    assert not figures.exists()
 
 
-def test_a_notebook_is_two_digits():
-    with pytest.raises(BiofaceError, match="'4'"):
-        Claims("4")
-
-
-def test_the_table_shows_misses_reasons_and_controls_but_no_times(capsys):
-    made = Claims("04")
-    made.check("good", "a number that is fine", 0.00471, at_most=0.005, data="ISSA (measured)", control="PCA: 0.0072")
-    made.check("bad", "a number that is not, said in more words than one line holds", np.nan, at_most=1, data="x")
-    made.skip("absent", "cheeks", reason="no such file in data/", data="ISET (measured)")
-    made.check("fast", "all spectra", 12.3456, at_most=1, unit="s", data="x", timing=True)
+def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, capsys):
+    names = ("good", "bad", "absent", "fast", "rare")
+    text = "".join(TOML.replace("04.a", f"04.{name}") for name in names)
+    text = text.replace("a number", "a number, said in more words than one line of a table holds", 2)
+    made = declare(text.replace("[04.rare]", 'timing = true\nunit = "s"\n[04.rare]') + "optional = true")
+    made.check("good", 0.00471, control="PCA: 0.0072")
+    made.check("bad", np.nan)
+    made.skip("absent", reason="no such file in data/")
+    made.check("fast", 12.3456)
+    made.check("rare", 0.1)
     made.table()
-    table = capsys.readouterr().out
-    lines = table.splitlines()
-    assert next(line for line in lines if "04.good" in line).split()[-6:] == [
-        "0.00471",
-        "≤",
-        "0.005",
-        "PASS",
-        "ISSA",
-        "(measured)",
-    ]
-    assert "beside it: PCA: 0.0072" in table
+    told = capsys.readouterr().out
+    lines = told.splitlines()
+    assert lines[1].split()[-6:] == ["0.00471", "≤", "0.5", "PASS", "ISSA", "(measured)"]
+    assert lines[2:4] == [" " * 11 + "of a table holds", " " * 13 + "beside it: PCA: 0.0072"]  # folded, not cut
+    assert "\n             not measured: no such file in data/\n" in told
     assert "FAIL" in next(line for line in lines if "04.bad" in line)
-    assert "line holds" in table  # folded, not cut
-    assert "not measured: no such file in data/" in table
-    assert "12.3" not in table and "04.fast" not in table
+    assert "04.fast" not in told and "04.rare" not in told
     assert lines[-1] == "1 of 3 claims pass, 1 miss their bar, 1 not measured."
-    made.timing_table()
-    times = capsys.readouterr().out
-    assert "12.3 s" in times and "FAIL" in times and "04.good" not in times
+    for kind, shown in (("timing", "12.3 s    ≤ 0.5 s  FAIL"), ("optional", "0.1       ≤ 0.5  PASS")):
+        made.table(kind)
+        told = capsys.readouterr().out
+        assert shown in told and told.count("04.") == 1
 
 
-def test_skipping_needs_a_reason():
+def test_skipping_needs_a_reason(declare):
     with pytest.raises(BiofaceError, match="say why"):
-        Claims("04").skip("a", "x", reason="", data="y")
+        declare().skip("a", reason="")
 
 
-def test_saving_replaces_the_notebook_s_rows_only(figures):
+def test_saving_replaces_the_notebook_s_rows_only_and_declares_it_to_the_run_that_asks(declare, figures, monkeypatch):
+    monkeypatch.setenv("BIOFACE_OUTPUTS", str(figures.parent / "outputs"))
     for notebook, names in [("04", "ab"), ("01", "c"), ("04", "bd")]:
-        made = Claims(notebook)
+        made = declare("".join(TOML.replace("04.a", f"{notebook}.{name}") for name in names), notebook)
         for name in names:
-            made.check(name, name, 1.0, at_most=1, data="none")
+            made.check(name, 1.0)
         made.save()
     assert [c.id for c in claims.read()] == ["01.c", "04.b", "04.d"]
     assert [p.name for p in figures.iterdir()] == ["claims.json"]
+    assert (figures.parent / "outputs").read_text() == "claims.json\n" * 3
 
 
-def test_saved_rows_say_what_was_measured(figures):
-    made = Claims("04")
-    made.check("a", "x", 1 / 3, at_most=0.5, data="twin (synthetic)", unit="s", control="y")
-    made.check("b", "x", np.nan, at_most=0.5, data="twin (synthetic)")
+def test_saved_rows_say_what_was_measured(declare, figures):
+    made = declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b"))
+    made.check("a", 1 / 3, control="y")
+    made.check("b", np.nan)
     made.save()
     first, second = json.loads((figures / "claims.json").read_text())["claims"]
     assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
@@ -136,50 +176,31 @@ def test_saved_rows_say_what_was_measured(figures):
     assert "NaN" not in (figures / "claims.json").read_text()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        '{"claims": [',
-        "",
-        "[]",
-        '{"claims": [{"id": "04.a"}]}',
-        '{"claims": 3}',
-        '{"claims": [{"measured": NaN}]}',
-    ],
-)
-def test_a_damaged_file_is_named_and_left_alone(figures, damage):
-    file = figures / "claims.json"
-    file.write_text(damage)
-    made = Claims("04")
-    made.check("a", "x", 1.0, at_most=1, data="none")
-    with pytest.raises(DataError, match=r"claims\.json: expected claims .*remove the file"):
-        made.save()
-    assert file.read_text() == damage
-
-
-def test_the_same_claim_twice_in_the_file_is_damage(figures):
-    made = Claims("04")
-    made.check("a", "x", 1.0, at_most=1, data="none")
+def test_a_damaged_file_is_named_and_left_alone(declare, figures):
+    made = declare()
+    made.check("a", 0.25)
     made.save()
-    file = figures / "claims.json"
-    row = json.loads(file.read_text())["claims"][0]
-    file.write_text(json.dumps({"claims": [row, row]}))
-    with pytest.raises(DataError, match="one claim twice"):
-        claims.read()
+    file, whole = figures / "claims.json", (figures / "claims.json").read_text()
+    row = whole.splitlines()[1]
+    damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
+    damages += [whole.replace("0.25,", f"{value},") for value in ("NaN", "1e999", "true", '"0.25"', "1" + "0" * 400)]
+    damages += [whole.replace('"what"', '"waht"'), whole.replace("true", "1", 1), whole.replace(row, f"{row},\n{row}")]
+    for damage in damages:
+        file.write_text(damage)
+        with pytest.raises(DataError, match=r"claims\.json: expected claims .*remove the file"):
+            made.save()
+        assert file.read_text() == damage
 
 
-def test_digest_is_of_one_notebook(figures):
-    def save(notebook, value):
-        made = Claims(notebook)
-        made.check("a", "x", value, at_most=9, data="none")
+def test_digest_is_of_one_notebook(declare):
+    def digest(notebook, value):
+        made = declare(TOML.replace("04", notebook), notebook)
+        made.check("a", value)
         made.save()
+        return claims.digest("04")
 
-    save("04", 1.0)
-    before = claims.digest("04")
-    save("01", 2.0)
-    assert claims.digest("04") == before
-    save("04", 3.0)
-    assert claims.digest("04") != before
+    before = digest("04", 1.0)
+    assert digest("01", 2.0) == before != digest("04", 3.0)
 
 
 @pytest.mark.parametrize(
@@ -202,22 +223,33 @@ def test_numbers_read_well(value, digits, text):
     assert claims.number(value, digits) == text
 
 
-def test_the_command_line(figures):
+def test_the_command_line(declare):
     command = [sys.executable, "-m", "study.claims"]
     missing = subprocess.run(command, capture_output=True, text=True)
     assert missing.returncode == 2 and "claims.json: expected" in missing.stderr
-    made = Claims("04")
-    made.check("a", "a missed bar", 2.0, at_most=1, data="none")
+    made = declare()
+    made.check("a", 2.0)
     made.save()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "04.a" in done.stdout and "FAIL" in done.stdout
 
 
-def test_outputs_are_declared_to_the_run_that_asks(figures, tmp_path_factory, monkeypatch):
-    manifest = tmp_path_factory.mktemp("run") / "outputs"
-    monkeypatch.setenv("BIOFACE_OUTPUTS", str(manifest))
-    made = Claims("04")
-    made.check("a", "x", 1.0, at_most=1, data="none")
-    made.save()
-    assert manifest.read_text() == "claims.json\n"
-    assert paths.figures() == figures
+def test_the_committed_rows_are_the_declared_claims():
+    """Every claim was handed in, none beside them, each with the words, data and bar that are declared."""
+    rows = {row.id: row for row in claims.read(paths.root() / "figures" / claims.FILE)}
+    toml = tomllib.loads((paths.notebooks() / "claims.toml").read_text(encoding="utf-8"))
+    declared = {f"{notebook}.{name}": row for notebook, table in toml.items() for name, row in table.items()}
+    assert declared.keys() == rows.keys()
+    handed_in = set()
+    for id, row in declared.items():
+        for field in ("what", "data"):
+            pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(row[field]))
+            assert re.fullmatch(pattern, getattr(rows[id], field)), id
+        bar = {key: row[key] for key in ("at_least", "at_most", "equals", "tol") if key in row}
+        assert "equals" not in bar or bar.keys() <= {"equals", "tol"}, id
+        if not bar:
+            handed_in.add(id)
+        elif rows[id].passed is not None:
+            assert rows[id].bar == claims.limits(**bar)[2], id
+        assert isinstance(row["set"], datetime.date), id
+    assert handed_in == {"01.bias", "04.cheeks_layered", "06.hue"}

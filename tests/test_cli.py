@@ -56,17 +56,11 @@ def one_line_error(arguments, capsys):
     return said.err
 
 
-def test_a_missing_cube(tmp_path, capsys):
-    assert "nobody.mat: expected an ISET cube" in one_line_error(["fit", str(tmp_path / "nobody.mat")], capsys)
-
-
-def test_a_cube_that_is_none(tmp_path, capsys):
-    (tmp_path / "face.mat").write_text("hello\nworld")
-    assert "face.mat: expected a MATLAB .mat file" in one_line_error(["fit", str(tmp_path / "face.mat")], capsys)
-
-
-def test_out_is_a_file(cube_file, capsys):
-    path = str(cube_file[0])
+def test_what_cannot_be_fitted(cube_file, tmp_path, capsys):
+    path, text, missing = (str(file) for file in (cube_file[0], tmp_path / "text.mat", tmp_path / "nobody.mat"))
+    (tmp_path / "text.mat").write_text("hello\nworld")
+    assert "nobody.mat: expected an ISET cube" in one_line_error(["fit", missing], capsys)
+    assert "text.mat: expected a MATLAB .mat file" in one_line_error(["fit", text], capsys)
     assert "expected a folder" in one_line_error(["fit", path, "--out", path], capsys)
 
 
@@ -187,36 +181,21 @@ def test_decompose_writes_all_or_nothing(photo_and_weights, tmp_path, monkeypatc
         (["--recipe", "working", "--split", "trian"], "unknown split 'trian'; did you mean 'train'"),
         (["--recipe", "working", "--limit", "0"], "expected a limit of at least 1, found 0"),
         (["--recipe", "working", "--width", "0"], "expected a width of at least 1 filter, found 0"),
+        (["--recipe", "working", "--out", __file__], "expected a folder"),
     ],
 )
 def test_training_that_cannot_be(arguments, message, folders, capsys):
     assert message in one_line_error(["train", "--data", "nfe", *arguments], capsys)
 
 
-def test_training_into_a_file(folders, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    arguments = ["train", "--data", "nfe", "--recipe", "working", "--out", str(tmp_path / "file")]
-    assert "expected a folder" in one_line_error(arguments, capsys)
+USAGE = "|fitt|fit|data extra|bench|decompose|decompose a.png --masc b.png|fit a.mat --outt b|train"
+USAGE += "|train --recipe working --data iset|train --recipe working --steps many"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["fitt"],
-        ["fit"],
-        ["data", "extra"],
-        ["decompose"],
-        ["decompose", "a.png", "--masc", "b.png"],
-        ["fit", "a.mat", "--outt", "b"],
-        ["train"],
-        ["train", "--recipe", "working", "--data", "iset"],
-        ["train", "--recipe", "working", "--steps", "many"],
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments, capsys):
+@pytest.mark.parametrize("line", USAGE.split("|"))
+def test_wrong_usage_exits_with_2(line, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(arguments)
+        cli.main(line.split())
     assert stopped.value.code == 2
     assert "usage: python -m bioface" in capsys.readouterr().err
 
@@ -226,9 +205,7 @@ def test_data_reports_every_data_set(monkeypatch, capsys):
     monkeypatch.setattr(registry, "fetch_all", lambda progress: iter(statuses))
     assert cli.main(["data"]) == 0
     assert capsys.readouterr().out == "a: present: here\nb: absent: get it there\n"
-    monkeypatch.setattr(
-        registry, "fetch_all", lambda progress: iter([*statuses, registry.Status("c", "failed", "no network")])
-    )
+    statuses.append(registry.Status("c", "failed", "no network"))
     assert cli.main(["data"]) == 2
     said = capsys.readouterr()
     assert said.err == "c: failed: no network\n" and said.out.count("\n") == 2

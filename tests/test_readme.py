@@ -12,16 +12,22 @@ from study import readme, table1
 from study.claims import Claims
 
 TEXT = """# Title
-The error is <!-- claim 04.rmse -->old<!-- /claim -->, <!-- claim 04.speed -->old<!-- /claim -->.
+The error is <!-- {{ measured("04.rmse") }} -->old<!-- / -->, <!-- {{ measured("04.speed") }} -->old<!-- / -->.
 
-<!-- table1: training mean; expected = Bayes, a pixel -->
+<!-- {{ table1({"training mean": "a constant", "expected": "Bayes, a pixel"}) }} -->
 old
-<!-- /table1 -->
+<!-- / -->
 
-<!-- claims: 04.rmse 04.limit -->
+<!-- {{ table("04.rmse", "04.limit") }} -->
 old
-<!-- /claims -->
+<!-- / -->
 after
+"""
+TOML = """
+[04]
+rmse = { what = "median RMSE", at_most = 0.005, data = "ISSA (measured)" }
+limit = { what = "median over groups", at_most = 0.004, data = "ISSA (measured)" }
+speed = { what = "fit", at_least = 20, unit = "pixels/s", data = "twin (synthetic)", timing = true }
 """
 
 
@@ -29,10 +35,10 @@ after
 def figures(tmp_path, monkeypatch):
     """A folder of figures with three claims and the numbers of two of notebook 05's figures."""
     monkeypatch.setattr(paths, "figures", lambda: tmp_path)
-    rows = Claims("04")
-    rows.check("rmse", "median RMSE", 0.0047, at_most=0.005, data="ISSA (measured)")
-    rows.check("limit", "median over groups", 0.0049, at_most=0.004, data="ISSA (measured)")
-    rows.check("speed", "fit", 10, at_least=20, unit="pixels/s", data="twin (synthetic)", timing=True)
+    (tmp_path / "claims.toml").write_text(TOML)
+    rows = Claims("04", tmp_path / "claims.toml")
+    for name, value in (("rmse", 0.0047), ("limit", 0.0049), ("speed", 10)):
+        rows.check(name, value)
     rows.save()
     found = {column: [0.25, 0.0125] for column in metrics.TABLE1}
     numbers = {"training mean": found, "expected": found | {"specular": [None, None]}}
@@ -46,12 +52,12 @@ def figures(tmp_path, monkeypatch):
 def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
     filled = readme.fill(TEXT, figures)
     assert "old" not in filled and filled.startswith("# Title\nThe error is ") and filled.endswith("after\n")
-    assert "<!-- claim 04.rmse -->0.0047<!-- /claim -->, <!-- claim 04.speed -->10 pixels/s<!-- /claim -->." in filled
+    assert '<!-- {{ measured("04.rmse") }} -->0.0047<!-- / -->' in filled and "-->10 pixels/s<!-- / -->." in filled
     assert "| median RMSE | 0.0047 | ≤ 0.005 | PASS | ISSA (measured) |" in filled
     assert "Of 2 claims that need neither" in filled
     assert "1 pass. These miss their bar: `04.limit`." in filled
     assert "| SfSNet, as published | 0.1898 | – | 0.1452 | – | – | 0.2831 |" in filled
-    assert "| training mean | 0.250 ± 0.013 |" in filled or "| training mean | 0.250 ± 0.012 |" in filled
+    assert "| a constant | 0.250 ± 0.013 |" in filled or "| a constant | 0.250 ± 0.012 |" in filled
     assert "| Bayes, a pixel | " in filled
     (bayes,) = (line for line in filled.splitlines() if line.startswith("| Bayes"))
     assert bayes.split("|")[3].strip() == "–"
@@ -69,15 +75,16 @@ def test_tables_have_as_many_rules_as_columns(figures):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("<!-- claim 04.rmse -->old<!-- /claim -->, <!-- claim 04.speed -->old<!-- /claim -->", "", "claim ID"),
-        ("<!-- claims: ", "<!-- claimed: ", "claims: IDs"),
-        ("<!-- table1: ", "<!-- table 1: ", "table1: METHODS"),
-        ("claim 04.rmse", "claim 04.x", "found 04.x"),
-        ("04.limit", "04.y", "found 04.y"),
-        ("training mean", "training means", "found 'training means'"),
+        ("<!-- ", "< ", "found 0 whole ones"),
+        ("<!-- / -->\nafter", "", "found 3 whole ones"),
+        ('"04.rmse") }}', '"04.x") }}', "'04.x'"),
+        ('"04.limit"', '"04.y"', "'04.y'"),
+        ("training mean", "training means", "'training means'"),
+        ("table1(", "table2(", "'table2'"),
+        ("table1({", "table1(", "table1"),
     ],
 )
-def test_a_place_that_is_missing_or_asks_for_what_is_not_there_is_refused(figures, old, new, message):
+def test_a_place_that_is_broken_or_asks_for_what_is_not_there_is_refused(figures, old, new, message):
     with pytest.raises(BiofaceError, match=message):
         readme.fill(TEXT.replace(old, new), figures)
 
@@ -97,5 +104,5 @@ def test_a_verdict_too_few_is_refused(figures):
     numbers = json.loads(file.read_text())["numbers"]
     numbers.pop("albedo")
     file.write_text(json.dumps({"numbers": numbers}))
-    with pytest.raises(BiofaceError, match="six verdicts"):
+    with pytest.raises(BiofaceError, match="'albedo'"):
         readme.fill(TEXT, figures)

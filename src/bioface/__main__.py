@@ -1,5 +1,4 @@
-"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat``, ``train --recipe NAME`` and
-``bench``.
+"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -8,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -22,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = (
@@ -212,49 +210,6 @@ def _write_history(path: Path, recipe: str, history: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def bench(out: Path | None, quick: bool, plan: Path | None) -> int:
-    """Measure what the work costs, write ``bench.json`` and ``bench.png``, print the table; renew a page's plan."""
-    import matplotlib
-
-    from bioface import plotting
-    from study import bench as benchmarks
-
-    if quick and plan is not None:
-        raise BiofaceError("expected --quick or --plan, found both: the numbers of a quick run mean nothing")
-    out = out or (paths.build() / "bench" if quick else paths.figures())
-    paths.make_folder(out)
-    if plan is not None:
-        _page(plan)  # what is wrong with it is said now, not after minutes of measuring
-    results = benchmarks.measure(quick, progress=sys.stderr.isatty())
-    plotting.use_style()
-    figure = benchmarks.plot(results)
-    about = {"Title": benchmarks.TITLE, "Description": benchmarks.ALT, "Data": benchmarks.DATA}
-    about["Software"] = f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}"
-    with contextlib.ExitStack() as files:  # all of them, or none
-        json_, png = (files.enter_context(paths.whole_file(out / f"bench.{kind}")) for kind in ("json", "png"))
-        json_.write_text(results.to_json(), encoding="utf-8")
-        figure.savefig(png, metadata=about)
-        if plan is not None:  # read again: somebody may have written in it meanwhile
-            partial = files.enter_context(paths.whole_file(plan))
-            partial.write_text(benchmarks.fill_plan(_page(plan), results), encoding="utf-8")
-    print(benchmarks.table(results))
-    print(f"numbers in {out / 'bench.json'}, picture beside them")
-    return 0
-
-
-def _page(path: Path) -> str:
-    """The text of a page that has a plan to renew."""
-    from study import bench as benchmarks
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, "a page of text", str(getattr(error, "strerror", None) or error)) from error
-    if not benchmarks.has_plan(text):
-        raise DataError(path, "a block <!-- bench: plan --> … <!-- /bench -->", "none")
-    return text
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
@@ -280,17 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     training.add_argument("--seed", type=int, default=0, metavar="S", help="of weights and order (default 0)")
     training.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default build/train)")
-    costs = commands.add_parser("bench", help="what the work costs, as ratios measured here in some three minutes")
-    costs.add_argument("--out", type=Path, metavar="DIR", help="folder for bench.json and bench.png (default figures)")
-    costs.add_argument("--quick", action="store_true", help="only show that it works, in seconds, into build/bench")
-    costs.add_argument("--plan", type=Path, metavar="PAGE", help="also renew the plan of training on this page")
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
     try:
         if command == "data":
             return data()
-        if command == "bench":
-            return bench(**given)
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)

@@ -1,23 +1,22 @@
 """Claims: what a notebook says it shows, the measured number, the bar it is held to, and whether it passed.
 
-A notebook collects its claims with :class:`Claims`, prints them as a table and saves them as its rows of
-``figures/claims.json``. A missed bar stays in the table as FAIL; what could not be measured says why.
-``python -m study.claims`` prints the table of all notebooks.
+``notebooks/claims.toml`` declares them; :class:`Claims` takes a notebook's numbers, prints tables and writes its rows
+of ``figures/claims.json``, where a missed bar stays. ``python -m study.claims`` prints those of all notebooks.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
-import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
@@ -27,22 +26,22 @@ FILE = "claims.json"
 Number = int | float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One row. ``passed`` is None when the claim was not measured, and ``reason`` then says why."""
 
-    id: str  #: "NN.name": the notebook's number and a short name, unique
+    id: str  #: "NN.name": the notebook's number and a short name
     what: str  #: what was measured, in words
-    measured: float | None  #: the number, None when there is none or it is not finite
-    shown: str  #: the number as printed
-    bar: str  #: what it is held to, as printed
-    unit: str
-    passed: bool | None
+    measured: Number | None = None  #: the number, None when there is none or it is not finite
+    shown: str = "–"  #: the number as printed
+    bar: str = "–"  #: what it is held to, as printed
+    unit: str = ""
+    passed: bool | None = None
     data: str  #: the data set, and whether it is synthetic or measured
-    control: str  #: the number or row to read it against
+    control: str = ""  #: the number or method to read it against
     notebook: str  #: "NN"
-    timing: bool  #: wall-clock, so different on every run
-    reason: str  #: why it was not measured
+    timing: bool = False  #: wall-clock, so different on every run
+    reason: str = ""
     optional: bool = False  #: measured on files that a reader may not have
 
     @property
@@ -51,178 +50,105 @@ class Claim:
         return "not measured" if self.passed is None else "PASS" if self.passed else "FAIL"
 
 
-def number(value: Number, digits: int = 3) -> str:
-    """A number with so many significant digits, in full where that stays readable.
-
-    >>> number(0.00512345), number(54321.0), number(7553, 4), number(1e-9), number(0.3)
-    ('0.00512', '54 300', '7 553', '1e-09', '0.3')
-    """
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    rounded = float(f"{value:.{digits}g}")
-    if not 1e-4 <= abs(rounded) < 1e7:
-        return f"{value:.{digits}g}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
-    text = f"{rounded:,.{decimals}f}".replace(",", " ")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _bar(at_most: Any, at_least: Any, between: Any, equals: Any, tol: Number) -> tuple[float, float, str]:
-    """The bar as (lowest, highest, text)."""
-    given = [bar for bar in (at_most, at_least, between, equals) if bar is not None]
-    if len(given) != 1:
-        raise BiofaceError(f"a claim has one bar: at_most, at_least, between or equals; found {len(given)}")
-    if at_most is not None:
-        bounds = (-math.inf, float(at_most), f"≤ {number(at_most, 6)}")
-    elif at_least is not None:
-        bounds = (float(at_least), math.inf, f"≥ {number(at_least, 6)}")
-    elif between is not None:
-        low, high = map(float, between)
-        bounds = (low, high, f"{number(low, 6)} to {number(high, 6)}")
-    else:
-        around = f" ± {number(tol, 6)}" if tol else ""
-        bounds = (float(equals) - tol, float(equals) + tol, f"= {number(equals, 6)}{around}")
-    if not bounds[0] <= bounds[1] or math.isinf(bounds[0]) and math.isinf(bounds[1]):
-        raise BiofaceError(f"a claim's bar must be a number, or a lower and a higher one, found {bounds[2]}")
-    return bounds
-
-
 class Claims:
-    """Collects the claims of one notebook.
+    """Collects what a notebook ("NN") measured for its claims in ``claims.toml``, whose {braces} ``words`` fill."""
 
-    >>> claims = Claims("04")
-    >>> claims.check("rmse", "median RMSE", 0.0047, at_most=0.005, data="ISSA (measured)")
-    True
-    >>> claims.skip("cheeks", "median RMSE, cheeks", reason="no data", data="ISET cheeks (measured)")
-    >>> claims.table()
-    claim      what                 measured  bar      verdict       data
-    04.rmse    median RMSE          0.0047    ≤ 0.005  PASS          ISSA (measured)
-    04.cheeks  median RMSE, cheeks  –         –        not measured  ISET cheeks (measured)
-                 not measured: no data
-    1 of 2 claims pass, 0 miss their bar, 1 not measured.
-    """
+    def __init__(self, notebook: str, file: str | Path | None = None, **words: Any):
+        self.notebook, self.file = notebook, Path(file or paths.notebooks() / "claims.toml")
+        self.declared, self.rows = dict[str, tuple[Claim, dict[str, Any]]](), dict[str, Claim]()
+        try:
+            for name, row in tomllib.loads(self.file.read_text(encoding="utf-8"))[notebook].items():
+                row = {key: text.format(**words) if isinstance(text, str) else text for key, text in row.items()}
+                held = {key: row.pop(key) for key in ("at_least", "at_most", "equals", "tol", "digits") if key in row}
+                row.pop("set", None)
+                self.declared[name] = Claim(id=f"{notebook}.{name}", notebook=notebook, **row), held
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(self.file, f"claims of notebook {notebook}", f"{type(error).__name__}: {error}") from error
 
-    def __init__(self, notebook: str):
-        if not re.fullmatch(r"\d\d", notebook):
-            raise BiofaceError(f"claims belong to a notebook's two-digit number such as '04', found {notebook!r}")
-        self.notebook = notebook
-        self._rows: dict[str, Claim] = {}
-
-    def __iter__(self) -> Iterator[Claim]:
-        return iter(self._rows.values())
-
-    def check(
-        self,
-        id: str,
-        what: str,
-        measured: Any,
-        *,
-        at_most: Number | None = None,
-        at_least: Number | None = None,
-        between: tuple[Number, Number] | None = None,
-        equals: Number | None = None,
-        tol: Number = 0.0,
-        data: str,
-        unit: str = "",
-        control: str = "",
-        digits: int = 3,
-        timing: bool = False,
-        optional: bool = False,
-    ) -> bool:
-        """Hold a number against a bar; a number that is not finite never passes.
+    def check(self, name: str, measured: Any, *, control: str = "", **bar: Number) -> bool:
+        """Whether one number (Python, NumPy or torch) meets a claim's bar, unrounded; what is not finite never does.
 
         Parameters
         ----------
-        id : short name, ``[a-z0-9_]+``
-        what : what was measured, in words
-        measured : one number (Python, NumPy or torch)
-        at_most, at_least, between, equals : the bar, one of them (``equals`` within ``tol``)
-        data : the data set, with "(synthetic)" or "(measured)"; "none (arithmetic)" where there is none
-        control : the number to read it against
-        digits : significant digits to print, as many as come out the same on any machine
-        timing : wall-clock: goes to :meth:`timing_table`, whose output is never compared
-        optional : measured on files that a reader may not have: goes to :meth:`optional_table`, likewise
+        control : the number or method to read it against
+        bar : ``at_least=`` or ``at_most=`` of a claim whose bar is itself measured, and so not declared
 
-        Returns
-        -------
-        whether the bar was met, judged on the unrounded number
+        Raises
+        ------
+        BiofaceError : a claim that is not declared, no bar, a second one, or not one number
         """
-        low, high, bar = _bar(at_most, at_least, between, equals, tol)
+        claim, held = self._find(name)
         try:
-            value = float(measured)
+            value, (low, high, text) = float(measured), limits(**held, **bar)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise BiofaceError(f"claim {id!r}: expected one number, found {type(measured).__name__}") from error
+            raise BiofaceError(f"claim {claim.id}: expected one number, and one bar for it, found {error}") from error
         finite = math.isfinite(value)
         passed = finite and low <= value <= high
-        self._add(
-            id,
-            what=what,
-            measured=float(f"{value:.6g}") if finite else None,
-            shown=number(value, digits),
-            bar=bar,
-            unit=unit,
-            passed=passed,
-            data=data,
-            control=control,
-            timing=timing,
-            reason="",
-            optional=optional,
-        )
+        kept, shown = float(f"{value:.6g}") if finite else None, number(value, held.get("digits", 3))
+        self.rows[name] = replace(claim, measured=kept, shown=shown, bar=text, passed=passed, control=control)
         return passed
 
-    def skip(self, id: str, what: str, *, reason: str, data: str, optional: bool = False) -> None:
+    def skip(self, name: str, *, reason: str) -> None:
         """Note a claim that could not be measured here, and why (say, a data set that is not there)."""
         if not reason:
-            raise BiofaceError(f"claim {id!r}: say why it was not measured")
-        self._add(
-            id,
-            what=what,
-            measured=None,
-            shown="–",
-            bar="–",
-            unit="",
-            passed=None,
-            data=data,
-            control="",
-            timing=False,
-            reason=reason,
-            optional=optional,
-        )
+            raise BiofaceError(f"claim {name}: say why it was not measured")
+        self.rows[name] = replace(self._find(name)[0], unit="", reason=reason)
 
-    def _add(self, id: str, *, what: str, **rest: Any) -> None:
-        if not re.fullmatch(r"[a-z0-9_]+", id):
-            raise BiofaceError(f"a claim's id is made of a-z, 0-9 and _, found {id!r}")
-        known = self._rows.get(id)
-        if known is not None and known.what != what:  # a copied line must not hide another claim
-            raise BiofaceError(f"claim id {id!r} is taken by {known.what!r}")
-        self._rows[id] = Claim(id=f"{self.notebook}.{id}", what=what, notebook=self.notebook, **rest)
+    def _find(self, name: str) -> tuple[Claim, dict[str, Any]]:
+        if name not in self.declared:
+            raise DataError(self.file, f"a claim [{self.notebook}.{name}]", "none")
+        return self.declared[name]
 
-    def table(self) -> None:
-        """Print every claim that depends neither on the clock nor on files that a reader may not have."""
-        print(format_table(c for c in self if not c.timing and not c.optional))
-
-    def timing_table(self) -> None:
-        """Print the claims about time; for a cell tagged ``nbval-ignore-output``."""
-        print(format_table(c for c in self if c.timing))
-
-    def optional_table(self) -> None:
-        """Print every claim on optional data; for a cell tagged ``nbval-ignore-output``."""
-        print(format_table(c for c in self if c.optional))
+    def table(self, kind: str = "") -> None:
+        """Print the claims about time ("timing"), on files that a reader may not have ("optional"), or all others."""
+        wanted = (kind == "timing", kind == "optional")
+        print(format_table(c for c in self.rows.values() if (c.timing, c.optional) == wanted))
 
     def save(self) -> None:
         """Replace this notebook's rows of ``figures/claims.json`` by these.
 
         Raises
         ------
-        DataError : the file there is damaged; nothing is written over it
+        DataError : a declared claim was not handed in, or the file is damaged; nothing is written over it
         """
+        if missing := ", ".join(sorted(self.declared.keys() - self.rows.keys())):
+            raise DataError(self.file, f"only claims that notebook {self.notebook} hands in", missing)
         file = paths.figures() / FILE
-        rows = [c for c in read(file) if c.notebook != self.notebook] if file.exists() else []
-        rows = sorted([*rows, *self], key=lambda c: c.id)
-        lines = ",\n".join(json.dumps(dataclasses.asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
+        others = [c for c in read(file) if c.notebook != self.notebook] if file.exists() else []
+        rows = sorted([*others, *self.rows.values()], key=lambda c: c.id)
+        lines = ",\n".join(json.dumps(asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
         with paths.whole_file(file) as partial:
             partial.write_text(f'{{"claims": [\n{lines}\n]}}\n', encoding="utf-8")
         figures.declare_output(FILE)
+
+
+def limits(
+    at_least: Number = -math.inf, at_most: Number = math.inf, equals: Number | None = None, tol: Number = 0, **_: Any
+) -> tuple[float, float, str]:
+    """A bar as lowest and highest number, and as text.
+
+    >>> limits(at_most=0.5), limits(0.8, 1.25), limits(equals=2, tol=0.1)[2]
+    ((-inf, 0.5, '≤ 0.5'), (0.8, 1.25, '0.8 to 1.25'), '= 2 ± 0.1')
+    """
+    low, high = float(at_least), float(at_most)
+    least, most = number(low, 6), number(high, 6)
+    text = f"≤ {most}" if low == -math.inf else f"≥ {least}" if high == math.inf else f"{least} to {most}"
+    if equals is not None:
+        low, high = float(equals - tol), float(equals + tol)
+        text = f"= {number(equals, 6)}" + (f" ± {number(tol, 6)}" if tol else "")
+    if not low <= high or math.isinf(low) and math.isinf(high):
+        raise ValueError(f"a bar from {low} to {high}")
+    return low, high, text
+
+
+def number(value: Number, digits: int = 3) -> str:
+    """A number with so many significant digits, in full where that stays readable.
+
+    >>> number(0.00512345), number(54321.0), number(7553, 4), number(1e-9), number(0.3)
+    ('0.00512', '54 300', '7 553', '1e-09', '0.3')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{Decimal(text):,f}".replace(",", " ") if 1e-4 <= abs(float(text)) < 1e7 else text
 
 
 def read(file: str | Path | None = None) -> list[Claim]:
@@ -233,79 +159,55 @@ def read(file: str | Path | None = None) -> list[Claim]:
     DataError : no such file, or not a file of claims
     """
     file = Path(file or paths.figures() / FILE)
-    expected = "claims as the notebooks write them (remove the file and run `make reproduce`)"
     try:
-        rows = [_claim(row) for row in json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)["claims"]]
-    except FileNotFoundError:
-        raise DataError(file, "claims, written by `make reproduce`", "no such file") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(file, expected, f"{type(error).__name__}: {error}") from error
-    if len({c.id for c in rows}) < len(rows):
-        raise DataError(file, expected, "one claim twice")
+        rows = [_claim(row) for row in json.loads(file.read_text(encoding="utf-8"))["claims"]]
+        if len({c.id for c in rows}) < len(rows):
+            raise ValueError("one claim twice")
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        found = f"{type(error).__name__}: {error}" if file.exists() else "no such file"
+        raise DataError(file, "claims (remove the file and run `make reproduce`)", found) from error
     return sorted(rows, key=lambda c: c.id)
 
 
-_TYPES = {"measured": Number | None, "passed": bool | None, "timing": bool, "optional": bool}  # and text
-
-
 def _claim(row: dict[str, Any]) -> Claim:
-    """One row of the file.
-
-    Raises
-    ------
-    TypeError, ValueError : fields that are missing, unknown or of another type, a number that is not finite
-    """
     claim = Claim(**row)
-    for name, value in dataclasses.asdict(claim).items():
-        wrong_number = name == "measured" and (isinstance(value, bool) or value in (math.inf, -math.inf))
-        if wrong_number or not isinstance(value, _TYPES.get(name, str)):
-            raise ValueError(f"{name} {value!r}")
+    kinds = get_type_hints(Claim).items()
+    wrong = [name for name, kind in kinds if not isinstance(getattr(claim, name), kind)]
+    if wrong or len(row) < len(kinds) - 1 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
+        raise ValueError(f"a row with {', '.join(wrong) or 'no number measured'} ")
     return claim
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def digest(notebook: str, file: str | Path | None = None) -> str:
     """SHA-256 of one notebook's rows, whatever the other notebooks say."""
-    rows = [dataclasses.asdict(c) for c in read(file) if c.notebook == notebook]
+    rows = [asdict(c) for c in read(file) if c.notebook == notebook]
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def format_table(claims: Iterable[Claim], width: int = 44) -> str:
     """A plain-text table: a line per claim (``what`` folded at ``width``), its control or reason below."""
-    claims = list(claims)
-    rows = [("claim", "what", "measured", "bar", "verdict", "data")]
-    below: list[list[str]] = [[]]
+    table, notes = [("claim", "what", "measured", "bar", "verdict", "data")], [list[str]()]
     for c in claims:
-        what, *more = textwrap.wrap(c.what, width) or [""]
-        rows.append((c.id, what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data))
-        notes = [f"beside it: {c.control}"] if c.control else []
-        notes += [f"not measured: {c.reason}"] if c.reason else []
-        below.append(more + ["  " + line for note in notes for line in textwrap.wrap(note, 88)])
-    widths = [max(len(row[k]) for row in rows) for k in range(6)]
+        what, *below = textwrap.wrap(c.what, width) or [""]
+        table.append((c.id, what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data))
+        for name, note in (("beside it", c.control), ("not measured", c.reason)):
+            below += textwrap.wrap(f"  {name}: {note}", 90, subsequent_indent="  ") if note else []
+        notes.append(below)
+    columns = list(zip(*table, strict=True))
+    widths = [max(map(len, column)) for column in columns]
     lines = []
-    for row, more in zip(rows, below, strict=True):
-        lines.append("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-        lines += [" " * (widths[0] + 2) + line for line in more]
-    passed = sum(c.passed is True for c in claims)
-    missed = sum(c.passed is False for c in claims)
-    lines.append(
-        f"{passed} of {len(claims)} claims pass, {missed} miss their bar, {len(claims) - passed - missed} not measured."
+    for row, below in zip(table, notes, strict=True):
+        lines.append("  ".join(map(str.ljust, row, widths)).rstrip())
+        lines += [" " * (widths[0] + 2) + line for line in below]
+    passed, missed, absent = map(columns[4].count, ("PASS", "FAIL", "not measured"))
+    return "\n".join(
+        [*lines, f"{passed} of {len(table) - 1} claims pass, {missed} miss their bar, {absent} not measured."]
     )
-    return "\n".join(lines)
 
 
-def main() -> int:
-    """Print the claims of all notebooks."""
+if __name__ == "__main__":
     try:
         print(format_table(read()))
     except DataError as error:
         print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(2)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bioface import paths
-from bioface.errors import BiofaceError
+from bioface.errors import BiofaceError, DataError
 from bioface.plotting import to_numpy
 
 OUTPUTS = "BIOFACE_OUTPUTS"  #: the environment variable that names the list of what a notebook run wrote
@@ -82,6 +82,21 @@ def save(
         text.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     declare_output(png.name)
     declare_output(png.with_suffix(".json").name)
+
+
+def numbers(name: str, folder: str | Path) -> dict[str, Any]:
+    """The numbers behind a figure, as :func:`save` wrote them into a folder.
+
+    Raises
+    ------
+    DataError : no such file, or one without numbers
+    """
+    file = Path(folder) / f"{name}.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["numbers"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        expected = "the numbers of a figure (`make reproduce` makes it again)"
+        raise DataError(file, expected, f"{type(error).__name__}: {error}") from error
 
 
 def _json(value: Any) -> str:
