@@ -1,0 +1,78 @@
+"""Work in blocks side by side, each on one torch thread: small arrays gain nothing from more, which wait by spinning.
+
+Torch has two numbers of threads: each Python thread's own, and one that new Python threads start with. To set the first
+sets the second too. Here the second is put back at once, so that calls that overlap do not disturb one another or what
+is started meanwhile. Pools end with the call, so that a forked process finds no dead ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_lock = threading.Lock()  # of the number that new threads start with
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _set(count: int) -> None:
+    torch.get_num_threads()  # the first call in a Python thread sets its number
+    with _lock, ThreadPoolExecutor(1) as new_thread:
+        start = new_thread.submit(torch.get_num_threads).result()
+        torch.set_num_threads(count)
+        new_thread.submit(torch.set_num_threads, start).result()
+
+
+@contextlib.contextmanager
+def number(count: int) -> Iterator[None]:
+    """So many torch threads in this Python thread, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    if count != before:
+        _set(count)
+    try:
+        yield
+    finally:
+        if count != before:
+            _set(before)
+
+
+def _begin(grad: bool) -> None:
+    _set(1)
+    torch.set_grad_enabled(grad)  # which is each thread's own, too
+
+
+def blocks(function: Callable[[P], R], pieces: Iterable[P]) -> Iterator[R]:
+    """Results of a function of one piece of work, in the order of the pieces, worked out several at a time.
+
+    In as many Python threads as the caller has torch threads, each with one torch thread. Pieces are taken from their
+    iterator in the caller's thread, a few ahead of the results. What the function raises is raised here; pieces that
+    have not begun by then never do.
+
+    >>> list(blocks(abs, [-3, 2, -1]))
+    [3, 2, 1]
+    """
+    workers = torch.get_num_threads()
+    if workers == 1:
+        yield from map(function, pieces)
+        return
+    waiting: collections.deque[Future[R]] = collections.deque()
+    with ThreadPoolExecutor(workers, initializer=_begin, initargs=(torch.is_grad_enabled(),)) as pool:
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(function, piece))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for result in waiting:
+                result.cancel()
