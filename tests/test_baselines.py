@@ -1,76 +1,28 @@
-"""What needs no network: on faces made by the model itself, where the answers are known."""
+"""What a method has to beat: on faces made by the model itself, where the answers are known."""
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
-import scipy.optimize
-import torch
+from test_bayes import faces, means, refuses_bad_photos, said_by, takes_any_photo
 
-from bioface import baselines, metrics, skin
+from bioface import bayes, metrics
 from bioface.errors import BiofaceError
-from bioface.maps import Decomposition
+from study import baselines
+from study.baselines import OpticalDensity
 
-INVERSIONS = (baselines.maximum_a_posteriori, baselines.posterior_mean)
-DENSITIES = (baselines.optical_density_ica, baselines.optical_density_fixed)
-ALL = (baselines.training_mean, baselines.image_mean, *DENSITIES, *INVERSIONS)
-
-
-def faces(seed, count=4, size=16, b=0.0, specular=0.02):
-    """Faces of independent, skewed pigments, under a camera and D65."""
-    rng = np.random.default_rng(seed)
-    shape = (count, size, size)
-    g = (-0.2 + 0.15 * rng.gamma(2, 1, shape)).clip(-1, 1).astype(np.float32)
-    k = (0.45 + 0.2 * rng.uniform(-1.5, 1.5, shape)).clip(-1, 1).astype(np.float32)
-    shading = np.linspace(0.7, 1.3, size) * rng.uniform(0.9, 1.1, (count, 1, 1)) + rng.normal(0, 0.1, shape)
-    maps = skin.table_fraction(g, 0.43), skin.table_fraction(k, 0.07), shading, specular * rng.exponential(1, shape)
-    d65 = baselines._mean_camera_d65(count)[1]
-    made = Decomposition.of_maps(*maps, np.full((count, 2), b), d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
-    return dataclasses.replace(made, image=made.reconstruction.clip(0, 1))
+CONSTANTS = (baselines.training_mean, baselines.image_mean)
+VECTORS = (baselines.independent, baselines.fixed)
 
 
 @pytest.fixture(scope="module")
 def prior():
-    return baselines.Prior.learn(faces(0, count=8))
+    return bayes.Prior.learn(faces(0, count=8))
 
 
 @pytest.fixture(scope="module")
 def truth():
     return faces(1)
-
-
-def means(method, truth, *learnt, **options):
-    return {k: v[0] for k, v in metrics.summarise(metrics.table1_row(method(truth, *learnt), truth, **options)).items()}
-
-
-def said_by(method):
-    return lambda truth, *learnt: method(truth.image, truth.mask, *learnt)
-
-
-def test_prior_is_the_statistics_of_the_faces(prior):
-    training = faces(0, count=8)
-    m = training.mask
-    assert prior.pigments == pytest.approx(
-        [training.melanin_coordinate[m].mean(), training.haemoglobin_coordinate[m].mean()]
-    )
-    assert prior.diffuse_deviation == pytest.approx(training.diffuse_shading[m].std(), rel=1e-4)
-    assert prior.specular == pytest.approx(0.02, rel=0.1)
-    assert prior.colour == pytest.approx(training.image[m].mean(0), rel=1e-4)
-    g, k = training.melanin_coordinate, training.haemoglobin_coordinate
-    medians = np.array([[np.median(c[i][m[i]]) for i in range(8)] for c in (g, k)])
-    away = np.array([np.concatenate([c[i][m[i]] - np.median(c[i][m[i]]) for i in range(8)]) for c in (g, k)])
-    steps = np.arange(1 - baselines.GRID, baselines.GRID) * 2 / (baselines.GRID - 1)
-    points = np.linspace(-1, 1, baselines.GRID)
-    for law, at, values in ((prior.base, points, medians), (prior.scatter, steps, away)):
-        p = np.exp(law) / np.exp(law).sum()
-        assert (p.sum(1) @ at, p.sum(0) @ at) == pytest.approx(values.mean(1), abs=0.01)
-    assert np.sqrt(p.sum(1) @ at**2) == pytest.approx(np.sqrt((away[0] ** 2).mean()), rel=0.02)
-    density = np.exp(prior.law)
-    g = np.linspace(-1, 1, baselines.GRID)
-    assert (density.sum(1) @ g / density.sum(), density.sum(0) @ g / density.sum()) == pytest.approx(
-        prior.pigments, abs=0.01
-    )
 
 
 def test_constants_score_what_they_must(truth, prior):
@@ -103,9 +55,9 @@ def test_components_are_found_where_the_assumptions_hold(prior):
     """Layers of independent pigments under shading alone: their densities come out, whatever the shading does."""
     rng = np.random.default_rng(2)
     amounts, shading = rng.uniform(0, 1, (4000, 2)), rng.uniform(0.5, 1, (4000, 1))
-    slopes = baselines._density_slopes(prior)
+    slopes = baselines.density_slopes(prior)
     colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
-    found, density = baselines._densities(prior, colours, baselines._independent_vectors)
+    found, density = baselines.densities(prior, colours, baselines.independent)
     for k in range(2):
         assert np.corrcoef(found[:, k], amounts[:, k])[0, 1] > 0.99
         assert found[:, k].std() == pytest.approx(amounts[:, k].std(), rel=0.1)
@@ -117,20 +69,20 @@ def test_fixed_vectors_need_no_independence(prior):
     rng = np.random.default_rng(2)
     melanin, shading = rng.uniform(0, 1, (4000, 1)), rng.uniform(0.5, 1, (4000, 1))
     amounts = np.hstack([melanin, 0.7 * melanin + 0.3 * rng.uniform(0, 1, (4000, 1))])
-    slopes = baselines._density_slopes(prior)
+    slopes = baselines.density_slopes(prior)
     colours = 0.9 * shading * np.exp(-amounts @ slopes.T)
-    found, density = baselines._densities(prior, colours, baselines._fixed_vectors)
+    found, density = baselines.densities(prior, colours, baselines.fixed)
     assert (found - amounts).std(0).max() < 1e-9
     assert (density - amounts @ slopes.T).std(0).max() < 1e-6
-    mistaken, _ = baselines._densities(prior, colours, baselines._independent_vectors)
+    mistaken, _ = baselines.densities(prior, colours, baselines.independent)
     assert (mistaken - amounts).std(0).max() > 0.1
 
 
-@pytest.mark.parametrize("method", DENSITIES)
-def test_components_of_the_twins_kind_of_skin(method):
+@pytest.mark.parametrize("vectors", VECTORS)
+def test_components_of_the_twins_kind_of_skin(vectors):
     """Of the skin model, which is not quite layers of pigment: melanin is found, haemoglobin in part."""
     truth = faces(2, size=32, specular=1e-6)
-    found = method(truth.image, truth.mask, baselines.Prior.learn(truth))
+    found = OpticalDensity.learn(truth, bayes.Prior.learn(truth), vectors).decompose(truth.image, truth.mask)
     row = metrics.table1_row(found, truth)
     assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
     assert row["reconstruction"].max() < 1e-3
@@ -142,313 +94,23 @@ def test_order_and_sign_of_components_are_the_models(seed):
     rng = np.random.default_rng(seed)
     expected = np.array([[1.0, 0.2], [0.1, 0.5]])
     mixed = rng.uniform(-1, 1, (4000, 2)) @ expected.T
-    np.testing.assert_allclose(baselines._independent_vectors(mixed, expected), expected, atol=0.08)
+    np.testing.assert_allclose(baselines.independent(mixed, expected), expected, atol=0.08)
 
 
-@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
-def test_a_photo_of_one_colour_is_taken_apart(prior, colour):
-    image, mask = np.full((1, 5, 5, 3), colour), np.ones((1, 5, 5), bool)
-    for method in ALL:
-        found = method(image, mask, prior)
-        assert np.isfinite(found.melanin).all() and np.isfinite(found.diffuse_shading).all()
-        assert found.melanin_coordinate.std() < 1e-6
+@pytest.fixture(params=[*CONSTANTS, *VECTORS], ids=lambda method: method.__name__)
+def method(request, prior):
+    """Each method as a function of photos and masks."""
+    if request.param in VECTORS:
+        return OpticalDensity.learn(faces(0, count=8), prior, request.param).decompose
+    return lambda image, mask: request.param(image, mask, prior)
 
 
-def test_negative_light_and_one_pixel_are_taken_apart(prior):
-    image = np.random.default_rng(0).normal(0, 0.3, (2, 4, 4, 3))
-    mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
-    for method in ALL:
-        found = method(image, mask, prior)
-        assert np.isfinite(found.haemoglobin).all() and (found.diffuse_shading[mask] >= 0).all()
+def test_any_photo_is_taken_apart_and_bad_photos_refused(method, truth):
+    takes_any_photo(method)
+    refuses_bad_photos(method, truth)
 
 
-def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
-    """Against every skin of the grid with the shadings from scipy's non-negative least squares."""
-    sigma = 0.02
-    found = baselines.maximum_a_posteriori(truth.image, truth.mask, prior, sigma=sigma)
-    b, e = baselines._mean_camera_d65(1)
-    skins = baselines._Skins.under(prior, b[0], e[0])
-    t, w = skins.colours.double().numpy(), skins.white.double().numpy()
-    pixels = [(0, r, c) for r, c in np.argwhere(truth.mask[0])[:6]]
-    for at in pixels:
-        c, precision = truth.image[at].astype(float), prior.diffuse_deviation**-2
-        costs = []
-        for colour, log_prior in zip(t, skins.log_prior.double().numpy(), strict=True):
-            A = np.array([[colour @ colour / sigma**2 + precision, colour @ w / sigma**2], [0, w @ w / sigma**2]])
-            A[1, 0] = A[0, 1]
-            rhs = np.array([colour @ c / sigma**2 + prior.diffuse * precision, w @ c / sigma**2 - 1 / prior.specular])
-            L = np.linalg.cholesky(A)
-            x = scipy.optimize.nnls(L.T, np.linalg.solve(L, rhs))[0]
-            costs.append((0.5 * x @ A @ x - rhs @ x - log_prior, *x))
-        best = int(np.argmin([cost[0] for cost in costs]))
-        assert found.melanin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 0]), abs=1e-3)
-        assert found.haemoglobin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 1]), abs=1e-3)
-        assert (found.diffuse_shading[at], found.specular_shading[at]) == pytest.approx(costs[best][1:], abs=1e-3)
-
-
-def test_the_expectation_is_that_of_the_joint_law(truth, prior):
-    """Against a sum over skins and over a dense grid of both shadings."""
-    sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
-    found = baselines.posterior_mean(truth.image, truth.mask, prior, sigma=sigma)
-    b, e = baselines._mean_camera_d65(1)
-    skins = baselines._Skins.under(prior, b[0], e[0])
-    d, s = (
-        g.flatten() for g in torch.meshgrid(torch.linspace(0, 2.5, 251), torch.linspace(0, 0.25, 126), indexing="ij")
-    )
-    log_shading = -0.5 * ((d - prior.diffuse) / prior.diffuse_deviation) ** 2 - s / prior.specular
-    c = torch.from_numpy(truth.image[at]).float()
-    sums = torch.zeros(5, dtype=torch.float64)
-    edge = torch.where((s == 0), 0.5, 1.0)  # trapezoids along the specular shading
-    for (g, k), log_prior, colour in zip(skins.coordinates, skins.log_prior, skins.colours, strict=True):
-        miss = (c - d[:, None] * colour - s[:, None] * skins.white).square().sum(-1)
-        p = (edge * torch.exp(log_prior + log_shading - miss / (2 * sigma**2))).double()
-        sums += torch.stack([p.sum(), g * p.sum(), k * p.sum(), (d * p).sum(), (s * p).sum()])
-    g, k, diffuse, specular = (sums[1:] / sums[0]).tolist()
-    assert found.melanin_coordinate[at] == pytest.approx(g, abs=2e-3)
-    assert found.haemoglobin_coordinate[at] == pytest.approx(k, abs=2e-3)
-    assert found.diffuse_shading[at] == pytest.approx(diffuse, abs=2e-3)
-    assert found.specular_shading[at] == pytest.approx(specular, abs=5e-4)
-
-
-def test_more_knowledge_is_less_error(prior):
-    """Known camera before unknown, expectation before the likeliest, both before constants."""
-    truth = faces(3, b=1.5)
-    mean = means(said_by(baselines.training_mean), truth, prior)
-    unknown = {f: means(said_by(f), truth, prior) for f in INVERSIONS}
-    oracle = {f: means(said_by(f), truth, prior, truth.camera_b, truth.illuminant) for f in INVERSIONS}
-    for f in INVERSIONS:
-        assert oracle[f]["melanin"] + oracle[f]["haemoglobin"] < unknown[f]["melanin"] + unknown[f]["haemoglobin"]
-        assert oracle[f]["melanin"] < 0.8 * mean["melanin"] and oracle[f]["haemoglobin"] < 0.6 * mean["haemoglobin"]
-        assert oracle[f]["reconstruction"] < 0.02
-    likeliest, expected = (oracle[f] for f in INVERSIONS)
-    assert all(expected[k] < likeliest[k] for k in ("melanin", "haemoglobin", "diffuse", "specular"))
-
-
-@pytest.mark.parametrize("method", INVERSIONS)
-def test_one_face_does_not_depend_on_the_others(method, truth, prior):
-    together = method(truth.image, truth.mask, prior)
-    alone = method(truth.image[2:3], truth.mask[2:3], prior)
-    np.testing.assert_array_equal(together.melanin[2], alone.melanin[0])
-    np.testing.assert_array_equal(together.specular_shading[2], alone.specular_shading[0])
-
-
-def test_bad_input_is_refused(truth, prior):
-    image, mask = truth.image, truth.mask
-    empty = mask.copy()
-    empty[2] = False
-    for method in ALL:
-        with pytest.raises(BiofaceError, match="images"):
-            method(image[0], mask[0], prior)
-        with pytest.raises(BiofaceError, match="expected a mask"):
-            method(image, mask[:, :3], prior)
-        with pytest.raises(BiofaceError, match="empty mask"):
-            method(image, empty, prior)
-        with pytest.raises(BiofaceError, match="NaN"):
-            method(np.full_like(image, np.nan), mask, prior)
-    for method in INVERSIONS:
-        for sigma in (-0.01, 0.0, np.nan):
-            with pytest.raises(BiofaceError, match="sigma"):
-                method(image, mask, prior, sigma=sigma)
-        with pytest.raises(BiofaceError, match="camera_b"):
-            method(image, mask, prior, np.zeros(2))
-        with pytest.raises(BiofaceError, match="illuminant"):
-            method(image, mask, prior, None, truth.illuminant[:, :31])
+def test_a_density_is_not_learnt_from_maps_that_say_nothing(truth, prior):
+    silent = dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan))
     with pytest.raises(BiofaceError, match="NaN"):
-        baselines.Prior.learn(dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan)))
-    with pytest.raises(BiofaceError, match="constants"):
-        baselines.Prior.learn(dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, 0.03)))
-
-
-# --- whole faces
-
-
-DRAWS = np.stack([np.linspace(-2.4, 2.4, 9), np.zeros(9)], -1).astype(np.float32)
-
-
-def people(seed, count=4, size=16):
-    """Faces of one skin each, give or take a little, seen by one after another of the cameras, D65."""
-    rng = np.random.default_rng(seed)
-    shape = (count, size, size)
-    person = rng.normal((0.1, 0.4), 0.15, (count, 2))
-    g, k = (person[:, i, None, None] + rng.normal(0, 0.04, shape) for i in range(2))
-    shading, shine = rng.normal(1, 0.2, shape).clip(0.3), rng.exponential(0.02, shape)
-    pigments = baselines._fractions(np.stack([g, k], -1).clip(-1, 1))
-    b, d65 = DRAWS[4 * np.arange(count) % 9], baselines._mean_camera_d65(count)[1]
-    made = Decomposition.of_maps(*pigments, shading, shine, b, d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
-    return dataclasses.replace(made, image=made.reconstruction)
-
-
-@pytest.fixture(scope="module")
-def persons():
-    return people(1, count=6)
-
-
-@pytest.fixture(scope="module")
-def known():
-    return baselines.Prior.learn(people(0, count=60))
-
-
-def by_draws(faces, prior, draws=DRAWS, **options):
-    return baselines.image_posterior(
-        faces.image, faces.mask, prior, draws, baselines._mean_camera_d65(len(draws))[1], **options
-    )
-
-
-def test_a_face_tells_its_camera(persons, known):
-    """Nearly: other skins under neighbouring cameras would look alike."""
-    found = by_draws(persons, known)
-    assert np.sqrt(np.mean((found.camera_b - persons.camera_b)[:, 0] ** 2)) < 0.6 * DRAWS[:, 0].std()
-    assert np.corrcoef(found.camera_b[:, 0], persons.camera_b[:, 0])[0, 1] > 0.8
-    np.testing.assert_allclose(found.illuminant, persons.illuminant, rtol=1e-5)
-
-
-def test_what_pixels_share_makes_each_of_them_better(persons, known):
-    """Better than a pixel by itself under the true camera; haemoglobin with the true one better still."""
-    alone = means(said_by(baselines.posterior_mean), persons, known, persons.camera_b, persons.illuminant)
-    together = means(lambda truth: by_draws(truth, known), persons)
-    rows = []
-    for face in range(len(persons)):
-        one = persons[face : face + 1]
-        rows.append(means(lambda truth: by_draws(truth, known, truth.camera_b), one))
-    oracle = {column: np.mean([row[column] for row in rows]) for column in together}
-    constant = means(said_by(baselines.training_mean), persons, known)
-    for column in ("melanin", "diffuse", "albedo"):
-        assert together[column] < 0.9 * alone[column]
-    assert oracle["haemoglobin"] < 0.9 * together["haemoglobin"] < 0.9 * constant["haemoglobin"]
-    assert together["reconstruction"] < 0.03
-
-
-def test_draws_weigh_what_bayes_gives_them(persons, known):
-    """Against sums in double precision, skin by skin and person by person."""
-    colours = torch.from_numpy(persons.image[0][persons.mask[0]][:20])
-    e = baselines._mean_camera_d65(9)[1]
-    skins = [baselines._Skins.under(known, b, light) for b, light in zip(DRAWS, e, strict=True)]
-    everyone = baselines._People.of(known, skins[0].coordinates)
-    sigma = 0.01
-    found = baselines._weight_of_draws(colours, skins, everyone, known, sigma)
-    logs = np.zeros((9, len(everyone.coordinates)))
-    for j, under in enumerate(skins):
-        evidence = baselines._evidence(
-            baselines._Quadratic.of(colours, under, known, sigma), torch.zeros(len(under.colours))
-        )[0].double()
-        for u, scatter in enumerate(everyone.scatter.double()):
-            logs[j, u] = (evidence + scatter.log()).logsumexp(-1).mean() * baselines.FACE_COUNTS
-            logs[j, u] += everyone.log_prior[u]
-    expected = np.exp(logs - logs.max())
-    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=0.02, atol=1e-5)
-    centre = (everyone.scatter @ skins[0].coordinates - everyone.coordinates).abs()
-    inside = everyone.coordinates.abs().amax(-1) < 0.6
-    assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
-
-
-def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
-    one = by_draws(persons, known, DRAWS[1:2])
-    same = by_draws(persons, known, DRAWS[[1, 1, 1]])
-    np.testing.assert_allclose(same.melanin, one.melanin, rtol=1e-4)
-    np.testing.assert_allclose(same.albedo, one.albedo, rtol=1e-4)
-    there, back = by_draws(persons, known), by_draws(persons, known, DRAWS[::-1].copy())
-    np.testing.assert_allclose(there.camera_b, back.camera_b, atol=1e-3)
-    np.testing.assert_allclose(there.haemoglobin, back.haemoglobin, rtol=1e-3)
-
-
-def test_draws_that_stand_for_all():
-    count = baselines.REPRESENTATIVES
-    even = torch.full((2 * count,), 0.5 / count)
-    value = torch.arange(2.0 * count).flip(0)
-    chosen = dict(baselines._representatives(even, value))
-    assert sum(chosen.values()) == count and set(chosen.values()) == {1}
-    assert np.diff(sorted(chosen)).tolist() == [2] * (count - 1)  # every other one, whatever the order
-    assert baselines._representatives(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])) == [(1, count)]
-    heavy = dict(baselines._representatives(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 2.0, 3.0])))
-    assert heavy[0] == count // 2 and sum(heavy.values()) == count
-
-
-def test_any_photo_is_taken_apart_together(known):
-    mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
-    for image in (np.random.default_rng(0).normal(0, 0.3, (2, 4, 4, 3)), np.zeros((2, 4, 4, 3)), np.ones((2, 4, 4, 3))):
-        found = baselines.image_posterior(image, mask, known, DRAWS, baselines._mean_camera_d65(9)[1])
-        for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo", "camera_b"):
-            assert np.isfinite(getattr(found, name)).all()
-        assert (found.diffuse_shading[mask] >= 0).all() and (found.specular_shading[mask] >= 0).all()
-
-
-def test_a_face_does_not_depend_on_its_company(persons, known):
-    together, alone = by_draws(persons, known), by_draws(persons[2:3], known)
-    np.testing.assert_array_equal(together.melanin[2], alone.melanin[0])
-    np.testing.assert_array_equal(together.camera_b[2], alone.camera_b[0])
-
-
-def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
-    image, mask, lights = persons.image, persons.mask, baselines._mean_camera_d65(9)[1]
-    for b, e, what in (
-        (DRAWS[:0], lights[:0], "camera_b"),
-        (DRAWS[:, :1], lights, "camera_b"),
-        (np.full((9, 2), np.nan), lights, "camera_b"),
-        (DRAWS, lights[:2], "illuminant"),
-        (DRAWS, lights[:, :31], "illuminant"),
-    ):
-        with pytest.raises(BiofaceError, match=what):
-            baselines.image_posterior(image, mask, known, b, e)
-    with pytest.raises(BiofaceError, match="sigma"):
-        by_draws(persons, known, sigma=0.0)
-    with pytest.raises(BiofaceError, match="expected a mask"):
-        baselines.image_posterior(image, mask[:, :3], known, DRAWS, lights)
-    skins = persons.melanin[mask], persons.haemoglobin[mask]
-    with pytest.raises(BiofaceError, match="learnt on faces"):
-        by_draws(persons, baselines.Prior.measured(*skins, image, mask))
-
-
-@pytest.mark.alone
-def test_a_face_under_sixty_four_cameras_takes_half_a_second(known):
-    truth = faces(5, count=2, size=64)
-    draws = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
-    by_draws(truth[:1], known, draws)
-    began = time.perf_counter()
-    by_draws(truth, known, draws)
-    assert (time.perf_counter() - began) / 2 < 0.5
-
-
-@pytest.mark.alone
-@pytest.mark.parametrize("method", INVERSIONS)
-def test_a_face_takes_a_third_of_a_second(method, prior):
-    truth = faces(5, count=2, size=64)
-    method(truth.image, truth.mask, prior)
-    began = time.perf_counter()
-    method(truth.image, truth.mask, prior)
-    assert (time.perf_counter() - began) / 2 < 0.3
-
-
-def test_a_measured_prior_finds_the_shading_without_the_truth():
-    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
-    made = faces(0, count=8, specular=0.0)
-    skins = made.melanin[made.mask], made.haemoglobin[made.mask]
-    found = baselines.Prior.measured(*skins, made.image, made.mask)
-    learnt = baselines.Prior.learn(faces(0, count=8))
-    assert found.diffuse == pytest.approx(made.diffuse_shading[made.mask].mean(), rel=0.02)
-    assert found.law == pytest.approx(learnt.law) and found.pigments == pytest.approx(learnt.pigments)
-    assert found.albedo == pytest.approx(learnt.albedo, rel=0.01)
-    twice = baselines.Prior.measured(*skins, 2 * made.image, made.mask)
-    assert twice.diffuse == pytest.approx(2 * found.diffuse) and twice.specular == pytest.approx(2 * found.specular)
-
-
-@pytest.mark.parametrize("melanin", [np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])])
-def test_measured_skins_that_tell_nothing_are_refused(melanin):
-    made = faces(0, count=1)
-    with pytest.raises(BiofaceError, match="measured skins"):
-        baselines.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask)
-
-
-def test_places_on_a_person_stand_for_the_pixels_of_a_face():
-    """Told who is who, pixels taken for places, a measured prior knows persons and scatter as one that was taught."""
-    made = faces(0, count=8, specular=0.0)
-    inside = made.mask
-    skins = made.melanin[inside], made.haemoglobin[inside]
-    person = np.broadcast_to(np.arange(8)[:, None, None], inside.shape)[inside]
-    mixed = np.random.default_rng(0).permutation(len(person))
-    found = baselines.Prior.measured(*(s[mixed] for s in skins), made.image, inside, person[mixed])
-    learnt = baselines.Prior.learn(faces(0, count=8))
-    assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
-    with pytest.raises(BiofaceError, match="a person for each"):
-        baselines.Prior.measured(*skins, made.image, inside, person[1:])
-    with pytest.raises(BiofaceError, match="several places"):
-        baselines.Prior.measured(*skins, made.image, inside, np.arange(len(person)))
+        OpticalDensity.learn(silent, prior, baselines.fixed)

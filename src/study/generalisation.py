@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bioface import (
-    baselines,
+    bayes,
     decomposition,
     identifiability,
     illumination,
@@ -38,7 +38,7 @@ from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
 from bioface.recipes import Recipe
-from study import augmentation, cache, notebook
+from study import augmentation, baselines, cache, notebook
 
 #: Cameras and lights that :func:`inverted` holds a face against. On the 64 validation faces of the twin 32 give errors
 #: of .070 (melanin), .109 (haemoglobin), .075 (diffuse), .019 (specular); each pixel by itself gives .104, .169, .104,
@@ -166,8 +166,8 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     return model
 
 
-def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> baselines.Prior:
-    """What is known of faces without any truth: :meth:`bioface.baselines.Prior.measured` of ISSA's face spectra.
+def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> bayes.Prior:
+    """What is known of faces without any truth: :meth:`bioface.bayes.Prior.measured` of ISSA's face spectra.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
 
     Raises
     ------
-    BiofaceError : not as many as there are spectra; see :meth:`bioface.baselines.Prior.measured`
+    BiofaceError : not as many as there are spectra; see :meth:`bioface.bayes.Prior.measured`
     """
     measured = skin_spectra.load("issa")
     fit = smith2019.fit(measured.reflectance, measured.wavelengths, model="layered")
@@ -185,7 +185,7 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
         raise BiofaceError(f"expected {len(fit.converged)} booleans, a spectrum each, found {some.dtype} {some.shape}")
     inside = fit.converged & some
     skins = fit.melanin[inside], fit.haemoglobin[inside]
-    return baselines.Prior.measured(*skins, image, mask, measured.subject[inside])
+    return bayes.Prior.measured(*skins, image, mask, measured.subject[inside])
 
 
 def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -197,12 +197,12 @@ def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def inverted(faces: Faces) -> Faces:
     """Faces with maps that nobody told: their photos, each under the law of measured skin.
 
-    Their ``truth`` is :func:`bioface.baselines.image_posterior` with :func:`measured_prior`, under cameras and lights
+    Their ``truth`` is :func:`bioface.bayes.image_posterior` with :func:`measured_prior`, under cameras and lights
     of the twin's law. Whatever is true of the faces is left out.
     """
     image = image_formation.srgb_decode(faces.rgb)
     draws = draw_cameras(TEACHER_DRAWS, np.random.default_rng(0))
-    found = baselines.image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
+    found = bayes.image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     daylight = np.zeros((len(faces), len(spectra.ILLUMINANTS)), np.float32)
     daylight[:, spectra.ILLUMINANTS.index("D")] = 1
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
@@ -325,7 +325,7 @@ def errors_by_group(model: BioFaceNet) -> tuple[dict[str, dict[str, float]], dic
     faces = twin.load("test", progress=False)
     truth = maps.of_twin(faces)
     row = metrics.table1_row(predict(model, truth.image, truth.mask), truth)
-    prior = baselines.Prior.learn(maps.of_twin(twin.load("train", progress=False)))
+    prior = bayes.Prior.learn(maps.of_twin(twin.load("train", progress=False)))
     mean = metrics.table1_row(baselines.training_mean(truth.image, truth.mask, prior), truth)
     groups, everyone = np.asarray(faces.truth.group), np.full(len(faces), "all")
     table = metrics.group_means(row, groups) | metrics.group_means(row, everyone)

@@ -1,0 +1,542 @@
+"""What a face is taken apart into by Bayes' rule, without a network: each pixel by itself, or all of a face together.
+
+Each method takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what is known of faces (:class:`Prior`),
+and gives a :class:`~bioface.maps.Decomposition`:
+
+``maximum_a_posteriori``  the likeliest skin and shading of each pixel by itself, under the mean camera and D65
+``posterior_mean``        what they are on average given the colour: the least squared error of all that see one
+                          pixel, as far as the laws it takes for the faces are theirs
+``image_posterior``       the same for whole faces, whose pixels share a camera, a light and a person's skin, all
+                          three found from the photo
+
+The first two may be told the true camera and light, which no network is: an oracle that shows what those cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from bioface import camera, illumination, skin, threads
+from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
+
+#: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
+#: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is
+#: mostly the camera and the light that differ: likeliest 0.449 at 0.014, 0.457 at 0.020, smaller ones not tried;
+#: expectation 0.403, 0.401, 0.408 at 0.007, 0.010, 0.014. Under the true ones it is the photo's eight bits, 0.0012 rms:
+#: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
+SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
+
+#: The same where a photo is held against many cameras and lights, one of which is nearly its own, and how many
+#: independent pixels a face counts for: neighbours say the same again, and no law of theirs is the true one. By the sum
+#: of the errors of pigments, diffuse shading and albedo on the 64 validation faces of the twin, under 64 draws that 48
+#: pixels judge: 0.237, 0.232, 0.234, 0.235 at 0.0005, 0.0007, 0.001, 0.0015 and 8 pixels; 0.242, 0.234, 0.237 for 4, 8,
+#: 16 pixels at 0.001. The other choices by the same sum.
+SIGMA_FACE, FACE_COUNTS = 0.001, 8.0
+LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge; 0.234, 0.231, 0.229 for 48, 96, 200
+REPRESENTATIVES = 6  # cameras and lights under which all pixels are inverted; 0.234, 0.234, 0.233 for 3, 6, 12
+BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried; 0.233, 0.234, 0.247 for 1, 2, 3
+SCATTER_SMOOTHING = 0.4  # steps of GRID, of the law of pixels around their face's; 0.233, 0.234, 0.246 for 0, 0.4, 1.2
+
+SPREAD = 0.3  # of diffuse shading over a face, of its mean, where none is known; 0.26 on the training faces of the twin
+FRESNEL = (0.4 / 2.4) ** 2  # ((n − 1)/(n + 1))² at the refractive index of skin, n = 1.4
+
+GRID = 48  # skins along either pigment, even in table coordinates
+SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 and one Gaussian law worse
+NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
+CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
+
+_TOPS = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What the training faces are like, pixel by pixel.
+
+    Attributes
+    ----------
+    pigments : (2,) mean of melanin and haemoglobin in table coordinates
+    law : (GRID, GRID) log density over (melanin, haemoglobin), even in table coordinates, 0 at its top: the smoothed
+        histogram, because one Gaussian law misses its long dark tail
+    diffuse, diffuse_deviation : mean and standard deviation of the diffuse shading
+    specular : mean of the specular shading, of which an exponential law is made
+    albedo, colour : (3,) mean albedo and mean photo, linear RGB
+    base : (GRID, GRID) log density as ``law``, of the faces' medians: one skin for each person
+    scatter : (2 GRID − 1, 2 GRID − 1) log density of how far pixels are from the median of their face, in steps of the
+        same grid, none in the middle; NaN where no faces were seen
+    """
+
+    pigments: np.ndarray
+    law: np.ndarray
+    diffuse: float
+    diffuse_deviation: float
+    specular: float
+    albedo: np.ndarray
+    colour: np.ndarray
+    base: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def learn(cls, truth: Decomposition) -> Prior:
+        """From training faces (N, H, W) with their truth.
+
+        Raises
+        ------
+        BiofaceError : see :func:`maximum_a_posteriori`; maps that are NaN inside a mask, or the same everywhere
+        """
+        mask = checked_mask(truth.image, truth.mask)
+        names = "melanin_coordinate", "haemoglobin_coordinate", "diffuse_shading", "specular_shading", "albedo"
+        g, k, diffuse, specular, albedo = (getattr(truth, name)[mask].astype(float) for name in names)
+        if not all(np.isfinite(values).all() for values in (g, k, diffuse, specular, albedo)):
+            raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
+        if not (min(g.std(), k.std(), diffuse.std()) > 0 and specular.mean() > 0):
+            raise BiofaceError("expected maps that vary from pixel to pixel to learn from, found constants")
+        coordinates = np.stack([g, k])
+        faces = np.split(coordinates, np.cumsum(mask.sum((1, 2)))[:-1], axis=1)
+        shadings = float(diffuse.mean()), float(diffuse.std()), float(specular.mean())
+        colours = albedo.mean(0), truth.image[mask].mean(0, dtype=float)
+        return cls(coordinates.mean(1), _law(coordinates), *shadings, *colours, *_between_and_within(faces))
+
+    @classmethod
+    def measured(
+        cls,
+        melanin: np.ndarray,
+        haemoglobin: np.ndarray,
+        images: np.ndarray,
+        mask: np.ndarray,
+        person: np.ndarray | None = None,
+    ) -> Prior:
+        """Without any truth: the law of measured skin, and shadings from how bright the photos are.
+
+        The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
+        over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
+        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. Where it is known who was
+        measured, places on the face of one person stand for its pixels.
+
+        Parameters
+        ----------
+        melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
+        images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people
+        person : (M,) whose skin it is, each measured in several places; left out, no pixels are known to scatter, and
+            :func:`image_posterior` refuses the prior
+
+        Raises
+        ------
+        BiofaceError : see :func:`maximum_a_posteriori`; skins that are NaN, or all the same; as many persons as skins
+        """
+        mask = checked_mask(images, mask)
+        fractions = np.stack([melanin, haemoglobin]).astype(float)
+        if not np.isfinite(fractions).all() or not fractions.std(1).min() > 0:
+            raise BiofaceError("expected measured skins that vary and are finite, found others")
+        coordinates = np.stack([skin.table_coordinate(f, top) for f, top in zip(fractions, _TOPS, strict=True)])
+        base, scatter = _law(coordinates), np.full((2 * GRID - 1,) * 2, np.nan)
+        if person is not None:
+            if np.shape(person) != fractions.shape[1:]:
+                raise BiofaceError(
+                    f"expected a person for each of {fractions.shape[1]} skins, found {np.shape(person)}"
+                )
+            order = np.argsort(person, kind="stable")
+            _, first = np.unique(person[order], return_index=True)
+            places = [part for part in np.split(coordinates[:, order], first[1:], axis=1) if part.shape[1] > 1]
+            if not places:
+                raise BiofaceError("expected persons who were measured in several places, found none")
+            base, scatter = _between_and_within(places)
+        to_rgb = rgb_of_reflectance(*(v[0] for v in mean_camera_d65(1))).double()
+        albedo = (to_rgb @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
+        colour = np.concatenate(pixels(images, mask)).mean(0, dtype=float)
+        level = float(colour.mean() / albedo.mean())
+        shadings = level, SPREAD * level, FRESNEL * level
+        return cls(coordinates.mean(1), _law(coordinates), *shadings, albedo, colour, base, scatter)
+
+
+def _between_and_within(faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``base`` and ``scatter`` of a :class:`Prior`, of the skins (2, pixels) of each of some faces."""
+    medians = np.stack([np.median(face, axis=1) for face in faces], axis=1)
+    away = np.hstack([face - median[:, None] for face, median in zip(faces, medians.T, strict=True)])
+    return _law(medians), _law(away, reach=2, smoothing=SCATTER_SMOOTHING)
+
+
+def _law(coordinates: np.ndarray, reach: int = 1, smoothing: float = SMOOTHING) -> np.ndarray:
+    """Log density of pairs (2, n) at the points of the grid, or of one of the same steps from −reach to reach."""
+    half = 1 / (GRID - 1)
+    edges = np.linspace(-reach - half, reach + half, reach * (GRID - 1) + 2)  # around the points
+    counts = np.histogram2d(coordinates[0], coordinates[1], [edges, edges])[0]
+    density = scipy.ndimage.gaussian_filter(counts, smoothing, mode="constant")
+    return np.log(density / density.max() + 1e-9)
+
+
+# --- each pixel for itself ---------------------------------------------------------------------------------
+
+
+def maximum_a_posteriori(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None = None,
+    illuminant: np.ndarray | None = None,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The likeliest skin and shadings of every pixel for itself.
+
+    min over (g, k) on a grid, i_d ≥ 0, i_s ≥ 0 of ‖c − i_d t(g, k) − i_s w‖²/2σ² − log p(g, k) − log p(i_d) −
+    log p(i_s), with the prior's law of the table coordinates, a Gaussian one of i_d, an exponential one of i_s.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) linear RGB
+    mask : (N, H, W) bool
+    prior : learnt on training faces
+    camera_b, illuminant : (N, 2), (N, 33), where they are known; None is the mean camera, D65
+    sigma : deviation of a colour from the model's, linear RGB; None is :data:`SIGMA_LIKELIEST`, or
+        :data:`SIGMA_ORACLE` where both camera and light are given
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it, a sigma that is not
+        above 0
+    """
+    return _each_pixel(_likeliest, SIGMA_LIKELIEST, images, mask, prior, camera_b, illuminant, sigma)
+
+
+def posterior_mean(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None = None,
+    illuminant: np.ndarray | None = None,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The expectation of every map, pigments in table coordinates, under the same laws; and of the albedo.
+
+    Parameters, errors: as :func:`maximum_a_posteriori`, with :data:`SIGMA_EXPECTED`. Both shadings are integrated out
+    in closed form, where i_d ≥ 0 is left out: 0 is some deviations away from its mean.
+    """
+    return _each_pixel(_expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant, sigma)
+
+
+@torch.no_grad()
+def _each_pixel(
+    find: Callable[[_Quadratic, _Skins], Tensor],
+    usual_sigma: float,
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray | None,
+    illuminant: np.ndarray | None,
+    sigma: float | None,
+) -> Decomposition:
+    mask = checked_mask(images, mask)
+    known = camera_b is not None and illuminant is not None
+    sigma = _checked_sigma(sigma, SIGMA_ORACLE if known else usual_sigma)
+    b, e = mean_camera_d65(len(mask))
+    b = b if camera_b is None else _finite("camera_b", camera_b, b.shape)
+    e = e if illuminant is None else _finite("illuminant", illuminant, e.shape)
+
+    def of_face(colours: Tensor, b: np.ndarray, e: np.ndarray) -> Tensor:
+        return _found(find, colours, _Skins.under(prior, b, e), prior, sigma)
+
+    found = _side_by_side(of_face, _colours(images, mask), b, e)
+    return _decomposed(found, prior, b, e, images, mask)
+
+
+@dataclass(frozen=True)
+class _Skins:
+    """The skins of a grid that the prior leaves: coordinates (M, 2), log prior (M,), colours (M, 3), white (3,)."""
+
+    coordinates: Tensor
+    log_prior: Tensor
+    colours: Tensor
+    white: Tensor
+
+    @classmethod
+    def under(cls, prior: Prior, b: np.ndarray, e: np.ndarray) -> _Skins:
+        g, to_rgb, log_prior = torch.linspace(-1, 1, GRID), rgb_of_reflectance(b, e), torch.from_numpy(prior.law)
+        every = cls(torch.cartesian_prod(g, g), log_prior, (to_rgb @ _reflectance().T).T, to_rgb.sum(-1))
+        return every.with_law(log_prior.flatten())
+
+    def with_law(self, log_prior: Tensor) -> _Skins:
+        """The same under another law (M,), of which those that it hardly knows are left out."""
+        keep = log_prior > log_prior.max() - NEGLIGIBLE
+        return _Skins(self.coordinates[keep], log_prior[keep].float(), self.colours[keep], self.white)
+
+
+@functools.cache
+def _reflectance() -> Tensor:
+    """(GRID², 33) of every skin of the grid."""
+    return skin.reflectance_table(size=GRID).reshape(-1, 33)
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """The exponent −½ xᵀA x + bᵀx in x = (i_d, i_s) of n pixels with M skins, and what follows from it.
+
+    ``aa``, ``ab`` (M,), ``bb`` (): A. ``a`` (n, M), ``b`` (n, 1): b. Without i_d, which is found or integrated out,
+    there remains ½ a²/aa + lean i_s − ½ stiffness i_s²; ``z`` (n, M) is lean/√stiffness.
+    """
+
+    aa: Tensor
+    ab: Tensor
+    bb: Tensor
+    a: Tensor
+    b: Tensor
+    stiffness: Tensor
+    z: Tensor
+
+    @classmethod
+    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> _Quadratic:
+        t, w, precision = skins.colours / sigma, skins.white / sigma, prior.diffuse_deviation**-2
+        aa, ab, bb = (t * t).sum(-1) + precision, t @ w, w @ w
+        a = torch.addmm(torch.tensor(prior.diffuse * precision), colours / sigma, t.T)
+        b = (colours / sigma @ w - 1 / prior.specular)[:, None]
+        stiffness = bb - ab * ab / aa
+        z = torch.addcmul(b, a, -ab / aa) * stiffness.rsqrt()
+        return cls(aa, ab, bb, a, b, stiffness, z)
+
+
+def _likeliest(q: _Quadratic, skins: _Skins) -> Tensor:
+    """(n, 7) of the best skin: coordinates, shadings, colour."""
+    z = q.z.clamp_min(0)
+    gain = (q.a.square() / q.aa).addcmul_(z, z)
+    specular = z * q.stiffness.rsqrt()
+    dark = q.a < q.ab * specular  # a highlight alone
+    gain = torch.where(dark, q.b.clamp_min(0).square() / q.bb, gain)
+    best = gain.mul_(0.5).add_(skins.log_prior).argmax(-1, keepdim=True)
+    diffuse = ((q.a - q.ab * specular) / q.aa).gather(-1, best)
+    alone = (q.b / q.bb).clamp_min(0)
+    specular = torch.where(diffuse < 0, alone, specular.gather(-1, best))
+    best = best[:, 0]
+    return torch.cat([skins.coordinates[best], diffuse.clamp_min(0), specular, skins.colours[best]], -1)
+
+
+def _expected(q: _Quadratic, skins: _Skins) -> Tensor:
+    """(n, 7) expectation over the skins, with the shadings integrated out: coordinates, shadings, albedo."""
+    evidence, tail = _evidence(q, skins.log_prior)
+    weight = evidence.softmax(-1)
+    mills = tail.neg_().exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
+    specular = (q.z + mills).clamp_min_(0) * q.stiffness.rsqrt()
+    diffuse = (q.a - q.ab * specular) / q.aa
+    shadings = [(weight * v).sum(-1, keepdim=True).clamp_min(0) for v in (diffuse, specular)]
+    return torch.cat([weight @ skins.coordinates, *shadings, weight @ skins.colours], -1)
+
+
+def _evidence(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, M) how likely each colour and skin are together, as a logarithm but for a constant of the colour's.
+
+    And log Φ(z) + z²/2, which i_s ≥ 0 has a part in.
+    """
+    log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
+    half = 0.5 * q.z.square()
+    evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
+    return evidence.add_(log_prior - 0.5 * (q.aa * q.stiffness).log()), half.add_(log_tail)
+
+
+def _found(
+    find: Callable[[_Quadratic, _Skins], Tensor], colours: Tensor, skins: _Skins, prior: Prior, sigma: float
+) -> Tensor:
+    """(n, 7) what ``find`` says of colours (n, 3)."""
+    parts = threads.blocks(lambda c: find(_Quadratic.of(c, skins, prior, sigma), skins), colours.split(CHUNK))
+    return torch.cat(list(parts))
+
+
+def _decomposed(
+    found: Sequence[Tensor], prior: Prior, b: np.ndarray, e: np.ndarray, images: np.ndarray, mask: np.ndarray
+) -> Decomposition:
+    """Of what was found of the pixels (n, 7) of each mask: coordinates, shadings, albedo."""
+    maps = np.zeros((*mask.shape, 7), np.float32)
+    maps[..., :2] = prior.pigments
+    maps[mask] = torch.cat(list(found)).numpy()
+    made = Decomposition.of_maps(*fractions(maps[..., :2]), maps[..., 2], maps[..., 3], b, e, images, mask)
+    return dataclasses.replace(made, albedo=maps[..., 4:])
+
+
+# --- the pixels of a face together -------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def image_posterior(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray,
+    illuminant: np.ndarray,
+    sigma: float | None = None,
+) -> Decomposition:
+    """The expectation of every map where the pixels of a face share what they do share: camera, light and person.
+
+    A face is seen by one of n cameras and lights, all equally likely beforehand, and is one person's, whose skin u
+    follows the law of the faces' medians; its pixels scatter around u, independently, by the law of the training faces.
+    Each camera j and skin u is as likely as the photo's colours c under them,
+
+        log w(j, u) = log p(u) + κ · mean over pixels of log Σ_skins p(skin | u) p(c | skin, j),
+
+    where κ is how many pixels a face counts for and p(c | skin, j) has the shadings integrated out as in
+    :func:`posterior_mean`. The mean is over some of the pixels (:data:`LOOKED_AT`), and κ is small
+    (:data:`FACE_COUNTS`), because neighbours are not independent. Maps and albedo are those of :func:`posterior_mean`
+    under camera j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
+    (:data:`REPRESENTATIVES`). It knows nothing of where in the face a pixel is.
+
+    Parameters
+    ----------
+    images, mask, prior : as :func:`maximum_a_posteriori`
+    camera_b, illuminant : (n, 2), (n, 33), draws from the law of cameras and lights, the same for all faces; 64 do
+        nearly as well as 192, and a single one is a camera and light that are known
+    sigma : deviation of a colour from the model's under the nearest of the draws, linear RGB; None is
+        :data:`SIGMA_FACE`
+
+    Returns
+    -------
+    with each face's ``camera_b`` and ``illuminant`` their expectation over all draws
+
+    Raises
+    ------
+    BiofaceError : as :func:`maximum_a_posteriori`; not one draw or not as many of both, a prior without faces
+    """
+    mask = checked_mask(images, mask)
+    sigma = _checked_sigma(sigma, SIGMA_FACE)
+    count = max(1, len(np.atleast_1d(camera_b)))
+    b, e = _finite("camera_b", camera_b, (count, 2)), _finite("illuminant", illuminant, (count, 33))
+    if not np.isfinite(prior.scatter).all():
+        raise BiofaceError("expected a prior learnt on faces, found one that never saw the pixels of a face scatter")
+    skins = list(threads.blocks(lambda draw: _Skins.under(prior, *draw), zip(b, e, strict=True)))
+    people = _People.of(prior, skins[0].coordinates)
+
+    def of_face(colours: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        weight = _weight_of_draws(colours, skins, people, prior, sigma)
+        of_draw = weight.sum(1)
+        found = torch.zeros(())
+        for j, count in _representatives(of_draw, weight @ people.coordinates[:, 1] / of_draw):
+            law = (weight[j] / of_draw[j] @ people.scatter).log()
+            found = found + count * _found(_expected, colours, skins[j].with_law(law), prior, sigma)
+        return found / REPRESENTATIVES, of_draw.numpy() @ b, of_draw.numpy() @ e
+
+    found, cameras, lights = zip(*_side_by_side(of_face, _colours(images, mask)), strict=True)
+    return _decomposed(found, prior, np.stack(cameras), np.stack(lights), images, mask)
+
+
+@dataclass(frozen=True)
+class _People:
+    """The skins a person may have: coordinates (U, 2), log prior (U,), and how pixels scatter over M skins (U, M)."""
+
+    coordinates: Tensor
+    log_prior: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def of(cls, prior: Prior, skins: Tensor) -> _People:
+        """Those of every :data:`BASE_STEP`-th point that are likely enough; skins (M, 2) are points of the grid."""
+        some = prior.base[::BASE_STEP, ::BASE_STEP]
+        points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
+        to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+        steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+        scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
+        log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
+        return cls(torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float())
+
+
+def _weight_of_draws(colours: Tensor, skins: list[_Skins], people: _People, prior: Prior, sigma: float) -> Tensor:
+    """(draws, U), of sum 1: how likely each camera and light and each person's skin are given colours (n, 3)."""
+    some = colours[np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))]
+    flat = torch.zeros(len(people.scatter.T))
+
+    def mean_log(under: _Skins) -> Tensor:
+        evidence, _ = _evidence(_Quadratic.of(some, under, prior, sigma), flat)
+        top = evidence.amax(-1, keepdim=True)
+        likelihood = evidence.sub_(top).exp_() @ people.scatter.T  # (n, U)
+        return (likelihood.clamp_min_(1e-30).log_() + top).mean(0)
+
+    logs = torch.stack(list(threads.blocks(mean_log, skins)))
+    return (people.log_prior + FACE_COUNTS * logs).flatten().softmax(0).view(len(skins), -1)
+
+
+def _representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
+    """Which draws (n,) stand for all, and how often each: those in the middle of equal shares of the weight.
+
+    In the order of ``value``, the person's haemoglobin under each draw: of all maps it depends most on the camera.
+    """
+    order = value.argsort(stable=True)
+    middles = (torch.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
+    at = torch.searchsorted(weight[order].cumsum(0), middles).clamp_max(len(weight) - 1)
+    chosen, counts = order[at].unique(return_counts=True)
+    return list(zip(chosen.tolist(), counts.tolist(), strict=True))
+
+
+# --- shared ------------------------------------------------------------------------------------------------
+
+
+def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask (N, H, W) of photos (N, H, W, 3), once both are what they must be.
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
+    """
+    images, mask = np.asarray(images), np.asarray(mask)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise BiofaceError(f"expected images (N, H, W, 3), found {images.shape}")
+    if mask.shape != images.shape[:-1] or mask.dtype != bool:
+        raise BiofaceError(f"expected a mask of bool {images.shape[:-1]}, found {mask.dtype} {mask.shape}")
+    if not mask.any((1, 2)).all():
+        raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
+    if not np.isfinite(images[mask]).all():
+        raise BiofaceError("expected finite colours inside the mask, found NaN or infinity")
+    return mask
+
+
+def _checked_sigma(sigma: float | None, usual: float) -> float:
+    sigma = usual if sigma is None else sigma
+    if not (isinstance(sigma, numbers.Real) and np.isfinite(sigma) and sigma > 0):
+        raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
+    return sigma
+
+
+def _finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.asarray(values, np.float32)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise BiofaceError(f"expected finite {name} of shape {shape}, found {values.shape}")
+    return values
+
+
+def _side_by_side(of_face: Callable[..., R], colours: list[Tensor], *more: Iterable[np.ndarray]) -> list[R]:
+    """What ``of_face`` says of each face, several at a time; of a single one its pixels are, see :func:`_found`."""
+    faces = list(zip(colours, *more, strict=True))
+    apply = threads.blocks if len(faces) > 1 else map
+    return list(apply(lambda face: of_face(*face), faces))
+
+
+def _colours(images: np.ndarray, mask: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(colours.astype(np.float32)) for colours in pixels(images, mask)]
+
+
+def pixels(images: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """The colours (n, 3) of each face inside its mask, float64."""
+    return [image[inside].astype(float) for image, inside in zip(images, mask, strict=True)]
+
+
+def fractions(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Melanin and haemoglobin, float32, of table coordinates (..., 2)."""
+    g, k = np.moveaxis(np.float32(coordinates), -1, 0)
+    return skin.table_fraction(g, skin.MELANIN_RANGE[1]), skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
+
+
+def mean_camera_d65(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (count, 2) and spectra (count, 33), float32, of the mean camera and D65."""
+    d65 = illumination.standard("D65").numpy().astype(np.float32)
+    return np.zeros((count, 2), np.float32), np.tile(d65, (count, 1))
+
+
+def rgb_of_reflectance(b: np.ndarray, e: np.ndarray) -> Tensor:
+    """(3, 33) float32, from reflectance to linear RGB, for a camera (2,) and light (33,)."""
+    S = camera.CameraModel.load().sensitivity(torch.from_numpy(b))
+    return camera.reflectance_to_rgb(torch.from_numpy(e), S).float()

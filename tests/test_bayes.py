@@ -1,0 +1,376 @@
+"""Bayes for pixels and faces: on faces made by the model itself, where the answers are known."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from bioface import bayes, metrics, skin
+from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
+from study import baselines
+
+METHODS = (bayes.maximum_a_posteriori, bayes.posterior_mean)
+
+
+def faces(seed, count=4, size=16, b=0.0, specular=0.02):
+    """Faces of independent, skewed pigments, under a camera and D65."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    g = (-0.2 + 0.15 * rng.gamma(2, 1, shape)).clip(-1, 1).astype(np.float32)
+    k = (0.45 + 0.2 * rng.uniform(-1.5, 1.5, shape)).clip(-1, 1).astype(np.float32)
+    shading = np.linspace(0.7, 1.3, size) * rng.uniform(0.9, 1.1, (count, 1, 1)) + rng.normal(0, 0.1, shape)
+    maps = skin.table_fraction(g, 0.43), skin.table_fraction(k, 0.07), shading, specular * rng.exponential(1, shape)
+    d65 = bayes.mean_camera_d65(count)[1]
+    made = Decomposition.of_maps(*maps, np.full((count, 2), b), d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
+    return dataclasses.replace(made, image=made.reconstruction.clip(0, 1))
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return bayes.Prior.learn(faces(0, count=8))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return faces(1)
+
+
+def means(method, truth, *learnt, **options):
+    return {k: v[0] for k, v in metrics.summarise(metrics.table1_row(method(truth, *learnt), truth, **options)).items()}
+
+
+def said_by(method):
+    return lambda truth, *learnt: method(truth.image, truth.mask, *learnt)
+
+
+def takes_any_photo(method, *learnt):
+    """Of one colour, of light below 0, of a single pixel."""
+    mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
+    for colour in (0.0, 0.5, 1.0):
+        found = method(np.full((2, 4, 4, 3), colour), mask, *learnt)
+        assert all(np.isfinite(m).all() for m in (found.melanin, found.diffuse_shading, found.albedo, found.camera_b))
+        assert found.melanin_coordinate[0].std() < 1e-6
+    found = method(np.random.default_rng(0).normal(0, 0.3, (2, 4, 4, 3)), mask, *learnt)
+    assert np.isfinite(found.haemoglobin).all() and (found.diffuse_shading[mask] >= 0).all()
+
+
+def refuses_bad_photos(method, truth, *learnt):
+    image, mask = truth.image, truth.mask
+    empty = mask & (np.arange(len(mask)) != 2)[:, None, None]
+    for photos, masks, match in (
+        (image[0], mask[0], "images"),
+        (image, mask[:, :3], "expected a mask"),
+        (image, empty, "empty mask"),
+        (np.full_like(image, np.nan), mask, "NaN"),
+    ):
+        with pytest.raises(BiofaceError, match=match):
+            method(photos, masks, *learnt)
+
+
+def test_prior_is_the_statistics_of_the_faces(prior):
+    training = faces(0, count=8)
+    m = training.mask
+    assert prior.pigments == pytest.approx(
+        [training.melanin_coordinate[m].mean(), training.haemoglobin_coordinate[m].mean()]
+    )
+    assert prior.diffuse_deviation == pytest.approx(training.diffuse_shading[m].std(), rel=1e-4)
+    assert prior.specular == pytest.approx(0.02, rel=0.1)
+    assert prior.colour == pytest.approx(training.image[m].mean(0), rel=1e-4)
+    g, k = training.melanin_coordinate, training.haemoglobin_coordinate
+    medians = np.array([[np.median(c[i][m[i]]) for i in range(8)] for c in (g, k)])
+    away = np.array([np.concatenate([c[i][m[i]] - np.median(c[i][m[i]]) for i in range(8)]) for c in (g, k)])
+    steps = np.arange(1 - bayes.GRID, bayes.GRID) * 2 / (bayes.GRID - 1)
+    points = np.linspace(-1, 1, bayes.GRID)
+    for law, at, values in ((prior.base, points, medians), (prior.scatter, steps, away)):
+        p = np.exp(law) / np.exp(law).sum()
+        assert (p.sum(1) @ at, p.sum(0) @ at) == pytest.approx(values.mean(1), abs=0.01)
+    assert np.sqrt(p.sum(1) @ at**2) == pytest.approx(np.sqrt((away[0] ** 2).mean()), rel=0.02)
+    density = np.exp(prior.law)
+    g = np.linspace(-1, 1, bayes.GRID)
+    assert (density.sum(1) @ g / density.sum(), density.sum(0) @ g / density.sum()) == pytest.approx(
+        prior.pigments, abs=0.01
+    )
+
+
+def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
+    """Against every skin of the grid with the shadings from scipy's non-negative least squares."""
+    sigma = 0.02
+    found = bayes.maximum_a_posteriori(truth.image, truth.mask, prior, sigma=sigma)
+    b, e = bayes.mean_camera_d65(1)
+    skins = bayes._Skins.under(prior, b[0], e[0])
+    t, w = skins.colours.double().numpy(), skins.white.double().numpy()
+    pixels = [(0, r, c) for r, c in np.argwhere(truth.mask[0])[:6]]
+    for at in pixels:
+        c, precision = truth.image[at].astype(float), prior.diffuse_deviation**-2
+        costs = []
+        for colour, log_prior in zip(t, skins.log_prior.double().numpy(), strict=True):
+            A = np.array([[colour @ colour / sigma**2 + precision, colour @ w / sigma**2], [0, w @ w / sigma**2]])
+            A[1, 0] = A[0, 1]
+            rhs = np.array([colour @ c / sigma**2 + prior.diffuse * precision, w @ c / sigma**2 - 1 / prior.specular])
+            L = np.linalg.cholesky(A)
+            x = scipy.optimize.nnls(L.T, np.linalg.solve(L, rhs))[0]
+            costs.append((0.5 * x @ A @ x - rhs @ x - log_prior, *x))
+        best = int(np.argmin([cost[0] for cost in costs]))
+        assert found.melanin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 0]), abs=1e-3)
+        assert found.haemoglobin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 1]), abs=1e-3)
+        assert (found.diffuse_shading[at], found.specular_shading[at]) == pytest.approx(costs[best][1:], abs=1e-3)
+
+
+def test_the_expectation_is_that_of_the_joint_law(truth, prior):
+    """Against a sum over skins and over a dense grid of both shadings."""
+    sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
+    found = bayes.posterior_mean(truth.image, truth.mask, prior, sigma=sigma)
+    b, e = bayes.mean_camera_d65(1)
+    skins = bayes._Skins.under(prior, b[0], e[0])
+    d, s = (
+        g.flatten() for g in torch.meshgrid(torch.linspace(0, 2.5, 251), torch.linspace(0, 0.25, 126), indexing="ij")
+    )
+    log_shading = -0.5 * ((d - prior.diffuse) / prior.diffuse_deviation) ** 2 - s / prior.specular
+    c = torch.from_numpy(truth.image[at]).float()
+    sums = torch.zeros(5, dtype=torch.float64)
+    edge = torch.where((s == 0), 0.5, 1.0)  # trapezoids along the specular shading
+    for (g, k), log_prior, colour in zip(skins.coordinates, skins.log_prior, skins.colours, strict=True):
+        miss = (c - d[:, None] * colour - s[:, None] * skins.white).square().sum(-1)
+        p = (edge * torch.exp(log_prior + log_shading - miss / (2 * sigma**2))).double()
+        sums += torch.stack([p.sum(), g * p.sum(), k * p.sum(), (d * p).sum(), (s * p).sum()])
+    g, k, diffuse, specular = (sums[1:] / sums[0]).tolist()
+    assert found.melanin_coordinate[at] == pytest.approx(g, abs=2e-3)
+    assert found.haemoglobin_coordinate[at] == pytest.approx(k, abs=2e-3)
+    assert found.diffuse_shading[at] == pytest.approx(diffuse, abs=2e-3)
+    assert found.specular_shading[at] == pytest.approx(specular, abs=5e-4)
+
+
+def test_more_knowledge_is_less_error(prior):
+    """Known camera before unknown, expectation before the likeliest, both before constants."""
+    truth = faces(3, b=1.5)
+    mean = means(said_by(baselines.training_mean), truth, prior)
+    unknown = {f: means(said_by(f), truth, prior) for f in METHODS}
+    oracle = {f: means(said_by(f), truth, prior, truth.camera_b, truth.illuminant) for f in METHODS}
+    for f in METHODS:
+        assert oracle[f]["melanin"] + oracle[f]["haemoglobin"] < unknown[f]["melanin"] + unknown[f]["haemoglobin"]
+        assert oracle[f]["melanin"] < 0.8 * mean["melanin"] and oracle[f]["haemoglobin"] < 0.6 * mean["haemoglobin"]
+        assert oracle[f]["reconstruction"] < 0.02
+    likeliest, expected = (oracle[f] for f in METHODS)
+    assert all(expected[k] < likeliest[k] for k in ("melanin", "haemoglobin", "diffuse", "specular"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_any_photo_is_taken_apart_and_bad_input_refused(method, truth, prior):
+    takes_any_photo(method, prior)
+    refuses_bad_photos(method, truth, prior)
+    for match, *wrong in (
+        *(("sigma", None, None, sigma) for sigma in (-0.01, 0.0, np.nan)),
+        ("camera_b", np.zeros(2)),
+        ("illuminant", None, truth.illuminant[:, :31]),
+    ):
+        with pytest.raises(BiofaceError, match=match):
+            method(truth.image, truth.mask, prior, *wrong)
+
+
+@pytest.mark.parametrize(("value", "match"), [(np.nan, "NaN"), (0.03, "constants")])
+def test_a_prior_is_not_learnt_from_maps_that_say_nothing(truth, value, match):
+    with pytest.raises(BiofaceError, match=match):
+        bayes.Prior.learn(dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, value)))
+
+
+# --- whole faces
+
+
+DRAWS = np.stack([np.linspace(-2.4, 2.4, 9), np.zeros(9)], -1).astype(np.float32)
+
+
+def people(seed, count=4, size=16):
+    """Faces of one skin each, give or take a little, seen by one after another of the cameras, D65."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    person = rng.normal((0.1, 0.4), 0.15, (count, 2))
+    g, k = (person[:, i, None, None] + rng.normal(0, 0.04, shape) for i in range(2))
+    shading, shine = rng.normal(1, 0.2, shape).clip(0.3), rng.exponential(0.02, shape)
+    pigments = bayes.fractions(np.stack([g, k], -1).clip(-1, 1))
+    b, d65 = DRAWS[4 * np.arange(count) % 9], bayes.mean_camera_d65(count)[1]
+    made = Decomposition.of_maps(*pigments, shading, shine, b, d65, np.zeros((*shape, 3)), rng.random(shape) < 0.8)
+    return dataclasses.replace(made, image=made.reconstruction)
+
+
+@pytest.fixture(scope="module")
+def persons():
+    return people(1, count=6)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return bayes.Prior.learn(people(0, count=60))
+
+
+def by_draws(faces, prior, draws=DRAWS, **options):
+    return bayes.image_posterior(faces.image, faces.mask, prior, draws, bayes.mean_camera_d65(len(draws))[1], **options)
+
+
+def test_a_face_tells_its_camera(persons, known):
+    """Nearly: other skins under neighbouring cameras would look alike."""
+    found = by_draws(persons, known)
+    assert np.sqrt(np.mean((found.camera_b - persons.camera_b)[:, 0] ** 2)) < 0.6 * DRAWS[:, 0].std()
+    assert np.corrcoef(found.camera_b[:, 0], persons.camera_b[:, 0])[0, 1] > 0.8
+    np.testing.assert_allclose(found.illuminant, persons.illuminant, rtol=1e-5)
+
+
+def test_what_pixels_share_makes_each_of_them_better(persons, known):
+    """Better than a pixel by itself under the true camera; haemoglobin with the true one better still."""
+    alone = means(said_by(bayes.posterior_mean), persons, known, persons.camera_b, persons.illuminant)
+    together = means(lambda truth: by_draws(truth, known), persons)
+    rows = []
+    for face in range(len(persons)):
+        one = persons[face : face + 1]
+        rows.append(means(lambda truth: by_draws(truth, known, truth.camera_b), one))
+    oracle = {column: np.mean([row[column] for row in rows]) for column in together}
+    constant = means(said_by(baselines.training_mean), persons, known)
+    for column in ("melanin", "diffuse", "albedo"):
+        assert together[column] < 0.9 * alone[column]
+    assert oracle["haemoglobin"] < 0.9 * together["haemoglobin"] < 0.9 * constant["haemoglobin"]
+    assert together["reconstruction"] < 0.03
+
+
+def test_draws_weigh_what_bayes_gives_them(persons, known):
+    """Against sums in double precision, skin by skin and person by person."""
+    colours = torch.from_numpy(persons.image[0][persons.mask[0]][:20])
+    e = bayes.mean_camera_d65(9)[1]
+    skins = [bayes._Skins.under(known, b, light) for b, light in zip(DRAWS, e, strict=True)]
+    everyone = bayes._People.of(known, skins[0].coordinates)
+    sigma = 0.01
+    found = bayes._weight_of_draws(colours, skins, everyone, known, sigma)
+    logs = np.zeros((9, len(everyone.coordinates)))
+    for j, under in enumerate(skins):
+        evidence = bayes._evidence(bayes._Quadratic.of(colours, under, known, sigma), torch.zeros(len(under.colours)))[
+            0
+        ].double()
+        for u, scatter in enumerate(everyone.scatter.double()):
+            logs[j, u] = (evidence + scatter.log()).logsumexp(-1).mean() * bayes.FACE_COUNTS
+            logs[j, u] += everyone.log_prior[u]
+    expected = np.exp(logs - logs.max())
+    np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=0.02, atol=1e-5)
+    centre = (everyone.scatter @ skins[0].coordinates - everyone.coordinates).abs()
+    inside = everyone.coordinates.abs().amax(-1) < 0.6
+    assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
+
+
+def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
+    one = by_draws(persons, known, DRAWS[1:2])
+    same = by_draws(persons, known, DRAWS[[1, 1, 1]])
+    np.testing.assert_allclose(same.melanin, one.melanin, rtol=1e-4)
+    np.testing.assert_allclose(same.albedo, one.albedo, rtol=1e-4)
+    there, back = by_draws(persons, known), by_draws(persons, known, DRAWS[::-1].copy())
+    np.testing.assert_allclose(there.camera_b, back.camera_b, atol=1e-3)
+    np.testing.assert_allclose(there.haemoglobin, back.haemoglobin, rtol=1e-3)
+
+
+def test_draws_that_stand_for_all():
+    count = bayes.REPRESENTATIVES
+    even = torch.full((2 * count,), 0.5 / count)
+    value = torch.arange(2.0 * count).flip(0)
+    chosen = dict(bayes._representatives(even, value))
+    assert sum(chosen.values()) == count and set(chosen.values()) == {1}
+    assert np.diff(sorted(chosen)).tolist() == [2] * (count - 1)  # every other one, whatever the order
+    assert bayes._representatives(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])) == [(1, count)]
+    heavy = dict(bayes._representatives(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 2.0, 3.0])))
+    assert heavy[0] == count // 2 and sum(heavy.values()) == count
+
+
+def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
+    image, mask, lights = persons.image, persons.mask, bayes.mean_camera_d65(9)[1]
+    for b, e, what in (
+        (DRAWS[:0], lights[:0], "camera_b"),
+        (DRAWS[:, :1], lights, "camera_b"),
+        (np.full((9, 2), np.nan), lights, "camera_b"),
+        (DRAWS, lights[:2], "illuminant"),
+        (DRAWS, lights[:, :31], "illuminant"),
+    ):
+        with pytest.raises(BiofaceError, match=what):
+            bayes.image_posterior(image, mask, known, b, e)
+    with pytest.raises(BiofaceError, match="sigma"):
+        by_draws(persons, known, sigma=0.0)
+    refuses_bad_photos(bayes.image_posterior, persons, known, DRAWS, lights)
+    skins = persons.melanin[mask], persons.haemoglobin[mask]
+    with pytest.raises(BiofaceError, match="learnt on faces"):
+        by_draws(persons, bayes.Prior.measured(*skins, image, mask))
+
+
+def test_whole_faces_of_any_photo(known):
+    takes_any_photo(bayes.image_posterior, known, DRAWS, bayes.mean_camera_d65(9)[1])
+
+
+@pytest.mark.parametrize("method", [*METHODS, bayes.image_posterior])
+def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, known):
+    more = (DRAWS, bayes.mean_camera_d65(9)[1]) if method is bayes.image_posterior else ()
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found += [method(some.image, some.mask, known, *more) for some in (persons, persons[2:3])]
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant"):
+        one, alone, *two = (getattr(d, name) for d in found)
+        for same, again in zip((one, alone, alone), (two[0], two[1], one[2:3]), strict=True):
+            np.testing.assert_array_equal(same, again)
+
+
+@pytest.mark.alone
+def test_a_face_under_sixty_four_cameras_takes_half_a_second(known):
+    truth = faces(5, count=2, size=64)
+    draws = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
+    by_draws(truth[:1], known, draws)
+    began = time.perf_counter()
+    by_draws(truth, known, draws)
+    assert (time.perf_counter() - began) / 2 < 0.5
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("method", METHODS)
+def test_a_face_takes_a_third_of_a_second(method, prior):
+    truth = faces(5, count=2, size=64)
+    method(truth.image, truth.mask, prior)
+    began = time.perf_counter()
+    method(truth.image, truth.mask, prior)
+    assert (time.perf_counter() - began) / 2 < 0.3
+
+
+def test_a_measured_prior_finds_the_shading_without_the_truth():
+    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
+    made = faces(0, count=8, specular=0.0)
+    skins = made.melanin[made.mask], made.haemoglobin[made.mask]
+    found = bayes.Prior.measured(*skins, made.image, made.mask)
+    learnt = bayes.Prior.learn(faces(0, count=8))
+    assert found.diffuse == pytest.approx(made.diffuse_shading[made.mask].mean(), rel=0.02)
+    assert found.law == pytest.approx(learnt.law) and found.pigments == pytest.approx(learnt.pigments)
+    assert found.albedo == pytest.approx(learnt.albedo, rel=0.01)
+    twice = bayes.Prior.measured(*skins, 2 * made.image, made.mask)
+    assert twice.diffuse == pytest.approx(2 * found.diffuse) and twice.specular == pytest.approx(2 * found.specular)
+
+
+@pytest.mark.parametrize("melanin", [np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])])
+def test_measured_skins_that_tell_nothing_are_refused(melanin):
+    made = faces(0, count=1)
+    with pytest.raises(BiofaceError, match="measured skins"):
+        bayes.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask)
+
+
+def test_places_on_a_person_stand_for_the_pixels_of_a_face():
+    """Told who is who, pixels taken for places, a measured prior knows persons and scatter as one that was taught."""
+    made = faces(0, count=8, specular=0.0)
+    inside = made.mask
+    skins = made.melanin[inside], made.haemoglobin[inside]
+    person = np.broadcast_to(np.arange(8)[:, None, None], inside.shape)[inside]
+    mixed = np.random.default_rng(0).permutation(len(person))
+    found = bayes.Prior.measured(*(s[mixed] for s in skins), made.image, inside, person[mixed])
+    learnt = bayes.Prior.learn(faces(0, count=8))
+    assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
+    with pytest.raises(BiofaceError, match="a person for each"):
+        bayes.Prior.measured(*skins, made.image, inside, person[1:])
+    with pytest.raises(BiofaceError, match="several places"):
+        bayes.Prior.measured(*skins, made.image, inside, np.arange(len(person)))
