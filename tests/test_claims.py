@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from study import claims
 from study.claims import Claims
@@ -17,7 +16,6 @@ from study.claims import Claims
 @pytest.fixture(autouse=True)
 def figures(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
-    monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
     return tmp_path
 
 
@@ -211,13 +209,3 @@ def test_the_command_line(figures):
     made.save()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "04.a" in done.stdout and "FAIL" in done.stdout
-
-
-def test_outputs_are_declared_to_the_run_that_asks(figures, tmp_path_factory, monkeypatch):
-    manifest = tmp_path_factory.mktemp("run") / "outputs"
-    monkeypatch.setenv("BIOFACE_OUTPUTS", str(manifest))
-    made = Claims("04")
-    made.check("a", "x", 1.0, at_most=1, data="none")
-    made.save()
-    assert manifest.read_text() == "claims.json\n"
-    assert paths.figures() == figures

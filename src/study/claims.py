@@ -21,7 +21,6 @@ from typing import Any
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
-from study import figures
 
 FILE = "claims.json"
 Number = int | float
@@ -222,7 +221,6 @@ class Claims:
         lines = ",\n".join(json.dumps(dataclasses.asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
         with paths.whole_file(file) as partial:
             partial.write_text(f'{{"claims": [\n{lines}\n]}}\n', encoding="utf-8")
-        figures.declare_output(FILE)
 
 
 def read(file: str | Path | None = None) -> list[Claim]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bioface import metrics
+from bioface import metrics, paths
 from bioface.errors import BiofaceError, DataError
 from study import claims, table1
 from study.claims import Claim
@@ -111,3 +111,15 @@ def _table1(methods: str, rows: Mapping[str, Any], verdicts: Mapping[str, Any]) 
 
 def _spread(mean: float, error: float) -> str:
     return f"{mean:.3f} ± {error:.3f}"
+
+
+def main() -> None:
+    """Renew the checkout's README from its figures."""
+    file = paths.root() / "README.md"
+    text = fill(file.read_text(encoding="utf-8"), paths.figures())
+    with paths.whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
