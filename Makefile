@@ -62,6 +62,7 @@ check: environment
 
 notebooks: environment
 	@$(RUN) --publish
+	@$(PYTHON) -m study.readme
 
 site: environment
 	@$(PYTHON) -m study.site
@@ -73,7 +74,7 @@ weights: environment
 	@$(PYTHON) -m study.generalisation
 
 bench: environment
-	@$(PYTHON) -m bioface bench --plan data/README.md
+	@$(PYTHON) -m pytest tests/benchmarks --benchmark-only --benchmark-json=figures/bench.json
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache

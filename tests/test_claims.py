@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from study import claims
 from study.claims import Claims
@@ -27,7 +26,6 @@ at_most = 0.5
 @pytest.fixture(autouse=True)
 def figures(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
     return tmp_path / "figures"
 
 

@@ -30,8 +30,8 @@ from study import notebook_file, site
 
 FACES = """\
 from bioface import plotting
-from study import claims
 from bioface.datasets import twin
+from study import claims, figures
 config = twin.TwinConfig(seed=seed, train=2, validation=1, test=1, cubes=0)
 faces = twin.load("train", config=config, progress=False)
 figure, _ = plotting.panel_grid([list(faces.rgb)], quantities=["rgb", "rgb"])
@@ -44,7 +44,7 @@ c.save()"""
 FIT = """\
 import numpy as np
 from bioface import paths, plotting, skin, smith2019
-from study import claims
+from study import claims, figures
 kept = paths.build() / "fits" / f"{size}.npz"
 if not kept.exists():
     melanin = np.linspace(0.03, 0.3, size * size).reshape(size, size)

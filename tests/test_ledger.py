@@ -3,6 +3,7 @@
 import json
 import re
 
+import nbformat
 import pytest
 
 from bioface import paths, recipes

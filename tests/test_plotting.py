@@ -20,7 +20,6 @@ from study import figures
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
-    monkeypatch.delenv("BIOFACE_OUTPUTS", raising=False)
     yield tmp_path
     plt.close("all")
 
@@ -288,13 +287,6 @@ def test_a_figure_that_fails_to_draw_keeps_the_last_good_pair(folder, monkeypatc
     with pytest.raises(OSError, match="disk full"):
         _save(numbers={"y": [9.0]})
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-
-
-def test_both_files_are_declared_to_the_run_that_asks(folder, tmp_path_factory, monkeypatch):
-    manifest = tmp_path_factory.mktemp("run") / "outputs"
-    monkeypatch.setenv("BIOFACE_OUTPUTS", str(manifest))
-    _save()
-    assert manifest.read_text().split() == ["04_line.png", "04_line.json"]
 
 
 def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():

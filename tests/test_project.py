@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from bioface import paths
 from study import claims, readme
-from study.reproduce import locked
+from study.fingerprint import locked
 
 ROOT = paths.root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -274,7 +274,7 @@ def test_what_is_no_training_is_refused(runs):
     "make",
     [lambda: widgets.scrub(faces(2)), lambda: widgets.edit(maps(8, 8)), lambda: widgets.compare({"a": history(3)})],
 )
-def test_a_committed_notebook_keeps_the_words_and_no_state(make):
+def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make):
     widget = make()
     data, metadata = widget._repr_mimebundle_()
     assert notebook_file.WIDGET in data
@@ -286,8 +286,11 @@ def test_a_committed_notebook_keeps_the_words_and_no_state(make):
         "outputs": [{"output_type": "execute_result", "execution_count": 1, "data": data, "metadata": metadata}],
     }
     state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
-    cleaned = notebook_file.clean({"cells": [cell], "metadata": state, "nbformat": 4, "nbformat_minor": 5})
-    assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": repr(widget)}
+    (tmp_path / "n.ipynb").write_text(
+        json.dumps({"cells": [cell], "metadata": state, "nbformat": 4, "nbformat_minor": 4})
+    )
+    cleaned = json.loads(notebook_file.clean(tmp_path / "n.ipynb"))
+    assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": [repr(widget)]}
     assert "widgets" not in cleaned["metadata"] and "run this cell to use it" in repr(widget)
 
 

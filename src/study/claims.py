@@ -20,7 +20,6 @@ from typing import Any, get_type_hints
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
-from study import figures
 
 FILE = "claims.json"
 Number = int | float
@@ -119,7 +118,6 @@ class Claims:
         lines = ",\n".join(json.dumps(asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
         with paths.whole_file(file) as partial:
             partial.write_text(f'{{"claims": [\n{lines}\n]}}\n', encoding="utf-8")
-        figures.declare_output(FILE)
 
 
 def limits(

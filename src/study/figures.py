@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +17,7 @@ from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from bioface.plotting import to_numpy
 
-OUTPUTS = "BIOFACE_OUTPUTS"  #: the environment variable that names the list of what a notebook run wrote
 MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
-
-
-def declare_output(name: str) -> None:
-    """Note that a file of ``figures/`` was written, for the run that asked by ``BIOFACE_OUTPUTS``."""
-    if manifest := os.environ.get(OUTPUTS):
-        with open(manifest, "a", encoding="utf-8") as stream:
-            stream.write(name + "\n")
 
 
 def save(
@@ -80,8 +71,6 @@ def save(
     with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
         figure.savefig(picture, format="png", metadata=metadata)
         text.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-    declare_output(png.name)
-    declare_output(png.with_suffix(".json").name)
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jinja2
 
-from bioface import metrics
+from bioface import metrics, paths
 from bioface.errors import BiofaceError
 from study import claims, figures, table1
 
@@ -50,3 +50,15 @@ def fill(text: str, folder: str | Path) -> str:
     if not 0 < places == text.count("<!-- {{") == text.count("<!-- / -->"):
         raise BiofaceError(f"README: expected places <!-- {{{{ … }}}} --> … <!-- / -->, found {places} whole ones")
     return filled
+
+
+def main() -> None:
+    """Renew the checkout's README from its figures."""
+    file = paths.root() / "README.md"
+    text = fill(file.read_text(encoding="utf-8"), paths.figures())
+    with paths.whole_file(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
