@@ -3,6 +3,7 @@
 Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was learnt on training faces
 (:class:`Prior`), and gives a :class:`~bioface.maps.Decomposition`. They are what a network has to beat:
 
+===========================  ==========================================================================================
 ``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
 ``image_mean``               sees one colour of each face and no structure
 ``optical_density_ica``      Tsumura's pigments: independent components of the density of the colours
@@ -12,6 +13,7 @@ Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what was l
                              pixel, as far as the laws it takes for the faces are theirs
 ``image_posterior``          the same for whole faces, whose pixels share a camera, a light and a person's skin, all
                              three found from the photo
+===========================  ==========================================================================================
 
 ``image_mean``, ``maximum_a_posteriori`` and ``posterior_mean`` may be told the true camera and light, which no network
 is: an oracle that shows what those cost.
