@@ -1,18 +1,15 @@
-"""The site by Sphinx and MyST-NB; ``make site`` builds it (:mod:`study.site`).
+"""The site by Sphinx and MyST-NB, which ``make site`` builds (:mod:`study.site`): nothing is executed, nothing fetched.
 
-Pages keep their places in the checkout, so that links between them lead somewhere here and there. Nothing is executed,
-and a page loads nothing from any network: formulas become MathML here, which browsers draw by themselves.
+Pages keep their places in the checkout, so that links between them lead somewhere here and there.
 """
 
 import base64
-import html
-import io
-import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 
+import jinja2
 import matplotlib
 import nbformat
 from docutils import nodes
@@ -24,74 +21,54 @@ from bioface import paths
 from bioface.errors import DataError
 from study import claims, ledger
 
-logger = logging.getLogger(__name__)
 project = html_title = "BioFaceNet, revisited"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
-# the font has the letters of formulas
 html_static_path = ["_static", str(Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf"))]
 html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 html_copy_source = html_use_index = html_domain_indices = html_show_copyright = html_show_sphinx = False
-html_show_search_summary = False  # it fetches pages, which browsers refuse from disk
+html_show_search_summary = False  # it would fetch pages, which browsers refuse from disk
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_ipywidgets_js = {}  # else scripts from a network
-myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
+myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
-html_math_renderer = "mathml"
 
 PAGES = ("*.md", "*.cff", "data/README.md", "src/bioface/assets/*.md", "notebooks/**/*.ipynb")
 SAVED = re.compile(r"figures\.save\(\s*\w+,\s*[\"'](\d\d_\w+)[\"']")
 FIGURE = """```{{figure}} /pictures/{name}.png
 :name: figure-{name}
 :alt: {description}
-
-{title}. Data: {data}. {{download}}`Numbers (JSON) of {title} </figures/{name}.json>`,
-{{download}}`larger picture (PNG) of {title} </figures/{name}.png>`
+{title}. Data: {data}. [Numbers of {title} (JSON)](/figures/{name}.json),
+[larger picture of {title} (PNG)](/figures/{name}.png)
 ```"""
+logger = logging.getLogger(__name__)
 
 
 def gather(app, config):
-    """Copy the pages into the source folder, write those of modules, and make the tables of two others."""
+    """Copy the pages into the source folder, fill what is a template, and write a page for each module."""
     source, root = Path(app.srcdir), paths.root()
-    (source / "pictures").mkdir()
+    for folder in ("api", "pictures", "data", "notebooks", "src/bioface/assets"):
+        (source / folder).mkdir(parents=True)
     (source / "figures").symlink_to(paths.figures())
-    for page in itertools.chain.from_iterable(map(root.glob, PAGES)):
-        (source / page.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+    for page in (page for pattern in PAGES for page in root.glob(pattern)):
         shutil.copyfile(page, source / page.relative_to(root))
+    tables = {"claims": claims.read(), "deviations": ledger.as_html(ledger.resolved())}
     for page in paths.notebooks().glob("*.md"):
-        shutil.copyfile(page, source / page.name)
-    (source / "api").mkdir()
+        jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(source / page.name))
     for file in root.glob("src/*/**/[a-z]*.py"):
         name = ".".join(file.relative_to(root / "src").with_suffix("").parts)
-        page = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
-        (source / "api" / f"{name}.rst").write_text(page, encoding="utf-8")
-    deviations = f'<div class="table-wrapper">\n{ledger.as_html(ledger.resolved())}\n</div>'
-    config.myst_substitutions = {"claims": table_of_claims(claims.read()), "deviations": deviations}
-
-
-def table_of_claims(rows):
-    """All claims in Markdown: for each notebook a heading and a table."""
-    lines = [claims.format_table(rows).splitlines()[-1]]
-    for notebook, group in itertools.groupby(rows, lambda row: row.notebook):
-        lines += ["", f"## Notebook {notebook}", "", "| what | measured | bar | verdict | data |", "|---" * 5 + "|"]
-        for row in group:
-            what = f"{row.what} · {row.control or row.reason}".removesuffix(" · ")
-            cells = (row.id, what, f"{row.shown} {row.unit}", f"{row.bar} {row.unit}", row.verdict, row.data)
-            plain = [re.sub(r"([\\`*_|<$\[\]])", r"\\\1", cell) for cell in cells]
-            lines.append("| **{}**: {} | {} | {} | {} | {} |".format(*plain))
-    return "\n".join(lines)
+        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
+        (source / "api" / f"{name}.rst").write_text(text, encoding="utf-8")
 
 
 def tell_pictures(app, docname, text):
-    """Give each picture of a notebook what was said of it when it was saved: alternative text, title, data, numbers.
-
-    A cell that shows pictures saves them, in the same order, by ``figures.save(figure, "NN_name", ...)``.
-    """
+    """Give the pictures of a notebook what was said of them when they were saved, in the order in which a cell did."""
     file = paths.root() / f"{docname}.ipynb"
     if not file.is_file():
         return
@@ -103,16 +80,14 @@ def tell_pictures(app, docname, text):
             shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
             for name, output in zip(SAVED.findall(cell.source), shown, strict=True):
                 about = json.loads((paths.figures() / f"{name}.json").read_text(encoding="utf-8"))
-                png = base64.b64decode(output.data["image/png"])
-                Image.open(io.BytesIO(png)).verify()
-                Path(app.srcdir, "pictures", f"{name}.png").write_bytes(png)
+                picture = Path(app.srcdir, "pictures", f"{name}.png")
+                picture.write_bytes(base64.b64decode(output.data["image/png"]))
+                Image.open(picture).verify()
                 output.data = {"text/markdown": FIGURE.format(name=name, **about)}
-        link = f"{{download}}`This notebook as a file <{file.name}>`"
-        notebook.cells.append(nbformat.v4.new_markdown_cell(link))
+        notebook.cells.append(nbformat.v4.new_markdown_cell(f"{{download}}`This notebook as a file <{file.name}>`"))
         text[0] = nbformat.writes(notebook)
     except (OSError, ValueError, LookupError, AttributeError, TypeError, SyntaxError) as error:  # the last is Pillow's
-        found = f"{type(error).__name__}: {error}"
-        raise DataError(file, "a notebook executed to its end, its pictures saved in figures/", found) from error
+        raise DataError(file, "a notebook executed to its end, its pictures saved in figures/", repr(error)) from error
 
 
 def expect_alternatives(app, doctree):
@@ -123,7 +98,7 @@ def expect_alternatives(app, doctree):
 
 
 def itemise(app, what, name, obj, options, lines):
-    """The sections of a docstring, their heads underlined and their items ``name : text``, as lists."""
+    """Make lists of the sections of a docstring, their heads underlined and their items ``name : text``."""
     text = re.sub(r"(``.*?``)|\|", lambda bar: bar[1] or r"\|", "\n".join(lines))
     text = re.sub(r"(?m)^(\w+)\n-+$", r"**\1**\n", text)
     items = r"(?m)^([\w*][\w*, ]*) : (.*(?:\n {4}.*)*)"
@@ -131,28 +106,23 @@ def itemise(app, what, name, obj, options, lines):
     lines[:] = text.split("\n")
 
 
-def formula(display):
-    """What draws a formula as MathML: "inline" or as a "block"."""
-
-    def visit(self, node):
-        try:
-            drawn = converter.convert(node.astext().strip(), display=display)
-            drawn = re.sub(
-                r"(<(m[io])>(?:exp|ln|log|max|min)</\2>)(?=<m[isur])", r'\1<mspace width="0.167em" />', drawn
-            )
-            if unknown := re.search(r"\\[A-Za-z]+", html.unescape(re.sub(r"<[^>]*>", " ", drawn))):
-                raise ValueError(f"{unknown[0]}, which MathML does not know")
-            self.body.append(drawn)
-        except Exception as error:  # it has a dozen of its own and lets others through
-            logger.warning("expected a formula in LaTeX, found %r: %r", node.astext(), error, location=node)
-        raise nodes.SkipNode
-
-    return visit, None
+def draw_formula(self, node):
+    """Write a formula as MathML, which browsers draw by themselves."""
+    try:
+        display = "block" if isinstance(node, nodes.math_block) else "inline"
+        drawn = converter.convert(node.astext().strip(), display=display)
+        if unknown := re.search(r"(?:\\|&#x0005C;)([A-Za-z]+)", re.sub(r"<[^>]*>", " ", drawn)):
+            raise ValueError(f"{unknown[1]}, which MathML does not know")
+        before_a_letter = r"(<(m[io])>(?:exp|ln|log|max|min)</\2>)(?=<m[isur])"
+        self.body.append(re.sub(before_a_letter, r'\1<mspace width="0.167em" />', drawn))
+    except Exception as error:  # it has a dozen of its own and lets others through
+        logger.warning("expected a formula in LaTeX, found %r: %r", node.astext(), error, location=node)
+    raise nodes.SkipNode
 
 
 def setup(app):
-    """Where Sphinx calls what."""
-    app.add_html_math_renderer("mathml", formula("inline"), formula("block"))
+    """Tell Sphinx when to call what."""
+    app.add_html_math_renderer("mathml", (draw_formula, None), (draw_formula, None))
     app.connect("config-inited", gather)
     app.connect("source-read", tell_pictures)
     app.connect("doctree-read", expect_alternatives)

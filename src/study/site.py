@@ -3,8 +3,6 @@
 Sphinx makes them, as ``notebooks/conf.py`` says. The folder appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import fcntl
 import io
 import re
@@ -33,9 +31,8 @@ def build(target: Path | None = None) -> Path:
         raise DataError(target, "a site, or nothing yet", "something else, which is left alone")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as folder:
-        source, pages, trees, before = (Path(folder, name) for name in ("source", "pages", "trees", "before"))
-        source.mkdir()
-        said = io.StringIO()
+        source, said = Path(folder), io.StringIO()
+        pages, trees, before = (source / name for name in ("pages", "trees", "before"))
         try:
             with docutils_namespace():
                 Sphinx(source, conf, pages, trees, "html", status=None, warning=said).build()
