@@ -2,12 +2,12 @@
 
 Three layouts are read, told apart by the variables in the file:
 
-========================================== ==================================================================
+=========================================== ==================================================================
 ``mcCOEF``, ``basis.basis``, ``basis.wave`` compressed radiance: coefficients (rows, cols, k) times basis
                                             (bands, k), plus ``imgMean`` (bands) where there is one
 ``photons`` (or ``data``), ``wave``         radiance (rows, cols, bands); ``wavelength`` is read too
 ``reflectance``, ``wave``                   reflectance, taken as radiance under a light of 1 at every band
-========================================== ==================================================================
+=========================================== ==================================================================
 
 Radiance needs ``illuminant``: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
 with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
