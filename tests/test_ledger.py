@@ -3,7 +3,6 @@
 import json
 import re
 
-import nbformat
 import pytest
 
 from bioface import paths, recipes

