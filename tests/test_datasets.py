@@ -7,8 +7,8 @@ import pytest
 import scipy.io
 from test_nfe import write_pair
 
-from bioface import datasets
-from bioface.datasets import iset, nfe
+from bioface import datasets, smith2019
+from bioface.datasets import iset, nfe, twin
 from bioface.errors import BiofaceError, DataError
 
 
@@ -44,34 +44,20 @@ def test_iset_by_limit(placed):
 
 
 def test_the_twin_comes_with_its_truth_and_needs_no_download(issa_build, monkeypatch):
-    from bioface.datasets import twin
-
+    """The cubes' radiance is in no unit at all: the illuminant must not be taken for energy."""
     monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
     config = twin.TwinConfig(train=2, validation=1, test=1, cubes=1)
-    made = functools.partial(twin.load, config=config, progress=False)
-    monkeypatch.setattr(twin, "load", made)
-    faces = datasets.load("twin")
-    assert isinstance(faces, nfe.Faces) and len(faces) == 4
-    assert faces.truth.melanin.shape == (4, 64, 64)
-    train = datasets.load("twin", split="train", limit=1)
-    assert train.names == faces[:1].names
-    assert len(datasets.load("twin", limit=3)) == 3
-
-
-def test_the_cubes_of_the_twin_give_back_its_truth(issa_build, monkeypatch):
-    """Its radiance is in no unit at all: the illuminant must not be taken for energy."""
-    from bioface import smith2019
-    from bioface.datasets import twin
-
-    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
-    cubes, faces = twin.load_cubes(twin.TwinConfig(train=2, validation=1, test=1, cubes=1), progress=False)
-    cube = cubes[0]
+    (cube,), faces = twin.load_cubes(config, progress=False)
     assert cube.scale == pytest.approx(1) and cube.dropped == ()
     where = cube.mask & (np.arange(64) % 8 == 0)
     found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=where)
-    error = np.abs(found.melanin[where] - faces.truth.melanin[0][where])
-    assert np.median(error) < 0.005
-    assert cube.extra["twin_index"] == 0 and cube.extra["twin_file"] in faces.names[0]
+    assert np.median(np.abs(found.melanin[where] - faces.truth.melanin[0][where])) < 0.005
+    monkeypatch.setattr(twin, "load", functools.partial(twin.load, config=config, progress=False))
+    faces = datasets.load("twin")
+    assert isinstance(faces, nfe.Faces) and len(faces) == 4
+    assert faces.truth.melanin.shape == (4, 64, 64)
+    assert datasets.load("twin", split="train", limit=1).names == faces[:1].names
+    assert len(datasets.load("twin", limit=3)) == 3
 
 
 def test_more_faces_than_fit_in_memory(placed, monkeypatch):
@@ -100,15 +86,8 @@ def test_misspelt_arguments(arguments, match):
         datasets.load(**arguments)
 
 
-def test_available(folders):
-    assert datasets.available() == {
-        "nfe": False,
-        "iset": False,
-        "cheeks": False,
-        "cameras": False,
-        "issa": True,
-    }
-
-
-def test_available_when_placed(placed):
-    assert datasets.available()["nfe"] and datasets.available()["iset"]
+def test_available(folders, request):
+    absent = dict.fromkeys(("nfe", "iset", "cheeks", "cameras"), False)
+    assert datasets.available() == {**absent, "issa": True}
+    request.getfixturevalue("placed")
+    assert datasets.available() == {**absent, "nfe": True, "iset": True, "issa": True}

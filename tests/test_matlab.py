@@ -24,8 +24,7 @@ def test_v5_structs_strings_and_numbers(tmp_path):
 def test_damaged_v5(tmp_path, compressed):
     path = tmp_path / "a.mat"
     scipy.io.savemat(path, {"a": np.random.default_rng(0).random(500)}, do_compression=compressed)
-    content = path.read_bytes()
-    path.write_bytes(content[:1000])
+    path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="a.mat: expected a whole .mat file"):
         matlab.read(path)
 
