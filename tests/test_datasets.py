@@ -9,7 +9,7 @@ from test_nfe import write_pair
 
 from bioface import datasets, smith2019
 from bioface.datasets import iset, nfe, twin
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError
 
 
 @pytest.fixture
@@ -26,12 +26,16 @@ def placed(folders):
     return folders
 
 
-def test_nfe_by_split_and_limit(placed):
+def test_nfe_by_split_and_limit(placed, monkeypatch):
     assert len(datasets.load("nfe")) == 7
     train = datasets.load("nfe", split="train")
     assert isinstance(train, nfe.Faces) and len(train) == 4
     assert len(datasets.load("nfe", split="test", limit=2)) == 2
     assert len(datasets.load("nfe", limit=100)) == 7
+    monkeypatch.setattr(datasets, "IN_MEMORY", 5)
+    with pytest.raises(BiofaceError, match=r"at most 5 faces in memory, found 7: give a limit, or stream"):
+        datasets.load("nfe")
+    assert len(datasets.load("nfe", limit=5)) == 5
 
 
 def test_iset_by_limit(placed):
@@ -60,28 +64,17 @@ def test_the_twin_comes_with_its_truth_and_needs_no_download(issa_build, monkeyp
     assert len(datasets.load("twin", limit=3)) == 3
 
 
-def test_more_faces_than_fit_in_memory(placed, monkeypatch):
-    monkeypatch.setattr(datasets, "IN_MEMORY", 5)
-    with pytest.raises(BiofaceError, match=r"at most 5 faces in memory, found 7: give a limit, or stream"):
-        datasets.load("nfe")
-    assert len(datasets.load("nfe", limit=5)) == 5
-
-
-@pytest.mark.parametrize("name", ["nfe", "iset"])
-def test_absent_files_say_where_they_belong(folders, name):
-    with pytest.raises(DataError, match=rf"data/{name}: expected .*data/README.md"):
-        datasets.load(name)
-
-
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ({"name": "nfe"}, "data/nfe: expected .*data/README.md"),
+        ({"name": "iset"}, "data/iset: expected .*data/README.md"),
         ({"name": "twim"}, "unknown data set 'twim'; did you mean 'twin'"),
         ({"name": "nfe", "split": "valid"}, "unknown split 'valid'; did you mean 'validation'"),
         ({"name": "nfe", "limit": 0}, "a limit of at least 1, found 0"),
     ],
 )
-def test_misspelt_arguments(arguments, match):
+def test_absent_files_and_misspelt_arguments(folders, arguments, match):
     with pytest.raises(BiofaceError, match=match):
         datasets.load(**arguments)
 

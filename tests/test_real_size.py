@@ -132,22 +132,6 @@ def full_file(scratch):
     return folder / "zx_7_d10_inmc_celebA_01.hdf5"
 
 
-@pytest.fixture(scope="module")
-def halves(full_file):
-    """The same faces in two pairs of files: HDF5's virtual data sets, which point into the full ones."""
-    folder = full_file.parents[1] / "halves"
-    folder.mkdir()
-    parts = ((1, 0, 3_777), (2, 3_777, FACES))  # not a multiple of anything
-    for name, shape in (("d10_inmc", (10, 64, 64)), ("d3_lrgb", (3, 9))):
-        source = h5py.VirtualSource(full_file.with_name(f"zx_7_{name}_celebA_01.hdf5"), "zx_7", (FACES, *shape), "f8")
-        for number, start, stop in parts:
-            layout = h5py.VirtualLayout((stop - start, *shape), "f8")
-            layout[:] = source[start:stop]
-            with h5py.File(folder / f"zx_7_{name}_celebA_{number:02d}.hdf5", "w") as file:
-                file.create_virtual_dataset("zx_7", layout)
-    return [pair.images for pair in nfe.find(folder)]
-
-
 # --- a file of faces ---------------------------------------------------------------------------------------
 
 
@@ -172,14 +156,6 @@ def test_a_file_is_streamed_in_constant_memory(full_file):
     peak = run("stream", full_file.parent)["peak"]
     print(f"\nstreaming a file of {full_file.stat().st_size / GIGABYTE:.1f} GB: {peak / GIGABYTE:.2f} GB at most")
     assert peak <= GIGABYTE
-
-
-def test_several_files_give_the_same_faces_as_one(full_file, halves):
-    whole, split = nfe.NFE(full_file), nfe.NFE(halves)
-    assert len(whole) == len(split) == FACES
-    for one, two in zip(whole.batches(500), split.batches(500), strict=True):
-        for name in ("rgb", "normals", "mask", "lighting", "coordinates"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
 def test_a_data_loader_gives_the_faces_of_batches(full_file):

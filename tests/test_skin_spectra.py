@@ -60,10 +60,8 @@ def record(number=1, group="CA", site=2, percent=30.0, spin="SCI", missing=None)
 @pytest.fixture
 def small(tmp_path, monkeypatch, folders):
     """Make ``load("issa")`` read a workbook of three records, and return its path."""
-    path = workbook(
-        tmp_path / "ISSA_test.xlsx",
-        [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)],
-    )
+    records = [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)]
+    path = workbook(tmp_path / "ISSA_test.xlsx", records)
     monkeypatch.setattr(skin_spectra, "_workbook", lambda: path)
     return path
 
@@ -151,24 +149,20 @@ def test_another_workbook_has_another_cache(small, tmp_path):
 # --- what can be wrong -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rows", "options", "match"),
-    [
-        ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
-        ([record(percent=3000.0)], {}, "as a fraction of 1"),
-        ([record(percent=-1.0), record()], {}, "as a fraction of 1"),
-        ([record(group="XX")], {}, "known group and location.*'XX'.*row 13"),
-        ([record(site=99)], {}, "known group and location"),
-        ([record(spin="SCE")], {}, "specular included"),
-        ([], {}, "reflectance spectra, found none"),
-        (
-            [record()],
-            {"header": ["Record", "Origin"]},
-            "columns A–L and wavelengths in row 12, found .'Record'",
-        ),
-        ([record()], {"sheets": ("Coding Scheme",)}, "a sheet 'ISSA', found Coding Scheme"),
-    ],
-)
+WRONG = [
+    ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
+    ([record(percent=3000.0)], {}, "as a fraction of 1"),
+    ([record(percent=-1.0), record()], {}, "as a fraction of 1"),
+    ([record(group="XX")], {}, "known group and location.*'XX'.*row 13"),
+    ([record(site=99)], {}, "known group and location"),
+    ([record(spin="SCE")], {}, "specular included"),
+    ([], {}, "reflectance spectra, found none"),
+    ([record()], {"header": ["Record", "Origin"]}, "columns A–L and wavelengths in row 12, found .'Record'"),
+    ([record()], {"sheets": ("Coding Scheme",)}, "a sheet 'ISSA', found Coding Scheme"),
+]
+
+
+@pytest.mark.parametrize(("rows", "options", "match"), WRONG)
 def test_a_wrong_workbook(small, rows, options, match):
     workbook(small, rows, **options)
     with pytest.raises(DataError, match=f"ISSA_test.xlsx: expected .*{match}"):
