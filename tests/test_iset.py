@@ -311,7 +311,7 @@ def test_not_a_whole_mat_file(write, tmp_path):
     content = write(compressed(rows=30)[0]).read_bytes()
     for part in (b"", b"not a mat file at all", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM", content[:5000]):
         path.write_bytes(part)
-        with pytest.raises(DataError, match="face.mat: expected .*(truncated|something else)"):
+        with pytest.raises(DataError, match="face.mat: expected .*(truncated|something else|none)"):
             iset.load(path)
 
 
