@@ -7,9 +7,9 @@ import pytest
 import scipy.io
 from test_nfe import write_pair
 
-from bioface import datasets
-from bioface.datasets import iset, nfe
-from bioface.errors import BiofaceError, DataError
+from bioface import datasets, smith2019
+from bioface.datasets import iset, nfe, twin
+from bioface.errors import BiofaceError
 
 
 @pytest.fixture
@@ -26,12 +26,16 @@ def placed(folders):
     return folders
 
 
-def test_nfe_by_split_and_limit(placed):
+def test_nfe_by_split_and_limit(placed, monkeypatch):
     assert len(datasets.load("nfe")) == 7
     train = datasets.load("nfe", split="train")
     assert isinstance(train, nfe.Faces) and len(train) == 4
     assert len(datasets.load("nfe", split="test", limit=2)) == 2
     assert len(datasets.load("nfe", limit=100)) == 7
+    monkeypatch.setattr(datasets, "IN_MEMORY", 5)
+    with pytest.raises(BiofaceError, match=r"at most 5 faces in memory, found 7: give a limit, or stream"):
+        datasets.load("nfe")
+    assert len(datasets.load("nfe", limit=5)) == 5
 
 
 def test_iset_by_limit(placed):
@@ -44,71 +48,39 @@ def test_iset_by_limit(placed):
 
 
 def test_the_twin_comes_with_its_truth_and_needs_no_download(issa_build, monkeypatch):
-    from bioface.datasets import twin
-
+    """The cubes' radiance is in no unit at all: the illuminant must not be taken for energy."""
     monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
     config = twin.TwinConfig(train=2, validation=1, test=1, cubes=1)
-    made = functools.partial(twin.load, config=config, progress=False)
-    monkeypatch.setattr(twin, "load", made)
-    faces = datasets.load("twin")
-    assert isinstance(faces, nfe.Faces) and len(faces) == 4
-    assert faces.truth.melanin.shape == (4, 64, 64)
-    train = datasets.load("twin", split="train", limit=1)
-    assert train.names == faces[:1].names
-    assert len(datasets.load("twin", limit=3)) == 3
-
-
-def test_the_cubes_of_the_twin_give_back_its_truth(issa_build, monkeypatch):
-    """Its radiance is in no unit at all: the illuminant must not be taken for energy."""
-    from bioface import smith2019
-    from bioface.datasets import twin
-
-    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
-    cubes, faces = twin.load_cubes(twin.TwinConfig(train=2, validation=1, test=1, cubes=1), progress=False)
-    cube = cubes[0]
+    (cube,), faces = twin.load_cubes(config, progress=False)
     assert cube.scale == pytest.approx(1) and cube.dropped == ()
     where = cube.mask & (np.arange(64) % 8 == 0)
     found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=where)
-    error = np.abs(found.melanin[where] - faces.truth.melanin[0][where])
-    assert np.median(error) < 0.005
-    assert cube.extra["twin_index"] == 0 and cube.extra["twin_file"] in faces.names[0]
-
-
-def test_more_faces_than_fit_in_memory(placed, monkeypatch):
-    monkeypatch.setattr(datasets, "IN_MEMORY", 5)
-    with pytest.raises(BiofaceError, match=r"at most 5 faces in memory, found 7: give a limit, or stream"):
-        datasets.load("nfe")
-    assert len(datasets.load("nfe", limit=5)) == 5
-
-
-@pytest.mark.parametrize("name", ["nfe", "iset"])
-def test_absent_files_say_where_they_belong(folders, name):
-    with pytest.raises(DataError, match=rf"data/{name}: expected .*data/README.md"):
-        datasets.load(name)
+    assert np.median(np.abs(found.melanin[where] - faces.truth.melanin[0][where])) < 0.005
+    monkeypatch.setattr(twin, "load", functools.partial(twin.load, config=config, progress=False))
+    faces = datasets.load("twin")
+    assert isinstance(faces, nfe.Faces) and len(faces) == 4
+    assert faces.truth.melanin.shape == (4, 64, 64)
+    assert datasets.load("twin", split="train", limit=1).names == faces[:1].names
+    assert len(datasets.load("twin", limit=3)) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
+        ({"name": "nfe"}, "data/nfe: expected .*data/README.md"),
+        ({"name": "iset"}, "data/iset: expected .*data/README.md"),
         ({"name": "twim"}, "unknown data set 'twim'; did you mean 'twin'"),
         ({"name": "nfe", "split": "valid"}, "unknown split 'valid'; did you mean 'validation'"),
         ({"name": "nfe", "limit": 0}, "a limit of at least 1, found 0"),
     ],
 )
-def test_misspelt_arguments(arguments, match):
+def test_absent_files_and_misspelt_arguments(folders, arguments, match):
     with pytest.raises(BiofaceError, match=match):
         datasets.load(**arguments)
 
 
-def test_available(folders):
-    assert datasets.available() == {
-        "nfe": False,
-        "iset": False,
-        "cheeks": False,
-        "cameras": False,
-        "issa": True,
-    }
-
-
-def test_available_when_placed(placed):
-    assert datasets.available()["nfe"] and datasets.available()["iset"]
+def test_available(folders, request):
+    absent = dict.fromkeys(("nfe", "iset", "cheeks", "cameras"), False)
+    assert datasets.available() == {**absent, "issa": True}
+    request.getfixturevalue("placed")
+    assert datasets.available() == {**absent, "nfe": True, "iset": True, "issa": True}

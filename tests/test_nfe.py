@@ -1,11 +1,13 @@
 """The NFE loader: what it gives, how little it reads, and each way a file can be wrong."""
 
+import dataclasses
 import pickle
 import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, DataError
@@ -55,41 +57,26 @@ def test_channels_are_decoded_into_their_places(pair):
     np.testing.assert_array_equal(faces.mask, images[:, 6] == 1)
     np.testing.assert_allclose(faces.lighting, lights, atol=1e-6)
     assert {faces.rgb.dtype, faces.normals.dtype, faces.lighting.dtype} == {np.dtype(np.float32)}
-    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3"
-    assert faces.truth is None
-
-
-def test_normals_are_decoded_to_unit_length_inside_the_mask_and_zero_outside(pair):
-    image_file, _, images, _ = pair
-    faces = nfe.NFE(image_file)[:]
     np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-6)
     assert not faces.normals[~faces.mask].any()
     expected = 2 * np.moveaxis(images[:, 3:6], 1, -1) - 1
     np.testing.assert_allclose(faces.normals[faces.mask], expected[faces.mask], atol=1e-6)
+    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
+    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3"
+    assert faces.truth is None
 
 
-def test_quantised_normals_are_brought_back_to_unit_length():
+def test_quantised_normals_are_brought_back_to_unit_length_and_none_to_zero():
     stored = np.round((np.array([[0.6, 0.0, 0.8]]) + 1) / 2 * 255) / 255
     assert abs(np.linalg.norm(2 * stored - 1) - 1) > 1e-4  # the premise: 8 bits spoil the length
     np.testing.assert_allclose(np.linalg.norm(nfe.decode_normals(stored, np.array([True]))), 1, atol=1e-12)
-
-
-def test_a_normal_without_direction_stays_zero():
     assert not nfe.decode_normals(np.full((1, 3), 0.5), np.array([True])).any()
 
 
-@pytest.mark.parametrize(
-    "index",
-    [
-        slice(2, 7),
-        slice(None, None, 3),
-        np.array([9, 2, 5]),
-        [4, 4, 1, 10],
-        -1,
-        slice(5, 5),
-        np.array([], int),
-    ],
-)
+INDICES = [slice(2, 7), slice(None, None, 3), np.array([9, 2, 5]), [4, 4, 1, 10], -1, slice(5, 5), np.array([], int)]
+
+
+@pytest.mark.parametrize("index", [*INDICES, np.arange(11) % 5 == 3])
 def test_any_index_gives_the_rows_in_its_order(pair, index):
     image_file, _, images, lights = pair
     faces = nfe.NFE(image_file)[index]
@@ -97,17 +84,10 @@ def test_any_index_gives_the_rows_in_its_order(pair, index):
     np.testing.assert_allclose(faces.rgb, np.moveaxis(wanted[:, 0:3], 1, -1), atol=1e-6)
     wanted = lights[[index]] if isinstance(index, int) else lights[index]
     np.testing.assert_allclose(faces.lighting, wanted, atol=1e-6)
+    assert nfe.NFE(image_file)[:][index].names == faces.names
 
 
-def test_booleans_choose_rows(pair):
-    data = nfe.NFE(pair[0])
-    chosen = np.zeros(11, bool)
-    chosen[[3, 8]] = True
-    assert [name.split(":")[1] for name in data[chosen].names] == ["3", "8"]
-    assert data[:][chosen].names == data[chosen].names
-
-
-@pytest.mark.parametrize("index", [11, -12, np.array([0, 11])])
+@pytest.mark.parametrize("index", [11, -12, np.array([0, 11]), np.ones(10, bool)])
 def test_rows_that_do_not_exist_are_an_index_error(pair, index):
     with pytest.raises(IndexError, match="0–10"):
         nfe.NFE(pair[0])[index]
@@ -120,23 +100,14 @@ def test_several_files_are_one_sequence(tmp_path):
     faces = data[np.array([6, 0, 3, 2])]
     expected = np.stack([two[2][3], one[2][0], two[2][0], one[2][2]])
     np.testing.assert_allclose(faces.rgb, np.moveaxis(expected[:, 0:3], 1, -1), atol=1e-6)
+    for batch, rows in zip(data.batches(2), ([0, 1], [2, 3], [4, 5], [6]), strict=True):  # across the files too
+        for name in ("rgb", "normals", "mask", "lighting", "coordinates"):
+            np.testing.assert_array_equal(getattr(batch, name), getattr(data[rows], name))
     assert faces.names[0] == "zx_7_d10_inmc_celebA_02.hdf5:3"
     assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:2"
 
 
-def test_faces_slice_and_join(pair):
-    faces = nfe.NFE(pair[0])[:]
-    again = nfe.Faces.concatenate([faces[:4], faces[np.arange(4, 11)]])
-    assert again.names == faces.names
-    np.testing.assert_array_equal(again.normals, faces.normals)
-    assert len(faces[2]) == 1
-    with pytest.raises(BiofaceError, match="at least one"):
-        nfe.Faces.concatenate([])
-
-
-def test_faces_carry_a_truth_along(pair):
-    import dataclasses
-
+def test_faces_slice_and_join_and_carry_a_truth_along(pair):
     @dataclasses.dataclass(frozen=True)
     class Truth:
         melanin: np.ndarray
@@ -145,14 +116,15 @@ def test_faces_carry_a_truth_along(pair):
     faces = nfe.NFE(pair[0])[:]
     truth = Truth(np.arange(11.0), np.array([f"g{i}" for i in range(11)]))
     faces = dataclasses.replace(faces, truth=truth)
+    again = nfe.Faces.concatenate([faces[:4], faces[np.arange(4, 11)]])
+    assert again.names == faces.names
+    np.testing.assert_array_equal(again.normals, faces.normals)
+    assert len(faces[2]) == 1
     chosen = nfe.Faces.concatenate([faces[[3, 1]], faces[5:6]])
     np.testing.assert_array_equal(chosen.truth.melanin, [3, 1, 5])
     assert list(chosen.truth.group) == ["g3", "g1", "g5"]
-
-
-def test_raw_gives_the_stored_channels(pair):
-    image_file, _, images, _ = pair
-    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
+    with pytest.raises(BiofaceError, match="at least one"):
+        nfe.Faces.concatenate([])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -223,16 +195,15 @@ def test_batches_give_every_face_once(pair, size, shuffle, monkeypatch):
     assert (rows == list(range(11))) is (not shuffle)
 
 
-def test_the_seed_fixes_the_order(pair, monkeypatch):
+def test_the_seed_fixes_the_order_and_sizes_are_positive(pair, monkeypatch):
     monkeypatch.setattr(nfe, "BLOCK", 3)
     data = nfe.NFE(pair[0])
     orders = [[n for b in data.batches(4, shuffle=True, seed=s) for n in b.names] for s in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-
-
-def test_batch_size_must_be_positive(pair):
     with pytest.raises(BiofaceError, match="positive batch size, found 0"):
-        next(nfe.NFE(pair[0]).batches(0))
+        next(data.batches(0))
+    with pytest.raises(BiofaceError, match="positive batch size, found -1"):
+        data.batch_rows(-1)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -251,32 +222,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peak < 40e6
 
 
-def test_worker_processes_of_a_data_loader_can_read(pair):
-    import torch
-
-    class Dataset(torch.utils.data.Dataset):
-        def __init__(self, data):
-            self.data = data
-
-        def __len__(self):
-            return len(self.data)
-
-        def __getitem__(self, row):
-            return self.data[row].rgb[0]
-
-    data = nfe.NFE(pair[0])
-    data[0]  # read in this process first: nothing of it may leak into the workers
-    loader = torch.utils.data.DataLoader(Dataset(data), batch_size=4, num_workers=2)
-    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in loader]), data[:].rgb)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
-    import torch
-
     monkeypatch.setattr(nfe, "BLOCK", 3)
-    data = nfe.NFE(pair[0])
+    data = pickle.loads(pickle.dumps(nfe.NFE(pair[0])))
+    data[0]  # read in this process first: nothing of it may leak into the workers
     rows = data.batch_rows(4, shuffle, seed=1)
     assert [len(r) for r in rows] == [4, 4, 3]
     loader = torch.utils.data.DataLoader(data, batch_sampler=rows, collate_fn=lambda faces: faces, num_workers=workers)
@@ -285,16 +236,8 @@ def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
         np.testing.assert_array_equal(batch.normals, wanted.normals)
     plain = torch.utils.data.DataLoader(data, batch_size=5, collate_fn=len, num_workers=workers)
     assert list(plain) == [5, 5, 1]
-
-
-def test_rows_of_batches_need_a_positive_size(pair):
-    with pytest.raises(BiofaceError, match="positive batch size, found -1"):
-        nfe.NFE(pair[0]).batch_rows(-1)
-
-
-def test_it_pickles(pair):
-    data = pickle.loads(pickle.dumps(nfe.NFE(pair[0])))
-    assert len(data[:2]) == 2
+    alone = torch.utils.data.DataLoader(data, collate_fn=lambda faces: faces.rgb, num_workers=workers)
+    np.testing.assert_array_equal(np.concatenate(list(alone)), data[:].rgb)
 
 
 # --- finding and splitting ---------------------------------------------------------------------------------
@@ -308,126 +251,105 @@ def test_find_pairs_files_by_number(tmp_path):
     assert [p.number for p in pairs] == [1, 20]
     assert pairs[1].lights.name == "zx_7_d3_lrgb_celebA_20.hdf5"
     assert nfe.find(tmp_path / "nowhere") == []
-
-
-def test_images_without_lights_are_an_error(tmp_path):
-    image_file, light_file, *_ = write_pair(tmp_path, 4, 1)
-    light_file.unlink()
-    with pytest.raises(DataError, match="d10_inmc_celebA_04.*expected its light file zx_7_d3_lrgb_celebA_04"):
+    pairs[1].lights.unlink()
+    with pytest.raises(DataError, match="d10_inmc_celebA_20.*expected its light file zx_7_d3_lrgb_celebA_20"):
         nfe.find(tmp_path)
-    with pytest.raises(DataError, match="zx_7_d3_lrgb_celebA_04.hdf5: .*no such file"):
-        nfe.NFE(image_file)
 
 
 def test_splits_go_by_file_number_and_share_no_file(folders):
     numbers = [n for split in nfe.SPLITS.values() for n in split]
     assert len(numbers) == len(set(numbers))
     (folders / "nfe").mkdir()
-    for number, count in ((1, 2), (4, 1), (5, 3), (20, 4)):
+    write_pair(folders / "nfe", 20, 4)
+    with pytest.raises(DataError, match="NN = 01 or 02 or 03 or 04 .*found file numbers 20"):
+        nfe.open_split("train")
+    with pytest.raises(BiofaceError, match="unknown split 'trian'; did you mean 'train'"):
+        nfe.open_split("trian")
+    for number, count in ((1, 2), (4, 1), (5, 3)):
         write_pair(folders / "nfe", number, count)
     assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
     assert len(nfe.open_split()) == 10
 
 
-def test_a_split_without_files_says_which_are_there(folders):
-    (folders / "nfe").mkdir()
-    write_pair(folders / "nfe", 20, 1)
-    with pytest.raises(DataError, match="NN = 01 or 02 or 03 or 04 .*found file numbers 20"):
-        nfe.open_split("train")
-    with pytest.raises(BiofaceError, match="unknown split 'trian'; did you mean 'train'"):
-        nfe.open_split("trian")
-
-
 # --- everything that can be wrong --------------------------------------------------------------------------
 
 
-def expect(match, *args, **kwargs):
-    """The error of opening and then reading it all."""
-    with pytest.raises(DataError, match=match) as raised:
-        nfe.NFE(*args, **kwargs)[:]
-    return raised.value
+def put(path, place, value):
+    """One value of a file."""
+    with h5py.File(path, "r+") as file:
+        file["zx_7"][place] = value
 
 
-def test_missing_file(tmp_path):
-    expect("nowhere.*03.hdf5.*no such file", tmp_path / "nowhere" / "zx_7_d10_inmc_celebA_03.hdf5")
+def empty(images, lights):
+    write(images, np.zeros((0, 10, 64, 64)))
+    write(lights, np.zeros((0, 3, 9)))
 
 
-def test_truncated_file(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 3)
-    image_file.write_bytes(image_file.read_bytes()[: image_file.stat().st_size // 2])
-    error = expect("celebA_01.hdf5: expected a whole HDF5 file, found a damaged or truncated one", image_file)
-    assert error.path == image_file
+SHAPES = [(2, 7, 64, 64), (2, 10, 32, 32), (2, 64, 64, 10), (10, 64, 64)]
+CHANNELS = [(0, "RGB"), (4, "normals"), (6, "mask"), (9, "coordinates")]
+OUTSIDE = [(channel, what, value) for channel, what in CHANNELS for value in (-0.01, 1.01)]
+PAGE = "<html>Google Drive can't scan this file for viruses</html>"
+
+#: what happens to the image and the light file of four faces, and what is said
+WRONG = [
+    (lambda i, _: i.unlink(), "d10_inmc_celebA_01.hdf5: .*no such file"),
+    (lambda _, j: j.unlink(), "d3_lrgb_celebA_01.hdf5: .*no such file"),
+    (
+        lambda i, _: i.write_bytes(i.read_bytes()[: i.stat().st_size // 2]),
+        "expected a whole HDF5 file, found a damaged or truncated one",
+    ),
+    (lambda i, _: i.write_text(PAGE), "expected an HDF5 file, found 5[0-9] bytes of something else"),
+    (lambda i, _: write(i, random_images(1), key="images"), "the key 'zx_7', found the keys 'images'"),
+    (lambda i, _: write(i, 0.5, key="zx_7/part"), r"of shape \(N, 10, 64, 64\), found a group"),
+    *(
+        (lambda i, _, s=s: write(i, np.zeros(s)), rf"\(N, 10, 64, 64\), found shape \({s[0]}, {s[1]}, {s[2]}")
+        for s in SHAPES
+    ),
+    (
+        lambda _, j: write(j, np.zeros((4, 9, 3))),
+        r"d3_lrgb.*: expected 'zx_7' of shape \(N, 3, 9\), found shape \(4, 9, 3\)",
+    ),
+    (lambda i, _: write(i, np.zeros((4, 10, 64, 64), np.uint8)), "floating point, found uint8"),
+    (empty, "at least one row, found none"),
+    (lambda _, j: write(j, np.zeros((2, 3, 9))), "d3_lrgb_celebA_01.hdf5: expected 4 lights.*found 2"),
+    *(
+        (lambda i, _, c=c, v=v: put(i, (2, c, 5, 6), v), rf"{what} stored within \[0, 1\].*first in row 2")
+        for c, what, v in OUTSIDE
+    ),
+    (lambda i, _: put(i, np.s_[:, 3:6], np.linspace(-1, 1, 64)), r"expected normals stored within \[0, 1\], found -"),
+    *((lambda i, _, v=v: put(i, (3, 1, 0, 0), v), "finite RGB.*in row 3") for v in (np.nan, np.inf)),
+    *((lambda _, j, v=v: put(j, (1, 2, 8), v), "d3_lrgb.*finite lighting.*in row 1") for v in (np.nan, np.inf)),
+]
+
+
+@pytest.mark.parametrize(("harm", "said"), WRONG)
+def test_what_is_wrong_is_said(tmp_path, harm, said):
+    image_file, light_file, *_ = write_pair(tmp_path, 1, 4)
+    harm(image_file, light_file)
+    with pytest.raises(DataError, match=said) as raised:
+        nfe.NFE(image_file)[:]
+    assert raised.value.path in (image_file, light_file)
 
 
 def test_damage_inside_the_data(tmp_path):
     image_file, *_ = write_pair(tmp_path, 1, 3, chunks=(1, 10, 64, 64), compression="gzip", fletcher32=True)
-    content = bytearray(image_file.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
-    image_file.write_bytes(content)
-    expect("celebA_01.hdf5: expected readable rows, found damage", image_file)
-
-
-def test_a_web_page_instead_of_hdf5(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 1)
-    image_file.write_text("<html>Google Drive can't scan this file for viruses</html>")
-    expect("celebA_01.hdf5: expected an HDF5 file, found 5[0-9] bytes of something else", image_file)
-
-
-def test_wrong_key_lists_the_keys(tmp_path):
-    image_file, light_file, *_ = write_pair(tmp_path, 1, 1)
-    write(image_file, random_images(1), key="images")
-    expect("expected the key 'zx_7', found the keys 'images'", image_file)
-
-
-def test_a_group_in_place_of_the_array(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 1)
-    with h5py.File(image_file, "w") as file:
-        file.create_group("zx_7")
-    expect(r"of shape \(N, 10, 64, 64\), found a group", image_file)
-
-
-@pytest.mark.parametrize("shape", [(2, 7, 64, 64), (2, 10, 32, 32), (2, 64, 64, 10), (10, 64, 64)])
-def test_wrong_shape(tmp_path, shape):
-    image_file, *_ = write_pair(tmp_path, 1, 2)
-    write(image_file, np.zeros(shape))
-    expect(rf"of shape \(N, 10, 64, 64\), found shape \({shape[0]}, {shape[1]}", image_file)
-
-
-def test_wrong_light_shape(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 2, lights=np.zeros((2, 9, 3)))
-    expect(r"d3_lrgb_celebA_01.hdf5: expected 'zx_7' of shape \(N, 3, 9\), found shape \(2, 9, 3\)", image_file)
-
-
-def test_integers(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 2, images=np.zeros((2, 10, 64, 64), np.uint8))
-    expect("floating point, found uint8", image_file)
-
-
-def test_no_rows(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 0, images=np.zeros((0, 10, 64, 64)), lights=np.zeros((0, 3, 9)))
-    expect("at least one row, found none", image_file)
-
-
-def test_images_and_lights_of_different_length(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 3, lights=np.zeros((2, 3, 9)))
-    expect("d3_lrgb_celebA_01.hdf5: expected 3 lights.*found 2", image_file)
+    half = image_file.stat().st_size // 2
+    with image_file.open("r+b") as file:
+        file.seek(half)
+        file.write(bytes(200))
+    with pytest.raises(DataError, match="celebA_01.hdf5: expected readable rows, found damage"):
+        nfe.NFE(image_file)[:]
 
 
 def test_lights_of_another_file(tmp_path):
-    one, five = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
-    expect("lights of file 20, as the images, found file 05", one[0], five[1])
-    assert len(nfe.NFE(one[0], five[1], same_numbers=False)) == 2  # told so
-
-
-def test_an_image_file_in_place_of_the_lights(tmp_path):
-    one = write_pair(tmp_path, 1, 2)
-    expect("light file of .*found zx_7_d10_inmc_celebA_01.hdf5", one[0], one[0])
-
-
-def test_as_many_light_files_as_image_files(tmp_path):
-    one = write_pair(tmp_path, 1, 2)
+    (images, lights, *_), (_, five, *_) = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
+    with pytest.raises(DataError, match="lights of file 20, as the images, found file 05"):
+        nfe.NFE(images, five)
+    assert len(nfe.NFE(images, five, same_numbers=False)) == 2  # told so
+    with pytest.raises(DataError, match="light file of .*found zx_7_d10_inmc_celebA_20.hdf5"):
+        nfe.NFE(images, images)
     with pytest.raises(BiofaceError, match="one light file for each of 1 image files, found 2"):
-        nfe.NFE([one[0]], [one[1], one[1]])
+        nfe.NFE([images], [lights, lights])
     with pytest.raises(BiofaceError, match="at least one image file"):
         nfe.NFE([])
 
@@ -435,36 +357,9 @@ def test_as_many_light_files_as_image_files(tmp_path):
 def test_a_name_without_a_number_needs_its_lights_named(tmp_path):
     image_file = write(tmp_path / "faces.hdf5", random_images(2))
     light_file = write(tmp_path / "lights.hdf5", np.zeros((2, 3, 9)))
-    expect("faces.hdf5: expected a name like", image_file)
+    with pytest.raises(DataError, match="faces.hdf5: expected a name like"):
+        nfe.NFE(image_file)
     assert len(nfe.NFE(image_file, light_file)[:]) == 2
-
-
-@pytest.mark.parametrize(("channel", "what"), [(0, "RGB"), (4, "normals"), (6, "mask"), (9, "coordinates")])
-@pytest.mark.parametrize("value", [-0.01, 1.01])
-def test_values_outside_0_to_1(tmp_path, channel, what, value):
-    images = random_images(4)
-    images[2, channel, 5, 6] = value
-    image_file, *_ = write_pair(tmp_path, 1, 4, images=images)
-    expect(rf"celebA_01.hdf5: expected {what} stored within \[0, 1\].*first in row 2", image_file)
-
-
-def test_decoded_normals_in_the_file_are_caught(tmp_path):
-    images = random_images(2)
-    images[:, 3:6] = 2 * images[:, 3:6] - 1
-    image_file, *_ = write_pair(tmp_path, 1, 2, images=images)
-    expect(r"expected normals stored within \[0, 1\], found -1", image_file)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity(tmp_path, value):
-    images, lights = random_images(4), np.zeros((4, 3, 9))
-    images[3, 1, 0, 0] = value
-    image_file, light_file, *_ = write_pair(tmp_path, 1, 4, images=images)
-    expect("finite RGB, found NaN or infinity in row 3", image_file)
-    lights[1, 2, 8] = value
-    write(light_file, lights)
-    write(image_file, random_images(4))
-    expect("d3_lrgb_celebA_01.hdf5: expected finite lighting, found NaN or infinity in row 1", image_file)
 
 
 def test_rounding_at_the_ends_of_the_range_is_not_an_error(tmp_path):

@@ -123,38 +123,13 @@ def full_file(scratch):
     """One pair of files as large as the real ones, in a folder of its own; the image file."""
     folder = scratch / "nfe"
     folder.mkdir()
-    lights = np.random.default_rng(1).normal(size=(FACES, 3, 9))
     with h5py.File(folder / "zx_7_d3_lrgb_celebA_01.hdf5", "w") as file:
-        file["zx_7"] = lights
+        file["zx_7"] = np.random.default_rng(1).normal(size=(FACES, 3, 9))
     with h5py.File(folder / "zx_7_d10_inmc_celebA_01.hdf5", "w") as file:
         images = file.create_dataset("zx_7", (FACES, 10, 64, 64), np.float64)
         for start in range(0, FACES, 100):
             images[start : start + 100] = random_images(100, seed=start)
     return folder / "zx_7_d10_inmc_celebA_01.hdf5"
-
-
-@pytest.fixture(scope="module")
-def halves(full_file):
-    """The same faces in two pairs of files: HDF5's virtual data sets, which point into the full ones."""
-    folder = full_file.parents[1] / "halves"
-    folder.mkdir()
-    parts = ((1, 0, 3_777), (2, 3_777, FACES))  # not a multiple of anything
-    for name, shape in (("d10_inmc", (10, 64, 64)), ("d3_lrgb", (3, 9))):
-        source = h5py.VirtualSource(full_file.with_name(f"zx_7_{name}_celebA_01.hdf5"), "zx_7", (FACES, *shape), "f8")
-        for number, start, stop in parts:
-            layout = h5py.VirtualLayout((stop - start, *shape), "f8")
-            layout[:] = source[start:stop]
-            with h5py.File(folder / f"zx_7_{name}_celebA_{number:02d}.hdf5", "w") as file:
-                file.create_virtual_dataset("zx_7", layout)
-    return [pair.images for pair in nfe.find(folder)]
-
-
-def assert_same(batch, faces):
-    """A training batch and faces, bit by bit."""
-    assert batch.names == faces.names
-    wanted = Batch.of(faces)
-    for name in ("image", "mask", "normals", "lighting"):
-        assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
 
 
 # --- a file of faces ---------------------------------------------------------------------------------------
@@ -183,14 +158,6 @@ def test_a_file_is_streamed_in_constant_memory(full_file):
     assert peak <= GIGABYTE
 
 
-def test_several_files_give_the_same_faces_as_one(full_file, halves):
-    whole, split = nfe.NFE(full_file), nfe.NFE(halves)
-    assert len(whole) == len(split) == FACES
-    for one, two in zip(whole.batches(500), split.batches(500), strict=True):
-        for name in ("rgb", "normals", "mask", "lighting", "coordinates"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-
-
 def test_a_data_loader_gives_the_faces_of_batches(full_file):
     """Without workers and with two, shuffled; nothing stays open."""
     faces = nfe.NFE(full_file)
@@ -200,7 +167,9 @@ def test_a_data_loader_gives_the_faces_of_batches(full_file):
         loader = torch.utils.data.DataLoader(faces, batch_sampler=rows, collate_fn=Batch.of, num_workers=workers)
         seen = 0
         for batch, wanted in zip(loader, faces.batches(128, shuffle=True, seed=3), strict=True):
-            assert_same(batch, wanted)
+            assert batch.names == wanted.names
+            for name in ("image", "mask", "normals", "lighting"):
+                assert torch.equal(getattr(batch, name), getattr(Batch.of(wanted), name)), name
             seen += len(batch)
         assert seen == FACES
     del loader, batch
@@ -226,31 +195,25 @@ def trainings(full_file, scratch):
     return found
 
 
-def test_two_processes_read_a_half_of_each_batch(trainings):
+def test_two_processes_read_a_half_of_each_batch_and_keep_only_that_in_memory(trainings):
     (one,), two = trainings["one"], trainings["two"]
     assert len(two) == 2 and len(one["rows"]) == 8
     for whole, first, second in zip(one["rows"], two[0]["rows"], two[1]["rows"], strict=True):
         assert len(whole) == len(set(whole)) == 64 and len(first) == len(second) == 32
         assert set(first) | set(second) == set(whole)
-
-
-def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainings):
-    assert len({process["weights"] for name in ("two", "again") for process in trainings[name]}) == 1
-    assert trainings["two"][0]["losses"] == trainings["again"][0]["losses"]
-
-
-def test_two_processes_agree_with_one(trainings):
-    """Up to the order of sums, which training amplifies from step to step."""
-    one, two = (np.array(trainings[name][0]["losses"]) for name in ("one", "two"))
-    deviation = np.abs(two / one - 1)
-    print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
-    assert deviation[0] < 1e-4 and deviation.max() < 0.02
-
-
-def test_a_process_keeps_only_its_share_of_a_batch_in_memory(trainings):
     over = [process["over"] for name in trainings for process in trainings[name]]
     print(f"\ntraining from the file: at most {max(over) / GIGABYTE:.2f} GB over a process that has yet to begin")
     assert max(over) <= GIGABYTE
+
+
+def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainings):
+    """And two processes those of one, up to the order of sums, which training amplifies from step to step."""
+    assert len({process["weights"] for name in ("two", "again") for process in trainings[name]}) == 1
+    one, two, again = (np.array(trainings[name][0]["losses"]) for name in ("one", "two", "again"))
+    np.testing.assert_array_equal(two, again)
+    deviation = np.abs(two / one - 1)
+    print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
+    assert deviation[0] < 1e-4 and deviation.max() < 0.02
 
 
 # --- a cube ------------------------------------------------------------------------------------------------

@@ -76,18 +76,14 @@ def everything(folder):
 # --- downloads ---------------------------------------------------------------------------------------------
 
 
-def test_a_download_arrives_whole(address, tmp_path):
-    (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
-    assert path == tmp_path / "some/where/file.bin"
-    assert path.read_bytes() == CONTENT
-    assert everything(tmp_path) == ["some/where/file.bin"]
-
-
-def test_what_is_there_is_not_downloaded_again(address, tmp_path):
+def test_a_download_arrives_whole_and_once(address, tmp_path):
     one = entry(f"{address}/whole")
-    registry.fetch(one, tmp_path)
-    assert registry.fetch(one, tmp_path) == [tmp_path / "some/where/file.bin"]
+    path = tmp_path / "some/where/file.bin"
+    assert registry.fetch(one, tmp_path) == [path]
+    assert path.read_bytes() == CONTENT
+    assert registry.fetch(one, tmp_path) == [path]
     assert Server.requests == ["/whole"]
+    assert everything(tmp_path) == ["some/where/file.bin"]
 
 
 def fails(one, tmp_path, match):
@@ -98,8 +94,10 @@ def fails(one, tmp_path, match):
     return str(raised.value)
 
 
-def test_an_interrupted_download_leaves_nothing(address, tmp_path):
+def test_an_interrupted_download_leaves_nothing_and_can_be_tried_again(address, tmp_path):
     fails(entry(f"{address}/short"), tmp_path, f"whole download from {address}/short, found a connection that")
+    (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_wrong_checksum_leaves_nothing_and_says_both(address, tmp_path):
@@ -109,29 +107,14 @@ def test_a_wrong_checksum_leaves_nothing_and_says_both(address, tmp_path):
     assert hashlib.sha256(b"<html>please log in</html>").hexdigest() in message
 
 
-def test_a_page_that_is_gone(address, tmp_path):
+def test_nobody_answers(address, tmp_path):
     fails(entry(f"{address}/gone"), tmp_path, "found the answer 404")
-
-
-def test_nobody_listens(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fails(
-        entry(f"http://127.0.0.1:{port}/whole"),
-        tmp_path,
-        r"expected a connection to .*found none \(ConnectionError\)\. Without a network: `make data` downloads",
-    )
-
-
-def test_no_such_host(tmp_path):
-    fails(entry("http://nowhere.invalid/whole"), tmp_path, "expected a connection to http://nowhere.invalid")
-
-
-def test_a_failed_download_can_be_tried_again(address, tmp_path):
-    fails(entry(f"{address}/short"), tmp_path, "whole download")
-    (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
-    assert path.read_bytes() == CONTENT
+    no = r"found none \(ConnectionError\)\. Without a network: `make data` downloads"
+    for host in (f"127.0.0.1:{port}", "nowhere.invalid"):
+        fails(entry(f"http://{host}/whole"), tmp_path, f"expected a connection to http://{host}/whole, {no}")
 
 
 def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, tmp_path):
@@ -146,17 +129,11 @@ def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, tmp_p
     assert registry.status(one, tmp_path).state == "failed"
 
 
-def test_manual_data_sets_say_what_to_do(tmp_path):
+def test_what_cannot_be_fetched_or_changed(tmp_path):
     with pytest.raises(DataError, match="nothing there. Open the Google Drive folder .* Source: https://drive"):
         registry.fetch("nfe", tmp_path)
-
-
-def test_unknown_name():
     with pytest.raises(BiofaceError, match="unknown data set 'cheek'; did you mean 'cheeks'"):
         registry.fetch("cheek")
-
-
-def test_entries_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         registry.ENTRIES["nfe"].url = "http://elsewhere"
     with pytest.raises(TypeError):
@@ -205,11 +182,7 @@ def test_placed_files_are_checked(folders):
 
 
 def test_installed_data_sets_are_those_of_the_study():
-    assert registry.status("issa").state == "present"
-    assert registry.status("astronaut").state == "present"
-
-
-def test_a_package_that_is_not_installed():
+    assert registry.status("issa").state == registry.status("astronaut").state == "present"
     absent = dataclasses.replace(registry.ENTRIES["issa"], files=("no_such_package:a.xlsx",))
     assert "the installed package no_such_package" in registry.status(absent).detail
     assert registry.status(dataclasses.replace(absent, files=("skimage:none.png",))).state == "absent"

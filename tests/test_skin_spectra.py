@@ -31,25 +31,19 @@ def issa(issa_build, monkeypatch):
     return skin_spectra.load("issa", sites=None)
 
 
-def workbook(path, rows, header=None, sheets=("Coding Scheme", "ISSA")):
+SCHEME = [["CODES"], [], ["ETHNICITY", None, None, "BODY LOCATION"]]
+SCHEME += [["CA", "Caucasian", None, 2, "Cheek"], ["AF", "African", None, 8, "Neck"]]
+HEADER = [*"ABCDEFGHIJKL", None, *range(360, 741, 10)]
+
+
+def workbook(path, rows, header=HEADER, sheets=("Coding Scheme", "ISSA")):
     """A small archive in the layout of the real one: rows of (number, group, site, percent, …)."""
+    content = {"Coding Scheme": SCHEME, "ISSA": [["before the header"]] * 11 + [header, *rows]}
     book = openpyxl.Workbook()
     book.remove(book.active)
     for name in sheets:
-        book.create_sheet(name)
-    if "Coding Scheme" in sheets:
-        scheme = book["Coding Scheme"]
-        scheme.append(["CODES"])
-        scheme.append([])
-        scheme.append(["ETHNICITY", None, None, "BODY LOCATION"])
-        scheme.append(["CA", "Caucasian", None, 2, "Cheek"])
-        scheme.append(["AF", "African", None, 8, "Neck"])
-    if "ISSA" in sheets:
-        sheet = book["ISSA"]
-        for _ in range(11):
-            sheet.append(["before the header"])
-        sheet.append(header or [*"ABCDEFGHIJKL", None, *range(360, 741, 10)])
-        for row in rows:
+        sheet = book.create_sheet(name)
+        for row in content[name]:
             sheet.append(row)
     book.save(path)
     return path
@@ -66,10 +60,8 @@ def record(number=1, group="CA", site=2, percent=30.0, spin="SCI", missing=None)
 @pytest.fixture
 def small(tmp_path, monkeypatch, folders):
     """Make ``load("issa")`` read a workbook of three records, and return its path."""
-    path = workbook(
-        tmp_path / "ISSA_test.xlsx",
-        [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)],
-    )
+    records = [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)]
+    path = workbook(tmp_path / "ISSA_test.xlsx", records)
     monkeypatch.setattr(skin_spectra, "_workbook", lambda: path)
     return path
 
@@ -94,16 +86,14 @@ def test_reflectance_is_a_fraction_and_looks_like_skin(issa):
     assert 0.4 < red < 0.7 and 0.1 < blue < 0.25
     first = r[(issa.subject == 1) & (issa.site == "Forehead")][0]
     np.testing.assert_allclose(first[[0, -1]], [0.1712, 0.5244], atol=0.01)
-
-
-def test_darker_groups_reflect_less(issa):
-    level = {g: issa.reflectance[issa.group == g].mean() for g in issa.groups}
+    level = {g: r[issa.group == g].mean() for g in issa.groups}
     assert min(level, key=level.get) == "African"
-
-
-def test_subjects_are_people_of_one_group(issa):
-    for subject in np.unique(issa.subject):
-        assert len(set(issa.group[issa.subject == subject])) == 1
+    people = set(zip(issa.subject, issa.group, strict=True))
+    assert len(people) == len(set(issa.subject)), "people of two groups"
+    part = issa[10:20]
+    assert len(part) == 10 and part.reflectance.shape == (10, 31) and len(part.group) == 10
+    assert len(issa[3]) == 1
+    assert part[np.arange(10) % 2 == 0].subject.shape == (5,)
 
 
 def test_the_default_is_the_face(small):
@@ -112,13 +102,6 @@ def test_the_default_is_the_face(small):
     np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
     assert len(skin_spectra.load("issa", sites=None)) == 3  # the fourth lacks a band
     assert list(skin_spectra.load("issa", sites=["Neck"]).group) == ["African"]
-
-
-def test_indexing(issa):
-    part = issa[10:20]
-    assert len(part) == 10 and part.reflectance.shape == (10, 31) and len(part.group) == 10
-    assert len(issa[3]) == 1
-    assert part[np.arange(10) % 2 == 0].subject.shape == (5,)
 
 
 # --- the cache ---------------------------------------------------------------------------------------------
@@ -166,41 +149,34 @@ def test_another_workbook_has_another_cache(small, tmp_path):
 # --- what can be wrong -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rows", "options", "match"),
-    [
-        ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
-        ([record(percent=3000.0)], {}, "as a fraction of 1"),
-        ([record(percent=-1.0), record()], {}, "as a fraction of 1"),
-        ([record(group="XX")], {}, "known group and location.*'XX'.*row 13"),
-        ([record(site=99)], {}, "known group and location"),
-        ([record(spin="SCE")], {}, "specular included"),
-        ([], {}, "reflectance spectra, found none"),
-        (
-            [record()],
-            {"header": ["Record", "Origin"]},
-            "columns A–L and wavelengths in row 12, found .'Record'",
-        ),
-        ([record()], {"sheets": ("Coding Scheme",)}, "a sheet 'ISSA', found Coding Scheme"),
-    ],
-)
+WRONG = [
+    ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
+    ([record(percent=3000.0)], {}, "as a fraction of 1"),
+    ([record(percent=-1.0), record()], {}, "as a fraction of 1"),
+    ([record(group="XX")], {}, "known group and location.*'XX'.*row 13"),
+    ([record(site=99)], {}, "known group and location"),
+    ([record(spin="SCE")], {}, "specular included"),
+    ([], {}, "reflectance spectra, found none"),
+    ([record()], {"header": ["Record", "Origin"]}, "columns A–L and wavelengths in row 12, found .'Record'"),
+    ([record()], {"sheets": ("Coding Scheme",)}, "a sheet 'ISSA', found Coding Scheme"),
+]
+
+
+@pytest.mark.parametrize(("rows", "options", "match"), WRONG)
 def test_a_wrong_workbook(small, rows, options, match):
     workbook(small, rows, **options)
     with pytest.raises(DataError, match=f"ISSA_test.xlsx: expected .*{match}"):
         skin_spectra.load()
 
 
-def test_a_workbook_that_is_none(small):
-    small.write_text("nothing of the kind")
-    with pytest.raises(DataError, match="ISSA_test.xlsx: expected the ISSA workbook"):
-        skin_spectra.load()
-
-
-def test_unknown_names(small):
+def test_a_workbook_that_is_none_and_unknown_names(small):
     with pytest.raises(BiofaceError, match="unknown skin spectra 'isa'; did you mean 'issa'"):
         skin_spectra.load("isa")
     with pytest.raises(BiofaceError, match="unknown body site 'Cheeks'; did you mean 'Cheek'"):
         skin_spectra.load("issa", sites=["Cheeks"])
+    small.write_text("nothing of the kind")
+    with pytest.raises(DataError, match="ISSA_test.xlsx: expected the ISSA workbook"):
+        skin_spectra.load()
 
 
 # --- the cheeks --------------------------------------------------------------------------------------------
@@ -227,11 +203,6 @@ def test_the_real_cheeks(real_file, folders):
     assert "Asian" in cheeks.groups and "Middle Eastern" in cheeks.groups
 
 
-def test_absent_cheeks_say_how_to_get_them(folders):
-    with pytest.raises(DataError, match="HyspexSkinReflectance.mat: expected .*`make data`.*found no such file"):
-        skin_spectra.load("iset")
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -248,6 +219,8 @@ def test_wrong_cheeks(folders, change, match):
         "dataFileNames": np.array([["AsianMale1.mat", "x.mat"]], dtype=object),
     } | change
     path = folders / skin_spectra.CHEEK_FILE
+    with pytest.raises(DataError, match="HyspexSkinReflectance.mat: expected .*`make data`.*found no such file"):
+        skin_spectra.load("iset")
     path.parent.mkdir()
     scipy.io.savemat(path, {k: v for k, v in variables.items() if v is not None})
     with pytest.raises(DataError, match=f"HyspexSkinReflectance.mat: expected {match}"):
