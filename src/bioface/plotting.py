@@ -1,7 +1,6 @@
-"""Pictures in one style: maps with fixed colours and limits per quantity, grids of panels, saving.
+"""Pictures in one style: maps with fixed colours and limits per quantity, and grids of panels.
 
-Every figure is saved as PNG, with where it comes from in the file's own metadata, and the numbers behind it
-as JSON beside it. Images and maps may be NumPy arrays or torch tensors, channels last.
+Images and maps may be NumPy arrays or torch tensors, channels last.
 """
 
 from __future__ import annotations
@@ -76,7 +75,8 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def _quantity(quantity: str | Quantity, limits: Limits | None) -> Quantity:
+def known_quantity(quantity: str | Quantity, limits: Limits | None = None) -> Quantity:
+    """The quantity of that name, with other limits if they are given; raises BiofaceError if there is none."""
     if isinstance(quantity, str):
         if quantity not in QUANTITIES:
             raise unknown_name("quantity", quantity, QUANTITIES)
@@ -110,7 +110,7 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
     -------
     (..., H, W, 3) uint8 sRGB; grey outside the mask and where a value is not finite
     """
-    shown = _quantity(quantity, None)
+    shown = known_quantity(quantity)
     image = to_numpy(image).astype(np.float32)
     if shown.cmap is None:
         known, colours = np.isfinite(image).all(-1), _colours(image, quantity)
@@ -144,7 +144,7 @@ def show_map(
     ------
     BiofaceError : an unknown quantity, or an image or mask of another shape
     """
-    shown = _quantity(quantity, limits)
+    shown = known_quantity(quantity, limits)
     image = to_numpy(image)
     image = image.astype(float) if image.dtype != np.uint8 or shown.cmap else image / 255.0
     expected = "(H, W, 3)" if shown.cmap is None else "(H, W)"
@@ -175,7 +175,7 @@ def colour_bar(
     location: str = "right",
 ) -> Colorbar:
     """A colour bar with the quantity's name and unit beside one or several axes."""
-    shown = _quantity(quantity, limits)
+    shown = known_quantity(quantity, limits)
     if shown.cmap is None:
         raise BiofaceError(f"{shown.label}: a colour image has no colour bar")
     axes = list(np.ravel(np.asarray(axes, dtype=object)))
@@ -245,7 +245,7 @@ def panel_grid(
     for name in limits:
         if name not in quantities:
             raise unknown_name("quantity in limits", name, [q for q in quantities if isinstance(q, str)])
-    shown = [_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
+    shown = [known_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
     if by == "column" and titles is None:
         titles = [q.label for q in shown]
     if by == "row" and row_labels is None:
