@@ -49,6 +49,7 @@ QUANTITIES: dict[str, Quantity] = {
     "linear_rgb": Quantity("linear RGB image, shown as sRGB", None),
     "albedo": Quantity("albedo, shown as sRGB", None),
     "normals": Quantity("normals", None),
+    "coordinates": Quantity("coordinate map", None),
     "melanin": Quantity("melanin", "YlOrBr", 0.0, 0.43, "volume fraction"),  # up to the paper's highest
     "haemoglobin": Quantity("haemoglobin", "Reds", 0.0, 0.10, "volume fraction"),  # paper: up to 0.07
     "diffuse_shading": Quantity("diffuse shading", "gray", 0.0, 1.5),
@@ -232,13 +233,8 @@ def panel_grid(
         raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
     n_quantities, n_masks = (n_columns, n_rows) if by == "column" else (n_rows, n_columns)
     quantities = [quantities] * n_quantities if isinstance(quantities, str) else list(quantities)
-    lengths = [
-        ("quantities", quantities, n_quantities),
-        ("masks", masks, n_masks),
-        ("titles", titles, n_columns),
-        ("row_labels", row_labels, n_rows),
-    ]
-    for name, given, expected in lengths:
+    lengths = {"quantities": n_quantities, "masks": n_masks, "titles": n_columns, "row_labels": n_rows}
+    for (name, expected), given in zip(lengths.items(), (quantities, masks, titles, row_labels), strict=True):
         if given is not None and len(given) != expected:
             raise BiofaceError(f"{name}: expected {expected} for {n_rows} × {n_columns}, found {len(given)}")
     limits = limits or {}

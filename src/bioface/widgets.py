@@ -42,9 +42,7 @@ LIGHTS: dict[str, str | int | None] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 _EDITS = ("melanin", "haemoglobin", "specular", "illuminant", "camera", "white_balance")
 _RUN = "(A widget: open the notebook in Jupyter and run this cell to use it.)"
-_COORDINATES = Quantity("coordinate map", None)
-_PHOTO = "photo, linear RGB"
-_WHOLE = ("rgb", _PHOTO)  # maps that are shown outside the mask as well
+_WHOLE = ("rgb", "photo, linear RGB")  # maps that are shown outside the mask as well
 
 
 class Widget(anywidget.AnyWidget):
@@ -133,13 +131,9 @@ def scrub(
     mask = None if mask is None else plotting.to_numpy(mask) > 0.5
     scores = None if scores is None else plotting.to_numpy(scores).astype(float)
     names = [f"sample {k}" for k in range(N)] if names is None else [str(name) for name in names]
-    for what, found, expected in (
-        ("mask", None if mask is None else mask.shape, (N, H, W)),
-        ("scores", None if scores is None else scores.shape, (N,)),
-        ("names", (len(names),), (N,)),
-    ):
-        if found is not None and found != expected:
-            raise BiofaceError(f"{what}: expected shape {expected}, found {found}")
+    for what, given, expected in (("mask", mask, (N, H, W)), ("scores", scores, (N,)), ("names", names, (N,))):
+        if given is not None and np.shape(given) != expected:
+            raise BiofaceError(f"{what}: expected shape {expected}, found {np.shape(given)}")
     described, data = _packed(maps, quantities, mask)
     labels = [m["label"] for m in described]
     scored = "" if scores is None else f", to be filtered by {score_name}"
@@ -152,16 +146,15 @@ def scrub(
         "scores": None if scores is None else [float(s) if math.isfinite(s) else None for s in scores],
         "score_name": score_name,
     }
-    samples_text = "1 sample" if N == 1 else f"{N} samples"
-    text = f"{samples_text} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
+    text = f"{N} sample{'s' * (N > 1)} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
     return Widget(text, spec, data)
 
 
 def _of_faces(faces: Faces) -> tuple[dict[str, Any], dict[str, str | Quantity], list[str] | None]:
     """Maps by name, the quantities of those whose name is none, and a word about each face."""
     stored, truth = shading.stored_shading(faces), faces.truth
-    maps = {"rgb": faces.rgb, "normals": faces.normals, "coordinate map": faces.coordinates, "stored shading": stored}
-    quantities: dict[str, str | Quantity] = {"coordinate map": _COORDINATES, "stored shading": "diffuse_shading"}
+    maps = {"rgb": faces.rgb, "normals": faces.normals, "coordinates": faces.coordinates, "stored shading": stored}
+    quantities: dict[str, str | Quantity] = {"stored shading": "diffuse_shading"}
     if truth is None:
         return maps, quantities, None
     maps |= {name: getattr(truth, name) for name in MAPS}
@@ -181,13 +174,13 @@ def _mismatch(faces: Faces) -> np.ndarray:
 
 def _of_decomposition(d: Decomposition) -> tuple[dict[str, Any], dict[str, str | Quantity]]:
     maps = {
-        _PHOTO: d.image,
+        "photo, linear RGB": d.image,
         "reconstruction, linear RGB": d.reconstruction,
         "rgb_error": np.sqrt(((d.reconstruction - d.image) ** 2).mean(-1)),
         "albedo": d.albedo,
         **{name: getattr(d, name) for name in MAPS},
     }
-    return maps, {_PHOTO: "linear_rgb", "reconstruction, linear RGB": "linear_rgb"}
+    return maps, {name: "linear_rgb" for name in maps if name.endswith("linear RGB")}
 
 
 def _checked(maps: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) -> tuple[dict[str, Any], ...]:
@@ -206,9 +199,7 @@ def _checked(maps: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) 
     return arrays, {name: quantities.get(name, name) for name in arrays}
 
 
-def _packed(
-    maps: Mapping[str, np.ndarray], quantities: Mapping[str, str | Quantity], mask: np.ndarray | None
-) -> tuple[list[dict[str, Any]], bytes]:
+def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -> tuple[list[dict[str, Any]], bytes]:
     """Descriptions of the panels, and the bytes they point into: all values (float32, NaN for none), all colours."""
     size = sum(4 * values.size + 3 * math.prod(values.shape[:3]) for values in maps.values())
     if size > MOST_BYTES:
@@ -228,7 +219,7 @@ def _packed(
         colours.append(plotting.painted(maps[name], quantity, mask=where).tobytes())
         one = {"label": shown.label if QUANTITIES.get(name) == shown else name, "unit": shown.unit, "letters": [""]}
         if v.ndim == 4:
-            one["letters"] = list("xyz" if quantity == "normals" or shown is _COORDINATES else "RGB")
+            one["letters"] = list("xyz" if quantity in ("normals", "coordinates") else "RGB")
         else:
             ramp = plotting.painted(np.linspace(shown.low, shown.high, 16)[None], quantity)[0].tolist()
             one |= {"low": shown.low, "high": shown.high, "ramp": [f"rgb({r}, {g}, {b})" for r, g, b in ramp]}
@@ -275,16 +266,13 @@ class Editor(Widget):
     def __init__(self, d: Decomposition):
         H, W = d.mask.shape
         step = math.ceil(max(H, W) / PREVIEW)
-        thin = {
-            f.name: v[::step, ::step] if (v := getattr(d, f.name)).shape[:2] == (H, W) else v
-            for f in dataclasses.fields(d)
-        }
+        fields = {f.name: getattr(d, f.name) for f in dataclasses.fields(d)}
+        thin = {name: v[::step, ::step] if v.shape[:2] == (H, W) else v for name, v in fields.items()}
         self._shown = Decomposition(**thin)
-        size = list(self._shown.mask.shape)
         photo = self.picture()
         spec = {
             "kind": "edit",
-            "size": size,
+            "size": list(self._shown.mask.shape),
             "note": "" if step == 1 else f"One pixel of every {step} × {step} of the photo's {H} × {W} is shown.",
             "lights": list(LIGHTS.items()),
             "camera": [round(float(b), 2) for b in np.nan_to_num(d.camera_b)],
@@ -301,11 +289,10 @@ class Editor(Widget):
     def _answer(self, widget: Any, content: Any, buffers: Any) -> None:
         """Send the picture that the browser asked for, or why there is none, under the number of its question."""
         try:
-            picture = self.picture(**{name: content[name] for name in _EDITS if name in content})
+            answer, pictures = "", [self.picture(**{name: content[name] for name in _EDITS if name in content})]
         except BiofaceError as error:
-            self.send({"id": content["id"], "error": str(error)})
-        else:
-            self.send({"id": content["id"], "error": ""}, [picture])
+            answer, pictures = str(error), []
+        self.send({"id": content["id"], "error": answer}, pictures)
 
 
 # --- trainings ---------------------------------------------------------------------------------------------
@@ -332,26 +319,23 @@ def compare(runs: Any) -> Widget:
     every = [seed for seeds in curves.values() for seed in seeds]
     shown = [name for name in every[0] if any(np.nan_to_num(seed[name]).any() for seed in every)]  # not a loss unused
     described: list[dict[str, Any]] = []
-    columns, place = [], 0
+    columns: list[bytes] = []
     for k, (name, seeds) in enumerate(curves.items()):
         described.append({"name": name, "colour": COLOURS[k % len(COLOURS)], "seeds": []})
         for seed in seeds:
+            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": sum(map(len, columns))})
             columns.append(np.stack([seed[curve] for curve in shown]).astype("<f4").tobytes())  # (curves, steps)
-            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": place})
-            place += len(columns[-1])
     spec = {"kind": "compare", "runs": described, "curves": shown}
     text = f"Training curves of {len(curves)} run{'s' * (len(curves) > 1)} to compare: {', '.join(curves)}. {_RUN}"
     return Widget(text, spec, b"".join(columns))
 
 
 def _histories(name: str, given: Any) -> list[History]:
-    several = [given] if isinstance(given, History) or hasattr(given, "history") else given
-    if not isinstance(several, Sequence) or isinstance(several, str):
-        raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(given).__name__}")
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     histories = [getattr(run, "history", run) for run in several]
     for run, history in zip(several, histories, strict=True):
         if not isinstance(history, History):
-            raise BiofaceError(f"{name}: expected a History or a Run, found {type(run).__name__}")
+            raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(run).__name__}")
     return histories
 
 
