@@ -110,7 +110,8 @@ def scrub(
         )
     if quantities and not isinstance(samples, Mapping):
         raise BiofaceError("expected quantities with a mapping of arrays only, found them with other samples")
-    maps, about, quantities = samples, None, dict(quantities or {})
+    maps: Any = samples
+    about, quantities = None, dict(quantities or {})
     if isinstance(samples, Faces):
         mask = samples.mask if mask is None else mask
         names = samples.names if names is None else names
@@ -136,7 +137,6 @@ def scrub(
             raise BiofaceError(f"{what}: expected shape {expected}, found {np.shape(given)}")
     described, data = _packed(maps, quantities, mask)
     labels = [m["label"] for m in described]
-    scored = "" if scores is None else f", to be filtered by {score_name}"
     spec = {
         "kind": "scrub",
         "size": [H, W],
@@ -146,6 +146,7 @@ def scrub(
         "scores": None if scores is None else [float(s) if math.isfinite(s) else None for s in scores],
         "score_name": score_name,
     }
+    scored = "" if scores is None else f", to be filtered by {score_name}"
     text = f"{N} sample{'s' * (N > 1)} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
     return Widget(text, spec, data)
 
@@ -217,7 +218,8 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
             v[~where] = np.nan
         values.append(v.tobytes())
         colours.append(plotting.painted(maps[name], quantity, mask=where).tobytes())
-        one = {"label": shown.label if QUANTITIES.get(name) == shown else name, "unit": shown.unit, "letters": [""]}
+        label = shown.label if QUANTITIES.get(name) == shown else name
+        one: dict[str, Any] = {"label": label, "unit": shown.unit, "letters": [""]}
         if v.ndim == 4:
             one["letters"] = list("xyz" if quantity in ("normals", "coordinates") else "RGB")
         else:
@@ -249,11 +251,9 @@ def edit(decomposition: Any) -> Widget:
     """
     if not isinstance(decomposition, Decomposition):
         raise BiofaceError(f"expected the Decomposition of a photo, found {type(decomposition).__name__}")
-    d = decomposition
-    if d.melanin.size == 0:
+    if decomposition.melanin.size == 0:
         return _nothing("No photo to edit.")
-    if d.melanin.ndim == 3 and len(d) == 1:
-        d = d[0]
+    d = decomposition[0] if decomposition.melanin.shape[:-2] == (1,) else decomposition
     if d.melanin.ndim != 2:
         shape = d.melanin.shape
         raise BiofaceError(f"expected the decomposition of one photo, found maps of {shape}: choose one, as in maps[0]")
@@ -332,7 +332,7 @@ def compare(runs: Any) -> Widget:
 
 def _histories(name: str, given: Any) -> list[History]:
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    histories = [getattr(run, "history", run) for run in several]
+    histories: list[Any] = [getattr(run, "history", run) for run in several]
     for run, history in zip(several, histories, strict=True):
         if not isinstance(history, History):
             raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(run).__name__}")
