@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
@@ -19,17 +20,12 @@ def faces(n, truth=None):
     rng = np.random.default_rng(0)
     row, column = np.mgrid[:64, :64] / 31.5 - 1
     mask = np.broadcast_to(row**2 + column**2 < 0.8, (n, 64, 64)).copy()
-    z = np.sqrt(np.clip(1 - row**2 - column**2, 0.1, None))
-    normals = np.stack([column, -row, z], -1) / np.sqrt(row**2 + column**2 + z**2)[..., None]
-    return Faces(
-        rng.random((n, 64, 64, 3), np.float32),
-        (np.broadcast_to(normals, (n, 64, 64, 3)) * mask[..., None]).astype(np.float32),
-        mask,
-        np.tile(np.float32([1, 0.2, 0.3, 0.1, 0, 0, 0, 0, 0]), (n, 3, 1)),
-        rng.random((n, 64, 64, 3), np.float32),
-        tuple(f"file:{k}" for k in range(n)),
-        truth,
-    )
+    normals = rng.normal(size=(n, 64, 64, 3))
+    normals *= mask[..., None] / np.linalg.norm(normals, axis=-1, keepdims=True)
+    lighting = np.tile(np.float32([1, 0.2, 0.3, 0.1, 0, 0, 0, 0, 0]), (n, 3, 1))
+    rgb, coordinates = rng.random((2, n, 64, 64, 3), np.float32)
+    names = tuple(f"file:{k}" for k in range(n))
+    return Faces(rgb, normals.astype(np.float32), mask, lighting, coordinates, names, truth)
 
 
 def maps(*size):
@@ -172,15 +168,12 @@ def test_every_light_that_is_offered_can_be_had(light, monkeypatch):
     assert said["error"] == ""
 
 
-def test_of_a_large_photo_some_pixels_are_edited(monkeypatch):
+def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypatch):
     widget = widgets.edit(maps(130, 260))
     assert widget.spec["size"] == [44, 87] and "every 3 × 3" in widget.spec["note"]
     _, [picture] = asked(widget, monkeypatch, melanin=0.1)
     assert len(picture) == len(widget.data) == 44 * 87 * 3
     assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
-
-
-def test_one_photo_in_a_batch_is_that_photo():
     assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
 
 
@@ -246,15 +239,10 @@ def test_a_committed_notebook_keeps_the_words_and_no_state(make):
     widget = make()
     data, metadata = widget._repr_mimebundle_()
     assert notebook_file.WIDGET in data
-    cell = {
-        "cell_type": "code",
-        "source": "widget",
-        "execution_count": 1,
-        "metadata": {"tags": ["nbval-ignore-output"]},
-        "outputs": [{"output_type": "execute_result", "execution_count": 1, "data": data, "metadata": metadata}],
-    }
+    output = new_output("execute_result", data, metadata=metadata, execution_count=1)
+    cell = new_code_cell("widget", outputs=[output], metadata={"tags": ["nbval-ignore-output"]})
     state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
-    cleaned = notebook_file.clean({"cells": [cell], "metadata": state, "nbformat": 4, "nbformat_minor": 5})
+    cleaned = notebook_file.clean(new_notebook(cells=[cell], metadata=state))
     assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": repr(widget)}
     assert "widgets" not in cleaned["metadata"] and "run this cell to use it" in repr(widget)
 

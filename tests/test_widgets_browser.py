@@ -23,14 +23,14 @@ pytestmark = pytest.mark.slow
 
 SAMPLES = """
 import os
+import pathlib
 import numpy as np
 import torch
 from bioface import illumination, maps, widgets
 from test_widgets import history
 
 torch.set_num_threads(1)
-with open("pid", "w") as file:
-    file.write(str(os.getpid()))
+pathlib.Path("pid").write_text(str(os.getpid()))
 row, column = np.mgrid[:64, :64] / 63
 ramps = np.stack([row, column, 1 - row]).astype(np.float32)
 mask = np.hypot(row - 0.5, column - 0.5)[None].repeat(3, 0) < 0.5
@@ -45,12 +45,9 @@ widgets.edit(face)"""
 COMPARE = 'widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100, 0.1)})'
 ONE = 'widgets.scrub({"melanin": ramps[:1]})'
 NONE = 'widgets.scrub({"melanin": ramps[:0]})'
+QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-    },
+    "@jupyterlab/apputils-extension:notification": QUIET,
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
 }
 
@@ -69,22 +66,25 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(new_page, folder):
     """JupyterLab, with settings and data of its own; its address with the token."""
-    (folder / "config" / "labconfig").mkdir(parents=True)
-    (folder / "config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
+    (folder / ".jupyter" / "labconfig").mkdir(parents=True)
+    (folder / ".jupyter" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, ONE, NONE)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / "demo.ipynb")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
-    env |= {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    env |= {"IPYTHONDIR": str(folder / "ipython"), "OMP_NUM_THREADS": "1"}
+    elsewhere = ("JUPYTER", "IPYTHON", "XDG")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(elsewhere)}
+    env |= {"HOME": str(folder), "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--LabApp.expose_app_in_browser=True"]
     command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder}"]
     with open(folder / "log", "wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
         try:  # once it listens it writes a page that leads to it
-            until(lambda: process.poll() is not None or any(folder.glob("runtime/*.html")), "JupyterLab")
+            until(
+                lambda: process.poll() is not None or any(folder.glob(".local/share/jupyter/runtime/*.html")),
+                "JupyterLab",
+            )
             assert process.poll() is None, (folder / "log").read_text()
-            said = json.loads(next(folder.glob("runtime/jpserver-*.json")).read_text())
+            said = json.loads(next(folder.rglob("jpserver-*.json")).read_text())
             yield f"{said['url']}lab/tree/demo.ipynb?token={said['token']}"
         finally:
             process.terminate()  # it ends its kernels first
@@ -184,7 +184,7 @@ def test_only_samples_of_a_score(page):
     assert page.errors == []
 
 
-CURVES = "document.querySelectorAll('.bioface-compare polyline').length"
+CURVES = ".bioface-compare polyline"
 STEP = f".bioface-compare {SLIDER}"
 
 
@@ -197,7 +197,7 @@ def use_compare(page):
     first_run = first(page, ".bioface-compare fieldset input")  # of two seeds
     for curves in (1, 3):
         first_run.click()
-        assert page.run(CURVES) == curves
+        assert page.page.locator(CURVES).count() == curves
     first(page, ".bioface-compare select").select_option("gradient norm")
     press(page, STEP, "End")
     assert said_at_the_step(page) == ["100 (100 to 100)", "100"]
@@ -283,7 +283,7 @@ def test_in_a_page_without_jupyter_trainings_are_compared(new_page):
     widget = widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100)})
     page = new_page()
     page.page.evaluate(RENDER, [str(widget._esm), widget.spec, base64.b64encode(widget.data).decode()])
-    assert page.run(CURVES) == 3
+    assert page.page.locator(CURVES).count() == 3
     use_compare(page)
     assert page.errors == []
     assert {address.partition(":")[0] for address in page.requests} <= {"blob", "about"}
