@@ -1,14 +1,18 @@
 """The kernel's side of the widgets: what the browser is sent and answered, what is refused, what is left as text."""
 
-import dataclasses
+import json
 import re
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError
+from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
 from study import audit, notebook_file
@@ -18,17 +22,12 @@ def faces(n, truth=None):
     rng = np.random.default_rng(0)
     row, column = np.mgrid[:64, :64] / 31.5 - 1
     mask = np.broadcast_to(row**2 + column**2 < 0.8, (n, 64, 64)).copy()
-    z = np.sqrt(np.clip(1 - row**2 - column**2, 0.1, None))
-    normals = np.stack([column, -row, z], -1) / np.sqrt(row**2 + column**2 + z**2)[..., None]
-    return Faces(
-        rng.random((n, 64, 64, 3), np.float32),
-        (np.broadcast_to(normals, (n, 64, 64, 3)) * mask[..., None]).astype(np.float32),
-        mask,
-        np.tile(np.float32([1, 0.2, 0.3, 0.1, 0, 0, 0, 0, 0]), (n, 3, 1)),
-        rng.random((n, 64, 64, 3), np.float32),
-        tuple(f"file:{k}" for k in range(n)),
-        truth,
-    )
+    normals = rng.normal(size=(n, 64, 64, 3))
+    normals *= mask[..., None] / np.linalg.norm(normals, axis=-1, keepdims=True)
+    lighting = np.tile(np.float32([1, 0.2, 0.3, 0.1, 0, 0, 0, 0, 0]), (n, 3, 1))
+    rgb, coordinates = rng.random((2, n, 64, 64, 3), np.float32)
+    names = tuple(f"file:{k}" for k in range(n))
+    return Faces(rgb, normals.astype(np.float32), mask, lighting, coordinates, names, truth)
 
 
 def maps(*size):
@@ -65,17 +64,18 @@ def panels(widget):
 
 def test_a_mapping_arrives_with_its_values_its_colours_and_its_unit():
     rng = np.random.default_rng(2)
-    given = {"melanin": rng.uniform(0, 0.43, (3, 5, 4)), "rgb": rng.random((3, 5, 4, 3))}
+    height = plotting.Quantity("height", "viridis", 0, 2, "mm")
+    given = {"melanin": rng.uniform(0, 0.43, (3, 5, 4)), "rgb": rng.random((3, 5, 4, 3)), "own": np.ones((3, 5, 4))}
     mask = rng.random((3, 5, 4)) > 0.3
-    widget = widgets.scrub(given, mask=mask, names=list("abc"), scores=[0.1, np.nan, 0.3])
+    widget = widgets.scrub(given, quantities={"own": height}, mask=mask, names=list("abc"), scores=[0.1, np.nan, 0.3])
     found = panels(widget)
     values, colours = found["melanin"]
-    assert (
-        np.array_equal(values[mask][:, 0], given["melanin"][mask].astype(np.float32)) and np.isnan(values[~mask]).all()
-    )
+    assert np.array_equal(values[mask][:, 0], given["melanin"][mask].astype(np.float32))
+    assert np.isnan(values[~mask]).all()
     assert np.array_equal(colours, plotting.painted(given["melanin"], "melanin", mask=mask))
     assert np.abs(found["sRGB image"][1] / 255 - given["rgb"]).max() < 0.003  # shown whole
-    assert widget.spec["maps"][0]["unit"] == "volume fraction" and widget.spec["maps"][0]["high"] == 0.43
+    assert [m["unit"] for m in widget.spec["maps"]] == ["volume fraction", "", "mm"]
+    assert [m.get("high") for m in widget.spec["maps"]] == [0.43, None, 2] and "own" in found
     assert widget.spec["scores"] == [0.1, None, 0.3]
     assert len(widget.data) == sum(v.nbytes + c.nbytes for v, c in found.values())
 
@@ -94,19 +94,10 @@ def test_faces_bring_their_shading_their_score_and_their_names():
 
 
 def test_the_truth_is_shown_where_there_is_one():
-    @dataclasses.dataclass
-    class Truth:
-        melanin: np.ndarray
-        haemoglobin: np.ndarray
-        diffuse_shading: np.ndarray
-        specular_shading: np.ndarray
-        mismatch: np.ndarray
-
-    truth = Truth(*np.full((4, 2, 64, 64), 0.05, np.float32), np.array([False, True]))
+    truth = SimpleNamespace(**dict.fromkeys(MAPS, np.full((2, 64, 64), 0.05, np.float32)), mismatch=[False, True])
     widget = widgets.scrub(faces(2, truth), scores=[1, 2], score_name="rank")
-    assert {"melanin", "haemoglobin", "diffuse shading", "specular shading", "stored shading, error"} <= set(
-        panels(widget)
-    )
+    true = {"melanin", "haemoglobin", "diffuse shading", "specular shading", "stored shading, error"}
+    assert true <= set(panels(widget))
     assert [("wrong" in about) for about in widget.spec["about"]] == [False, True]
     assert widget.spec["scores"] == [1, 2] and widget.spec["score_name"] == "rank"
 
@@ -123,41 +114,20 @@ def test_a_decomposition_of_one_photo_or_of_several(size):
     assert widget.spec["scores"] is None
 
 
-def test_own_names_of_maps_take_a_quantity():
-    quantity = plotting.Quantity("height", "viridis", 0, 2, "mm")
-    widget = widgets.scrub(
-        {"fit": np.ones((1, 2, 2)), "truth": np.ones((1, 2, 2))}, quantities=dict(fit="melanin", truth=quantity)
-    )
-    assert [(m["label"], m["unit"]) for m in widget.spec["maps"]] == [("fit", "volume fraction"), ("truth", "mm")]
-
-
-@pytest.mark.parametrize("nothing", [{}, {"melanin": np.ones((0, 4, 4))}, faces(0), maps(0, 4, 4)], ids=str)
-def test_no_sample_is_said_in_words(nothing):
-    widget = widgets.scrub(nothing)
-    assert widget.spec == {"kind": "nothing", "text": "No sample to show."} and repr(widget) == "No sample to show."
-
-
+MAP = np.ones((1, 2, 2))
 WRONG = {
-    "a list": ([np.ones((2, 2))], {}, "found list"),
-    "unknown map": ({"melanine": np.ones((1, 2, 2))}, {}, "did you mean 'melanin'"),
-    "shape": ({"melanin": np.ones((2, 2))}, {}, r"expected numbers \(N, H, W\)"),
+    "a list": ([MAP], {}, "found list"),
+    "unknown map": ({"melanine": MAP}, {}, "did you mean 'melanin'"),
+    "shape": ({"melanin": MAP[0]}, {}, r"expected numbers \(N, H, W\)"),
     "text": ({"melanin": np.array([[["a"]]])}, {}, "expected numbers"),
-    "grey photo": ({"rgb": np.ones((1, 2, 2))}, {}, r"\(N, H, W, 3\)"),
-    "other sizes": ({"melanin": np.ones((1, 2, 2)), "rgb": np.ones((1, 3, 2, 3))}, {}, "equally many"),
-    "mask": ({"melanin": np.ones((1, 2, 2))}, {"mask": np.ones((2, 2))}, "mask: expected shape"),
-    "names": ({"melanin": np.ones((1, 2, 2))}, {"names": "ab"}, "names: expected shape"),
-    "scores": ({"melanin": np.ones((1, 2, 2))}, {"scores": [1, 2]}, "scores: expected shape"),
-    "quantity of no map": (
-        {"melanin": np.ones((1, 2, 2))},
-        {"quantities": {"melani": "rgb"}},
-        "did you mean 'melanin'",
-    ),
+    "grey photo": ({"rgb": MAP}, {}, r"\(N, H, W, 3\)"),
+    "other sizes": ({"melanin": MAP, "rgb": np.ones((1, 3, 2, 3))}, {}, "equally many"),
+    "mask": ({"melanin": MAP}, {"mask": MAP[0]}, r"mask: expected shape \(1, 2, 2\), found \(2, 2\)"),
+    "names": ({"melanin": MAP}, {"names": "ab"}, "names: expected shape"),
+    "scores": ({"melanin": MAP}, {"scores": [1, 2]}, "scores: expected shape"),
+    "quantity of no map": ({"melanin": MAP}, {"quantities": {"melani": "rgb"}}, "did you mean 'melanin'"),
     "quantities of faces": (faces(1), {"quantities": {"rgb": "rgb"}}, "with a mapping"),
-    "too much": (
-        {"melanin": np.broadcast_to(np.float32(0), (40_000, 64, 64))},
-        {},
-        "give fewer, such as the first 2232",
-    ),
+    "too much": ({"melanin": np.broadcast_to(np.float32(0), (40_000, 64, 64))}, {}, "such as the first 2232"),
 }
 
 
@@ -190,6 +160,8 @@ def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
     shown = np.frombuffer(picture, np.uint8).reshape(16, 18, 3)
     assert np.abs(shown / 255 - decomposition.edit(d, **EVERY_EDIT)).max() <= 0.5 / 255 + 1e-6
     assert np.abs(np.frombuffer(widget.data, np.uint8).reshape(16, 18, 3) / 255 - decomposition.edit(d)).max() < 0.003
+    said, pictures = asked(widget, monkeypatch, melanin=3)
+    assert "within −2 and 2" in said["error"] and pictures == []
 
 
 @pytest.mark.parametrize("light", widgets.LIGHTS)
@@ -198,29 +170,13 @@ def test_every_light_that_is_offered_can_be_had(light, monkeypatch):
     assert said["error"] == ""
 
 
-def test_what_bioface_edit_refuses_is_said(monkeypatch):
-    said, picture = asked(widgets.edit(maps(8, 8)), monkeypatch, melanin=3)
-    assert "within −2 and 2" in said["error"] and picture is None
-
-
-def test_of_a_large_photo_some_pixels_are_edited(monkeypatch):
+def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypatch):
     widget = widgets.edit(maps(130, 260))
     assert widget.spec["size"] == [44, 87] and "every 3 × 3" in widget.spec["note"]
     _, [picture] = asked(widget, monkeypatch, melanin=0.1)
     assert len(picture) == len(widget.data) == 44 * 87 * 3
     assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
-
-
-def test_one_photo_in_a_batch_is_that_photo_and_none_is_said_in_words():
     assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
-    assert repr(widgets.edit(maps(0, 8, 9))) == "No photo to edit."
-
-
-def test_several_photos_or_something_else_are_refused():
-    with pytest.raises(BiofaceError, match=r"found maps of \(2, 8, 9\): choose one"):
-        widgets.edit(maps(2, 8, 9))
-    with pytest.raises(BiofaceError, match="expected the Decomposition of a photo, found ndarray"):
-        widgets.edit(np.ones((8, 8, 3)))
 
 
 # --- compare
@@ -233,11 +189,8 @@ def history(steps, rate=0.1):
 
 
 def test_trainings_arrive_curve_by_curve():
-    @dataclasses.dataclass
-    class Run:
-        history: History
-
-    widget = widgets.compare({"two": [Run(history(5)), history(3)], "one": history(4)})
+    run = SimpleNamespace(history=history(5))
+    widget = widgets.compare({"two": [run, history(3)], "one": history(4)})
     assert [run["name"] for run in widget.spec["runs"]] == ["two", "one"]
     curves = widget.spec["curves"]
     assert curves[0] == "sum of the losses" and "skin loss" not in curves  # it was not used
@@ -246,28 +199,38 @@ def test_trainings_arrive_curve_by_curve():
         assert [seed["steps"] for seed in run["seeds"]] == steps
         for seed, n in zip(run["seeds"], steps, strict=True):
             sent = np.frombuffer(widget.data, "<f4", len(curves) * n, seed["values"]).reshape(-1, n)
-            assert np.allclose(sent[0], history(n).total) and np.allclose(
-                sent[curves.index("gradient norm")], np.arange(n) + 1
-            )
+            assert np.allclose(sent[0], history(n).total)
+            assert np.allclose(sent[curves.index("gradient norm")], np.arange(n) + 1)
 
 
-@pytest.mark.parametrize("runs", [{}, {"a": []}, {"a": history(0)}], ids=str)
-def test_no_training_is_said_in_words(runs):
-    assert repr(widgets.compare(runs)) == "No training to compare."
+# --- all three
 
 
-def test_trainings_need_names():
-    with pytest.raises(BiofaceError, match="expected runs by name, .* found list"):
-        widgets.compare([history(2)])
+SCRUB, EDIT, COMPARE = "No sample to show.", "No photo to edit.", "No training to compare."
+NOTHING = [(widgets.scrub, given, SCRUB) for given in ({}, {"melanin": np.ones((0, 4, 4))}, faces(0), maps(0, 4, 4))]
+NOTHING += [(widgets.edit, maps(0, 8, 9), EDIT)]
+NOTHING += [(widgets.compare, given, COMPARE) for given in ({}, {"a": []}, {"a": history(0)})]
 
 
-@pytest.mark.parametrize("runs", [{"a": 3}, {"a": "abc"}, {"a": [history(2), 3]}], ids=["number", "text", "mixed"])
-def test_what_is_no_training_is_refused(runs):
-    with pytest.raises(BiofaceError, match="a: expected a History"):
-        widgets.compare(runs)
+@pytest.mark.parametrize(("make", "given", "words"), NOTHING, ids=str)
+def test_nothing_is_said_in_words(make, given, words):
+    assert make(given).spec == {"kind": "nothing", "text": words} and repr(make(given)) == words
 
 
-# --- in a file
+@pytest.mark.parametrize(
+    ("make", "given", "message"),
+    [
+        (widgets.edit, maps(2, 8, 9), r"found maps of \(2, 8, 9\): choose one"),
+        (widgets.edit, np.ones((8, 8, 3)), "expected the Decomposition of a photo, found ndarray"),
+        (widgets.compare, [history(2)], "expected runs by name, .* found list"),
+        (widgets.compare, {"a": 3}, "a: expected a History.* found int"),
+        (widgets.compare, {"a": "abc"}, "a: expected a History.* found str"),
+        (widgets.compare, {"a": [history(2), 3]}, "a: expected a History.* found int"),
+    ],
+)
+def test_what_is_no_photo_or_no_training_is_refused(make, given, message):
+    with pytest.raises(BiofaceError, match=message):
+        make(given)
 
 
 @pytest.mark.parametrize(
@@ -278,17 +241,10 @@ def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make):
     widget = make()
     data, metadata = widget._repr_mimebundle_()
     assert notebook_file.WIDGET in data
-    cell = {
-        "cell_type": "code",
-        "source": "widget",
-        "execution_count": 1,
-        "metadata": {"tags": ["nbval-ignore-output"]},
-        "outputs": [{"output_type": "execute_result", "execution_count": 1, "data": data, "metadata": metadata}],
-    }
+    output = new_output("execute_result", data, metadata=metadata, execution_count=1)
+    cell = new_code_cell("widget", outputs=[output], metadata={"tags": ["nbval-ignore-output"]})
     state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
-    (tmp_path / "n.ipynb").write_text(
-        json.dumps({"cells": [cell], "metadata": state, "nbformat": 4, "nbformat_minor": 4})
-    )
+    nbformat.write(new_notebook(cells=[cell], metadata=state), tmp_path / "n.ipynb")
     cleaned = json.loads(notebook_file.clean(tmp_path / "n.ipynb"))
     assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": [repr(widget)]}
     assert "widgets" not in cleaned["metadata"] and "run this cell to use it" in repr(widget)

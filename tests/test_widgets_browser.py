@@ -29,12 +29,11 @@ from bioface import illumination, maps, widgets
 from test_widgets import history
 
 torch.set_num_threads(1)
-with open("pid", "w") as file:
-    file.write(str(os.getpid()))
 row, column = np.mgrid[:64, :64] / 63
 ramps = np.stack([row, column, 1 - row]).astype(np.float32)
 mask = np.hypot(row - 0.5, column - 0.5)[None].repeat(3, 0) < 0.5
-samples = {"melanin": 0.4 * ramps, "rgb": np.stack([ramps, ramps[::-1], 0 * ramps], -1)}"""
+samples = {"melanin": 0.4 * ramps, "rgb": np.stack([ramps, ramps[::-1], 0 * ramps], -1)}
+os.getpid()"""
 SCRUB = 'widgets.scrub(samples, mask=mask, names=["first", "second", "third"], scores=[0.1, 0.3, 0.2])'
 EDIT = """
 face = maps.Decomposition.of_maps(
@@ -45,12 +44,9 @@ widgets.edit(face)"""
 COMPARE = 'widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100, 0.1)})'
 ONE = 'widgets.scrub({"melanin": ramps[:1]})'
 NONE = 'widgets.scrub({"melanin": ramps[:0]})'
+QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {
-        "fetchNews": "false",
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-    },
+    "@jupyterlab/apputils-extension:notification": QUIET,
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
 }
 
@@ -62,45 +58,35 @@ def new_page():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("jupyter")
-
-
-@pytest.fixture(scope="module")
-def server(new_page, folder):
-    """JupyterLab, with settings and data of its own; its address with the token."""
-    (folder / "config" / "labconfig").mkdir(parents=True)
-    (folder / "config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
+def page(new_page, tmp_path_factory):
+    """The notebook in a JupyterLab with settings and data of its own, run to its end."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".jupyter" / "labconfig").mkdir(parents=True)
+    (home / ".jupyter" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, ONE, NONE)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / "demo.ipynb")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
-    env |= {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    env |= {"IPYTHONDIR": str(folder / "ipython"), "OMP_NUM_THREADS": "1"}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), home / "demo.ipynb")
+    others = ("JUPYTER", "IPYTHON", "XDG")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    env |= {"HOME": str(home), "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--LabApp.expose_app_in_browser=True"]
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder}"]
-    with open(folder / "log", "wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home}"]
+    with open(home / "log", "wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
         try:  # once it listens it writes a page that leads to it
-            until(lambda: process.poll() is not None or any(folder.glob("runtime/*.html")), "JupyterLab")
-            assert process.poll() is None, (folder / "log").read_text()
-            said = json.loads(next(folder.glob("runtime/jpserver-*.json")).read_text())
-            yield f"{said['url']}lab/tree/demo.ipynb?token={said['token']}"
+            until(lambda: process.poll() is not None or any(home.rglob("jpserver-*.html")), "JupyterLab")
+            assert process.poll() is None, (home / "log").read_text()
+            server = json.loads(next(home.rglob("jpserver-*.json")).read_text())
+            page = new_page()
+            page.open(f"{server['url']}lab/tree/demo.ipynb?token={server['token']}")
+            opened = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find((w) => w.context)"
+            page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'")
+            page.run(f"jupyterapp.shell.activateById({opened}.id)")
+            page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
+            page.wait("document.querySelectorAll('.bioface').length === 5")
+            yield page
         finally:
             process.terminate()  # it ends its kernels first
-
-
-@pytest.fixture(scope="module")
-def page(new_page, server):
-    """The notebook, opened and run to its end."""
-    page = new_page()
-    page.open(server)
-    opened = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find((w) => w.context)"
-    page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'")
-    page.run(f"jupyterapp.shell.activateById({opened}.id)")
-    page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-    page.wait("document.querySelectorAll('.bioface').length === 5")
-    return page
 
 
 def until(condition, what):
@@ -184,7 +170,7 @@ def test_only_samples_of_a_score(page):
     assert page.errors == []
 
 
-CURVES = "document.querySelectorAll('.bioface-compare polyline').length"
+CURVES = ".bioface-compare polyline"
 STEP = f".bioface-compare {SLIDER}"
 
 
@@ -197,7 +183,7 @@ def use_compare(page):
     first_run = first(page, ".bioface-compare fieldset input")  # of two seeds
     for curves in (1, 3):
         first_run.click()
-        assert page.run(CURVES) == curves
+        assert page.page.locator(CURVES).count() == curves
     first(page, ".bioface-compare select").select_option("gradient norm")
     press(page, STEP, "End")
     assert said_at_the_step(page) == ["100 (100 to 100)", "100"]
@@ -239,26 +225,25 @@ def test_a_photo_is_edited_and_put_back(page):
 def test_ten_pictures_a_second(page):
     """Slider to slider: what is drawn at 64 × 64 while one drags."""
     drawn = page.run(
-        """(async () => {
+        """new Promise((done) => {
           const root = document.querySelector('.bioface-edit'), input = root.querySelector('input[type=range]');
-          let drawn = 0; // each time the edited picture is said anew
+          let drawn = 0, k = 0; // a picture is drawn each time that it is said anew
           const edited = root.querySelectorAll('.bioface-frame')[1];
           new MutationObserver(() => drawn++).observe(edited, {attributeFilter: ['aria-label']});
-          for (let k = 0, end = performance.now() + 3000; performance.now() < end; k++) {
-            input.value = (k % 80) / 40 - 1;
+          const drag = setInterval(() => {
+            input.value = (k++ % 80) / 40 - 1;
             input.dispatchEvent(new Event('input', {bubbles: true}));
-            await new Promise((done) => setTimeout(done, 5));
-          }
-          return drawn;
-        })()"""
+          }, 5);
+          setTimeout(() => done(clearInterval(drag) ?? drawn), 3000);
+        })"""
     )
     print(f"{drawn / 3:.0f} pictures a second")
     assert drawn / 3 >= 10
 
 
-def test_without_a_kernel_all_but_the_editor_works_and_that_says_so(page, folder):
+def test_without_a_kernel_all_but_the_editor_works_and_that_says_so(page):
     """The last test of the page, as its kernel stays dead."""
-    os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    os.kill(int(text(page, ".jp-OutputArea-output pre")), signal.SIGKILL)
     first(page, ".jp-Dialog .jp-mod-accept").click()  # JupyterLab noticed
     press(page, f".bioface-edit {SLIDER}", "ArrowRight")
     first(page, ".bioface-edit [role=status]:has-text('The kernel does not answer')").wait_for()
@@ -283,7 +268,7 @@ def test_in_a_page_without_jupyter_trainings_are_compared(new_page):
     widget = widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100)})
     page = new_page()
     page.page.evaluate(RENDER, [str(widget._esm), widget.spec, base64.b64encode(widget.data).decode()])
-    assert page.run(CURVES) == 3
+    assert page.page.locator(CURVES).count() == 3
     use_compare(page)
     assert page.errors == []
     assert {address.partition(":")[0] for address in page.requests} <= {"blob", "about"}

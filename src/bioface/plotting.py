@@ -1,7 +1,6 @@
-"""Pictures in one style: maps with fixed colours and limits per quantity, grids of panels, saving.
+"""Pictures in one style: maps with fixed colours and limits per quantity, and grids of panels.
 
-Every figure is saved as PNG, with where it comes from in the file's own metadata, and the numbers behind it
-as JSON beside it. Images and maps may be NumPy arrays or torch tensors, channels last.
+Images and maps may be NumPy arrays or torch tensors, channels last.
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ QUANTITIES: dict[str, Quantity] = {
     "linear_rgb": Quantity("linear RGB image, shown as sRGB", None),
     "albedo": Quantity("albedo, shown as sRGB", None),
     "normals": Quantity("normals", None),
+    "coordinates": Quantity("coordinate map", None),
     "melanin": Quantity("melanin", "YlOrBr", 0.0, 0.43, "volume fraction"),  # up to the paper's highest
     "haemoglobin": Quantity("haemoglobin", "Reds", 0.0, 0.10, "volume fraction"),  # paper: up to 0.07
     "diffuse_shading": Quantity("diffuse shading", "gray", 0.0, 1.5),
@@ -76,7 +76,8 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
-def _quantity(quantity: str | Quantity, limits: Limits | None) -> Quantity:
+def known_quantity(quantity: str | Quantity, limits: Limits | None = None) -> Quantity:
+    """The quantity of that name, with other limits if they are given; raises BiofaceError if there is none."""
     if isinstance(quantity, str):
         if quantity not in QUANTITIES:
             raise unknown_name("quantity", quantity, QUANTITIES)
@@ -110,7 +111,7 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
     -------
     (..., H, W, 3) uint8 sRGB; grey outside the mask and where a value is not finite
     """
-    shown = _quantity(quantity, None)
+    shown = known_quantity(quantity)
     image = to_numpy(image).astype(np.float32)
     if shown.cmap is None:
         known, colours = np.isfinite(image).all(-1), _colours(image, quantity)
@@ -144,7 +145,7 @@ def show_map(
     ------
     BiofaceError : an unknown quantity, or an image or mask of another shape
     """
-    shown = _quantity(quantity, limits)
+    shown = known_quantity(quantity, limits)
     image = to_numpy(image)
     image = image.astype(float) if image.dtype != np.uint8 or shown.cmap else image / 255.0
     expected = "(H, W, 3)" if shown.cmap is None else "(H, W)"
@@ -175,7 +176,7 @@ def colour_bar(
     location: str = "right",
 ) -> Colorbar:
     """A colour bar with the quantity's name and unit beside one or several axes."""
-    shown = _quantity(quantity, limits)
+    shown = known_quantity(quantity, limits)
     if shown.cmap is None:
         raise BiofaceError(f"{shown.label}: a colour image has no colour bar")
     axes = list(np.ravel(np.asarray(axes, dtype=object)))
@@ -232,20 +233,15 @@ def panel_grid(
         raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
     n_quantities, n_masks = (n_columns, n_rows) if by == "column" else (n_rows, n_columns)
     quantities = [quantities] * n_quantities if isinstance(quantities, str) else list(quantities)
-    lengths = [
-        ("quantities", quantities, n_quantities),
-        ("masks", masks, n_masks),
-        ("titles", titles, n_columns),
-        ("row_labels", row_labels, n_rows),
-    ]
-    for name, given, expected in lengths:
+    lengths = {"quantities": n_quantities, "masks": n_masks, "titles": n_columns, "row_labels": n_rows}
+    for (name, expected), given in zip(lengths.items(), (quantities, masks, titles, row_labels), strict=True):
         if given is not None and len(given) != expected:
             raise BiofaceError(f"{name}: expected {expected} for {n_rows} × {n_columns}, found {len(given)}")
     limits = limits or {}
     for name in limits:
         if name not in quantities:
             raise unknown_name("quantity in limits", name, [q for q in quantities if isinstance(q, str)])
-    shown = [_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
+    shown = [known_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
     if by == "column" and titles is None:
         titles = [q.label for q in shown]
     if by == "row" and row_labels is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import anywidget
@@ -43,7 +42,7 @@ LIGHTS: dict[str, str | int | None] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 _EDITS = ("melanin", "haemoglobin", "specular", "illuminant", "camera", "white_balance")
 _RUN = "(A widget: open the notebook in Jupyter and run this cell to use it.)"
-_COORDINATES = Quantity("coordinate map", None)
+_WHOLE = ("rgb", "photo, linear RGB")  # maps that are shown outside the mask as well
 
 
 class Widget(anywidget.AnyWidget):
@@ -73,16 +72,6 @@ def _nothing(what: str) -> Widget:
 
 
 # --- samples -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Map:
-    """One panel: ``values`` (N, H, W) or (N, H, W, 3); outside the mask they are grey and unsaid if ``masked``."""
-
-    values: np.ndarray
-    quantity: str | Quantity
-    label: str = ""
-    masked: bool = True
 
 
 def scrub(
@@ -115,23 +104,27 @@ def scrub(
     ------
     BiofaceError : samples of another type, an unknown quantity, shapes that do not agree, more than 64 MB
     """
-    if isinstance(samples, Faces):
-        maps, mask, names, about = _of_faces(samples, mask, names)
-        if scores is None and len(samples):
-            scores = _mismatch(samples)
-    elif isinstance(samples, Decomposition):
-        maps, mask, about = _of_decomposition(samples, mask)
-    elif isinstance(samples, Mapping):
-        maps, about = _of_mapping(samples, quantities or {}), None
-    else:
+    if not isinstance(samples, Faces | Decomposition | Mapping):
         raise BiofaceError(
             f"expected samples as Faces, a Decomposition or {{name: (N, H, W) arrays}}, found {type(samples).__name__}"
         )
     if quantities and not isinstance(samples, Mapping):
         raise BiofaceError("expected quantities with a mapping of arrays only, found them with other samples")
-    shapes = {m.values.shape[:3] for m in maps.values()}
+    maps: Any = samples
+    about, quantities = None, dict(quantities or {})
+    if isinstance(samples, Faces):
+        mask = samples.mask if mask is None else mask
+        names = samples.names if names is None else names
+        scores = _mismatch(samples) if scores is None else scores
+        maps, quantities, about = _of_faces(samples)
+    elif isinstance(samples, Decomposition):
+        several = samples[None] if samples.melanin.ndim == 2 else samples
+        mask = several.mask if mask is None else mask
+        maps, quantities = _of_decomposition(several)
+    maps, quantities = _checked(maps, quantities)
+    shapes = {values.shape[:3] for values in maps.values()}
     if len(shapes) > 1:
-        found = ", ".join(f"{name} {m.values.shape}" for name, m in maps.items())
+        found = ", ".join(f"{name} {values.shape}" for name, values in maps.items())
         raise BiofaceError(f"expected maps of equally many samples and pixels, found {found}")
     N, H, W = shapes.pop() if shapes else (0, 0, 0)
     if N == 0 or H * W == 0:
@@ -139,16 +132,11 @@ def scrub(
     mask = None if mask is None else plotting.to_numpy(mask) > 0.5
     scores = None if scores is None else plotting.to_numpy(scores).astype(float)
     names = [f"sample {k}" for k in range(N)] if names is None else [str(name) for name in names]
-    for what, found, expected in (
-        ("mask", None if mask is None else mask.shape, (N, H, W)),
-        ("scores", None if scores is None else scores.shape, (N,)),
-        ("names", (len(names),), (N,)),
-    ):
-        if found is not None and found != expected:
-            raise BiofaceError(f"{what}: expected shape {expected}, found {found}")
-    described, data = _packed(maps, mask)
+    for what, given, expected in (("mask", mask, (N, H, W)), ("scores", scores, (N,)), ("names", names, (N,))):
+        if given is not None and np.shape(given) != expected:
+            raise BiofaceError(f"{what}: expected shape {expected}, found {np.shape(given)}")
+    described, data = _packed(maps, quantities, mask)
     labels = [m["label"] for m in described]
-    scored = "" if scores is None else f", to be filtered by {score_name}"
     spec = {
         "kind": "scrub",
         "size": [H, W],
@@ -158,25 +146,23 @@ def scrub(
         "scores": None if scores is None else [float(s) if math.isfinite(s) else None for s in scores],
         "score_name": score_name,
     }
-    samples_text = "1 sample" if N == 1 else f"{N} samples"
-    text = f"{samples_text} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
+    scored = "" if scores is None else f", to be filtered by {score_name}"
+    text = f"{N} sample{'s' * (N > 1)} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
     return Widget(text, spec, data)
 
 
-def _of_faces(faces: Faces, mask: Any, names: Any) -> tuple[dict[str, _Map], Any, Sequence[str], list[str] | None]:
-    stored = shading.stored_shading(faces)
-    maps = {
-        "rgb": _Map(faces.rgb, "rgb", masked=False),
-        "normals": _Map(faces.normals, "normals"),
-        "coordinate map": _Map(faces.coordinates, _COORDINATES),
-        "stored shading": _Map(stored, "diffuse_shading", "stored shading"),
-    }
-    about, truth = None, faces.truth
-    if truth is not None:
-        maps |= {name: _Map(getattr(truth, name), name) for name in MAPS}
-        maps["error"] = _Map(stored - truth.diffuse_shading, "diffuse_shading_error", "stored shading, error")
-        about = ["mouth and nose of the normals are wrong" if wrong else "normals fit" for wrong in truth.mismatch]
-    return maps, faces.mask if mask is None else mask, faces.names if names is None else names, about
+def _of_faces(faces: Faces) -> tuple[dict[str, Any], dict[str, str | Quantity], list[str] | None]:
+    """Maps by name, the quantities of those whose name is none, and a word about each face."""
+    stored, truth = shading.stored_shading(faces), faces.truth
+    maps = {"rgb": faces.rgb, "normals": faces.normals, "coordinates": faces.coordinates, "stored shading": stored}
+    quantities: dict[str, str | Quantity] = {"stored shading": "diffuse_shading"}
+    if truth is None:
+        return maps, quantities, None
+    maps |= {name: getattr(truth, name) for name in MAPS}
+    maps["stored shading, error"] = stored - truth.diffuse_shading
+    quantities["stored shading, error"] = "diffuse_shading_error"
+    about = ["mouth and nose of the normals are wrong" if wrong else "normals fit" for wrong in truth.mismatch]
+    return maps, quantities, about
 
 
 def _mismatch(faces: Faces) -> np.ndarray:
@@ -187,77 +173,62 @@ def _mismatch(faces: Faces) -> np.ndarray:
     return scores
 
 
-def _of_decomposition(d: Decomposition, mask: Any) -> tuple[dict[str, _Map], Any, None]:
-    if d.melanin.ndim == 2:
-        d = d[None]
-    error = np.sqrt(((d.reconstruction - d.image) ** 2).mean(-1))
+def _of_decomposition(d: Decomposition) -> tuple[dict[str, Any], dict[str, str | Quantity]]:
     maps = {
-        "image": _Map(d.image, "linear_rgb", "photo, linear RGB", masked=False),
-        "reconstruction": _Map(d.reconstruction, "linear_rgb", "reconstruction, linear RGB"),
-        "rgb_error": _Map(error, "rgb_error"),
-        "albedo": _Map(d.albedo, "albedo"),
-        **{name: _Map(getattr(d, name), name) for name in MAPS},
+        "photo, linear RGB": d.image,
+        "reconstruction, linear RGB": d.reconstruction,
+        "rgb_error": np.sqrt(((d.reconstruction - d.image) ** 2).mean(-1)),
+        "albedo": d.albedo,
+        **{name: getattr(d, name) for name in MAPS},
     }
-    return maps, d.mask if mask is None else mask, None
+    return maps, {name: "linear_rgb" for name in maps if name.endswith("linear RGB")}
 
 
-def _of_mapping(samples: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) -> dict[str, _Map]:
+def _checked(maps: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) -> tuple[dict[str, Any], ...]:
+    """The maps as arrays of the shape and dtype that their quantities ask for, and the quantities of all of them."""
     for name in quantities:
-        if name not in samples:
-            raise unknown_name("map in quantities", name, samples)
-    maps = {}
-    for name, values in samples.items():
-        quantity, values = quantities.get(name, name), plotting.to_numpy(values)
-        colour = _known(quantity).cmap is None
+        if name not in maps:
+            raise unknown_name("map in quantities", name, maps)
+    arrays = {}
+    for name, given in maps.items():
+        values = plotting.to_numpy(given)
+        colour = plotting.known_quantity(quantities.get(name, name)).cmap is None
         if values.ndim != 3 + colour or (colour and values.shape[-1] != 3) or values.dtype.kind not in "fiub":
             expected = "(N, H, W, 3)" if colour else "(N, H, W)"
             raise BiofaceError(f"{name}: expected numbers {expected}, found {values.dtype} of shape {values.shape}")
-        if colour and values.dtype == np.uint8:
-            values = values / np.float32(255)
-        maps[name] = _Map(values, quantity, masked=name != "rgb")
-    return maps
+        arrays[name] = values / np.float32(255) if colour and values.dtype == np.uint8 else values
+    return arrays, {name: quantities.get(name, name) for name in arrays}
 
 
-def _label(name: str, shown: Quantity) -> str:
-    return shown.label if QUANTITIES.get(name) == shown else name
-
-
-def _known(quantity: str | Quantity) -> Quantity:
-    if isinstance(quantity, str) and quantity not in QUANTITIES:
-        raise unknown_name("quantity", quantity, QUANTITIES)
-    return QUANTITIES[quantity] if isinstance(quantity, str) else quantity
-
-
-def _packed(maps: Mapping[str, _Map], mask: np.ndarray | None) -> tuple[list[dict[str, Any]], bytes]:
+def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -> tuple[list[dict[str, Any]], bytes]:
     """Descriptions of the panels, and the bytes they point into: all values (float32, NaN for none), all colours."""
-    size = sum(4 * m.values.size + 3 * math.prod(m.values.shape[:3]) for m in maps.values())
+    size = sum(4 * values.size + 3 * math.prod(values.shape[:3]) for values in maps.values())
     if size > MOST_BYTES:
-        count = len(next(iter(maps.values())).values)
+        count = len(next(iter(maps.values())))
         raise BiofaceError(
             f"expected at most {MOST_BYTES / 1e6:.0f} MB of maps, found {size / 1e6:.0f} MB in {count} samples: "
             f"give fewer, such as the first {count * MOST_BYTES // size}, or smaller ones"
         )
     described: list[dict[str, Any]] = []
-    values, colours, place = [], [], 0
-    for name, m in maps.items():
-        shown, where = _known(m.quantity), mask if m.masked else None
-        v = m.values.astype("<f4")
+    values, colours = [], []
+    for name, quantity in quantities.items():
+        shown, where = plotting.known_quantity(quantity), None if name in _WHOLE else mask
+        v = maps[name].astype("<f4")
         if where is not None:
             v[~where] = np.nan
         values.append(v.tobytes())
-        colours.append(plotting.painted(m.values, m.quantity, mask=where).tobytes())
-        one: dict[str, Any] = {"label": m.label or _label(name, shown), "unit": shown.unit}
-        if m.values.ndim == 4:
-            one["letters"] = list("xyz" if m.quantity == "normals" or shown is _COORDINATES else "RGB")
+        colours.append(plotting.painted(maps[name], quantity, mask=where).tobytes())
+        label = shown.label if QUANTITIES.get(name) == shown else name
+        one: dict[str, Any] = {"label": label, "unit": shown.unit, "letters": [""]}
+        if v.ndim == 4:
+            one["letters"] = list("xyz" if quantity in ("normals", "coordinates") else "RGB")
         else:
-            ramp = np.linspace(shown.low, shown.high, 16)[None]
-            one |= {"letters": [""], "low": shown.low, "high": shown.high}
-            one["ramp"] = [f"rgb({r}, {g}, {b})" for r, g, b in plotting.painted(ramp, m.quantity)[0].tolist()]
-        described.append(one | {"values": place})
-        place += len(values[-1])
-    for one, painted in zip(described, colours, strict=True):
-        one["colours"] = place
-        place += len(painted)
+            ramp = plotting.painted(np.linspace(shown.low, shown.high, 16)[None], quantity)[0].tolist()
+            one |= {"low": shown.low, "high": shown.high, "ramp": [f"rgb({r}, {g}, {b})" for r, g, b in ramp]}
+        described.append(one)
+    places = np.cumsum([0, *map(len, values), *map(len, colours)]).tolist()
+    for k, one in enumerate(described):
+        one |= {"values": places[k], "colours": places[len(values) + k]}
     return described, b"".join([*values, *colours])
 
 
@@ -280,11 +251,9 @@ def edit(decomposition: Any) -> Widget:
     """
     if not isinstance(decomposition, Decomposition):
         raise BiofaceError(f"expected the Decomposition of a photo, found {type(decomposition).__name__}")
-    d = decomposition
-    if d.melanin.size == 0:
+    if decomposition.melanin.size == 0:
         return _nothing("No photo to edit.")
-    if d.melanin.ndim == 3 and len(d) == 1:
-        d = d[0]
+    d = decomposition[0] if decomposition.melanin.shape[:-2] == (1,) else decomposition
     if d.melanin.ndim != 2:
         shape = d.melanin.shape
         raise BiofaceError(f"expected the decomposition of one photo, found maps of {shape}: choose one, as in maps[0]")
@@ -297,16 +266,13 @@ class Editor(Widget):
     def __init__(self, d: Decomposition):
         H, W = d.mask.shape
         step = math.ceil(max(H, W) / PREVIEW)
-        thin = {
-            f.name: v[::step, ::step] if (v := getattr(d, f.name)).shape[:2] == (H, W) else v
-            for f in dataclasses.fields(d)
-        }
+        fields = {f.name: getattr(d, f.name) for f in dataclasses.fields(d)}
+        thin = {name: v[::step, ::step] if v.shape[:2] == (H, W) else v for name, v in fields.items()}
         self._shown = Decomposition(**thin)
-        size = list(self._shown.mask.shape)
         photo = self.picture()
         spec = {
             "kind": "edit",
-            "size": size,
+            "size": list(self._shown.mask.shape),
             "note": "" if step == 1 else f"One pixel of every {step} × {step} of the photo's {H} × {W} is shown.",
             "lights": list(LIGHTS.items()),
             "camera": [round(float(b), 2) for b in np.nan_to_num(d.camera_b)],
@@ -323,11 +289,10 @@ class Editor(Widget):
     def _answer(self, widget: Any, content: Any, buffers: Any) -> None:
         """Send the picture that the browser asked for, or why there is none, under the number of its question."""
         try:
-            picture = self.picture(**{name: content[name] for name in _EDITS if name in content})
+            answer, pictures = "", [self.picture(**{name: content[name] for name in _EDITS if name in content})]
         except BiofaceError as error:
-            self.send({"id": content["id"], "error": str(error)})
-        else:
-            self.send({"id": content["id"], "error": ""}, [picture])
+            answer, pictures = str(error), []
+        self.send({"id": content["id"], "error": answer}, pictures)
 
 
 # --- trainings ---------------------------------------------------------------------------------------------
@@ -347,33 +312,31 @@ def compare(runs: Any) -> Widget:
     """
     if not isinstance(runs, Mapping):
         raise BiofaceError(f"expected runs by name, as in {{name: [run, ...]}}, found {type(runs).__name__}")
-    found: dict[str, list[History]] = {}
-    for name, given in runs.items():
-        several: Any = [given] if isinstance(given, History) or hasattr(given, "history") else given
-        if not isinstance(several, Sequence) or isinstance(several, str):
-            raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(given).__name__}")
-        histories: list[Any] = [getattr(run, "history", run) for run in several]
-        for run, history in zip(several, histories, strict=True):
-            if not isinstance(history, History):
-                raise BiofaceError(f"{name}: expected a History or a Run, found {type(run).__name__}")
-        if histories := [history for history in histories if len(history)]:
-            found[str(name)] = histories
-    if not found:
+    curves = {str(name): [_curves(h) for h in _histories(name, given) if len(h)] for name, given in runs.items()}
+    curves = {name: seeds for name, seeds in curves.items() if seeds}
+    if not curves:
         return _nothing("No training to compare.")
-    curves = {name: [_curves(history) for history in histories] for name, histories in found.items()}
     every = [seed for seeds in curves.values() for seed in seeds]
     shown = [name for name in every[0] if any(np.nan_to_num(seed[name]).any() for seed in every)]  # not a loss unused
     described: list[dict[str, Any]] = []
-    columns, place = [], 0
+    columns: list[bytes] = []
     for k, (name, seeds) in enumerate(curves.items()):
         described.append({"name": name, "colour": COLOURS[k % len(COLOURS)], "seeds": []})
         for seed in seeds:
+            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": sum(map(len, columns))})
             columns.append(np.stack([seed[curve] for curve in shown]).astype("<f4").tobytes())  # (curves, steps)
-            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": place})
-            place += len(columns[-1])
     spec = {"kind": "compare", "runs": described, "curves": shown}
-    text = f"Training curves of {len(found)} run{'s' * (len(found) > 1)} to compare: {', '.join(found)}. {_RUN}"
+    text = f"Training curves of {len(curves)} run{'s' * (len(curves) > 1)} to compare: {', '.join(curves)}. {_RUN}"
     return Widget(text, spec, b"".join(columns))
+
+
+def _histories(name: str, given: Any) -> list[History]:
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    histories: list[Any] = [getattr(run, "history", run) for run in several]
+    for run, history in zip(several, histories, strict=True):
+        if not isinstance(history, History):
+            raise BiofaceError(f"{name}: expected a History, a Run or a list of them, found {type(run).__name__}")
+    return histories
 
 
 def _curves(history: History) -> dict[str, np.ndarray]:
