@@ -115,7 +115,11 @@ def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------------------------------------------- varpro
 
 _SCAN = (24, 20)  # melanin × haemoglobin entries of the scanned table
+_RANK = 12  # of its spectra, all but a thousandth
 _STEPS = 80
+_SLICE = 2048
+_ROUGH = 4
+_RGAIN = 1e-5
 
 
 def _scan(problem: Problem, y: Tensor) -> Tensor:
@@ -127,45 +131,50 @@ def _scan(problem: Problem, y: Tensor) -> Tensor:
     b = problem.e / problem.e.norm()
     a = a - (a @ b)[:, None] * b
     a = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    best = (y @ a.float().T).numpy().argmax(-1)  # NumPy's is ten times as fast as torch's
-    return table.T[:, best]
+    basis = torch.linalg.svd(a, full_matrices=False).Vh[:_RANK].T
+    a, y = (a @ basis).float().T, y @ basis.float()
+    # NumPy finds the largest ten times as fast as torch
+    return table.T[:, np.concatenate([(some @ a).numpy().argmax(-1) for some in y.split(_SLICE)])]
+
+
+def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
+    """Inner products (14, n) of pixels y, a = e r at pigments p (2, n), a's slopes and e, from which all else follows.
+
+    ∂a/∂m = k a, with one k(λ) for all pixels, and ∂a/∂h = t a. Some pixels at a time: the processor's cache is small.
+    """
+    e, k = problem.e, -2 * problem.model.per_melanin
+    one, kk, ke = torch.ones_like(k), k * k, k * e
+    rows = []
+    for m, h, some in zip(*(part.split(_SLICE) for part in (*p, y)), strict=True):
+        R, t = problem.model.with_log_slope(m, h)
+        a = R * e
+        ah = a * t
+        aa, aah, ay = a * a, a * ah, a * some
+        of_a = aa @ one, aa @ k, aa @ kk, aah @ one, aah @ k, (ah * ah) @ one, a @ e, a @ ke, ah @ e
+        rows.append(torch.stack([*of_a, (some * some) @ one, some @ e, ay @ one, ay @ k, (ah * some) @ one]))
+    return torch.cat(rows, 1)
 
 
 def _evaluate(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
-    """Rows (8, n) at pigments p (2, n): cost, both shadings, reduced normal equations: g (2), H (mm, mh, hh).
-
-    a = e r and its slopes ∂a/∂m = k a, with one k(λ) for all pixels, and ∂a/∂h = t a enter by their inner products.
-    """
-    e = problem.e
-    k, one = -2 * problem.model.per_melanin, torch.ones_like(e)
-    R, t = problem.model.with_log_slope(*p)
-    a = R * e
-    ah = a * t
-    aa, aah = a * a, a * ah
-    a_a, a_am, am_am = aa @ one, aa @ k, aa @ (k * k)
-    a_ah, am_ah, ah_ah = aah @ one, aah @ k, (ah * ah) @ one
-    a_b, am_b, ah_b, bb = a @ e, a @ (k * e), ah @ e, e @ e
-    i_d, i_s = problem.shading(a_a, a_b, (a * y) @ one, y @ e)
-    r = y - i_d[:, None] * a - i_s[:, None] * e
-    cost, g = (r * r) @ one, torch.stack([(a * r) @ k, (ah * r) @ one])
+    """Rows (8, n) at pigments p (2, n): cost, both shadings, reduced normal equations: g (2), H (mm, mh, hh)."""
+    products = _products(problem, p, y)
+    aa, a_am, am_am, a_ah, am_ah, ah_ah, ab, am_b, ah_b, yy, by, y_a, y_am, y_ah = products
+    bb = problem.e @ problem.e
+    i_d, i_s = problem.shading(aa, ab, y_a, by)
+    cost = yy - 2 * (i_d * y_a + i_s * by) + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
     # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
     specular = i_s > 0
-    det = torch.where(specular, a_a * bb - a_b * a_b, a_a)
-    w_aa, w_ab, w_bb = (torch.where(specular, *w) / det for w in ((bb, one[0]), (-a_b, 0.0), (a_a, 0.0)))
-
-    def apart(c: Tensor, d: Tensor, a: Tensor, b: Tensor, product: Tensor) -> Tensor:
-        return product - (c * w_aa + d * w_ab) * a - (c * w_ab + d * w_bb) * b
-
-    H = (
-        apart(a_am, am_b, a_am, am_b, am_am),
-        apart(a_am, am_b, a_ah, ah_b, am_ah),
-        apart(a_ah, ah_b, a_ah, ah_b, ah_ah),
-    )
-    return torch.cat([torch.stack([cost, i_d, i_s]), i_d * g, i_d * i_d * torch.stack(H)])
+    det = torch.where(specular, aa * bb - ab * ab, aa)
+    w_aa, w_ab, w_bb = torch.where(specular, bb, 1.0) / det, specular * -ab / det, specular * aa / det
+    c, d = products[[1, 3]], products[[7, 8]]  # of ∂a/∂m and ∂a/∂h: with a, with e
+    g = i_d * (products[12:] - i_d * c - i_s * d)
+    ca, cb = c * w_aa + d * w_ab, c * w_ab + d * w_bb
+    H = i_d * i_d * (products[[2, 4, 5]] - ca[[0, 0, 1]] * c[[0, 1, 1]] - cb[[0, 0, 1]] * d[[0, 1, 1]])
+    return torch.cat([torch.stack([cost, i_d, i_s]), g, H])
 
 
 def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: float) -> tuple[Tensor, Tensor]:
-    """Damped steps in pigments p (2, n) until the cost falls by less than ``gain`` of it: maps (4, n), status (n,)."""
+    """Damped steps in pigments p (2, n) until one promises less than ``gain`` of the cost: maps (4, n), status (n,)."""
     tiny, (low, high) = torch.finfo(y.dtype).tiny, problem.box.T[:, :, None]
     now = _evaluate(problem, p, y)
     damping = torch.full_like(now[0], 1e-3)
@@ -180,18 +189,20 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
         gm, gh = g.masked_fill(held, 0.0)
         step = torch.stack([d * gm - b * gh, a * gh - b * gm]) / (a * d - b * b).clamp_min(tiny)
         trial = torch.minimum(torch.maximum(p + step, low), high)
-        new = _evaluate(problem, trial, y)
-        better = new[0] <= now[0]
         moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(0)
-        done = (moved < 1e-7) | (better & (now[0] - new[0] <= gain * now[0]))
-        p, now = torch.where(better, trial, p), torch.where(better, new, now)
-        damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
-        found[:, pixel] = torch.cat([p, now[1:3]])
+        done = (moved < 1e-7) | (gm * step[0] + gh * step[1] <= gain * now[0])
         status[pixel[done]] = int(Status.CONVERGED)
         left = (~done).nonzero()[:, 0]
         if len(left) == 0:
             break
-        pixel, y, p, now, damping = pixel[left], y[left], p[:, left], now[:, left], damping[left]
+        if len(left) < len(pixel):
+            pixel, y, damping = pixel[left], y[left], damping[left]
+            p, trial, now = p[:, left], trial[:, left], now[:, left]
+        new = _evaluate(problem, trial, y)
+        better = new[0] <= (1 + gain) * now[0]
+        p, now = torch.where(better, trial, p), torch.where(better, new, now)
+        damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
+        found[:, pixel] = torch.cat([p, now[1:3]])
     return found, status
 
 
@@ -200,9 +211,9 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
     y, length = unit_length(y)
     single = y.float()
     p, steps = _scan(problem, single), options["steps"] or _STEPS
-    rough = min(3, steps - 2)
+    rough = min(_ROUGH, steps - 2)
     if rough > 0:
-        p = _gauss_newton(problem.single, p.float(), single, rough, 1e-4)[0][:2].double()
+        p = _gauss_newton(problem.single, p.float(), single, rough, _RGAIN)[0][:2].double()
         p = torch.minimum(torch.maximum(p, problem.box[:, :1]), problem.box[:, 1:])
         steps -= rough
     found, status = _gauss_newton(problem, p, y, steps, 1e-9)
