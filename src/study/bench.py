@@ -35,7 +35,6 @@ from tqdm import tqdm
 from bioface import camera, decomposition, image_formation, objective, recipes, skin, smith2019, spectra, training
 from bioface.datasets import nfe, twin
 from bioface.errors import BiofaceError, DataError
-from bioface.network import BatchNorm
 from study import experiments, notebook
 from study.claims import number
 
@@ -553,7 +552,9 @@ def _step_costs(work: _Work) -> list[dict[str, Cost]]:
         "width": Cost("filters of the first level, below", width, "filters"),
         "parameters": Cost("weights of the network", sum(p.numel() for p in model.parameters()) / 1e6, "million"),
         "norm_layers": Cost(
-            "batch norms of the network", sum(isinstance(layer, BatchNorm) for layer in model.modules()), "layers"
+            "batch norms of the network",
+            sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()),
+            "layers",
         ),
         "step_arithmetic": Cost(
             f"{at}: multiplications and additions", _rounded(counter.get_total_flops() / 2e9), "GFLOP/face"
