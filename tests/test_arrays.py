@@ -17,6 +17,7 @@ def test_numpy_comes_back_as_numpy_and_torch_as_torch():
     assert double(np.ones(2, np.float32))[0].dtype == np.float32
     assert double(np.ones(2))[0].dtype == np.float64
     assert double(1) == (2, 1)
+    assert double(np.array(3.0))[0].shape == ()  # a number in an array stays without axes
 
 
 def test_plain_numbers_become_single_precision():
@@ -27,7 +28,3 @@ def test_plain_numbers_become_single_precision():
 
 def test_denormals_are_zero():
     assert float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0.0
-
-
-def test_a_number_in_an_array_stays_without_axes():
-    assert double(np.array(3.0))[0].shape == ()

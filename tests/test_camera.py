@@ -8,8 +8,6 @@ from bioface import camera, illumination, image_formation, paths
 from bioface.camera import CameraModel
 from bioface.errors import BiofaceError, DataError
 
-LIGHTS = ["A", "D65", *(f"F{k}" for k in range(1, 13)), 4000.0, 25000.0]
-
 
 def test_shipped_table_rederives_from_the_raw_data_base(real_file):
     raw = CameraModel.from_database(real_file("cameras/jiang2013_camspec_database.txt"))
@@ -19,33 +17,13 @@ def test_shipped_table_rederives_from_the_raw_data_base(real_file):
     assert raw.explained_variance == pytest.approx(shipped.explained_variance, abs=1e-9)
 
 
-def test_explained_variance_is_far_from_the_papers_97_percent_once_centred():
-    model = CameraModel.load()
-    assert 0.5 < model.explained_variance < 0.65
-    assert model.explained_uncentred == pytest.approx(0.98, abs=0.005)
-
-
-def test_components_are_orthonormal_and_the_mean_camera_is_b_zero():
+def test_components_are_orthonormal_and_explain_less_than_the_papers_97_percent_once_centred():
     model = CameraModel.load()
     V = model.components.reshape(2, -1)
     assert torch.allclose(V @ V.T, torch.eye(2, dtype=torch.float64), atol=1e-9)
-    assert torch.equal(model.sensitivity(), model.sensitivity(torch.zeros(2).double()))
-
-
-def test_sensitivity_is_never_negative_and_batched():
-    b = torch.cartesian_prod(torch.linspace(-3, 3, 7), torch.linspace(-3, 3, 7))
-    S = CameraModel.load().sensitivity(b)
-    assert S.shape == (49, 3, 33)
-    assert (S >= 0).all()
-    assert isinstance(CameraModel.load().sensitivity(b.numpy()), np.ndarray)
-
-
-@pytest.mark.parametrize("b", [(0.0, 0.0), (3.0, 3.0), (-3.0, 3.0), (3.0, -3.0), (-3.0, -3.0)])
-def test_white_is_neutral_under_every_light_with_d65_rows(b):
-    S = CameraModel.load().sensitivity(torch.tensor(b, dtype=torch.float64))
-    for light in LIGHTS:
-        white = camera.reflectance_to_rgb(illumination.standard(light), S).sum(-1)
-        assert (white - 1).abs().max() < 1e-6, light
+    assert torch.equal(model.sensitivity(), model.sensitivity(torch.zeros(2).double()))  # the mean camera is b = 0
+    assert 0.5 < model.explained_variance < 0.65
+    assert model.explained_uncentred == pytest.approx(0.98, abs=0.005)
 
 
 def test_white_of_the_paper_is_pink_and_of_the_code_neutral_at_0342():
@@ -54,6 +32,8 @@ def test_white_of_the_paper_is_pink_and_of_the_code_neutral_at_0342():
     assert torch.allclose(paper, torch.tensor([1.205, 0.948, 0.909]).double(), atol=5e-4)
     code = camera.reflectance_to_rgb(e, S, "code").sum(-1)
     assert torch.allclose(code, torch.full((3,), 0.342).double(), atol=1e-3)
+    with pytest.raises(BiofaceError, match="did you mean 'd65'"):
+        camera.raw_to_xyz(S, "D65")
 
 
 def test_colour_pipeline_matches_the_authors_matlab_to_1e6(real_file):
@@ -73,12 +53,8 @@ def test_white_balance_divides_each_image_by_its_own_white():
     e = illumination.mix(torch.softmax(torch.arange(56.0).reshape(4, 14), -1), torch.full((4,), 6000.0))
     raw = torch.einsum("bcd,bd->bc", S, e)[:, None, None, :].expand(4, 2, 3, 3)
     assert torch.allclose(camera.white_balance(raw, S, e), torch.ones(4, 2, 3, 3))
-
-
-def test_an_illuminant_that_a_channel_does_not_see_is_refused():
-    S = CameraModel.load().sensitivity()
     with pytest.raises(BiofaceError, match="every camera channel"):
-        camera.white_balance(torch.ones(1, 1, 3).double(), S, torch.zeros(33).double())
+        camera.white_balance(raw, S, 0 * e)
 
 
 def test_gradients_reach_camera_and_light():
@@ -88,40 +64,29 @@ def test_gradients_reach_camera_and_light():
     assert torch.autograd.gradcheck(lambda b, e: camera.reflectance_to_rgb(e, model.sensitivity(b)), (b, e))
 
 
-def test_table_round_trip(tmp_path):
-    model = CameraModel.load()
-    model.to_table(tmp_path / "camera.csv", "a source")
-    again = CameraModel.from_table(tmp_path / "camera.csv")
-    assert torch.allclose(again.mean, model.mean)
-    assert again.explained_variance == pytest.approx(model.explained_variance)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Canon\n1 2 3\n", "not a multiple of 4"),
-        ("Canon\n" + 3 * (" ".join(["1"] * 32) + "\n"), "a row of 32 values"),
+        (None, "FileNotFoundError"),
+        ("Canon\n1 2 3\n", "blocks of a camera's name"),
+        ("Canon\n" + 3 * (" ".join(["1"] * 32) + "\n"), "33 sensitivities, .* found ValueError"),
         ("Canon\n" + 3 * (" ".join(["x"] * 33) + "\n"), "could not convert"),
-        ("Canon\n" + 3 * (" ".join(["nan"] * 33) + "\n"), "a row of 33 values"),
+        ("Canon\n" + 3 * (" ".join(["nan"] * 33) + "\n"), "camera 'Canon' with rows that sum to"),
+        ("Canon\n" + 3 * (" ".join(["0"] * 33) + "\n"), "camera 'Canon' with rows that sum to"),
     ],
 )
 def test_bad_camera_data_base_is_named(tmp_path, text, message):
     path = tmp_path / "cameras.txt"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message) as fault:
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=rf"cameras\.txt: .*{message}"):
         camera.read_database(path)
-    assert "cameras.txt" in str(fault.value)
 
 
-def test_missing_or_cut_table_is_named(tmp_path):
-    with pytest.raises(DataError, match="nowhere.csv"):
-        CameraModel.from_table(tmp_path / "nowhere.csv")
-    cut = tmp_path / "cut.csv"
-    cut.write_text("\n".join((paths.TABLES / "camera_model.csv").read_text().splitlines()[:20]))
-    with pytest.raises(DataError, match="33 rows of 10 numbers"):
-        CameraModel.from_table(cut)
-
-
-def test_misspelt_rows_get_the_nearest_name():
-    with pytest.raises(BiofaceError, match="did you mean 'd65'"):
-        camera.raw_to_xyz(CameraModel.load().sensitivity(), "D65")
+@pytest.mark.parametrize("spoil", [None, lambda text: text[:2000], lambda text: text.replace("0.0", "nan", 1)])
+def test_missing_or_damaged_table_is_named(tmp_path, spoil):
+    path = tmp_path / "camera.csv"
+    if spoil:
+        path.write_text(spoil((paths.TABLES / "camera_model.csv").read_text()))
+    with pytest.raises(DataError, match=r"camera\.csv: expected a camera table: 33 rows of 10 numbers"):
+        CameraModel.load(path)

@@ -37,17 +37,13 @@ def image(values, method, model="layered", rows="d65"):
     return image_formation.render(*maps, illumination.mix(weights, cct), S, model, rows, method)
 
 
-def test_srgb_curve_matches_colour_science_and_inverts():
+def test_srgb_curve_matches_colour_science_and_inverts_and_its_gradients_are_finite_at_black_and_below():
     x = np.linspace(0, 1.3, 1000)
     assert np.allclose(image_formation.srgb_encode(x), colour.models.eotf_inverse_sRGB(x), atol=1e-6)
     assert np.allclose(image_formation.srgb_decode(image_formation.srgb_encode(x)), x, atol=1e-6)
-
-
-def test_srgb_gradients_are_finite_at_black_and_below():
-    x = torch.tensor([-0.1, 0.0, 1e-9, 1.0], requires_grad=True)
+    dark = torch.tensor([-0.1, 0.0, 1e-9, 1.0], requires_grad=True)
     for curve in (image_formation.srgb_encode, image_formation.srgb_decode):
-        (gradient,) = torch.autograd.grad(curve(x).sum(), x)
-        assert torch.isfinite(gradient).all()
+        assert torch.isfinite(torch.autograd.grad(curve(dark).sum(), dark)[0]).all()
 
 
 @pytest.mark.parametrize("model", skin.MODELS)
@@ -114,55 +110,50 @@ def test_the_maps_set_the_precision(method, precision):
     assert torch.allclose(images[0], images[3], atol=1e-5)
 
 
-def test_each_image_of_a_batch_has_its_own_light_and_camera():
-    values = scene(batch=3)
-    together = image(values, "table")
+@pytest.mark.parametrize("method", ["exact", "table"])
+def test_each_image_has_its_own_light_and_camera_or_all_have_one_and_numpy_comes_back(method):
+    *maps, weights, cct, b = scene(batch=3)
+    e, S = illumination.mix(weights, cct), CameraModel.load().sensitivity(b)
+    own = image_formation.render(*maps, e, S, method=method)
+    shared = image_formation.render(*maps, e[1], S[1], method=method)
     for k in range(3):
-        alone = image([v[k : k + 1] for v in values], "table")
-        assert torch.allclose(together[k], alone[0], atol=1e-12)
+        alone = [v[k] for v in maps]
+        assert torch.allclose(own[k], image_formation.render(*alone, e[k], S[k], method=method), atol=1e-12)
+        assert torch.allclose(shared[k], image_formation.render(*alone, e[1], S[1], method=method), atol=1e-12)
+    got = image_formation.render(*(v.numpy() for v in (*maps, e, S)), method=method)
+    assert isinstance(got, np.ndarray) and np.allclose(got, own.numpy())
 
 
-def test_unbatched_and_numpy():
-    values = [v[0] for v in scene(batch=1)]
-    S, e = CameraModel.load().sensitivity(values[6]), illumination.mix(values[4], values[5])
-    expected = image_formation.render(*values[:4], e, S)
-    got = image_formation.render(*(v.numpy() for v in values[:4]), e.numpy(), S.numpy())
-    assert isinstance(got, np.ndarray)
-    assert np.allclose(got, expected.numpy())
-
-
-def test_one_light_and_camera_serve_a_whole_batch():
-    values = scene(batch=2)
-    e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
-    for method in ("exact", "table"):
-        both = image_formation.render(*values[:4], e, S, method=method)
-        first = image_formation.render(*(v[0] for v in values[:4]), e, S, method=method)
-        assert torch.allclose(both[0], first)
-
-
-def test_spectral_image_is_the_dichromatic_model():
+def test_spectral_image_is_the_dichromatic_model_whose_highlights_have_the_colour_of_white():
     m, h, d, s = (v[0] for v in scene(batch=1)[:4])
-    e = illumination.standard("A")
+    e, S = illumination.standard("A"), CameraModel.load().sensitivity()
     radiance = image_formation.render_spectral(m, h, d, s, e)
     assert torch.allclose(radiance[2, 3], e * (d[2, 3] * skin.reflectance(m[2, 3], h[2, 3]) + s[2, 3]))
+    shine = image_formation.render(m, h, 0 * d, s, e, S)
+    assert torch.allclose(shine, s[..., None].expand(-1, -1, 3), atol=1e-6)
 
 
-def test_highlight_has_the_colour_of_white():
-    zero = torch.zeros(2, 2).double()
-    e, S = illumination.standard("A"), CameraModel.load().sensitivity()
-    rgb = image_formation.render(zero + 0.1, zero + 0.03, zero, zero + 0.4, e, S)
-    assert torch.allclose(rgb, torch.full((2, 2, 3), 0.4).double(), atol=1e-6)
-
-
-def test_bad_maps_and_names_are_refused():
-    maps = [torch.full((2, 2), v) for v in (0.1, 0.03, 1.0, 0.0)]
-    e, S = illumination.standard("D65").float(), CameraModel.load().sensitivity().float()
-    with pytest.raises(BiofaceError, match="melanin as volume fraction between 0 and 0.43"):
-        image_formation.render(maps[0] + 1, *maps[1:], e, S)
-    with pytest.raises(BiofaceError, match="four maps of one shape"):
-        image_formation.render(maps[0], maps[1][:1], *maps[2:], e, S)
-    with pytest.raises(BiofaceError, match="did you mean 'table'"):
-        image_formation.render(*maps, e, S, method="tabel")
+@pytest.mark.parametrize(
+    ("maps", "options", "message"),
+    [
+        ((1.1, 0.03), {}, "melanin as volume fraction between 0 and 0.43, where the table ends"),
+        ((0.1, 0.3), {}, "haemoglobin as volume fraction between 0 and 0.07, where the table ends"),
+        ((0.1, np.nan), {}, "between 0 and 0.07.*found nan"),
+        ((0.1, 1.3), dict(method="exact"), "haemoglobin as volume fraction between 0 and 1, found 1.3"),
+        ((0.1, torch.ones(1, 2)), {}, "four maps of one shape"),
+        ((0.1, 0.03), dict(method="tabel"), "did you mean 'table'"),
+        ((0.1, 0.03), dict(illuminant=torch.zeros(33)), "every camera channel"),
+    ],
+)
+def test_bad_maps_lights_and_names_are_refused(maps, options, message):
+    """Fractions beyond the table rather than clipped; the exact way takes them."""
+    melanin, haemoglobin, one = (m if torch.is_tensor(m) else torch.full((2, 2), m) for m in (*maps, 1.0))
+    rest = {"illuminant": illumination.standard("D65"), "camera": CameraModel.load().sensitivity()}
+    with pytest.raises(BiofaceError, match=message):
+        image_formation.render(melanin, haemoglobin, one, 0 * one, **(rest | options))
+    if message.startswith("haemoglobin") and not options:
+        exact = image_formation.render(melanin, haemoglobin, one, 0 * one, **rest, method="exact")
+        assert torch.isfinite(exact).all()
 
 
 def test_both_samplers_give_the_same_colours_and_gradients():
@@ -196,17 +187,3 @@ def test_table_is_at_least_five_times_faster_than_exact_spectra():
         exact, table = (np.median([seconds(method) for _ in range(6)]) for method in ("exact", "table"))
         ratios.append(exact / table)
     assert np.median(ratios) >= 5, ratios
-
-
-def test_fractions_beyond_the_table_are_refused_rather_than_clipped():
-    maps = [torch.full((2, 2), v) for v in (0.1, 0.3, 1.0, 0.0)]
-    e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
-    with pytest.raises(BiofaceError, match="between 0 and 0.07, where the table ends"):
-        image_formation.render(*maps, e, S)
-    assert torch.isfinite(image_formation.render(*maps, e, S, method="exact")).all()
-
-
-def test_a_light_that_is_not_there_is_refused():
-    maps = [torch.full((2, 2), v) for v in (0.1, 0.03, 1.0, 0.0)]
-    with pytest.raises(BiofaceError, match="every camera channel"):
-        image_formation.render(*maps, torch.zeros(33), CameraModel.load().sensitivity())

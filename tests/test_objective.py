@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import camera, illumination, image_formation, losses, objective, recipes, skin
+from bioface import camera, illumination, image_formation, losses, objective, recipes
 from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
 from bioface.errors import BiofaceError
@@ -18,7 +18,6 @@ from bioface.recipes import PAPER_LITERAL, WORKING
 
 SMALL = twin.TwinConfig(seed=5, train=4, validation=1, test=1, mismatch_share=0.5, cubes=0)
 NAMES = ("ann", "bob", "eve")
-RIGHT = {r.name: WORKING for r in recipes.FAULTS}
 
 
 def rand(*shape, seed=0):
@@ -47,11 +46,7 @@ def maps(count=3, size=16, seed=0):
     return Output(2 * g - 1, 2 * k - 1, diffuse + 0.2, 0.3 * specular, b, weights, cct)
 
 
-def fault(name):
-    return next(r for r in recipes.FAULTS if r.name == name)
-
-
-# --- batches -----------------------------------------------------------------------------------------------
+fault = recipes.get
 
 
 def spoiled(field, index, value):
@@ -121,32 +116,24 @@ def test_a_photo_has_no_shading_to_learn_from():
     assert photo.image.shape == (1, 16, 32, 3) and photo.mask.dtype == torch.bool and photo.names == ("me",)
     np.testing.assert_allclose(image_formation.srgb_encode(photo.image[0].numpy()), rgb, atol=1e-6)
     assert objective.shading_target(photo, WORKING) is None
-    rendered, said = objective.decode(Output(*(v[:1] for v in maps(1, 16)))._replace(**wide()), photo, WORKING)
+    output = Output(*rand(4, 1, 16, 32), *maps(1)[4:])
+    rendered, said = objective.decode(output, photo, WORKING)
     terms = objective.loss_terms(rendered, said, photo, WORKING)
     assert terms["diffuse"] == 0 and all(terms[name] > 0 for name in ("appearance", "camera", "specular"))
 
 
-def wide():
-    """Maps of 16 × 32."""
-    return {name: rand(1, 16, 32, seed=i) for i, name in enumerate(("melanin", "haemoglobin", "diffuse", "specular"))}
-
-
 @pytest.mark.parametrize(
-    ("rgb", "message"),
+    ("rgb", "mask", "message"),
     [
-        (np.full((16, 16, 3), 255.0), "me: expected display values within 0–1"),
-        (np.full((16, 16, 3), np.nan), "me: expected display values within 0–1"),
-        (np.full((20, 16, 3), 0.5), "multiples of 16"),
+        (np.full((16, 16, 3), 255.0), 1, "me: expected display values within 0–1"),
+        (np.full((16, 16, 3), np.nan), 1, "me: expected display values within 0–1"),
+        (np.full((20, 16, 3), 0.5), 1, "multiples of 16"),
+        (np.full((16, 16, 3), 0.5), 0, "me: expected a mask with a face"),
     ],
 )
-def test_a_bad_photo_is_refused(rgb, message):
+def test_a_bad_photo_is_refused(rgb, mask, message):
     with pytest.raises(BiofaceError, match=message):
-        Batch.of_photo(rgb, np.ones(rgb.shape[:2]), "me")
-
-
-def test_a_photo_without_a_face_is_named():
-    with pytest.raises(BiofaceError, match="me: expected a mask with a face"):
-        Batch.of_photo(np.full((16, 16, 3), 0.5), np.zeros((16, 16)), "me")
+        Batch.of_photo(rgb, np.full(rgb.shape[:2], mask), "me")
 
 
 def test_a_real_photo_goes_through_network_and_loss(real_file):
@@ -158,25 +145,11 @@ def test_a_real_photo_goes_through_network_and_loss(real_file):
     assert rendered.shape == face.image.shape and all(bool(torch.isfinite(v)) for v in terms.values())
 
 
-# --- against the twin's truth ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def faces(issa_build):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BIOFACE_BUILD", str(issa_build))
         yield twin.load("train", config=SMALL, progress=False)
-
-
-def true_maps(truth):
-    """What a network that knew the truth would say."""
-    maps = {name: torch.from_numpy(getattr(truth, name)) for name in ("melanin", "haemoglobin")}
-    return Output(
-        skin.table_coordinate(maps["melanin"], skin.MELANIN_RANGE[1]),
-        skin.table_coordinate(maps["haemoglobin"], skin.HAEMOGLOBIN_RANGE[1]),
-        *(torch.from_numpy(getattr(truth, f"{name}_shading")) for name in ("diffuse", "specular")),
-        *(torch.from_numpy(getattr(truth, name)) for name in ("camera_b", "illuminant_weights", "cct")),
-    )
 
 
 def test_a_batch_of_faces_is_their_linear_light(faces):
@@ -202,14 +175,14 @@ def test_the_shading_that_supervises_is_the_twin_s_pseudo_shading(faces):
 def test_decoding_the_true_maps_gives_the_photo_back(faces, decoder, beyond):
     """To the last of its eight bits, but for the table's own error, a fraction of one."""
     photo = Batch.of(faces)
-    rendered, _ = objective.decode(true_maps(faces.truth), photo, WORKING.but("true", decoder=decoder))
+    rendered, _ = objective.decode(objective.true_output(faces.truth), photo, WORKING.but("true", decoder=decoder))
     error = 255 * np.abs(image_formation.srgb_encode(rendered.clamp(0, 1).numpy()) - faces.rgb)[faces.mask]
     assert error.max() <= 0.5 + beyond
     assert (error <= 0.501).mean() > 0.95  # rounded again, the same photo
 
 
 def test_the_truth_costs_next_to_nothing_and_less_than_other_maps(faces):
-    photo, truth = Batch.of(faces), true_maps(faces.truth)
+    photo, truth = Batch.of(faces), objective.true_output(faces.truth)
 
     def loss(output):
         rendered, said = objective.decode(output, photo, WORKING)
@@ -227,25 +200,23 @@ def test_albedo_is_skin_in_plain_light(faces):
     truth, S = faces.truth, CameraModel.load().sensitivity(faces.truth.camera_b)
     one, zero = np.ones_like(truth.melanin), np.zeros_like(truth.melanin)
     expected = image_formation.render(truth.melanin, truth.haemoglobin, one, zero, truth.illuminant, S, method="exact")
-    found = objective.albedo(true_maps(truth), WORKING).numpy()
+    found = objective.albedo(objective.true_output(truth), WORKING).numpy()
     assert np.abs(found - expected)[faces.mask].max() < 1e-3
-
-
-# --- the mistakes, each as its name says -------------------------------------------------------------------
 
 
 def decoded(output, recipe, photo=None):
     return objective.decode(output, photo or batch(len(output.melanin)), recipe)[0]
 
 
-def test_the_right_decoder_is_the_image_formation():
-    output = maps()
+@pytest.mark.parametrize("model", ["layered", "published"])
+def test_the_right_decoder_is_the_image_formation(model):
+    output, recipe = maps(), WORKING.but("table", skin=model)
     e, S = illumination.mix(output.weights, output.cct), CameraModel.load().sensitivity(output.camera)
-    exact = image_formation.render(
-        output.melanin_fraction, output.haemoglobin_fraction, output.diffuse, output.specular, e, S, method="exact"
-    )
-    assert torch.allclose(decoded(output, WORKING), exact, atol=1.5e-3)
-    assert torch.allclose(decoded(output, WORKING.but("exact", decoder="spectral")), exact, atol=1e-5)
+    pigments = output.melanin_fraction, output.haemoglobin_fraction
+    exact = image_formation.render(*pigments, output.diffuse, output.specular, e, S, model, method="exact")
+    assert torch.allclose(decoded(output, recipe), exact, atol=1.5e-3)
+    assert torch.allclose(decoded(output, recipe.but("exact", decoder="spectral")), exact, atol=1e-5)
+    assert torch.allclose(decoded(output, WORKING), exact, atol=0.02) == (model == "layered")
 
 
 def whites(recipe):
@@ -258,8 +229,10 @@ def whites(recipe):
     return decoded(output, recipe)[:, 0, 0]
 
 
-def test_white_is_white_under_any_light():
+def test_white_is_white_under_any_light_and_pink_where_rows_sum_to_1():
     assert torch.allclose(whites(WORKING), torch.ones(3, 3), atol=1e-4)
+    pink = torch.tensor([1.205, 0.948, 0.909]).expand(3, 3)
+    assert torch.allclose(whites(fault("rows_sum_1")), pink, atol=1e-3)
 
 
 def test_no_white_balance_leaves_the_light_s_colour_in():
@@ -271,10 +244,6 @@ def test_no_white_balance_leaves_the_light_s_colour_in():
     raw = 33 * (S @ illumination.standard("A").float()) / S.sum(-1)
     expected = camera.XYZ_TO_SRGB.float() @ camera.raw_to_xyz(S) @ raw
     assert torch.allclose(white[0], expected, atol=1e-4)
-
-
-def test_rows_that_sum_to_1_turn_white_pink():
-    assert torch.allclose(whites(fault("rows_sum_1")), torch.tensor([1.205, 0.948, 0.909]).expand(3, 3), atol=1e-3)
 
 
 def test_a_transposed_matrix_takes_xyz_to_rgb_by_columns():
@@ -296,10 +265,6 @@ def pigment_gradients(recipe):
     return [torch.zeros(1) if g is None else g for g in gradients[:2]]
 
 
-def test_the_right_decoder_lets_both_pigments_learn():
-    assert all((g != 0).float().mean() > 0.99 for g in pigment_gradients(WORKING))
-
-
 def test_a_rounded_index_takes_the_nearest_entry_and_has_no_gradient():
     output, steps = maps(), image_formation.TABLE_SIZE - 1
     nearest = [((g + 1) / 2 * steps).round() / steps * 2 - 1 for g in (output.melanin, output.haemoglobin)]
@@ -308,6 +273,7 @@ def test_a_rounded_index_takes_the_nearest_entry_and_has_no_gradient():
     assert torch.allclose(found, expected, atol=1e-5)
     assert 1e-4 < (found - decoded(output, WORKING)).abs().max() < 0.1
     assert all(g.abs().max() == 0 for g in pigment_gradients(fault("rounded_index")))
+    assert all((g != 0).float().mean() > 0.99 for g in pigment_gradients(WORKING))  # the right one lets both learn
 
 
 def test_a_misscaled_index_ends_at_the_darkest_skin():
@@ -336,26 +302,14 @@ def test_undecoded_normals_all_look_up_right_and_at_us():
     assert not torch.allclose(target, objective.shading_target(faces, WORKING), atol=0.05)
 
 
-def test_published_skin_is_the_published_model():
-    output = maps()
-    e, S = illumination.mix(output.weights, output.cct), CameraModel.load().sensitivity(output.camera)
-    pigments = output.melanin_fraction, output.haemoglobin_fraction
-    exact = image_formation.render(*pigments, output.diffuse, output.specular, e, S, "published", method="exact")
-    assert torch.allclose(decoded(output, fault("published_skin")), exact, atol=1.5e-3)
-    assert not torch.allclose(decoded(output, WORKING), exact, atol=0.02)
-
-
 @pytest.mark.parametrize("name", [r.name for r in recipes.FAULTS])
 def test_every_fault_of_the_objective_shows_and_no_other_does(name):
     """Decoder, skin and rows show in the image, normals in the target; the other faults are not of the objective."""
     recipe, output, faces = fault(name), maps(), batch()
-    (field,) = recipe.difference(WORKING)
+    (field,) = (f.name for f in dataclasses.fields(recipe)[1:] if getattr(recipe, f.name) != getattr(WORKING, f.name))
     image = not torch.allclose(decoded(output, recipe), decoded(output, WORKING), atol=1e-4)
     target = not torch.equal(objective.shading_target(faces, recipe), objective.shading_target(faces, WORKING))
     assert (image, target) == (field in ("decoder", "skin", "rows"), field == "normals")
-
-
-# --- copied shading ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
@@ -386,17 +340,11 @@ def test_a_fitted_copy_is_the_best_of_all_factors():
     assert torch.allclose(k, factors[tried.argmin(0)], atol=0.006)
     assert (errors(rendered) <= tried.min(0).values * (1 + 1e-5)).all()
     assert torch.allclose(rendered, decoded(said, WORKING, faces), atol=1e-5)
-
-
-def test_a_fitted_copy_is_never_negative():
-    """Highlights brighter than the face: no light is the best that shading can do."""
-    output = maps()._replace(specular=torch.full((3, 16, 16), 2.0))
-    rendered, said = objective.decode(output, batch(), WORKING.but("copy", copy_shading="fitted"))
+    # never negative: where highlights are brighter than the face, no light is the best that shading can do
+    shiny = output._replace(specular=torch.full((3, 16, 16), 2.0))
+    rendered, said = objective.decode(shiny, batch(), WORKING.but("copy", copy_shading="fitted"))
     assert said.diffuse.abs().max() == 0
     assert torch.allclose(rendered, torch.full_like(rendered, 2.0), atol=1e-3)
-
-
-# --- loss --------------------------------------------------------------------------------------------------
 
 
 def terms_of(output, faces, recipe, count=None):
@@ -404,64 +352,41 @@ def terms_of(output, faces, recipe, count=None):
     return rendered, objective.loss_terms(rendered, said, faces, recipe, count)
 
 
-@pytest.mark.parametrize("recipe", [WORKING, PAPER_LITERAL])
-def test_the_paper_s_losses_by_hand(recipe):
+@pytest.mark.parametrize("recipe", [WORKING, PAPER_LITERAL, recipes.get("authors_code")], ids=lambda r: r.name)
+def test_losses_by_hand(recipe):
+    """Means over the foreground; or, in the authors' code, sums over 224² of a batch of 64, whatever the batch is."""
     output, faces = maps(), batch()
     rendered, terms = terms_of(output, faces, recipe)
-    m, w = faces.mask, recipe.weights
+    m, w, s = faces.mask, recipe.weights, 255.0 if recipe.name == "authors_code" else 1.0
     target = objective.shading_target(faces, recipe)
     diffuse = 0.0
     for k in range(3):
         d, t = output.diffuse[k][m[k]], target[k][m[k]]
-        diffuse += float(((d @ t) / (d @ d) * d - t).square().sum() / m.sum())
-    assert float(terms["appearance"]) == pytest.approx(
-        w.appearance * float((rendered - faces.image)[m].square().sum() / m.sum()), rel=1e-5
-    )
-    assert float(terms["camera"]) == pytest.approx(w.camera * float(output.camera.square().sum() / 3), rel=1e-5)
-    assert float(terms["specular"]) == pytest.approx(w.specular * float(output.specular[m].mean()), rel=1e-5)
-    assert float(terms["diffuse"]) == pytest.approx(w.diffuse * diffuse, rel=1e-4)
+        diffuse += float(((d @ t) / (d @ d) * d - t).square().sum())
+    over, cameras = (1 / m.sum(), 1 / 3) if s == 1 else (64 / 3 / 224**2, 64 / 3)
+    squares = float((s * (rendered - faces.image))[m].square().sum())
+    assert float(terms["appearance"]) == pytest.approx(w.appearance * over * squares, rel=1e-5)
+    assert float(terms["camera"]) == pytest.approx(w.camera * cameras * float(output.camera.square().sum()), rel=1e-5)
+    assert float(terms["specular"]) == pytest.approx(w.specular * over * float(output.specular[m].sum()), rel=1e-5)
+    assert float(terms["diffuse"]) == pytest.approx(w.diffuse * over * diffuse, rel=1e-4)
     assert list(terms) == list(losses.Weights._fields)
 
 
-def test_the_authors_losses_are_those_of_a_batch_of_64_whatever_the_batch_is():
-    recipe = recipes.get("authors_code")
-    assert (recipe.batch, recipe.scale, recipe.reduction) == (64, 255.0, "sum")
-    output, faces = maps(), batch()
-    rendered, terms = terms_of(output, faces, recipe)
-    m = faces.mask
-    squares = float((255 * (rendered - faces.image))[m].square().sum())
-    assert float(terms["appearance"]) == pytest.approx(1e-3 * 64 / 3 * squares / 224**2, rel=1e-5)
-    assert float(terms["camera"]) == pytest.approx(1e-4 * 64 / 3 * float(output.camera.square().sum()), rel=1e-5)
-    assert float(terms["specular"]) == pytest.approx(1e-5 * 64 / 3 * float(output.specular[m].sum()) / 224**2, rel=1e-5)
-
-
 @pytest.mark.parametrize("name", ["working", "authors_code"])
-def test_showing_every_face_twice_changes_no_loss(name):
-    recipe, output, faces = recipes.get(name), maps(), batch()
-    _, once = terms_of(output, faces, recipe)
-    _, twice = terms_of(Output(*(torch.cat([v, v]) for v in output)), faces[[0, 1, 2, 0, 1, 2]], recipe)
-    assert all(float(twice[n]) == pytest.approx(float(once[n]), rel=1e-5) for n in once)
-
-
-@pytest.mark.parametrize("name", ["working", "authors_code"])
-def test_the_losses_of_processes_average_to_those_of_the_whole_batch(name):
-    """Two processes, whose faces have masks of different sizes."""
-    recipe, output = recipes.get(name), maps(2)
-    mask = parts(2)["mask"]
+def test_losses_do_not_depend_on_how_faces_are_dealt_out(name):
+    """Every face shown twice changes nothing; those of two processes average, though their masks differ in size."""
+    recipe, output, mask = recipes.get(name), maps(2), parts(2)["mask"]
     mask[1, :9] = False
     faces = batch(2, mask=mask)
     _, whole = terms_of(output, faces, recipe)
+    _, twice = terms_of(Output(*(torch.cat([v, v]) for v in output)), faces[[0, 1, 0, 1]], recipe)
     count = mask.sum() / 2
     shares = [terms_of(Output(*(v[k : k + 1] for v in output)), faces[k : k + 1], recipe, count)[1] for k in range(2)]
     for n in whole:
+        assert float(twice[n]) == pytest.approx(float(whole[n]), rel=1e-5)
         assert float(shares[0][n] + shares[1][n]) / 2 == pytest.approx(float(whole[n]), rel=1e-5)
 
 
-EXTREMES = {
-    "black": torch.zeros(2, 16, 16, 3),
-    "saturated": torch.ones(2, 16, 16, 3),
-    "black and saturated": torch.stack([torch.zeros(16, 16, 3), torch.ones(16, 16, 3)]),
-}
 ALL = [
     *(r for r in recipes.RECIPES.values() if not r.weights.truth),
     WORKING.but("copy", copy_shading=2.0),
@@ -470,10 +395,10 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("image", EXTREMES)
+@pytest.mark.parametrize("levels", [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)], ids=str)
 @pytest.mark.parametrize("recipe", ALL, ids=lambda r: r.name)
-def test_black_and_saturated_faces_have_finite_losses_and_gradients(recipe, image):
-    faces = batch(2, image=EXTREMES[image])
+def test_black_and_saturated_faces_have_finite_losses_and_gradients(recipe, levels):
+    faces = batch(2, image=torch.tensor(levels)[:, None, None, None].expand(2, 16, 16, 3))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BioFaceNet(2, recipe.shading)
@@ -488,8 +413,7 @@ def test_a_dark_prediction_of_zero_has_finite_gradients():
     output = maps()._replace(diffuse=torch.zeros(3, 16, 16), specular=torch.zeros(3, 16, 16))
     leaves = [v.clone().requires_grad_() for v in output]
     _, terms = terms_of(Output(*leaves), batch(), WORKING)
-    for gradient in torch.autograd.grad(sum(terms.values()), leaves):
-        assert torch.isfinite(gradient).all()
+    assert all(torch.isfinite(slope).all() for slope in torch.autograd.grad(sum(terms.values()), leaves))
 
 
 def test_optimisers_are_those_of_the_recipe():
@@ -510,21 +434,13 @@ def test_what_is_not_faces_is_refused(other):
         objective.Batch.of(other)
 
 
-# --- beyond the paper --------------------------------------------------------------------------------------
-
-
-def test_the_truth_costs_nothing_and_anything_else_does():
+def test_the_truth_costs_nothing_and_anything_else_does_and_it_must_be_there():
     true = maps()
     faces = dataclasses.replace(batch(), truth=true)
-    _, terms = terms_of(true, faces, recipes.SUPERVISED)
-    assert terms["truth"] == 0
-    _, terms = terms_of(true._replace(melanin=true.melanin + 0.1), faces, recipes.SUPERVISED)
-    assert terms["truth"] > 0.01
-
-
-def test_supervision_without_the_truth_is_refused():
+    assert terms_of(true, faces, recipes.SUPERVISED)[1]["truth"] == 0
+    assert terms_of(true._replace(melanin=true.melanin + 0.1), faces, recipes.SUPERVISED)[1]["truth"] > 0.01
     with pytest.raises(BiofaceError, match="truth for the recipe supervised"):
-        terms_of(maps(), batch(), recipes.SUPERVISED)
+        terms_of(true, batch(), recipes.SUPERVISED)
 
 
 def test_the_skin_prior_pulls_towards_measured_skin():

@@ -14,7 +14,6 @@ from bioface.recipes import (
     FAULTS,
     HEALTHY,
     LADDER,
-    NEW_FACES,
     PAPER_LITERAL,
     RECIPES,
     SINGLE_CHANGES,
@@ -22,22 +21,23 @@ from bioface.recipes import (
     Recipe,
 )
 
-EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)
+EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *recipes.NEW_FACES)
+
+
+def difference(one, other):
+    """The fields, but the name, in which two recipes differ: {field: (in one, in the other)}."""
+    names = [f.name for f in dataclasses.fields(Recipe) if f.name != "name"]
+    return {n: (getattr(one, n), getattr(other, n)) for n in names if getattr(one, n) != getattr(other, n)}
 
 
 @pytest.mark.parametrize("ladder", [LADDER, CODE_LADDER], ids=["to working", "to the authors' code"])
-def test_each_step_of_a_ladder_changes_one_field(ladder):
-    assert ladder[0] is PAPER_LITERAL
-    for before, after in itertools.pairwise(ladder):
-        assert len(before.difference(after)) == 1, f"{before.name} to {after.name}"
-
-
-def test_no_field_of_a_ladder_is_changed_twice():
+def test_each_step_of_a_ladder_changes_one_field_that_no_other_step_changes(ladder):
     """A cause that comes and goes would not be one."""
-    for ladder in (LADDER, CODE_LADDER):
-        fields = [field for before, after in itertools.pairwise(ladder) for field in before.difference(after)]
-        assert len(fields) == len(set(fields))
-        assert set(fields) == set(ladder[0].difference(ladder[-1]))
+    assert ladder[0] is PAPER_LITERAL
+    fields = [list(difference(before, after)) for before, after in itertools.pairwise(ladder)]
+    assert all(len(changed) == 1 for changed in fields), fields
+    assert len({field for (field,) in fields}) == len(fields)
+    assert {field for (field,) in fields} == set(difference(ladder[0], ladder[-1]))
 
 
 def test_the_ladders_end_where_they_say():
@@ -48,8 +48,8 @@ def test_the_ladders_end_where_they_say():
 @pytest.mark.parametrize(("of", "changed"), [(WORKING, FAULTS), (PAPER_LITERAL, SINGLE_CHANGES)])
 def test_faults_and_single_changes_change_one_field(of, changed):
     for recipe in changed:
-        assert len(of.difference(recipe)) == 1, recipe.name
-    what = [(field, after) for recipe in changed for field, (_, after) in of.difference(recipe).items()]
+        assert len(difference(of, recipe)) == 1, recipe.name
+    what = [(field, after) for recipe in changed for field, (_, after) in difference(of, recipe).items()]
     assert len(set(what)) == len(changed)  # no two are the same
 
 
@@ -61,9 +61,9 @@ def test_every_wrong_decoder_is_a_fault():
 
 def test_healthy_recipes_share_no_field_with_a_fault():
     """They differ from ``working`` in other ways than the faults do."""
-    wrong = {field for recipe in FAULTS for field in WORKING.difference(recipe)}
+    wrong = {field for recipe in FAULTS for field in difference(WORKING, recipe)}
     assert WORKING in HEALTHY and len(HEALTHY) > 1
-    assert not any(wrong & set(WORKING.difference(recipe)) for recipe in HEALTHY)
+    assert not any(wrong & set(difference(WORKING, recipe)) for recipe in HEALTHY)
 
 
 def test_the_paper_is_taken_at_its_word():
@@ -79,26 +79,20 @@ def test_a_name_is_one_recipe():
     assert {r.name for r in EVERY} == set(RECIPES) and all(RECIPES[r.name] == r for r in EVERY)
 
 
-def test_recipes_are_found_by_name_and_pass_through():
+def test_recipes_are_found_by_name_the_nearest_is_suggested_and_others_pass_through():
     assert recipes.get("paper_literal") is PAPER_LITERAL
     mine = WORKING.but("mine", learning_rate=1.0)
     assert recipes.get(mine) is mine
-
-
-@pytest.mark.parametrize(
-    ("misspelt", "meant"),
-    [("workng", "working"), ("paper_litteral", "paper_literal"), ("author_code", "authors_code")],
-)
-def test_a_misspelt_name_is_answered_with_the_nearest(misspelt, meant):
-    with pytest.raises(BiofaceError, match=f"unknown recipe '{misspelt}'; did you mean '{meant}'"):
-        recipes.get(misspelt)
+    for misspelt, meant in (("workng", "working"), ("author_code", "authors_code")):
+        with pytest.raises(BiofaceError, match=f"unknown recipe '{misspelt}'; did you mean '{meant}'"):
+            recipes.get(misspelt)
 
 
 def test_but_changes_what_it_is_told_and_difference_names_it():
     mine = WORKING.but("mine", momentum=0.5, rows="code")
     assert mine.name == "mine" and WORKING.momentum == 0
-    assert WORKING.difference(mine) == {"momentum": (0.0, 0.5), "rows": (WORKING.rows, "code")}
-    assert WORKING.but("twin").difference(WORKING) == {}
+    assert difference(WORKING, mine) == {"momentum": (0.0, 0.5), "rows": (WORKING.rows, "code")}
+    assert difference(WORKING.but("twin"), WORKING) == {}
     with pytest.raises(dataclasses.FrozenInstanceError):
         mine.momentum = 0.1
 
@@ -107,27 +101,21 @@ def test_but_changes_what_it_is_told_and_difference_names_it():
 def test_every_choice_exists_and_others_are_refused(field):
     for choice in recipes.CHOICES[field]:
         assert getattr(WORKING.but("mine", **{field: choice}), field) == choice
-    with pytest.raises(BiofaceError, match=f"unknown {field} 'nonsense'"):
-        WORKING.but("mine", **{field: "nonsense"})
-
-
-def test_a_misspelt_choice_is_answered_with_the_nearest():
-    with pytest.raises(BiofaceError, match="unknown decoder 'reshapd'; did you mean 'reshaped'"):
-        WORKING.but("mine", decoder="reshapd")
+    misspelt = f"{recipes.CHOICES[field][-1]}x"
+    with pytest.raises(BiofaceError, match=f"unknown {field} '{misspelt}'; did you mean"):
+        WORKING.but("mine", **{field: misspelt})
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("copy_shading", 0.0, "copy_shading to be None, 'fitted' or a factor > 0, found 0.0"),
-        ("copy_shading", -1.0, "copy_shading"),
         ("copy_shading", float("nan"), "copy_shading"),
         ("copy_shading", "fited", "copy_shading to be None, 'fitted' or a factor > 0, found 'fited'"),
         ("scale", 0.0, "scale > 0, found 0.0"),
         ("scale", float("nan"), "scale > 0, found nan"),
         ("batch", 0, "batch > 0, found 0"),
         ("learning_rate", 0.0, "learning_rate > 0, found 0.0"),
-        ("learning_rate", -1e-3, "learning_rate > 0"),
         ("learning_rate", float("nan"), "learning_rate > 0"),
         ("momentum", -0.1, "momentum ≥ 0, found -0.1"),
         ("momentum", float("nan"), "momentum ≥ 0"),
@@ -137,8 +125,5 @@ def test_a_misspelt_choice_is_answered_with_the_nearest():
 def test_values_out_of_range_are_refused(field, value, message):
     with pytest.raises(BiofaceError, match=message):
         WORKING.but("mine", **{field: value})
-
-
-@pytest.mark.parametrize("copy", [None, 1.0, 2.5, "fitted"])
-def test_ways_to_copy_the_shading(copy):
-    assert Recipe("mine", copy_shading=copy).copy_shading == copy
+    for way in (None, 1.0, 2.5, "fitted"):
+        assert Recipe("mine", copy_shading=way).copy_shading == way

@@ -34,43 +34,30 @@ def test_resampling_keeps_straight_lines():
     assert torch.allclose(W @ (0.3 + 0.01 * source), 0.3 + 0.01 * target)
 
 
-def test_nothing_is_extrapolated():
+def test_nothing_is_extrapolated_and_wide_bands_are_kept_as_they_are():
     assert spectra.bands_to_fit(torch.arange(415.0, 916.0, 3.0)).tolist() == list(range(420, 721, 10))
-
-
-def test_wide_bands_are_kept_as_they_are():
     assert spectra.bands_to_fit(torch.tensor([410.0, 450, 500, 550, 600, 800])).tolist() == [410, 450, 500, 550, 600]
 
 
 @pytest.mark.parametrize(
-    ("wavelengths", "message"),
+    ("call", "argument", "message"),
     [
-        (torch.tensor([450.0, 440.0]), "rising"),
-        (torch.tensor([450.0, float("nan")]), "rising"),
-        (torch.tensor([380.0, 440.0]), "within 400–720"),
-        (torch.tensor([700.0, 730.0]), "within 400–720"),
+        (spectra.chromophores, torch.tensor([450.0, 440.0]), "that rise"),
+        (spectra.chromophores, torch.tensor([450.0, float("nan")]), "that rise"),
+        (spectra.chromophores, torch.tensor([]), "that rise"),
+        (spectra.chromophores, torch.tensor([380.0, 440.0]), "within 400–720"),
+        (spectra.chromophores, torch.tensor([700.0, 730.0]), "within 400–720"),
+        (
+            spectra.bands_to_fit,
+            torch.arange(900.0, 1701.0, 10.0),
+            "4 bands .*, found 0 of 81, 900–1700 nm",
+        ),
+        (spectra.bands_to_fit, torch.tensor([400.0, 720.0]), "found 2 of 2"),
+        (spectra.bands_to_fit, torch.arange(720.0, 399.0, -10.0), "that rise"),
+        (spectra.bands_to_fit, torch.tensor([400.0, 500.0, float("nan"), 600.0, 700.0]), "that rise"),
+        (spectra.cie_illuminant, "D66", "did you mean 'D65'"),
     ],
 )
-def test_bad_wavelengths_are_refused(wavelengths, message):
+def test_bad_wavelengths_and_names_are_refused(call, argument, message):
     with pytest.raises(BiofaceError, match=message):
-        spectra.chromophores(wavelengths)
-
-
-@pytest.mark.parametrize(
-    ("wavelengths", "message"),
-    [
-        (torch.arange(900.0, 1701.0, 10.0), "at least 4 bands within 400–720 nm, found 0 of 81, 900–1700 nm"),
-        (torch.tensor([400.0, 720.0]), "found 2 of 2"),
-        (torch.arange(720.0, 399.0, -10.0), "that rise"),
-        (torch.tensor([400.0, 500.0, 450.0, 600.0, 700.0]), "that rise"),
-        (torch.tensor([400.0, 500.0, float("nan"), 600.0, 700.0]), "that rise"),
-    ],
-)
-def test_bands_that_cannot_be_fitted_are_refused(wavelengths, message):
-    with pytest.raises(BiofaceError, match=message):
-        spectra.bands_to_fit(wavelengths)
-
-
-def test_misspelt_illuminant_gets_the_nearest_name():
-    with pytest.raises(BiofaceError, match="did you mean 'D65'"):
-        spectra.cie_illuminant("D66")
+        call(argument)

@@ -60,13 +60,8 @@ class CameraModel:
 
     @classmethod
     @functools.cache
-    def load(cls) -> CameraModel:
-        """The model of the 28 cameras, from the table that ships with the package (float64)."""
-        return cls.from_table(paths.TABLES / "camera_model.csv")
-
-    @classmethod
-    def from_table(cls, path: str | Path) -> CameraModel:
-        """Read what :meth:`to_table` wrote.
+    def load(cls, path: str | Path = paths.TABLES / "camera_model.csv") -> CameraModel:
+        """The model of the 28 cameras (float64), from the table that ships with the package; it names its source.
 
         Raises
         ------
@@ -76,15 +71,14 @@ class CameraModel:
         try:
             lines = Path(path).read_text().splitlines()
             values = dict(x[1:].split(":", 1) for x in lines if x.startswith("#") and ":" in x)
-            table = np.loadtxt(lines, delimiter=",", comments="#")
-            deviations = [float(v) for v in values[" deviations"].split()]
+            columns = np.loadtxt(lines, delimiter=",", comments="#").T[1:].reshape(3, 3, 33)
+            deviations = np.array(values[" deviations"].split(), float).reshape(2)
             shares = [float(values[f" {k}"]) for k in ("explained centred", "explained uncentred")]
         except (OSError, ValueError, KeyError) as fault:
             raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
-        if table.shape != (33, 10) or not np.isfinite(table).all() or len(deviations) != 2:
-            raise DataError(path, expected, f"a table of shape {table.shape}")
-        columns = torch.from_numpy(table[:, 1:].T.copy()).reshape(3, 3, 33)
-        return cls(columns[0], columns[1:], torch.tensor(deviations, dtype=torch.float64), *shares)
+        if not np.isfinite(columns).all():
+            raise DataError(path, expected, "NaN or infinity")
+        return cls(*(torch.from_numpy(v.copy()) for v in (columns[0], columns[1:], deviations)), *shares)
 
     @classmethod
     def from_database(cls, path: str | Path) -> CameraModel:
@@ -108,19 +102,6 @@ class CameraModel:
             float((s[:2] ** 2).sum() / (s**2).sum()),
             float((s_uncentred[:2] ** 2).sum() / (s_uncentred**2).sum()),
         )
-
-    def to_table(self, path: str | Path, source: str) -> None:
-        """Write the model as a small text table; ``source`` says where the cameras came from."""
-        header = (
-            f"{source}\ndeviations: {' '.join(f'{v:.12g}' for v in self.deviations)}\n"
-            f"explained centred: {self.explained_variance:.12g}\n"
-            f"explained uncentred: {self.explained_uncentred:.12g}\n"
-            "wavelength_nm,mean R,G,B,component 1 R,G,B,component 2 R,G,B"
-        )
-        columns = torch.cat([self.mean[None], self.components]).reshape(9, 33)
-        table = torch.cat([spectra.WAVELENGTHS[None], columns]).T.numpy()
-        with paths.whole_file(path) as partial:
-            np.savetxt(partial, table, fmt=["%d"] + ["%.12g"] * 9, delimiter=",", header=header)
 
     @accepts_numpy
     def sensitivity(self, b: Float[Tensor, "*batch 2"] | None = None) -> Float[Tensor, "*batch 3 33"]:
@@ -148,26 +129,17 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
     ------
     DataError : missing file, a camera with other than 3 rows of 33 finite numbers, a channel without response.
     """
-    path = Path(path)
     expected = "blocks of a camera's name and three rows (R, G, B) of 33 sensitivities, 400:10:720 nm"
     try:
-        lines = [x.strip() for x in path.read_text().splitlines() if x.strip() and x[0] != "#"]
-    except (OSError, UnicodeDecodeError) as fault:
+        lines = [x.strip() for x in Path(path).read_text().splitlines() if x.strip() and x[0] != "#"]
+        names, rows = lines[::4], [line.split() for k, line in enumerate(lines) if k % 4]
+        table = np.array(rows, np.float64).reshape(len(names), 3, 33)
+    except (OSError, ValueError) as fault:
         raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
-    if not lines or len(lines) % 4:
-        raise DataError(path, expected, f"{len(lines)} lines, not a multiple of 4")
-    names = lines[::4]
-    rows = []
-    for k in range(0, len(lines), 4):
-        for line in lines[k + 1 : k + 4]:
-            try:
-                row = [float(v) for v in line.split()]
-            except ValueError as fault:
-                raise DataError(path, expected, f"camera {lines[k]!r}: {fault}") from fault
-            if len(row) != 33 or not np.isfinite(row).all() or sum(row) <= 0:
-                raise DataError(path, expected, f"camera {lines[k]!r}: a row of {len(row)} values, sum {sum(row):g}")
-            rows.append(row)
-    return names, torch.tensor(rows, dtype=torch.float64).reshape(-1, 3, 33)
+    for name, channels in zip(names, table, strict=True):
+        if not (np.isfinite(channels).all() and (channels.sum(-1) > 0).all()):
+            raise DataError(path, expected, f"camera {name!r} with rows that sum to {channels.sum(-1)}")
+    return names, torch.from_numpy(table)
 
 
 @accepts_numpy

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bioface import camera, illumination, image_formation, objective, skin
+from bioface import camera, illumination, image_formation, objective, paths, skin
 from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
@@ -33,45 +34,14 @@ LIGHTS = {"A": (0, 6504.0), "D65": (1, 6504.0), "D40": (1, 4000.0), "D200": (1, 
 CAMERAS = ((0.0, 0.0), (2.0, -2.0), (-2.0, 2.0))  #: camera coefficients b of the probes
 GRID = 16  #: pigments along each side of the table's probe
 
-#: How much a cause spoils, and how much of what else is measured it explains: the order of the findings.
-SEVERITY = {
-    "reshape_for_permute": 1.0,
-    "wrong_channel_order": 0.95,
-    "misscaled_index": 0.9,
-    "rounded_index": 0.85,
-    "transposed_matrix": 0.8,
-    "no_white_balance": 0.75,
-    "batch_norm_frozen": 0.7,
-    "relu_for_exp": 0.65,
-    "step_too_large": 0.6,
-    "step_too_small": 0.55,
-    "copy_shading_too_dark": 0.5,
-    "undecoded_normals": 0.45,
-    "rows_sum_1": 0.4,
-    "published_skin": 0.35,
-}
+#: The sentences of ``findings.toml``, filled in with numbers: {name: {way to find it: sentence}}, the worst first.
+SENTENCES: dict[str, dict[str, str]] = tomllib.loads((paths.TABLES / "findings.toml").read_text(encoding="utf-8"))
+SEVERITY = {name: (20 - k) / 20 for k, name in enumerate(SENTENCES)}
 
-# Bars. Beside each: what sound pipelines give, and what the faults give.
-_LOCAL = 0.99  # share of a changed pixel's effect that stays in it: 1 | 0
-_CONSTANT = 0.01  # relative change of white with light and camera: 1e-6 | 0.7
-_NEUTRAL = 0.01  # relative spread of white's three channels: 3e-3 | 0.25
-_STUCK = 0.5  # share of pigment steps that change no colour: 0 | 1
-_FLAT = 0.5  # share of pixels without gradient to their pigments: 0 | 1
+# Bars, here and beside each verdict: what sound pipelines give | what the faults give.
+_WHITE = 0.01  # relative change of white with light and camera: 1e-6 | 0.7; spread of its channels: 3e-3 | 0.25
 _TABLE = 0.015  # root-mean-square distance to exact spectra: 6e-5 (5e-3 with rounded pigments) | 0.04
 _MATRIX = 0.1  # largest entry of (exact → decoded) − identity: 8e-4 (0.04 with rounded pigments) | 1.5
-_SHADING = 1e-3  # relative difference of shading targets: 0 | 0.3
-_UNIT = 0.05  # median departure of normals from unit length: 1e-7 | 0.2
-_STATISTICS = 1.5  # typical factor between the batch's deviation and the one that frozen layers divide by: 1.1 | 3
-_DEAD = 0.5  # share of shadings without slope once pushed down: 0 | 1
-_STILL = 5e-3  # change of the image in 10 steps over its distance to the faces: 0.02 | 5e-5
-# The paper's own step starts in a white veil, where a few glaring pixels can move some: slow all the same.
-_FAR = 1.5  # distance to the faces in units of that of black: 1.1, and up to 8 in the veil
-_SLOW = 0.1  # as _STILL, for an image that is far: 0.25 | 0.09
-_FALL = 0.08  # share of the loss that 10 steps take off an image that is far: 0.13 | 0.065
-_EXPLODED = 100.0  # loss after 10 steps over the loss before: 7 | infinite
-_DARK = 0.05  # brightness of the image after 10 steps over that of the faces: 0.35 | 0.04
-_CEILING = 0.9  # brightest copy over the image: 1.03 | 0.78
-_HUE = 3.0  # degrees between colours of the faces and what the decoder can make: 1.7 | 9
 
 
 @dataclass(frozen=True)
@@ -143,7 +113,7 @@ def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Dec
     probes = (_locality, _white, _table, _channels, _copy, _round_trip, _shading, _batch_norm, _dead, _steps)
     with torch.enable_grad():
         for probe in probes:
-            probe(bench, model)
+            probe(bench, copy.deepcopy(model).train(recipe.batch_norm == "train"))  # as the recipe trains
     return Diagnosis(tuple(sorted(bench.findings, key=lambda f: -f.severity)), bench.numbers)
 
 
@@ -154,54 +124,46 @@ class _Bench:
         self.decode, self.recipe, self.batch = decode, recipe, batch
         self.numbers: dict[str, float] = {}
         self.findings: list[Finding] = []
-        self.unscramble: Callable[[Tensor], Tensor] = lambda image: image
+        self.is_scrambled = False  # (B, 3, H, W) read as (B, H, W, 3), which can be undone
         self.white = self.colours = torch.zeros(0)  # of highlights (3,) and of matt skin (N, 3), as decoded
         self.swapped = False  # red and blue, in the decoder
 
-    def found(self, name: str, evidence: str) -> None:
-        self.findings.append(Finding(name, evidence, SEVERITY[name]))
+    def found(self, name: str, way: str = "text", **measured: Any) -> None:
+        self.findings.append(Finding(name, SENTENCES[name][way].format(**measured), SEVERITY[name]))
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
-        """Decode, checked, with the pixels put back where they belong."""
+    def __call__(self, output: Output, batch: Batch, known: bool = True) -> tuple[Tensor, Output]:
+        """Decode, checked, with the pixels put back where they belong; colours of ``known`` maps must be finite."""
         answer: Any = self.decode(output, batch, self.recipe)
         image = answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
         expected = tuple(batch.image.shape)
         if image is answer or not isinstance(image, Tensor) or tuple(image.shape) != expected:
             found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise BiofaceError(f"expected decode to give an image of shape {expected} and its maps, found {found}")
-        return self.unscramble(image), answer[1]
-
-    def known(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
-        """:meth:`__call__` on known maps, of which every colour must be finite."""
-        image, maps = self(output, batch)
-        if not bool(torch.isfinite(image.detach()).all()):
+        if known and not bool(torch.isfinite(image.detach()).all()):
             raise BiofaceError("expected decode to make finite colours of ordinary maps, found NaN or infinity")
-        return image, maps
+        if self.is_scrambled:
+            image = image.reshape(len(image), 3, *image.shape[1:3]).movedim(1, -1)
+        return image, answer[1]
 
     def output(self, *maps: Tensor, light: str = "D65", b: tuple[float, float] = (0.0, 0.0)) -> Output:
         """Four maps (B, H, W) under one light and camera, as if a network had said them."""
-        melanin, haemoglobin, diffuse, specular = maps
-        n, like = len(melanin), melanin
+        n, like = len(maps[0]), maps[0]
         row, cct = LIGHTS[light]
         weights = torch.eye(14).to(like)[row].expand(n, 14)
-        rest = like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct)
-        return Output(melanin, haemoglobin, diffuse, specular, *rest)
+        return Output(*maps, like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct))
 
     def canvas(self, grey: float, n: int = 1, corner_only: bool = False) -> Batch:
-        """A batch of n uniform pictures (GRID × GRID): what a copied shading copies."""
+        """A batch of n uniform pictures (GRID × GRID): what a copied shading copies.
+
+        In a mask of the corner alone a fitted copy fits there, and stays away from the other pixels.
+        """
         image = self.batch.image.new_full((n, GRID, GRID, 3), grey)
-        mask = torch.ones_like(image[..., 0], dtype=torch.bool)
-        if corner_only:  # a fitted copy fits there alone, and stays away from the other pixels
-            mask = torch.zeros_like(mask)
-            mask[:, 0, 0] = True
+        mask = torch.full_like(image[..., 0], not corner_only, dtype=torch.bool)
+        mask[:, 0, 0] = True
         return Batch(image, mask)
 
 
-# --- the decoder -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _locality(bench: _Bench, model: BioFaceNet) -> None:
+def _locality(bench: _Bench, net: BioFaceNet) -> None:
     """Change one pixel of each map in turn: only that pixel's colour may move."""
     canvas, y, x = bench.canvas(1.0, 4, corner_only=True), 5, 9
     before = canvas.image.new_tensor([0.0, 0.0, 1.0, 0.1])[:, None, None, None].expand(4, 4, GRID, GRID)
@@ -209,110 +171,85 @@ def _locality(bench: _Bench, model: BioFaceNet) -> None:
     for k in range(4):  # picture k has map k changed
         after[k, k, y, x] += 0.5
 
-    def shares() -> list[float]:
-        images = [bench.known(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
+    def least() -> float:
+        images = [bench(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
         moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
-        return [float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12]
+        return min((float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12), default=1.0)
 
-    own = min(shares(), default=1.0)
-    bench.numbers["locality"] = own
-    if own < _LOCAL:
-        # (B, 3, H, W) read as (B, H, W, 3) can be undone, so that the other probes see through it
-        bench.unscramble = lambda image: image.reshape(len(image), 3, *image.shape[1:3]).movedim(1, -1)
-        is_reshape = min(shares(), default=1.0) >= _LOCAL
-        if not is_reshape:
-            bench.unscramble = lambda image: image
-        how = "; read as (B, 3, H, W) the image is in order" if is_reshape else ""
-        bench.found(
-            "reshape_for_permute",
-            f"a changed pixel keeps {own:.0%} of its effect, expected 100%: the rest moves other pixels{how}",
-        )
+    own = bench.numbers["locality"] = least()
+    if own < 0.99:  # 1 | 0
+        bench.is_scrambled = True  # if so, the other probes see through it
+        bench.is_scrambled = least() >= 0.99
+        how = "; read as (B, 3, H, W) the image is in order" if bench.is_scrambled else ""
+        bench.found("reshape_for_permute", own=own, how=how)
 
 
-@torch.no_grad()
-def _white(bench: _Bench, model: BioFaceNet) -> None:
+def _white(bench: _Bench, net: BioFaceNet) -> None:
     """A highlight and nothing else, under several lights and cameras: it must stay white."""
     canvas = bench.canvas(0.0, len(CAMERAS))  # black: nothing to copy
     one = torch.ones_like(canvas.image[..., 0])
-    whites = {}
+    whites = {}  # (cameras, 3)
     for light in LIGHTS:
         output = bench.output(0 * one, 0 * one, 0 * one, one, light=light)
         output = output._replace(camera=one.new_tensor(CAMERAS))
-        whites[light] = bench.known(output, canvas)[0].mean((1, 2)).double()  # (cameras, 3)
-    for light in ("A", "D65"):
-        for channel, value in zip(("red", "green", "blue"), whites[light][0].tolist(), strict=True):
-            bench.numbers[f"white_{light}_{channel}"] = value
-    every = torch.stack(list(whites.values())).flatten(0, 1)
+        whites[light] = bench(output, canvas)[0].mean((1, 2)).double()
+    a, bench.white = whites["A"][0], whites["D65"][0]
+    for light, white in (("A", a), ("D65", bench.white)):
+        channels = zip(("red", "green", "blue"), white.tolist(), strict=True)
+        bench.numbers |= {f"white_{light}_{channel}": value for channel, value in channels}
+    every = torch.cat(list(whites.values()))
     mean = every.mean(0)
     size = float(mean.abs().max())
     spread = float((every - mean).abs().max()) / max(size, 1e-12)
     cast = float(mean.max() - mean.min()) / max(size, 1e-12)
     bench.numbers |= {"white_spread": spread, "white_cast": cast}
-    pink = camera.XYZ_TO_SRGB.sum(1)
-    if size < 1e-6:  # a decoder without highlights
-        return
-    if spread > _CONSTANT:
-        a, d = (_triple(whites[light][0]) for light in ("A", "D65"))
-        bench.found("no_white_balance", f"white is {a} under light A and {d} under D65, expected the same under both")
-    elif cast > _NEUTRAL:
-        is_pink = any(bool((mean / size - p / p.max()).abs().max() < _NEUTRAL) for p in (pink, pink.flip(0)))
-        if is_pink:
-            bench.found("rows_sum_1", f"white is {_triple(mean)} under every light, expected (1.000, 1.000, 1.000)")
+    is_seen = size >= 1e-6  # which it is not where a decoder has no highlights
+    if is_seen and spread > _WHITE:
+        bench.found("no_white_balance", a=a.tolist(), d65=bench.white.tolist())
+    elif is_seen and cast > _WHITE:
+        pink = camera.XYZ_TO_SRGB.sum(1)
+        if any(bool((mean / size - p / p.max()).abs().max() < _WHITE) for p in (pink, pink.flip(0))):
+            bench.found("rows_sum_1", white=mean.tolist())
         else:
-            bench.found(
-                "transposed_matrix",
-                f"white is {_triple(mean)} under every light, expected (1.000, 1.000, 1.000); the transposed matrix "
-                f"from XYZ to sRGB gives {_triple(camera.XYZ_TO_SRGB.T @ camera.ROW_SUMS['d65'])}",
-            )
+            transposed = (camera.XYZ_TO_SRGB.T @ camera.ROW_SUMS["d65"]).tolist()
+            bench.found("transposed_matrix", "white", white=mean.tolist(), transposed=transposed)
 
 
-def _exact(g: Tensor, k: Tensor, model: str, rows: str, light: str, b: tuple[float, float]) -> Tensor:
-    """(GRID², 3) colours of matt skin in even light from 33 bands a pixel, float64; g, k are table coordinates."""
-    g, k = g.double(), k.double()
-    melanin = skin.table_fraction(g, skin.MELANIN_RANGE[1])
-    haemoglobin = skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
-    row, cct = LIGHTS[light]
-    e = illumination.mix(torch.eye(14).double()[row], torch.tensor(cct).double())
-    S = camera.CameraModel.load().sensitivity(torch.tensor(b).double())
-    maps = melanin, haemoglobin, torch.ones_like(g), torch.zeros_like(g)
-    return image_formation.render(*maps, e, S, model, rows, "exact").reshape(-1, 3)
-
-
-def _table(bench: _Bench, model: BioFaceNet) -> None:
+def _table(bench: _Bench, net: BioFaceNet) -> None:
     """All pigments in even light, against exact spectra."""
     canvas = bench.canvas(1.0)
     side = torch.linspace(-0.95, 0.95, GRID).to(canvas.image)  # no node of the table among them
-    g, k = side[None, :, None].repeat(1, 1, GRID), side[None, None, :].repeat(1, GRID, 1)
+    g = side[None, :, None].repeat(1, 1, GRID).requires_grad_()
+    k = side[None, None, :].repeat(1, GRID, 1).requires_grad_()
     one = torch.ones_like(g)
-    bench.white = one.new_tensor([bench.numbers[f"white_D65_{c}"] for c in ("red", "green", "blue")]).double()
     # the rows whose white is nearest to the one measured
-    white = bench.white.cpu()
+    white, sensor = bench.white.cpu(), camera.CameraModel.load()
     rows = min(camera.ROW_SUMS, key=lambda r: float((camera.XYZ_TO_SRGB @ camera.ROW_SUMS[r] - white).norm()))
 
-    decoded: list[Tensor] = []  # (GRID², 3) for each of the lights and cameras
-    seen = list(zip(("D65", "A", "F2"), CAMERAS, strict=True))
-    flat: list[float] = []
-    for light, b in seen:
-        pigments = g.clone().requires_grad_(), k.clone().requires_grad_()
-        image, used = bench.known(bench.output(*pigments, one, 0 * one, light=light, b=b), canvas)
-        if not decoded:
-            flat = [float((slope == 0).double().mean()) for slope in _gradient(image.square().sum(), pigments)]
-        # a copied shading has a brightness of its own
-        decoded.append((image / used.diffuse[..., None]).detach().double().reshape(-1, 3))
+    asked = [bench.output(g, k, one, 0 * one, light=e, b=b) for e, b in zip(("D65", "A", "F2"), CAMERAS, strict=True)]
+    answers = [bench(said, canvas) for said in asked]
+    flat = [float((slope == 0).double().mean()) for slope in _gradient(answers[0][0].square().sum(), (g, k))]
+    # (GRID², 3) for each of the lights and cameras; a copied shading has a brightness of its own
+    decoded = [(image / used.diffuse[..., None]).detach().double().reshape(-1, 3) for image, used in answers]
     bench.colours = torch.cat(decoded)
 
-    def compare(name: str, g: Tensor, k: Tensor) -> tuple[float, float, Tensor]:
+    def compare(name: str, asked: list[Output]) -> tuple[float, float, Tensor]:
         """Largest difference; what remains of it (RMS) beside the best colour matrix, right or wrong; the matrix."""
-        differences, residuals, matrices = [], [], []
-        for colours, (light, b) in zip(decoded, seen, strict=True):
-            differences.append(float((_exact(g, k, name, rows, light, b).to(colours) - colours).abs().max()))
-            exact = _exact(g, k, name, "d65", light, b).to(colours)
-            matrices.append(torch.linalg.lstsq(exact, colours).solution.T)
+        found = []
+        for colours, said in zip(decoded, asked, strict=True):
+            said = Output(*(value.detach().double() for value in said))
+            e, S = illumination.mix(said.weights[0], said.cct[0]), sensor.sensitivity(said.camera[0])
+            maps = said.melanin_fraction, said.haemoglobin_fraction, said.diffuse, said.specular
+            # 33 bands a pixel, with the rows found and with those that the matrix starts from
+            images = [image_formation.render(*maps, e, S, name, r, "exact") for r in (rows, "d65")]
+            alike, exact = (image.reshape(-1, 3).to(colours) for image in images)
+            matrix = torch.linalg.lstsq(exact, colours).solution.T
             brightness = float(colours.norm() / exact.norm())
-            residuals.append(float((exact @ matrices[-1].T - colours).square().mean().sqrt()) / max(brightness, 1e-12))
-        return max(differences), max(residuals), matrices[0]
+            residual = float((exact @ matrix.T - colours).square().mean().sqrt()) / max(brightness, 1e-12)
+            found.append((float((alike - colours).abs().max()), residual, matrix))
+        return max(f[0] for f in found), max(f[1] for f in found), found[0][2]
 
-    compared = {name: compare(name, g, k) for name in skin.MODELS}
+    compared = {name: compare(name, asked) for name in skin.MODELS}
     image = decoded[0].reshape(GRID, GRID, 3)
     steps = torch.cat([image.diff(dim=0).reshape(-1, 3), image.diff(dim=1).reshape(-1, 3)])
     stuck = float((steps.abs().amax(-1) <= 1e-6 * image.abs().max()).double().mean())
@@ -320,55 +257,31 @@ def _table(bench: _Bench, model: BioFaceNet) -> None:
         bench.numbers |= {f"difference_to_{name}": difference, f"residual_to_{name}": residual}
     bench.numbers |= {"pigment_steps_stuck": stuck, "flat_melanin": flat[0], "flat_haemoglobin": flat[1]}
     nearest = min(compared, key=lambda name: compared[name][1])
-    difference, residual, matrix = compared[nearest]
+    _, residual, matrix = compared[nearest]
+    layered = compared["layered"][1]
 
-    if stuck > _STUCK:
-        bench.found(
-            "misscaled_index",
-            f"{stuck:.0%} of the steps from one pigment fraction to the next change no colour, expected 0%: "
-            "they end at the table's edge",
-        )
+    # another model's colours? Or those of half the table, indexed by 0 … 1 instead of −1 … 1?
+    halves = [said._replace(melanin=(g + 1) / 2, haemoglobin=(k + 1) / 2) for said in asked]
+    half = min(compare(name, halves)[1] for name in skin.MODELS) if residual > _TABLE else residual
+    if stuck > 0.5 or half < residual / 4:  # 0 | 1
+        way = "edge" if stuck > 0.5 else "half"
+        bench.found("misscaled_index", way, stuck=stuck, residual=residual, half=half, bar=_TABLE)
         return
-    if residual > _TABLE:  # no model's colours: those of half the table, indexed by 0 … 1 instead of −1 … 1?
-        half = min(compare(name, (g + 1) / 2, (k + 1) / 2)[1] for name in skin.MODELS)
-        if half < residual / 4:
-            bench.found(
-                "misscaled_index",
-                f"colours are {residual:.1e} from exact spectra at the pigments asked for, expected below {_TABLE:g}, "
-                f"and {half:.1e} from those at (g + 1) / 2",
-            )
-            return
-    if max(flat) > _FLAT:
-        bench.found(
-            "rounded_index",
-            f"{flat[0]:.0%} of the pixels have no gradient to melanin and {flat[1]:.0%} none to haemoglobin, expected "
-            f"0%, though their colours are only {residual:.1e} from exact spectra",
-        )
-    if nearest == "published" and compared["layered"][1] > _TABLE:
-        bench.found(
-            "published_skin",
-            f"colours are {residual:.1e} from exact spectra of the published skin model and "
-            f"{compared['layered'][1]:.1e} from the layered one, expected the other way round",
-        )
+    if max(flat) > 0.5:  # 0 | 1
+        bench.found("rounded_index", melanin=flat[0], haemoglobin=flat[1], residual=residual)
+    if nearest == "published" and layered > _TABLE:
+        bench.found("published_skin", residual=residual, layered=layered)
     # a matrix that keeps white, but nothing else
     matrix = matrix / matrix.sum(1).mean()
     one = torch.eye(3).to(matrix)
-    off = float((matrix - one).abs().max())
-    bench.numbers["matrix_error"] = off
+    error = bench.numbers["matrix_error"] = float((matrix - one).abs().max())
     bench.swapped = float((matrix.flip(0) - one).abs().max()) < _MATRIX
-    is_neutral = max(bench.numbers["white_spread"], bench.numbers["white_cast"]) < _NEUTRAL
-    if off > _MATRIX and is_neutral and residual < _TABLE and not bench.swapped:
-        bench.found(
-            "transposed_matrix",
-            f"white is neutral, but the matrix from exact to decoded colours is {off:.2g} off the identity, expected 0",
-        )
+    is_neutral = max(bench.numbers["white_spread"], bench.numbers["white_cast"]) < _WHITE
+    if error > _MATRIX and is_neutral and residual < _TABLE and not bench.swapped:
+        bench.found("transposed_matrix", "colours", error=error)
 
 
-# --- the pictures ------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _channels(bench: _Bench, model: BioFaceNet) -> None:
+def _channels(bench: _Bench, net: BioFaceNet) -> None:
     """Can the decoder's skin, from matt to shiny, make the hues of the faces? Or only with red and blue swapped?"""
     pixels = bench.batch.image[bench.batch.mask].double()
     pixels = pixels[(pixels > 0.01).all(-1) & (pixels < 0.98).all(-1)]  # neither black nor clipped
@@ -376,70 +289,51 @@ def _channels(bench: _Bench, model: BioFaceNet) -> None:
     if not len(pixels) or not bool((bench.white > 0).all()):
         return
 
-    def unit(colours: Tensor) -> Tensor:
-        return colours / colours.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-
-    matt, shine = unit(bench.colours), unit(bench.white)
+    unit = nn.functional.normalize
+    matt, shine = unit(bench.colours), unit(bench.white[None])
     made = unit(torch.cat([(1 - s) * matt + s * shine for s in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]))
-
-    def degrees(colours: Tensor) -> float:
-        nearest = (unit(colours) @ made.T).amax(-1).clamp(-1, 1)
-        return math.degrees(float(nearest.acos().mean()))
-
-    as_is, swapped = degrees(pixels), degrees(pixels.flip(-1))
+    nearest = [(unit(colours) @ made.T).amax(-1).clamp(-1, 1) for colours in (pixels, pixels.flip(-1))]
+    as_is, swapped = (math.degrees(float(cosine.acos().mean())) for cosine in nearest)
     bench.numbers |= {"hue_error": as_is, "hue_error_swapped": swapped}
-    if as_is > _HUE and swapped < as_is / 2 and bench.numbers["white_spread"] < _CONSTANT:
+    if as_is > 3 and swapped < as_is / 2 and bench.numbers["white_spread"] < _WHITE:
         where = "in the decoder" if bench.swapped else "in the images"
-        bench.found(
-            "wrong_channel_order",
-            f"the faces' hues are {as_is:.1f}° from what the decoder can make and {swapped:.1f}° with red and blue "
-            f"swapped, expected less than {_HUE:g}°: they are swapped {where}",
-        )
+        bench.found("wrong_channel_order", as_is=as_is, swapped=swapped, where=where)
 
 
-@torch.no_grad()
-def _copy(bench: _Bench, model: BioFaceNet) -> None:
+def _copy(bench: _Bench, net: BioFaceNet) -> None:
     """Where the diffuse shading is copied: can the brightest skin under it be as bright as the image?"""
-    one = torch.ones_like(bench.batch.image[..., 0])
-    brightest = [
-        bench.known(bench.output(-one, -one, shading, 0 * one), bench.batch)[0][bench.batch.mask]
-        for shading in (one, 2 * one)
-    ]
+    batch, one = bench.batch, torch.ones_like(bench.batch.image[..., 0])
+    skins = [bench.output(-one, -one, shading, 0 * one) for shading in (one, 2 * one)]
+    brightest = [bench(said, batch)[0][batch.mask] for said in skins]
     if not torch.equal(*brightest):
         return  # the network's own shading is used
-    luminance = bench.batch.image.new_tensor(objective.LUMINANCE)
-    ceiling = float((brightest[0] @ luminance / bench.batch.luminance()[bench.batch.mask].clamp_min(1e-3)).median())
+    luminance = brightest[0] @ batch.image.new_tensor(objective.LUMINANCE)
+    ceiling = float((luminance / batch.luminance()[batch.mask].clamp_min(1e-3)).median())
     bench.numbers["copy_ceiling"] = ceiling
-    if ceiling < _CEILING:
-        bench.found(
-            "copy_shading_too_dark",
-            f"the brightest skin under the copied shading has {ceiling:.2f} of the image's brightness, expected at "
-            "least 1: no weights can reach the image without a white veil",
-        )
+    if ceiling < 0.9:  # 1.03 | 0.78
+        bench.found("copy_shading_too_dark", ceiling=ceiling)
 
 
-def _round_trip(bench: _Bench, model: BioFaceNet) -> None:
+def _round_trip(bench: _Bench, net: BioFaceNet) -> None:
     """No network: the maps themselves descend through the decoder. Gradients at the start, error before and after."""
     batch = bench.batch[:4]
-    free = {name: torch.zeros_like(batch.image[..., 0]) for name in ("melanin", "haemoglobin", "diffuse", "specular")}
-    free["specular"] -= 3.0
-    free["camera"] = batch.image.new_zeros(len(batch), 2)
-    free["weights"] = batch.image.new_zeros(len(batch), 14)
-    leaves = [value.requires_grad_() for value in free.values()]
-    cct = batch.image.new_full((len(batch),), 6504.0)
+    n, image = len(batch), batch.image
+    leaves = [*image.new_zeros(4, *batch.mask.shape), image.new_zeros(n, 2), image.new_zeros(n, 14)]
+    leaves[3] -= 3.0
+    leaves = [value.requires_grad_() for value in leaves]
+    cct = image.new_full((n,), 6504.0)
     optimiser = torch.optim.Adam(leaves, lr=0.1)
 
     def error() -> tuple[Tensor, Output]:
         g, k, d, s, b, w = leaves
         maps = Output(g.tanh(), k.tanh(), d.exp(), s.exp(), 3 * b.tanh(), w.softmax(-1), cct)
-        image, _ = bench(maps, batch)
-        return (image - batch.image)[batch.mask].square().mean(), maps
+        return (bench(maps, batch, known=False)[0] - image)[batch.mask].square().mean(), maps
 
     for step in range(30):
         loss, maps = error()
         if step == 0:
             bench.numbers["round_trip_before"] = float(loss.detach().sqrt())
-            for name, slope in zip(free, _gradient(loss, maps[:6]), strict=True):
+            for name, slope in zip(Output._fields, _gradient(loss, maps[:6]), strict=False):
                 bench.numbers[f"gradient_{name}"] = float(slope.norm())
         for leaf, slope in zip(leaves, _gradient(loss, leaves), strict=True):
             leaf.grad = slope
@@ -447,52 +341,30 @@ def _round_trip(bench: _Bench, model: BioFaceNet) -> None:
     bench.numbers["round_trip_after"] = float(error()[0].detach().sqrt())
 
 
-@torch.no_grad()
-def _shading(bench: _Bench, model: BioFaceNet) -> None:
+def _shading(bench: _Bench, net: BioFaceNet) -> None:
     """The shading that supervises, against the one that unit normals under the same light have."""
     batch = bench.batch
     target = objective.shading_target(batch, bench.recipe)
     if target is None or batch.normals is None or batch.lighting is None:
         return
     stored = batch.normals[batch.mask]
-    length, decoded_length = (float((n.norm(dim=-1) - 1).abs().median()) for n in (stored, 2 * stored - 1))
-    expected, undecoded = (illumination.sh_shading(n, batch.lighting) for n in (batch.normals, (batch.normals + 1) / 2))
-
-    def distance(other: Tensor) -> float:
-        size = expected[batch.mask].norm().clamp_min(1e-12)
-        return float((target - other)[batch.mask].norm() / size)
-
-    bench.numbers |= {"normals_off_unit_length": length, "shading_target_error": distance(expected)}
-    if length > _UNIT and decoded_length < length / 2:
-        bench.found(
-            "undecoded_normals",
-            f"the normals' lengths are {length:.2g} from 1, and {decoded_length:.2g} after decoding them by 2x − 1, "
-            "expected 0",
-        )
-    elif distance(expected) > _SHADING:
-        bench.found(
-            "undecoded_normals",
-            f"the shading target is {distance(expected):.2g} (relative) from the shading of the normals, expected 0, "
-            f"and {distance(undecoded):.2g} from that of (n + 1) / 2",
-        )
-
-
-# --- the network and its steps -----------------------------------------------------------------------------
-
-
-def _copy_of(model: BioFaceNet, recipe: Recipe) -> BioFaceNet:
-    """A copy without gradients, in the mode in which the recipe trains."""
-    model = copy.deepcopy(model)
-    model.zero_grad()
-    return model.train(recipe.batch_norm == "train")
+    length, decoded = (float((n.norm(dim=-1) - 1).abs().median()) for n in (stored, 2 * stored - 1))
+    both = batch.normals, (batch.normals + 1) / 2
+    shadings = [illumination.sh_shading(n, batch.lighting)[batch.mask] for n in both]
+    size = shadings[0].norm().clamp_min(1e-12)
+    expected, undecoded = (float((target[batch.mask] - shading).norm() / size) for shading in shadings)
+    bench.numbers |= {"normals_off_unit_length": length, "shading_target_error": expected}
+    if length > 0.05 and decoded < length / 2:  # 1e-7 | 0.2
+        bench.found("undecoded_normals", "length", length=length, decoded=decoded)
+    elif expected > 1e-3:  # 0 | 0.3
+        bench.found("undecoded_normals", "target", expected=expected, undecoded=undecoded)
 
 
 @torch.no_grad()
-def _batch_norm(bench: _Bench, model: BioFaceNet) -> None:
+def _batch_norm(bench: _Bench, net: BioFaceNet) -> None:
     """Does normalisation follow the faces, or does it divide by what an untrained network was born with?"""
     image = bench.batch.image
-    net = _copy_of(model, bench.recipe)
-    layers = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    layers = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
 
     def statistics() -> tuple[Tensor, Tensor]:
         mean, variance = (torch.cat([getattr(m, name) for m in layers]) for name in ("running_mean", "running_var"))
@@ -508,45 +380,30 @@ def _batch_norm(bench: _Bench, model: BioFaceNet) -> None:
     net(image)
     off = float((statistics()[1] / deviation).log().abs().median().exp())
     bench.numbers |= {"statistics_moved": moved, "batch_dependence": dependence, "statistics_factor": off}
-    if moved == 0 and dependence < 1e-4 and off > _STATISTICS:
-        bench.found(
-            "batch_norm_frozen",
-            f"the running statistics move by {moved:g} in a step and the faces' own deviations are a factor {off:.1f} "
-            "from those divided by, expected them to follow the faces",
-        )
+    if moved == 0 and dependence < 1e-4 and off > 1.5:  # 1.1 | 3
+        bench.found("batch_norm_frozen", moved=moved, off=off)
 
 
+@torch.no_grad()
 def _slopeless(net: BioFaceNet, image: Tensor, shift: float) -> dict[str, float]:
-    """Share of the pixels where a shading has exactly no slope, its last layer's answers shifted for good."""
-    raw: list[Tensor] = []
-
-    def replace(layer: nn.Module, given: Any, answer: Tensor) -> Tensor:
-        raw.append((answer.detach() + shift).requires_grad_())
-        return raw[-1]
-
-    net.diffuse.last.register_forward_hook(replace)
-    net.specular.last.register_forward_hook(replace)
-    output = net(image)
-    slopes = _gradient(output.diffuse.sum() + output.specular.sum(), raw)
-    return {n: float((s == 0).double().mean()) for n, s in zip(("diffuse", "specular"), slopes, strict=True)}
+    """Share of the pixels where a shading is 0, so that exp or relu has no slope; its raw values shifted for good."""
+    for decoder in (net.diffuse, net.specular):
+        decoder.last.register_forward_hook(lambda layer, given, answer: answer + shift)
+    said = net(image)
+    return {name: float((getattr(said, name) == 0).double().mean()) for name in ("diffuse", "specular")}
 
 
-def _dead(bench: _Bench, model: BioFaceNet) -> None:
+def _dead(bench: _Bench, net: BioFaceNet) -> None:
     """Push both shadings far down: can they come back?"""
-    share = _slopeless(_copy_of(model, bench.recipe), bench.batch.image, -20.0)
+    share = _slopeless(net, bench.batch.image, -20.0)
     bench.numbers |= {f"pushed_down_dead_{name}": value for name, value in share.items()}
-    if max(share.values()) > _DEAD:
-        bench.found(
-            "relu_for_exp",
-            f"pushed down by 20, {share['diffuse']:.0%} of the diffuse and {share['specular']:.0%} of the specular "
-            "shadings have no slope and cannot come back, expected 0%",
-        )
+    if max(share.values()) > 0.5:  # 0 | 1
+        bench.found("relu_for_exp", **share)
 
 
-def _steps(bench: _Bench, model: BioFaceNet) -> None:
+def _steps(bench: _Bench, net: BioFaceNet) -> None:
     """A few steps of the recipe's own optimiser: how far does the image move, and where does the loss go?"""
     batch, recipe = bench.batch, bench.recipe
-    net = _copy_of(model, recipe)
     optimiser = objective.make_optimiser(net.parameters(), recipe)
 
     def look() -> tuple[Tensor, Tensor]:
@@ -556,10 +413,10 @@ def _steps(bench: _Bench, model: BioFaceNet) -> None:
         image, maps = bench.decode(said, batch, recipe)
         return image, sum(objective.loss_terms(image, maps, batch, recipe).values(), image.new_zeros(()))
 
-    before, losses = None, []
+    images, losses = [], []
     for _ in range(STEPS):
         image, loss = look()
-        before = image.detach() if before is None else before
+        images.append(image.detach())
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             break
@@ -569,8 +426,7 @@ def _steps(bench: _Bench, model: BioFaceNet) -> None:
     with torch.no_grad():
         image, loss = look()
     losses.append(float(loss))
-    assert before is not None  # there was a step
-    parts = (before, image, batch.image, image - before, batch.image - before)
+    parts = (images[0], image, batch.image, image - images[0], batch.image - images[0])
     first, last, faces, moved, distance = (float(v[batch.mask].square().mean().sqrt()) for v in parts)
     faces = max(faces, 1e-12)
     change, pace, far = moved / max(first, 1e-12), moved / max(distance, 1e-12), distance / faces
@@ -578,31 +434,16 @@ def _steps(bench: _Bench, model: BioFaceNet) -> None:
     bench.numbers |= {"image_change": change, "pace": pace, "distance_over_black": far}
     bench.numbers |= {f"dead_{name}": value for name, value in _slopeless(net, batch.image, 0.0).items()}
     grown = losses[-1] / max(losses[0], 1e-30)
-    if not math.isfinite(grown) or grown > _EXPLODED:
-        when = f"{len(losses) - 1} steps take the loss from {losses[0]:.2g} to {losses[-1]:.2g}"
-        bench.found("step_too_large", f"{when}, expected it to fall")
-    elif last < _DARK * faces and last < first / 10:
-        bench.found(
-            "step_too_large",
-            f"{STEPS} steps throw the image from {first / faces:.2g} to {last / faces:.1e} of the faces' brightness, "
-            "expected it to come nearer to 1",
-        )
-    elif pace < _STILL or (far > _FAR and pace < _SLOW and grown > 1 - _FALL):
-        bench.found(
-            "step_too_small",
-            f"{STEPS} steps change the image by {change:.1e} of itself and take {1 - grown:.1%} off the loss, though "
-            f"it is {far:.2g} times as far from the faces as black, expected at least {_FALL:.0%}",
-        )
+    if not math.isfinite(grown) or grown > 100:  # 7 | infinite
+        bench.found("step_too_large", "loss", steps=len(losses) - 1, before=losses[0], after=losses[-1])
+    elif last < 0.05 * faces and last < first / 10:  # 0.35 | 0.04
+        bench.found("step_too_large", "image", steps=STEPS, first=first / faces, last=last / faces)
+    # 0.02 | 5e-5; in the white veil that the paper's step starts in (far 1.1 | 8) a few glaring pixels move 0.25 | 0.09
+    elif pace < 5e-3 or (far > 1.5 and pace < 0.1 and grown > 1 - 0.08):  # 0.13 | 0.065
+        bench.found("step_too_small", steps=STEPS, change=change, fall=1 - grown, far=far)
 
 
-def _gradient(value: Tensor, leaves: Any) -> list[Tensor]:
+def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Gradients of ``value``, zeros where nothing leads back to a leaf."""
-    leaves = list(leaves)
-    if not value.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    slopes = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(leaf) if s is None else s for leaf, s in zip(leaves, slopes, strict=True)]
-
-
-def _triple(rgb: Tensor) -> str:
-    return "({:.3f}, {:.3f}, {:.3f})".format(*rgb.tolist())
+    nothing = sum((0 * leaf.sum() for leaf in leaves), start=torch.zeros_like(value))
+    return torch.autograd.grad(value + nothing, leaves, retain_graph=True)

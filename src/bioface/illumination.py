@@ -118,18 +118,7 @@ def sh_shading(
     """
     x, y, z = normals.unbind(-1)
     c1, c2, c3, c4, c5 = 0.429043, 0.511664, 0.743125, 0.886227, 0.247708  # Ramamoorthi & Hanrahan, eq. 12
-    basis = torch.stack(
-        [
-            torch.full_like(x, c4),
-            2 * c2 * y,
-            2 * c2 * z,
-            2 * c2 * x,
-            2 * c1 * x * y,
-            2 * c1 * y * z,
-            c3 * z**2 - c5,
-            2 * c1 * x * z,
-            c1 * (x**2 - y**2),
-        ],
-        dim=-1,
-    )
+    linear = [torch.full_like(x, c4), 2 * c2 * y, 2 * c2 * z, 2 * c2 * x]
+    quadratic = [2 * c1 * x * y, 2 * c1 * y * z, c3 * z**2 - c5, 2 * c1 * x * z, c1 * (x**2 - y**2)]
+    basis = torch.stack([*linear, *quadratic], dim=-1)
     return (basis * lighting[..., None, None, :].to(basis)).sum(-1).clamp_min(0)

@@ -13,7 +13,6 @@ IEC 61966-2-1:1999: the sRGB curve.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,11 +49,6 @@ def srgb_decode(display: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return torch.where(display <= 0.04045, display / 12.92, curve)
 
 
-def _per_pixel(value: Tensor) -> Tensor:
-    """Per-image (*batch, D) made to broadcast against per-pixel (*batch, H, W, D)."""
-    return value[..., None, None, :] if value.ndim > 1 else value
-
-
 @accepts_numpy
 def render_spectral(
     melanin: Float[Tensor, "*batch H W"],
@@ -78,7 +72,9 @@ def render_spectral(
     BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
     """
     R = skin.reflectance(melanin, haemoglobin, model, wavelengths)
-    return _per_pixel(illuminant.to(R)) * (diffuse[..., None] * R + specular[..., None])
+    e = illuminant.to(R)
+    e = e[..., None, None, :] if e.ndim > 1 else e  # of an image (..., D) to of its pixels (..., H, W, D)
+    return e * (diffuse[..., None] * R + specular[..., None])
 
 
 @functools.lru_cache(maxsize=8)
@@ -105,50 +101,15 @@ def _integrate(to_rgb: Tensor, model: str | skin.SkinConstants, size: int) -> Te
     return torch.einsum("...cd,mhd->...cmh", to_rgb, table)
 
 
-class _Bilinear(torch.autograd.Function):
-    """Four taps of a table (3, T) at flat positions (N,), blended; by hand because it is the hot loop.
-
-    Autograd through four gathers and three lerps does the same in twice the time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor, K: int, right: Tensor, down: Tensor) -> Tensor:
-        a, b, c, d = (table.index_select(1, index + offset) for offset in (0, 1, K, K + 1))
-        top = torch.lerp(a, b, right)
-        slope_down = torch.lerp(c, d, right).sub_(top)
-        slope_right = torch.lerp(b.sub_(a), d.sub_(c), down)
-        ctx.save_for_backward(index, right, down, slope_right, slope_down)
-        ctx.K, ctx.table_shape = K, table.shape
-        return top.addcmul_(slope_down, down)  # (3, N)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        index, right, down, slope_right, slope_down = ctx.saved_tensors
-        per_table = None
-        if ctx.needs_input_grad[0]:
-            per_table = grad.new_zeros(ctx.table_shape)
-            lower = grad * down
-            for offset, share in ((0, grad - lower), (ctx.K, lower)):
-                onto_right = share * right
-                share.sub_(onto_right)
-                for channel in range(3):
-                    per_table[channel].scatter_add_(0, index + offset, share[channel])
-                    per_table[channel].scatter_add_(0, index + offset + 1, onto_right[channel])
-        return per_table, None, None, (slope_right * grad).sum(0), (slope_down * grad).sum(0)
-
-
-def look_up(
+def _planes(
     table: Float[Tensor, "*batch 3 K K"],
     melanin_coordinate: Float[Tensor, "*batch H W"],
     haemoglobin_coordinate: Float[Tensor, "*batch H W"],
-) -> Float[Tensor, "*batch H W 3"]:
-    """Bilinear look-up at table coordinates g ∈ [−1, 1]; outside it is the edge."""
-    return _planes(table, melanin_coordinate, haemoglobin_coordinate).movedim(-3, -1)
+) -> Float[Tensor, "*batch 3 H W"]:
+    """Bilinear look-up at table coordinates g ∈ [−1, 1]; outside it is the edge.
 
-
-def _planes(table: Tensor, melanin_coordinate: Tensor, haemoglobin_coordinate: Tensor) -> Tensor:
-    """:func:`look_up` with the colours as planes, (..., 3, H, W): twice as fast to work on as colour last."""
+    Colours come as planes: twice as fast to work on as colour last.
+    """
     K = table.shape[-1]
     *batch, H, W = melanin_coordinate.shape
     table = table.reshape(-1, 3, K, K)
@@ -165,21 +126,20 @@ def _grid_sample(table: Tensor, g: Tensor, k: Tensor) -> Tensor:
 
 
 def _four_taps(table: Tensor, g: Tensor, k: Tensor) -> Tensor:
-    """The same from gathered taps: ``grid_sample`` has no repeatable backward pass on a GPU."""
+    """The same from four gathered taps, whose backward pass sorts and so repeats; a GPU's ``grid_sample`` does not."""
     B, _, K, _ = table.shape
-    planes = table.reshape(B, 3, K * K).transpose(0, 1).reshape(3, -1)  # (3, B·K·K)
+    taps = table.movedim(1, -1).reshape(B * K * K, 3)
 
     def place(coordinate: Tensor) -> tuple[Tensor, Tensor]:
         position = ((coordinate + 1) * ((K - 1) / 2)).clamp(0, K - 1)
         low = position.detach().long().clamp_max(K - 2)
-        return low, (position - low).reshape(-1)
+        return low, (position - low)[..., None]
 
-    row, down = place(g)
-    column, right = place(k)
-    image = torch.arange(B, device=table.device)[:, None, None]
-    index = (image * (K * K) + row * K + column).reshape(-1)
-    values = _Bilinear.apply(planes, index, K, right, down)  # type: ignore[no-untyped-call]
-    return values.reshape(3, *g.shape).movedim(0, 1)
+    (row, down), (column, right) = place(g), place(k)
+    at = torch.arange(B, device=table.device)[:, None, None] * (K * K) + row * K + column  # (B, H, W)
+    top = torch.lerp(taps[at], taps[at + 1], right)
+    bottom = torch.lerp(taps[at + K], taps[at + K + 1], right)
+    return torch.lerp(top, bottom, down).movedim(-1, 1)  # (B, 3, H, W)
 
 
 @accepts_numpy
@@ -225,8 +185,9 @@ def render(
         to_rgb = cameras.reflectance_to_rgb(illuminant, camera, rows)
         factor = render_spectral(melanin, haemoglobin, diffuse, specular, torch.ones_like(illuminant), model)
         return torch.einsum("...cd,...hwd->...hwc", to_rgb, factor)
-    g = _coordinate(melanin, skin.MELANIN_RANGE[1], "melanin")
-    k = _coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1], "haemoglobin")
+    tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+    skin.check_fractions(melanin, haemoglobin, tops, ", where the table ends (method='exact' goes on to 1)")
+    g, k = (skin.table_coordinate(v, top) for v, top in zip((melanin, haemoglobin), tops, strict=True))
     return render_coordinates(g, k, diffuse, specular, cameras.reflectance_to_rgb(illuminant, camera, rows), model)
 
 
@@ -247,14 +208,3 @@ def render_coordinates(
     white = to_rgb.to(melanin).sum(-1)[..., None, None]  # a highlight reflects all wavelengths alike
     diffuse, specular = diffuse.unsqueeze(-3), specular.unsqueeze(-3)
     return (diffuse * _planes(table, melanin, haemoglobin) + specular * white).movedim(-3, -1)
-
-
-def _coordinate(fraction: Tensor, top: float, name: str) -> Tensor:
-    """Table coordinates of fractions, which must be inside the table: no silent clip."""
-    lowest, highest = fraction.detach().aminmax() if fraction.numel() else (0.0, 0.0)
-    if not (lowest >= 0 and highest <= top * (1 + 1e-5)):
-        raise BiofaceError(
-            f"expected {name} as volume fraction between 0 and {top}, where the table ends, found values outside or "
-            "NaN; method='exact' takes fractions up to 1"
-        )
-    return skin.table_coordinate(fraction, top)

@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import paths, skin
+from bioface import paths
 from bioface.errors import DataError, unknown_name
+from bioface.network import Output
 
 REDUCTIONS = ("mean", "sum")
 CODE_AREA = 224**2  #: what the authors' code divides its sums by, whatever the image size
@@ -71,19 +72,13 @@ def reduce(
 def appearance(
     rendered: Float[Tensor, "B H W 3"], image: Float[Tensor, "B H W 3"], scale: float = 1.0
 ) -> Float[Tensor, "B H W"]:
-    """Squared colour error of each pixel, summed over R, G, B; linear RGB in [0, scale]."""
+    """‖s (rendered − image)‖² of each pixel, summed over R, G, B; linear RGB times the scale s, 1 or 255."""
     return (scale * (rendered - image)).square().sum(-1)
 
 
-def camera_prior(b: Float[Tensor, "B 2"], reduction: str = "mean") -> Float[Tensor, ""]:
-    """‖b‖² of the camera coefficients: Gaussian, as the components' deviations are divided out.
-
-    The mean over the batch, or its sum.
-    """
-    if reduction not in REDUCTIONS:
-        raise unknown_name("reduction", reduction, REDUCTIONS)
-    power = b.square().sum(-1)
-    return power.mean() if reduction == "mean" else power.sum()
+def camera_prior(b: Float[Tensor, "B 2"]) -> Float[Tensor, "B"]:
+    """‖b‖² of each camera's coefficients: Gaussian, as the components' deviations are divided out."""
+    return b.square().sum(-1)
 
 
 def specular_sparsity(specular: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
@@ -94,7 +89,7 @@ def specular_sparsity(specular: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"
 def diffuse_supervision(
     diffuse: Float[Tensor, "B H W"], target: Float[Tensor, "B H W"], mask: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, "B H W"]:
-    """Squared error of each pixel after the per-image scale that fits best: (α i_d − target)².
+    """(α i_d − target)² of each pixel, with the scale α = Σ i_d target / Σ i_d² that fits the image best.
 
     The scale is on the prediction, so that the loss does not care how bright it is: shading is known up to a
     factor. The best α depends on the prediction, but where it is best its own derivative drops out.
@@ -119,7 +114,7 @@ class SkinPrior(NamedTuple):
 
     @classmethod
     @functools.cache
-    def load(cls) -> SkinPrior:
+    def load(cls, path: str | Path = paths.TABLES / "skin_prior.csv") -> SkinPrior:
         """That of the measured faces: mean and covariance of the ``layered`` fits to ISSA's face spectra (float64).
 
         It ships as a table; ``tests/test_losses.py`` derives it again from the spectra.
@@ -128,28 +123,11 @@ class SkinPrior(NamedTuple):
         ------
         DataError : a table that is missing or not three rows of two numbers
         """
-        path = paths.TABLES / "skin_prior.csv"
         try:
-            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", comments="#"))
+            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", comments="#").reshape(3, 2))
         except (OSError, ValueError) as fault:
-            raise DataError(path, "mean and covariance of a skin prior", f"{type(fault).__name__}: {fault}") from fault
-        if tuple(rows.shape) != (3, 2):
-            raise DataError(path, "three rows of two numbers", f"shape {tuple(rows.shape)}")
+            raise DataError(path, "three rows of two numbers", f"{type(fault).__name__}: {fault}") from fault
         return cls(rows[0], rows[1:])
-
-    @classmethod
-    def of_fractions(cls, melanin: Float[Tensor, "N"], haemoglobin: Float[Tensor, "N"]) -> SkinPrior:
-        """Of some skins, as volume fractions; beyond the ends of the table they count as its ends."""
-        g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
-        k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
-        both = torch.stack([g, k])  # (2, N)
-        return cls(both.mean(1), torch.cov(both))
-
-    def to_table(self, path: str | Path, source: str) -> None:
-        """Write it as a small text table; ``source`` says which skins."""
-        header = f"{source}\nmean and covariance of (melanin, haemoglobin) in table coordinates"
-        with paths.whole_file(path) as partial:
-            np.savetxt(partial, torch.cat([self.mean[None], self.covariance]).numpy(), "%.9g", ",", header=header)
 
 
 def skin_prior(
@@ -175,24 +153,14 @@ class Shares(NamedTuple):
 
 
 def supervision(
-    melanin: Float[Tensor, "B H W"],
-    haemoglobin: Float[Tensor, "B H W"],
-    diffuse: Float[Tensor, "B H W"],
-    specular: Float[Tensor, "B H W"],
-    albedo: Float[Tensor, "B H W 3"],
-    camera: Float[Tensor, "B 2"],
-    shares: Shares = Shares(),  # noqa: B008 - a tuple does not change
+    said: Output, true: Output, colours: Float[Tensor, "B H W 3"], shares: Shares
 ) -> Float[Tensor, "B H W"]:
-    """Weighted squared errors of each pixel, from the *differences* between the network's answer and the truth.
+    """Σ share · (said − true)² of each pixel, as SfSNet and InverseFaceNet are trained on synthetic faces.
 
-    As SfSNet (Sengupta et al. 2018) and InverseFaceNet (Kim et al. 2018) are trained on synthetic faces. Pigments in
-    table coordinates, albedo in linear RGB; the camera's error counts in every pixel alike.
+    Pigments in table coordinates; ``colours`` is the difference of the two albedos, linear RGB; the camera's error
+    counts in every pixel alike. References: Sengupta et al. (2018), Kim et al. (2018), both CVPR.
     """
-    return (
-        shares.melanin * melanin.square()
-        + shares.haemoglobin * haemoglobin.square()
-        + shares.diffuse * diffuse.square()
-        + shares.specular * specular.square()
-        + shares.albedo * albedo.square().sum(-1)
-        + shares.camera * camera.square().mean(-1)[:, None, None]
-    )
+    maps = [(a - b).square() for a, b in zip(said[:4], true[:4], strict=True)]
+    camera = (said.camera - true.camera).square().mean(-1)[:, None, None]
+    errors = (*maps, colours.square().sum(-1), camera)
+    return sum((s * e for s, e in zip(shares, errors, strict=True)), start=colours.new_zeros(()))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from bioface import illumination, paths, skin
 from bioface.errors import BiofaceError, DataError, unknown_name
@@ -62,69 +62,12 @@ class Output(NamedTuple):
         return skin.table_fraction(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the faces of all processes, so that a shared batch trains as it does on one process.
-
-    On one process, and in evaluation, it is ``nn.BatchNorm2d``. All processes must take part, each with as many
-    faces as the others.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same, each channel of mean 0 and variance 1 over the batch, scaled and shifted."""
-        processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-        if processes == 1 or not self.training:
-            if self.training and x.numel() == x.shape[1]:
-                raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
-            return super().forward(x)
-        y, mean, variance = _SharedNorm.apply(  # type: ignore[no-untyped-call]
-            x.to(self.weight), self.weight, self.bias, self.eps
-        )
-        if self.track_running_stats:
-            assert self.num_batches_tracked is not None and self.momentum is not None
-            assert self.running_mean is not None and self.running_var is not None
-            n = processes * x.numel() / x.shape[1]
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (n / (n - 1)), self.momentum)
-        return y
-
-
-class _SharedNorm(torch.autograd.Function):
-    """Normalise (B, C, H, W) by mean and variance over all processes: one exchange forth, one back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        own = torch.stack(torch.var_mean(x, (0, 2, 3), correction=0))  # (2, C)
-        parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, own)
-        variances, means = torch.stack(parts, 1)  # (processes, C) each
-        mean = means.mean(0)
-        variance = variances.mean(0) + means.var(0, correction=0)
-        inverse = (variance + eps).rsqrt()
-        normed = (x - mean[:, None, None]) * inverse[:, None, None]
-        ctx.save_for_backward(normed, weight, inverse)
-        ctx.mark_non_differentiable(mean, variance)
-        return torch.addcmul(bias[:, None, None], normed, weight[:, None, None]), mean, variance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        normed, weight, inverse = ctx.saved_tensors
-        own = torch.stack([grad.sum((0, 2, 3)), (grad * normed).sum((0, 2, 3))])  # (2, C): of bias and of weight
-        total = own.clone()
-        distributed.all_reduce(total)
-        total /= distributed.get_world_size() * grad.numel() / grad.shape[1]
-        slope, turn = total[:, :, None, None]
-        to_x = (grad - slope).addcmul_(normed, turn, value=-1).mul_((weight * inverse)[:, None, None])
-        return to_x, own[1], own[0], None
-
-
 def _level(channels_in: int, channels: int) -> nn.Sequential:
     """Three times (3 × 3 convolution, batch norm, ReLU): (B, channels_in, H, W) → (B, channels, H, W)."""
     layers: list[nn.Module] = []
     for _ in range(3):
         # no bias: the batch norm that follows has one
-        layers += [nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), BatchNorm(channels), nn.ReLU(True)]
+        layers += [nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
         channels_in = channels
     return nn.Sequential(*layers)
 
@@ -180,9 +123,12 @@ class BioFaceNet(nn.Module):
 
         Raises
         ------
-        BiofaceError : colours that are not last, or a size that is not a multiple of 16
+        BiofaceError : colours that are not last, a size that is not a multiple of 16, or, in training, one image of
+            16 × 16, of which batch norm sees a single pixel at the lowest level
         """
         check_image(image)
+        if self.training and image.shape[:3].numel() == MULTIPLE**2:
+            raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
         x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
         x = x - x.new_tensor(MEAN_RGB)[:, None, None]
         skips = []
@@ -225,18 +171,14 @@ class BioFaceNet(nn.Module):
         BiofaceError : weights that are not finite, or not in half precision
         DataError : a file that cannot be written
         """
-        tensors = {name: v.detach().cpu().contiguous() for name, v in self.state_dict().items()}
+        tensors = dict(self.state_dict())
         if half:
             tensors = {name: v.half() if v.is_floating_point() else v for name, v in tensors.items()}
         for name, value in tensors.items():
             if not bool(torch.isfinite(value).all()):
                 raise BiofaceError(f"expected finite weights to save, found NaN or infinity in {name}")
         metadata = {**notes, "architecture": ARCHITECTURE, "config": json.dumps(self.config())}
-        try:
-            with paths.whole_file(path) as partial:
-                safetensors.torch.save_file(tensors, partial, metadata)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(path, "a file that can be written", str(error)) from error
+        write_safetensors(path, tensors, metadata, "a file that can be written")
 
     @classmethod
     def from_file(cls, path: str | Path) -> BioFaceNet:
@@ -254,41 +196,10 @@ class BioFaceNet(nn.Module):
         # RuntimeError, OverflowError: too wide to count; RecursionError, a RuntimeError: nested without end
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise DataError(path, f"a {ARCHITECTURE} configuration inside", f"{error!r}") from error
-        sketch.check(tensors, path)
+        check_tensors(path, tensors, sketch.state_dict(), f"weights of {ARCHITECTURE} of width {sketch.width}")
         network = cls(**config)
-        network.load(tensors, path)
+        network.load_state_dict(tensors)
         return network.eval()
-
-    def load(self, tensors: dict[str, Tensor], path: str | Path) -> None:
-        """Take over weights read from ``path``, which must fit exactly.
-
-        Raises
-        ------
-        DataError : see :meth:`check`
-        """
-        self.check(tensors, path)
-        self.load_state_dict(tensors)
-
-    def check(self, tensors: dict[str, Tensor], path: str | Path) -> None:
-        """Refuse weights read from ``path`` that are not this network's.
-
-        Raises
-        ------
-        DataError : weights that are missing, left over, of other shapes, other kinds of numbers or not finite
-        """
-        own = self.state_dict()
-        for name in sorted({*own, *tensors}):
-            expected = f"weights of {ARCHITECTURE} of width {self.width}"
-            if name not in tensors or name not in own:
-                raise DataError(path, expected, f"{name} {'missing' if name in own else 'left over'}")
-            if tensors[name].shape != own[name].shape:
-                found = f"{name} of shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-                raise DataError(path, expected, found)
-            kinds = FLOATS if own[name].is_floating_point() else (own[name].dtype,)
-            if tensors[name].dtype not in kinds:
-                raise DataError(path, expected, f"{name} of {tensors[name].dtype}")
-            if not bool(torch.isfinite(tensors[name]).all()):
-                raise DataError(path, "finite weights", f"NaN or infinity in {name}")
 
 
 def check_image(image: Tensor) -> None:
@@ -304,12 +215,40 @@ def check_image(image: Tensor) -> None:
         raise BiofaceError(f"expected images of shape (B, H, W, 3), found {shape}{hint}")
     if not image.is_floating_point():
         raise BiofaceError(f"expected floating-point colours, about 0–1, found {image.dtype}")
-    if not shape[0]:
+    B, H, W, _ = shape
+    if not B:
         raise BiofaceError("expected at least one image, found none")
-    if not shape[1] or not shape[2] or shape[1] % MULTIPLE or shape[2] % MULTIPLE:
-        raise BiofaceError(
-            f"expected a height and width that are multiples of {MULTIPLE}, found {shape[1]} × {shape[2]}"
-        )
+    if not H or not W or H % MULTIPLE or W % MULTIPLE:
+        raise BiofaceError(f"expected a height and width that are multiples of {MULTIPLE}, found {H} × {W}")
+
+
+def check_tensors(path: str | Path, found: dict[str, Tensor], own: dict[str, Tensor], expected: str) -> None:
+    """Refuse tensors read from ``path`` that cannot take the place of one's own; ``expected`` says what those are.
+
+    Raises
+    ------
+    DataError : tensors that are missing, left over, of other shapes, other kinds of numbers or not finite
+    """
+    for name in sorted({*own, *found}):
+        if name not in found or name not in own:
+            raise DataError(path, expected, f"{name} {'missing' if name in own else 'left over'}")
+        value, like = found[name], own[name]
+        if value.shape != like.shape:
+            raise DataError(path, expected, f"{name} of shape {tuple(value.shape)} instead of {tuple(like.shape)}")
+        if value.dtype not in (FLOATS if like.is_floating_point() else (like.dtype,)):
+            raise DataError(path, expected, f"{name} of {value.dtype}")
+        if not bool(torch.isfinite(value).all()):
+            raise DataError(path, "finite weights", f"NaN or infinity in {name}")
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], expected: str) -> None:
+    """Write tensors from any device, whole or not at all; a :class:`DataError` names the file and ``expected``."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        with paths.whole_file(path) as partial:
+            safetensors.torch.save_file(tensors, partial, metadata)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(path, expected, str(error)) from error
 
 
 def read_safetensors(path: str | Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, str]]:

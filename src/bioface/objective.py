@@ -6,6 +6,7 @@ Everything that a recipe can do right or wrong after the network happens here, i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,15 +84,10 @@ class Batch:
             return faces
         if not all(hasattr(faces, name) for name in ("rgb", "mask", "normals", "lighting", "names")):
             raise BiofaceError(f"expected faces of a data set or a batch, found {type(faces).__name__}")
-        image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(faces.rgb)))
-        return cls(
-            image,
-            torch.from_numpy(np.ascontiguousarray(faces.mask)),
-            torch.from_numpy(np.ascontiguousarray(faces.normals)),
-            torch.from_numpy(np.ascontiguousarray(faces.lighting.mean(1))),
-            tuple(faces.names),
-            None if getattr(faces, "truth", None) is None else true_output(faces.truth),
-        )
+        given = faces.rgb, faces.mask, faces.normals, faces.lighting.mean(1)
+        rgb, *rest = (torch.from_numpy(np.ascontiguousarray(values)) for values in given)
+        truth = None if getattr(faces, "truth", None) is None else true_output(faces.truth)
+        return cls(image_formation.srgb_decode(rgb), *rest, tuple(faces.names), truth)
 
     @classmethod
     def of_photo(cls, rgb: np.ndarray, mask: np.ndarray, name: str = "photo") -> Batch:
@@ -107,23 +103,18 @@ class Batch:
     def __getitem__(self, rows: Any) -> Batch:
         """Some of the faces, by a slice or row numbers."""
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        return Batch(
-            self.image[rows],
-            self.mask[rows],
-            None if self.normals is None else self.normals[rows],
-            None if self.lighting is None else self.lighting[rows],
-            tuple(self.names[i] for i in rows),
-            None if self.truth is None else Output(*(value[rows] for value in self.truth)),
-        )
+        return self._changed(lambda value: value[rows], names=tuple(self.names[i] for i in rows))
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        if self.image.device == device:
-            return self
-        moved = {f: getattr(self, f) for f in ("image", "mask", "normals", "lighting")}
-        moved = {f: None if v is None else v.to(device) for f, v in moved.items()}
-        truth = None if self.truth is None else Output(*(value.to(device) for value in self.truth))
-        return dataclasses.replace(self, **moved, truth=truth)
+        return self if self.image.device == device else self._changed(lambda value: value.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor], **others: Any) -> Batch:
+        """With every tensor changed in the same way."""
+        tensors = {name: getattr(self, name) for name in ("image", "mask", "normals", "lighting")}
+        tensors = {name: None if value is None else change(value) for name, value in tensors.items()}
+        truth = None if self.truth is None else Output(*map(change, self.truth))
+        return dataclasses.replace(self, **tensors, truth=truth, **others)
 
     def luminance(self) -> Float[Tensor, "B H W"]:
         """Luminance of the image, 0–1: the grey copy of copy_shading."""
@@ -140,15 +131,11 @@ def shading_target(batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"] | Non
 
 def true_output(truth: Any) -> Output:
     """What a network would have to say to be right: the true maps, camera and light of the twin's faces."""
-    pigments = [
-        skin.table_coordinate(torch.from_numpy(fraction), top)
-        for fraction, top in ((truth.melanin, skin.MELANIN_RANGE[1]), (truth.haemoglobin, skin.HAEMOGLOBIN_RANGE[1]))
-    ]
-    rest = (truth.diffuse_shading, truth.specular_shading, truth.camera_b, truth.illuminant_weights, truth.cct)
-    return Output(*pigments, *map(torch.from_numpy, rest))
-
-
-# --- decode ------------------------------------------------------------------------------------------------
+    names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant_weights", "cct")
+    melanin, haemoglobin, *rest = (torch.from_numpy(getattr(truth, name)) for name in names)
+    g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
+    k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+    return Output(g, k, *rest)
 
 
 def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output]:
@@ -212,9 +199,6 @@ def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
     return rgb
 
 
-# --- loss --------------------------------------------------------------------------------------------------
-
-
 def loss_terms(
     rendered: Tensor, output: Output, batch: Batch, recipe: Recipe, count: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -229,40 +213,27 @@ def loss_terms(
     ------
     BiofaceError : a supervised recipe without the truth
     """
-    # "sum" means that of recipe.batch faces
-    up = recipe.batch / len(batch) if recipe.reduction == "sum" else 1.0
-
-    def total(values: Tensor) -> Tensor:
-        return up * losses.reduce(values, batch.mask, recipe.reduction, count)
-
-    terms = {
-        "appearance": total(losses.appearance(rendered, batch.image, recipe.scale)),
-        "camera": up * losses.camera_prior(output.camera, recipe.reduction),
-        "specular": total(losses.specular_sparsity(output.specular)),
+    pixels = {
+        "appearance": losses.appearance(rendered, batch.image, recipe.scale),
+        "specular": losses.specular_sparsity(output.specular),
     }
     target = shading_target(batch, recipe)
-    if target is None or recipe.copy_shading is not None:
-        terms["diffuse"] = rendered.new_zeros(())
-    else:
-        terms["diffuse"] = total(losses.diffuse_supervision(output.diffuse, target, batch.mask))
-    nothing = rendered.new_zeros(())
-    terms["skin"] = terms["truth"] = nothing
+    if target is not None and recipe.copy_shading is None:
+        pixels["diffuse"] = losses.diffuse_supervision(output.diffuse, target, batch.mask)
     if recipe.weights.skin:
-        prior = losses.skin_prior(output.melanin, output.haemoglobin, losses.SkinPrior.load())
-        terms["skin"] = total(prior)
+        pixels["skin"] = losses.skin_prior(output.melanin, output.haemoglobin, losses.SkinPrior.load())
     if recipe.weights.truth:
-        terms["truth"] = total(_away_from_truth(output, batch, recipe))
-    return {name: weight * terms[name] for name, weight in recipe.weights._asdict().items()}
-
-
-def _away_from_truth(output: Output, batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"]:
-    true = batch.truth
-    if true is None:
-        raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
-    melanin, haemoglobin, diffuse, specular = (a - b for a, b in zip(output[:4], true[:4], strict=True))
-    colours = albedo(output, recipe) - albedo(true, recipe)
-    b = output.camera - true.camera
-    return losses.supervision(melanin, haemoglobin, diffuse, specular, colours, b, recipe.shares)
+        if batch.truth is None:
+            raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
+        colours = albedo(output, recipe) - albedo(batch.truth, recipe)
+        pixels["truth"] = losses.supervision(output, batch.truth, colours, recipe.shares)
+    # "sum" means that of recipe.batch faces
+    up = recipe.batch / len(batch) if recipe.reduction == "sum" else 1.0
+    terms = {name: up * losses.reduce(values, batch.mask, recipe.reduction, count) for name, values in pixels.items()}
+    cameras = losses.camera_prior(output.camera)
+    terms["camera"] = up * (cameras.mean() if recipe.reduction == "mean" else cameras.sum())
+    nothing = rendered.new_zeros(())
+    return {name: weight * terms.get(name, nothing) for name, weight in recipe.weights._asdict().items()}
 
 
 def make_optimiser(parameters: Any, recipe: Recipe) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ step is one cause. ``FAULTS`` are known mistakes of re-implementations, each put
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,8 @@ from bioface import camera, losses, network, skin
 from bioface.errors import BiofaceError, unknown_name
 
 #: Decoders from maps to image: the table, the same with 33 bands for every pixel (slow), and known mistakes.
-DECODERS = (
-    "table",
-    "spectral",
-    "no white balance",
-    "transposed matrix",
-    "rounded index",
-    "mis-scaled index",
-    "reshaped",
-)
+MISTAKES = ("no white balance", "transposed matrix", "rounded index", "mis-scaled index", "reshaped")
+DECODERS = ("table", "spectral", *MISTAKES)
 CHOICES = {
     "skin": tuple(skin.MODELS),
     "rows": tuple(camera.ROW_SUMS),
@@ -47,7 +41,7 @@ class Recipe:
     name : what it is called
     skin : "layered" or "published" skin model
     rows : "d65", "code" or "paper", see :func:`bioface.camera.raw_to_xyz`
-    decoder : "table", "spectral", or one of the mistakes in ``DECODERS``
+    decoder : "table", "spectral", or one of ``MISTAKES``
     normals : "decoded", or "undecoded": the shading target from normals left as stored, (n + 1) / 2
     shading : "exp" or "relu", the activation of both shadings
     batch_norm : "train", or "eval": left in evaluation mode, with the statistics of an untrained network
@@ -109,29 +103,14 @@ class Recipe:
         """This recipe under another name with some fields changed."""
         return dataclasses.replace(self, name=name, **changes)
 
-    def difference(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """The fields, but the name, in which two recipes differ: {field: (here, there)}."""
-        names = [f.name for f in dataclasses.fields(self) if f.name != "name"]
-        return {n: (getattr(self, n), getattr(other, n)) for n in names if getattr(self, n) != getattr(other, n)}
 
-
-PAPER_LITERAL = Recipe(
-    "paper_literal",
-    skin="published",
-    rows="paper",
-    optimiser="sgd",
-    learning_rate=1e-5,
-    schedule="constant",
-    start="random",
-)
+_SLOW: dict[str, Any] = dict(optimiser="sgd", learning_rate=1e-5, schedule="constant")
+PAPER_LITERAL = Recipe("paper_literal", skin="published", rows="paper", start="random", **_SLOW)
 WORKING = Recipe("working", weights=losses.Weights(diffuse=1e-3))
 
 
 def _chain(first: Recipe, *steps: tuple[str, dict[str, Any]]) -> tuple[Recipe, ...]:
-    chain = [first]
-    for name, change in steps:
-        chain.append(chain[-1].but(name, **change))
-    return tuple(chain)
+    return tuple(itertools.accumulate(steps, lambda before, step: before.but(step[0], **step[1]), initial=first))
 
 
 #: From the paper to what works, one field a step.
@@ -174,32 +153,21 @@ FAULTS = (
     WORKING.but("relu_for_exp", shading="relu"),
     WORKING.but("batch_norm_frozen", batch_norm="eval"),
 )
+_CODE: dict[str, Any] = dict(scale=255.0, reduction="sum", momentum=0.9)  # what makes the authors' steps large
 #: Recipes without a fault, each on another way there: the control of every test that finds faults.
 HEALTHY = (
     WORKING,
     WORKING.but("working_slower", learning_rate=1e-3, schedule="constant"),
-    WORKING.but(
-        "working_sgd",
-        optimiser="sgd",
-        momentum=0.9,
-        learning_rate=1e-4,
-        scale=255.0,
-        reduction="sum",
-        schedule="constant",
-    ),
+    WORKING.but("working_sgd", optimiser="sgd", learning_rate=1e-4, schedule="constant", **_CODE),
 )
 #: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin,
 #: a hundred times the paper's weight on shading and thirty times that on highlights; and supervised by true maps.
 PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
 MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
-SUPERVISED = WORKING.but(
-    "supervised", weights=losses.Weights(appearance=0.0, camera=0.0, specular=0.0, diffuse=0.0, truth=1.0)
-)
+SUPERVISED = WORKING.but("supervised", weights=losses.Weights(0.0, 0.0, 0.0, 0.0, truth=1.0))
 NEW_FACES = (PUBLISHED_LOSSES, MEASURED_SKIN, SUPERVISED)
 
-RECIPES: dict[str, Recipe] = {
-    r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)
-}
+RECIPES = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)}
 
 
 def get(recipe: str | Recipe) -> Recipe:

@@ -41,6 +41,13 @@ class Chromophores(NamedTuple):
     deoxyhaemoglobin: Tensor
 
 
+def _rising(wavelengths: object) -> Tensor:
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
+        raise BiofaceError(f"expected a row of wavelengths in nm that rise, found others, of shape {tuple(nm.shape)}")
+    return nm
+
+
 def check_wavelengths(wavelengths: object) -> Tensor:
     """(D,) float64 tensor of wavelengths in nm, increasing and inside 400–720.
 
@@ -51,9 +58,7 @@ def check_wavelengths(wavelengths: object) -> Tensor:
     >>> check_wavelengths([420.0, 430.0])
     tensor([420., 430.], dtype=torch.float64)
     """
-    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
-    if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
-        raise BiofaceError(f"expected one rising row of wavelengths in nm, found shape {tuple(nm.shape)}")
+    nm = _rising(wavelengths)
     if nm[0] < WAVELENGTHS[0] or nm[-1] > WAVELENGTHS[-1]:
         raise BiofaceError(f"expected wavelengths within 400–720 nm, found {nm[0]:g}–{nm[-1]:g} nm")
     return nm
@@ -74,15 +79,11 @@ def bands_to_fit(wavelengths: Tensor) -> Float[Tensor, "B"]:
     >>> bands_to_fit(torch.arange(390.0, 800.0, 50.0)).tolist()
     [440.0, 490.0, 540.0, 590.0, 640.0, 690.0]
     """
-    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
-    if nm.ndim != 1 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
-        raise BiofaceError("expected wavelengths in nm that rise from band to band, found others")
+    nm = _rising(wavelengths)
     own = nm[(nm >= WAVELENGTHS[0]) & (nm <= WAVELENGTHS[-1])]
     if len(own) < 4:
-        raise BiofaceError(
-            f"expected at least 4 bands within 400–720 nm, found {len(own)} of {len(nm)}, "
-            f"{float(nm.min()):g}–{float(nm.max()):g} nm"
-        )
+        found = f"{len(own)} of {len(nm)}, {nm[0]:g}–{nm[-1]:g} nm"
+        raise BiofaceError(f"expected at least 4 bands within 400–720 nm, found {found}")
     if own.diff().max() > 10 + 1e-6:
         return own
     return WAVELENGTHS[(nm[0] - 1e-6 <= WAVELENGTHS) & (nm[-1] + 1e-6 >= WAVELENGTHS)]

@@ -1,35 +1,36 @@
 """One training loop for every recipe: one process or many, interrupted or not.
 
 Device, precision and processes come from `accelerate`: ``accelerate launch -m bioface train ...`` or ``torchrun``
-run this same code on several of them, each with its share of every batch. A batch is a function of seed and step
-alone, so that a run taken up from a checkpoint sees the faces that an undisturbed one would have seen.
+run this same code on several of them, each with its share of every batch. Batch norm then looks at the faces of all
+graphics processors (torch's ``SyncBatchNorm``); processes without one each look at their own share, so that they
+train a little differently from a single process. A batch is a function of seed and step alone, so that a run taken
+up from a checkpoint sees the faces that an undisturbed one would have seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from bioface import losses, objective, paths
+from bioface import losses, objective
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
-from bioface.network import FLOATS, BioFaceNet, read_safetensors
+from bioface.network import BioFaceNet, check_tensors, read_safetensors, write_safetensors
 from bioface.objective import Batch
 from bioface.recipes import RECIPES, Recipe, get
 
@@ -37,7 +38,7 @@ __all__ = ["RECIPES", "Diagnosis", "Diverged", "History", "build", "diagnose", "
 
 CHECKPOINT = "BioFaceNet checkpoint"
 LOSSES = losses.Weights._fields
-_COLUMNS = (*LOSSES, "gradient_norm", "output_change")
+_COLUMNS = (*LOSSES, "gradient_norm", "output_change")  # of a record, which has a row for each step
 
 
 class Diverged(BiofaceError):
@@ -135,42 +136,25 @@ def train(
     Diverged : NaN or infinity, with the culprit; the last checkpoint stays
     """
     recipe = get(recipe)
-    for name, value in (("steps", steps), ("checkpoint_every", checkpoint_every), ("probe_every", probe_every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BiofaceError(f"expected {name} of at least 1, found {value!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise BiofaceError(f"expected a seed of at least 0, found {seed!r}")
-    # then nothing reaches the decoder of the diffuse shading, or those of the pigments
-    unused = recipe.copy_shading is not None or recipe.decoder == "rounded index"
-    # accelerate takes processes without a graphics processor for a group only when it is told
-    cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)])
+    given = {"steps": steps, "checkpoint_every": checkpoint_every, "probe_every": probe_every, "seed": seed}
+    for name, value in given.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise BiofaceError(f"expected {name} of at least {least}, found {value!r}")
+    accelerator = _processes(model, recipe)
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
-    run = {
-        "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
-        "config": model.config(),
-        "faces": feed.faces,
-        "batch_size": feed.batch_size,
-        "seed": seed,
-        "steps": steps if recipe.schedule == "cosine" else "any",
-    }
+    run = _description(model, feed, recipe, steps)
     record = np.full((steps, len(_COLUMNS)), np.nan)
     first = _restore(Path(checkpoint), model, optimiser, run, record) if checkpoint is not None else 0
     net, stepper = accelerator.prepare(model, optimiser)
     model.train(recipe.batch_norm == "train")
 
-    bar = tqdm(
-        range(first, steps),
-        recipe.name,
-        total=steps,
-        initial=first,
-        unit="step",
-        disable=not (progress and accelerator.is_main_process),
-    )
+    is_silent = not (progress and accelerator.is_main_process)
+    bar = tqdm(range(first, steps), recipe.name, total=steps, initial=first, unit="step", disable=is_silent)
     began, seconds, previous = time.perf_counter(), 0.0, None
     for step in bar:
-        batch = feed(step)
+        batch, is_last = feed(step), step + 1 == steps
         for group in stepper.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         said = net(batch.image)
@@ -181,10 +165,9 @@ def train(
         terms = objective.loss_terms(rendered, maps, batch, recipe, count)
         stepper.zero_grad()
         accelerator.backward(sum(terms.values()))
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         values = torch.stack([*(terms[name].detach() for name in LOSSES), norm])
-        values = accelerator.reduce(values, "mean").tolist()
-        record[step, :-1] = values
+        record[step, :-1] = values = accelerator.reduce(values, "mean").tolist()
         if not np.isfinite(values).all():
             raise Diverged(f"step {step} of {recipe.name}: {_culprit(model, said, terms)}; the weights are unchanged")
         stepper.step()
@@ -192,20 +175,30 @@ def train(
             if previous is not None:
                 record[step - 1, -1] = _change(rendered, previous, batch, count, accelerator)
             previous = rendered.detach()
-        if step == steps - 1:
+        if is_last:
             seconds = time.perf_counter() - began
-        if step == steps - 1 or (not feed.is_whole and step % probe_every == 0):
+        if is_last or (not feed.is_whole and step % probe_every == 0):
             record[step, -1] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
-        if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
+        if checkpoint is not None and (is_last or (step + 1) % checkpoint_every == 0):
             if accelerator.is_main_process:
                 _save(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
+    broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
     accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval()
-    columns = dict(zip(_COLUMNS, record.T, strict=True))
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
-    terms = {name: columns[name] for name in LOSSES}
-    return History(terms, columns["gradient_norm"], columns["output_change"], rates, seconds)
+    return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -2], record[:, -1], rates, seconds)
+
+
+def _processes(model: nn.Module, recipe: Recipe) -> Accelerator:
+    # then nothing reaches the decoder of the diffuse shading, or those of the pigments
+    unused = recipe.copy_shading is not None or recipe.decoder == "rounded index"
+    # accelerate takes processes without a graphics processor for a group only when it is told
+    cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)])
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for these alone
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return accelerator
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -223,30 +216,26 @@ class _Feed:
     """Which faces a step sees, on this process: a function of seed and step alone."""
 
     def __init__(self, dataset: Any, batch_size: int | None, seed: int, accelerator: Accelerator):
-        whole = isinstance(dataset, Batch | Faces)
-        self.dataset = Batch.of(dataset) if whole else dataset
-        self.faces = len(dataset)
-        self.batch_size = self.faces if batch_size is None else batch_size
-        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
-        self.seed, self.device = seed, accelerator.device
+        self.dataset = Batch.of(dataset) if isinstance(dataset, Batch | Faces) else dataset
+        self.faces, self.seed, self.accelerator = len(dataset), seed, accelerator
+        self.batch_size, processes = batch_size if batch_size is not None else self.faces, accelerator.num_processes
         if not 1 <= self.batch_size <= self.faces:
             raise BiofaceError(f"expected a batch of 1 to {self.faces} faces, found {self.batch_size}")
-        if self.batch_size % self.processes:
-            raise BiofaceError(f"expected a batch that {self.processes} processes share, found {self.batch_size}")
+        if self.batch_size % processes:
+            raise BiofaceError(f"expected a batch that {processes} processes share, found {self.batch_size}")
         self.is_whole = self.batch_size == self.faces
         self._all = self._take(np.arange(self.faces)) if self.is_whole else None
-        self._epoch, self._order = -1, np.arange(0)
 
     def __call__(self, step: int) -> Batch:
         if self._all is not None:
             return self._all
         epoch, place = divmod(step, self.faces // self.batch_size)  # what is left over at the end waits for the next
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.faces)
-        return self._take(np.sort(self._order[place * self.batch_size : (place + 1) * self.batch_size]))
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.faces)
+        return self._take(np.sort(order[place * self.batch_size : (place + 1) * self.batch_size]))
 
     def _take(self, rows: np.ndarray) -> Batch:
-        return Batch.of(self.dataset[rows[self.rank :: self.processes]]).to(self.device)
+        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        return Batch.of(self.dataset[own]).to(self.accelerator.device)
 
 
 def _change(now: Tensor, before: Tensor, batch: Batch, count: Tensor, accelerator: Accelerator) -> float:
@@ -256,37 +245,44 @@ def _change(now: Tensor, before: Tensor, batch: Batch, count: Tensor, accelerato
 
 
 @torch.no_grad()
-def _look_again(net: torch.nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+def _look_again(net: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     """The image after a step, without a trace in the running statistics."""
-    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for m in norms:
-        m.track_running_stats = False
-    rendered, _ = objective.decode(net(batch.image), batch, recipe)
-    for m in norms:
-        m.track_running_stats = True
+    copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    rendered, _ = objective.decode(torch.func.functional_call(net, copies, batch.image), batch, recipe)
     return rendered
 
 
 def _culprit(model: BioFaceNet, said: Any, terms: dict[str, Tensor]) -> str:
     """What turned to NaN or infinity first, in the order of the computation."""
-
-    def bad(value: Tensor) -> bool:
-        return not bool(torch.isfinite(value.detach()).all())
-
-    for name, value in model.named_parameters():
-        if bad(value):
-            return f"the weights are not finite, first {name}"
-    for name, value in said._asdict().items():
-        if bad(value):
-            return f"the network's {name} is not finite"
-    for name, value in terms.items():
-        if bad(value):
-            return f"the {name} loss is not finite"
-    names = [name for name, p in model.named_parameters() if p.grad is not None and bad(p.grad)]
-    return f"the gradient is not finite, first of {names[0] if names else 'another process'}"
+    slopes = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    stages: list[tuple[str, Mapping[str, Tensor]]] = [
+        ("the weights are not finite, first {}", dict(model.named_parameters())),
+        ("the network's {} is not finite", said._asdict()),
+        ("the {} loss is not finite", terms),
+        ("the gradient is not finite, first of {}", slopes),
+    ]
+    for sentence, values in stages:
+        for name, value in values.items():
+            if not bool(torch.isfinite(value.detach()).all()):
+                return sentence.format(name)
+    return "the gradient is not finite, first of another process"
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------
+def _description(model: BioFaceNet, feed: _Feed, recipe: Recipe, steps: int) -> dict[str, Any]:
+    """What a run must have in common with the one that wrote its checkpoint, as JSON gives it back."""
+    run = {f"recipe {name}": value for name, value in dataclasses.asdict(recipe).items()}
+    run |= {f"network {name}": value for name, value in model.config().items()}
+    run |= {"faces": feed.faces, "batch_size": feed.batch_size, "seed": feed.seed}
+    run["steps"] = steps if recipe.schedule == "cosine" else "any"
+    return json.loads(json.dumps(run))
+
+
+def _digest(tensors: dict[str, Tensor], run: str) -> str:
+    """Of all that is in a checkpoint, so that none is taken up of which a part was lost or changed."""
+    everything = hashlib.sha256(run.encode())
+    for name in sorted(tensors):
+        everything.update(name.encode() + tensors[name].numpy().tobytes())
+    return everything.hexdigest()
 
 
 def _save(
@@ -296,13 +292,11 @@ def _save(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items() if value is not None}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors = {name: value.detach().cpu() for name, value in tensors.items()}
     tensors["record"] = torch.from_numpy(record.copy())
-    try:
-        with paths.whole_file(path) as partial:
-            safetensors.torch.save_file(tensors, partial, {"architecture": CHECKPOINT, "run": json.dumps(run)})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise DataError(path, "room to write a checkpoint", str(error)) from error
+    text = json.dumps(run)
+    metadata = {"architecture": CHECKPOINT, "run": text, "digest": _digest(tensors, text)}
+    write_safetensors(path, tensors, metadata, "room to write a checkpoint")
 
 
 def _restore(
@@ -312,39 +306,26 @@ def _restore(
     if not path.exists():
         return 0
     tensors, metadata = read_safetensors(path, CHECKPOINT)
-    try:
-        saved, done = json.loads(metadata["run"]), tensors.pop("record").numpy()
-        if not isinstance(saved, dict):
-            raise TypeError(f"a run that is {type(saved).__name__}")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise DataError(path, "a checkpoint's run and record inside", repr(error)) from error
+    text = metadata.get("run", "")
+    if metadata.get("digest") != _digest(tensors, text):
+        raise DataError(path, "a checkpoint as it was written", "one that lacks a part or was changed")
+    saved, done = json.loads(text), tensors.pop("record").numpy()
     for name, wanted in run.items():
-        found = saved.get(name)
-        if wanted != found:
-            if isinstance(wanted, dict) and isinstance(found, dict):  # many fields, of which one or two differ
-                different = [field for field in wanted if wanted[field] != found.get(field)]
-                wanted, found = ({field: both.get(field) for field in different} for both in (wanted, found))
-            raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{found}")
-    if done.ndim != 2 or done.shape[1] != len(_COLUMNS) or done.dtype != record.dtype:
-        raise DataError(path, f"a record of {len(_COLUMNS)} numbers a step", f"{done.dtype} of shape {done.shape}")
+        if saved.get(name) != wanted:
+            raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{saved.get(name)}")
     if len(done) > len(record):
         raise DataError(path, f"a checkpoint of at most {len(record)} steps", f"one of {len(done)}")
-    weights = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+    weights: dict[str, Tensor] = {}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if part := re.fullmatch(r"optimiser\.([0-9]{1,6})\.([a-z_]+)", name):
-            state.setdefault(int(part[1]), {})[part[2]] = value
-        elif not name.startswith("model."):
-            raise DataError(path, "a checkpoint's weights, optimiser and record", f"{name} left over")
-    parameters = list(model.parameters())
-    for index, values in state.items():
-        fits = index < len(parameters) and all(
-            (not v.ndim or v.shape == parameters[index].shape) and v.dtype in FLOATS and bool(torch.isfinite(v).all())
-            for v in values.values()
-        )
-        if not fits or set(values) != set(next(iter(state.values()))):
-            raise DataError(path, "what the optimiser keeps of each weight", f"something else for weight {index}")
-    model.load(weights, path)
+        kind, rest = name.split(".", 1)
+        if kind == "model":
+            weights[rest] = value
+        else:
+            index, key = rest.split(".")
+            state.setdefault(int(index), {})[key] = value
+    check_tensors(path, weights, model.state_dict(), f"weights of width {model.width}")
+    model.load_state_dict(weights)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     record[: len(done)] = done
     return len(done)
