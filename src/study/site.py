@@ -221,11 +221,10 @@ def _read(path: Path) -> nbformat.NotebookNode:
     ------
     DataError : it is missing, damaged, not executed to its end, or a cell failed
     """
-    notebook = notebook_file.read(path)
     try:
-        node = nbformat.from_dict(notebook_file.clean(notebook))
+        node = nbformat.reads(notebook_file.clean(path), as_version=4)
         nbformat.validate(node)
-    except (BiofaceError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         found = str(error).partition("\n")[0]
         raise DataError(
             path, "a notebook executed to its end (`make notebooks`)", f"{type(error).__name__}: {found}"
