@@ -26,7 +26,7 @@ from PIL import Image
 from bioface import __main__ as cli
 from bioface import datasets, paths, skin, training
 from bioface.datasets import twin
-from study import notebook, notebook_file, site
+from study import notebook, notebook_file
 
 FACES = """\
 from bioface import plotting
@@ -289,39 +289,6 @@ def test_a_file_that_has_no_room_stops_the_run_and_harms_nothing(tmp_path, undis
     after_a_refusal(place, before, told)
 
 
-SMALL_DISK = """\
-set -e
-mount -t tmpfs -o size=$0 tmpfs "$BIOFACE_BUILD"
-cp -a "$KEPT"/. "$BIOFACE_BUILD"
-code=0
-"$@" || code=$?
-rm -rf "$KEPT"
-cp -a "$BIOFACE_BUILD" "$KEPT"
-exit $code"""
-
-
-@pytest.mark.slow
-def test_a_full_disk_stops_the_run_and_harms_nothing(tmp_path, undisturbed, monkeypatch):
-    """On a real one, of memory, that exists for this run only; where that is not allowed, the test above stands in."""
-    namespace = ["unshare", "--mount", "sh", "-c"]
-    try:
-        subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], check=True, capture_output=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        pytest.skip("a file system of one's own cannot be mounted here")
-    place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
-    before = results(place)
-    _notebooks(place / "notebooks", size=7, ballast=300_000)
-    shutil.copytree(place / "build", place / "kept")
-    monkeypatch.setenv("KEPT", str(place / "kept"))
-    # blocks of 4 kB: what is there, and room for notebooks, but not for 2.4 MB more
-    blocks = sum(file.stat().st_size // 4096 + 2 for file in (place / "build").rglob("*")) + 300
-    told = finish(start(place, *namespace, SMALL_DISK, str(blocks * 4096)), code=1)
-    assert "No space left on device" in told and "fits/7.npz" in told
-    shutil.rmtree(place / "build")
-    (place / "kept").rename(place / "build")
-    after_a_refusal(place, before, told)
-
-
 def _tiny_twin(*_: Any):
     return twin.load("train", config=twin.TwinConfig(train=2, validation=1, test=1, cubes=0), progress=False)
 
@@ -367,23 +334,6 @@ def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
     assert told.count("\n") == 1 and "zx_7_d10_inmc_celebA_01.hdf5" in told and "make room" in told
     assert not list((tmp_path / "build" / "twin").iterdir()) and not list((tmp_path / "out").iterdir())
     assert cli.main(arguments) == 0
-
-
-@pytest.mark.slow
-def test_no_room_for_the_site(tmp_path, monkeypatch, capsys):
-    build, notebooks = tmp_path / "build", tmp_path / "notebooks"
-    notebooks.mkdir()
-    shutil.copy(paths.notebooks() / f"{AUDIT}.ipynb", notebooks)  # one is enough
-    monkeypatch.setattr(paths, "notebooks", lambda: notebooks)
-    monkeypatch.setenv("BIOFACE_BUILD", str(build))
-    (build / "site").mkdir(parents=True)
-    (build / "site" / "site.css").write_text("an earlier one")
-    with no_room(50_000):
-        assert site.main() == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and told.startswith(f"{build / 'site'}: File too large; make room")
-    assert [file.name for file in build.iterdir()] == ["site"]
-    assert [file.read_text() for file in (build / "site").iterdir()] == ["an earlier one"]
 
 
 # --- a checkout that may only be read
