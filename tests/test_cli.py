@@ -78,14 +78,20 @@ def photo_and_weights(folders):
     return photo, weights, mask
 
 
+@pytest.fixture
+def decompose(photo_and_weights):
+    """``decompose(*options)`` runs the command on the photo with its mask, and gives its exit code."""
+    photo, weights, mask = map(str, photo_and_weights)
+    return lambda *options: cli.main(["decompose", photo, "--mask", mask, "--weights", weights, *options])
+
+
 ENDINGS = ("albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular")
 
 
-def test_decompose_writes_maps_and_pictures(photo_and_weights, tmp_path, capsys):
+def test_decompose_writes_maps_and_pictures(decompose, photo_and_weights, tmp_path, capsys):
     photo, weights, mask = photo_and_weights
     out = tmp_path / "results"
-    arguments = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights), "--out", str(out)]
-    assert cli.main(arguments) == 0
+    assert decompose("--out", str(out)) == 0
     said = capsys.readouterr()
     assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
     assert "melanin 0.43" in said.out  # what white is
@@ -112,18 +118,13 @@ def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_pat
     assert (tmp_path / "build" / "decompose" / "me_maps.npz").is_file()
 
 
-def test_decompose_says_when_it_shrinks(photo_and_weights, tmp_path, monkeypatch, capsys):
-    photo, weights, mask = photo_and_weights
+def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch, capsys):
     monkeypatch.setattr(decomposition, "MAX_PIXELS", 40 * 30)
-    assert cli.main(["decompose", str(photo), "--mask", str(mask), "--weights", str(weights)]) == 0
+    assert decompose() == 0
     said = capsys.readouterr()
     assert said.err == "me.png has 0 million pixels: shrunk to 40 × 30\n" and "maps of 40 × 30" in said.out
-
-
-def test_decompose_shows_how_far_it_is(photo_and_weights, monkeypatch, capsys):
-    photo, weights, mask = photo_and_weights
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    assert cli.main(["decompose", str(photo), "--mask", str(mask), "--weights", str(weights)]) == 0
+    assert decompose() == 0
     said = capsys.readouterr().err
     assert said.startswith("me.png: read, taken apart, then written to") and "decompose: 100%" in said
     assert "write: 100%" in said and "8/8" in said
@@ -157,17 +158,13 @@ def test_what_cannot_be_decomposed_leaves_nothing(change, message, photo_and_wei
     assert not list((tmp_path / "results").glob("*")) and not list(tmp_path.rglob("*partial*"))
 
 
-def test_decompose_writes_all_or_nothing(photo_and_weights, tmp_path, monkeypatch, capsys):
-    photo, weights, mask = photo_and_weights
-
+def test_decompose_writes_all_or_nothing(decompose, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise DataError("me_maps.npz", "a file that can be written", "No space left on device")
 
     monkeypatch.setattr(maps.Decomposition, "save", full)
-    out = tmp_path / "results"
-    arguments = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights), "--out", str(out)]
-    assert "No space left" in one_line_error(arguments, capsys)
-    assert not list(out.iterdir())
+    assert decompose("--out", str(tmp_path / "results")) == 2 and "No space left" in capsys.readouterr().err
+    assert not list((tmp_path / "results").iterdir())
 
 
 # --- train

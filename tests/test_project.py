@@ -109,7 +109,7 @@ def _sources():
 
 def test_every_import_is_declared():
     names = {canonicalize_name(requirement.name) for requirement in DECLARED}
-    own = {"bioface", "conftest", "tests", *(path.stem for path in ROOT.glob("tests/*.py"))}
+    own = {"bioface", "study", "conftest", "tests", *(path.stem for path in ROOT.glob("tests/*.py"))}
     providers = importlib.metadata.packages_distributions()
     undeclared = []
     for path, source in _sources():
@@ -123,10 +123,17 @@ def test_every_import_is_declared():
     assert undeclared == []
 
 
-def test_everything_beside_the_modules_is_packaged():
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]["bioface"]
-    packaged = {path for pattern in patterns for path in paths.PACKAGE.glob(pattern)}
-    files = {p for p in paths.PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+def test_bioface_never_imports_study():
+    imports = re.compile(r"^\s*(from|import) study\b", re.M)
+    assert not [path for path, source in _sources() if paths.PACKAGE in path.parents and imports.search(source)]
+
+
+@pytest.mark.parametrize("package", ["bioface", "study"])
+def test_everything_beside_the_modules_is_packaged(package):
+    folder = paths.PACKAGE.parent / package
+    patterns = PROJECT["tool"]["setuptools"]["package-data"][package]
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    files = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert {path for path in files if not path.name.startswith(".")} <= packaged
 
 
@@ -143,9 +150,8 @@ OUTSIDE_MAKE = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "M
 
 
 def make(*arguments, cwd=ROOT, **environment):
-    return subprocess.run(
-        ["make", *arguments], cwd=cwd, env=OUTSIDE_MAKE | environment, capture_output=True, text=True, timeout=120
-    )
+    environment = OUTSIDE_MAKE | environment
+    return subprocess.run(["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_make_alone_lists_every_target():
@@ -155,9 +161,12 @@ def test_make_alone_lists_every_target():
         assert re.search(rf"^make {target} ", listed, re.M), target
 
 
-def _checkout(folder):
+@pytest.fixture
+def checkout(tmp_path):
+    """``checkout(*arguments)``: make in a folder with what it needs and with its own Pythons before all others."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
-        (folder / name).write_text((ROOT / name).read_text())
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    return lambda *arguments: make(*arguments, cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
 
 
 def _fake_python(folder, name, body):
@@ -166,11 +175,10 @@ def _fake_python(folder, name, body):
     (folder / name).chmod(0o755)
 
 
-def test_without_python_3_11_make_says_so(tmp_path):
-    _checkout(tmp_path)
+def test_without_python_3_11_make_says_so(checkout, tmp_path):
     for name in ("python3.11", "python3", "python"):
         _fake_python(tmp_path / "bin", name, "exit 1")
-    done = make("check", cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    done = checkout("check")
     assert done.returncode != 0 and "Python 3.11 is needed" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
@@ -185,14 +193,12 @@ esac
 """
 
 
-def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_repeated(tmp_path):
-    _checkout(tmp_path)
+def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_repeated(checkout, tmp_path):
     _fake_python(tmp_path / "bin", "python3.11", FAKE)
-    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
 
-    def installations(**change):
+    def installations():
         (tmp_path / "log").write_text("")
-        done = make("reproduce", cwd=tmp_path, PATH=path, **change)
+        done = checkout("reproduce")
         log = (tmp_path / "log").read_text()
         return done.returncode, log.count("install"), log.count("-m study.reproduce")
 
@@ -207,35 +213,26 @@ def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_re
     assert installations() == (0, 0, 1)
 
 
-def test_make_passes_its_variables_on(tmp_path):
-    _checkout(tmp_path)
+def test_make_passes_its_variables_on(checkout, tmp_path):
     _fake_python(tmp_path / "bin", "python3.11", FAKE)
-    variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
-    assert make("reproduce", *variables, cwd=tmp_path, PATH=f"{tmp_path / 'bin'}:/usr/bin:/bin").returncode == 0
+    assert checkout("reproduce", "PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4").returncode == 0
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "-m study.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
 
 
-def test_an_own_python_is_used_as_it_is(tmp_path):
-    _checkout(tmp_path)
+def test_an_own_python_is_used_as_it_is_and_told_what_to_do_without_the_package(checkout, tmp_path):
     _fake_python(tmp_path / "bin", "mine", 'echo "$@" >> log')
-    assert make("reproduce", "PY=bin/mine", cwd=tmp_path).returncode == 0
+    assert checkout("reproduce", "PY=bin/mine").returncode == 0
     assert "-m study.reproduce" in (tmp_path / "log").read_text()
-    assert not (tmp_path / ".venv").exists()
-
-
-def test_an_own_python_without_the_package_is_told_what_to_do(tmp_path):
-    _checkout(tmp_path)
     _fake_python(tmp_path / "bin", "mine", "exit 1")
-    done = make("reproduce", "PY=bin/mine", cwd=tmp_path)
+    done = checkout("reproduce", "PY=bin/mine")
     assert done.returncode != 0 and "bin/mine -m pip install -r requirements.lock" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 
-def test_a_failing_step_of_make_test_fails_it(tmp_path):
-    _checkout(tmp_path)
+def test_a_failing_step_of_make_test_fails_it(checkout, tmp_path):
     _fake_python(tmp_path / "bin", "mine", 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac')
-    assert make("test", "PY=bin/mine", cwd=tmp_path).returncode != 0
+    assert checkout("test", "PY=bin/mine").returncode != 0
     log = (tmp_path / "log").read_text()
     assert "pytest" in log and "--compare" not in log
 
@@ -246,36 +243,22 @@ def test_coverage_under_the_bar_fails_and_says_the_figure(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_little.py"]
     flags = re.search(r'^\t\$\(PYTEST\) -m "not alone" (.*); \\$', (ROOT / "Makefile").read_text(), re.M).group(1)
     outside = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTEST"))}
-    done = subprocess.run(
-        [*command, *flags.split(), f"--cov-config={ROOT / 'pyproject.toml'}"],
-        cwd=tmp_path,
-        env=outside | {"COVERAGE_FILE": str(tmp_path / ".coverage")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    given = {"env": outside | {"COVERAGE_FILE": str(tmp_path / ".coverage")}, "capture_output": True, "timeout": 120}
+    command += [*flags.split(), f"--cov-config={ROOT / 'pyproject.toml'}"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, **given)
     assert done.returncode == 1 and "1 passed" in done.stdout
-    said = re.search(
-        r"^FAIL Required test coverage of ([0-9.]+)% not reached. Total coverage: ([0-9.]+)%$", done.stdout, re.M
-    )
+    line = r"^FAIL Required test coverage of ([0-9.]+)% not reached. Total coverage: ([0-9.]+)%$"
+    said = re.search(line, done.stdout, re.M)
     assert float(said[1]) >= 95 and 0 < float(said[2]) < 5
 
 
-def test_clean_removes_only_what_can_be_made_again(tmp_path):
-    _checkout(tmp_path)
-    kept = [
-        "data/nfe/mine.hdf5",
-        "figures/04_x.png",
-        "notebooks/04_x.ipynb",
-        ".venv/x",
-        "src/a.py",
-        "notes.txt",
-    ]
+def test_clean_removes_only_what_can_be_made_again(checkout, tmp_path):
+    kept = ["data/nfe/mine.hdf5", "figures/04_x.png", "notebooks/04_x.ipynb", ".venv/x", "src/a.py", "notes.txt"]
     gone = ["build/notebooks/x", ".ruff_cache/x", ".pytest_cache/x", "src/__pycache__/a.pyc"]
     for name in [*kept, *gone, "tests/__pycache__/b.pyc"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert make("clean", cwd=tmp_path).returncode == 0
+    assert checkout("clean").returncode == 0
     assert all((tmp_path / name).exists() for name in kept)
     assert not any((tmp_path / name).exists() for name in gone)
 
@@ -285,9 +268,9 @@ def continuous_integration(tmp_path):
     """Runs ``.ci/run`` in a folder of its own, where ``make test`` does ``recipe``, as root, with apt-get pretended."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    (tmp_path / ".ci").mkdir()
+    for folder in (".ci", "bin"):
+        (tmp_path / folder).mkdir()
     (tmp_path / ".ci" / "run").write_text(script.read_text())
-    (tmp_path / "bin").mkdir()
     for tool in ("bash", "dirname", "echo", "make", "sh"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     _fake_python(tmp_path / "bin", "id", "echo 0")
@@ -295,9 +278,8 @@ def continuous_integration(tmp_path):
 
     def run(recipe="@echo tested here"):
         (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\n")
-        environment = OUTSIDE_MAKE | {"PATH": str(tmp_path / "bin")}
-        given = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-        return subprocess.run(["bash", ".ci/run"], **given, check=False)
+        given = {"cwd": tmp_path, "env": OUTSIDE_MAKE | {"PATH": str(tmp_path / "bin")}}
+        return subprocess.run(["bash", ".ci/run"], **given, capture_output=True, text=True)
 
     return run
 
@@ -334,6 +316,7 @@ def committed(tmp_path_factory):
 def test_readme_numbers_are_those_of_the_committed_figures(committed):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.fill(text, committed) == text, "run `make notebooks`"
+    assert all(f"{{{{ {kind}(" in text for kind in ("measured", "table", "table1"))
 
 
 def test_verdicts_are_those_of_the_commit(committed):

@@ -20,9 +20,9 @@ from study import claims, fingerprint, notebook_file, reproduce
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
 from bioface import paths
-from study import claims
-c = claims.Claims(NUMBER)
-c.check("n", "a number", n, at_most=3, data="none")
+from study import claims, figures
+c = claims.Claims(NUMBER, CLAIMS)
+c.check("n", n)
 c.table()
 c.save()
 with paths.whole_file(paths.figures() / f"{NUMBER}_x.png") as file:
@@ -42,10 +42,16 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+def _declared(place):
+    rows = (f'[{k:02d}.n]\nwhat = "a number"\ndata = "none"\nat_most = 3\n' for k in range(1, 10))
+    (place / "claims.toml").write_text("".join(rows))
+    return place / "claims.toml"
+
+
 def write(place, name, *sources, parameters='profile = "default"  # or full\nseed = 0\nn = 1'):
     cells = [
         new_markdown_cell("# A notebook"),
-        new_code_cell(f'NUMBER = "{name[:2]}"'),
+        new_code_cell(f'NUMBER, CLAIMS = "{name[:2]}", {str(_declared(place))!r}'),
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         *map(new_code_cell, sources or [RESULTS]),
     ]
@@ -252,8 +258,8 @@ def test_a_notebook_s_claims_are_its_own(place):
     write(place, "01_a", "x = 1")  # without claims: there is no claims.json yet
     assert run(place) == 0
     before = ran(place)
-    made = claims.Claims("09")
-    made.check("z", "later", 1.0, at_most=1, data="none")
+    made = claims.Claims("09", _declared(place))
+    made.check("n", 1.0)
     made.save()
     assert run(place) == 0 and ran(place) == before
 
