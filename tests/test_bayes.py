@@ -40,7 +40,8 @@ def truth():
 
 
 def means(method, truth, *learnt, **options):
-    return {k: v[0] for k, v in metrics.summarise(metrics.table1_row(method(truth, *learnt), truth, **options)).items()}
+    row = metrics.table1_row(method(truth, *learnt), truth, **options)
+    return metrics.group_means(row, np.full(len(truth), "all"))["all"]
 
 
 def said_by(method):
