@@ -40,7 +40,8 @@ def truth():
 
 
 def means(method, truth, *learnt, **options):
-    return {k: v[0] for k, v in metrics.summarise(metrics.table1_row(method(truth, *learnt), truth, **options)).items()}
+    row = metrics.table1_row(method(truth, *learnt), truth, **options)
+    return metrics.group_means(row, np.full(len(truth), "all"))["all"]
 
 
 def said_by(method):
@@ -98,8 +99,8 @@ def test_prior_is_the_statistics_of_the_faces(prior):
 
 def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
     """Against every skin of the grid with the shadings from scipy's non-negative least squares."""
-    sigma = 0.02
-    found = bayes.maximum_a_posteriori(truth.image, truth.mask, prior, sigma=sigma)
+    sigma = bayes.SIGMA_LIKELIEST
+    found = bayes.maximum_a_posteriori(truth.image, truth.mask, prior)
     b, e = bayes.mean_camera_d65(1)
     skins = bayes._Skins.under(prior, b[0], e[0])
     t, w = skins.colours.double().numpy(), skins.white.double().numpy()
@@ -123,7 +124,7 @@ def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
 def test_the_expectation_is_that_of_the_joint_law(truth, prior):
     """Against a sum over skins and over a dense grid of both shadings."""
     sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
-    found = bayes.posterior_mean(truth.image, truth.mask, prior, sigma=sigma)
+    found = bayes._each_pixel(bayes._expected, sigma, truth.image, truth.mask, prior, None, None)
     b, e = bayes.mean_camera_d65(1)
     skins = bayes._Skins.under(prior, b[0], e[0])
     d, s = (
@@ -162,13 +163,10 @@ def test_more_knowledge_is_less_error(prior):
 def test_any_photo_is_taken_apart_and_bad_input_refused(method, truth, prior):
     takes_any_photo(method, prior)
     refuses_bad_photos(method, truth, prior)
-    for match, *wrong in (
-        *(("sigma", None, None, sigma) for sigma in (-0.01, 0.0, np.nan)),
-        ("camera_b", np.zeros(2)),
-        ("illuminant", None, truth.illuminant[:, :31]),
-    ):
-        with pytest.raises(BiofaceError, match=match):
-            method(truth.image, truth.mask, prior, *wrong)
+    with pytest.raises(BiofaceError, match="camera_b"):
+        method(truth.image, truth.mask, prior, np.zeros(2))
+    with pytest.raises(BiofaceError, match="illuminant"):
+        method(truth.image, truth.mask, prior, None, truth.illuminant[:, :31])
 
 
 @pytest.mark.parametrize(("value", "match"), [(np.nan, "NaN"), (0.03, "constants")])
@@ -206,8 +204,8 @@ def known():
     return bayes.Prior.learn(people(0, count=60))
 
 
-def by_draws(faces, prior, draws=DRAWS, **options):
-    return bayes.image_posterior(faces.image, faces.mask, prior, draws, bayes.mean_camera_d65(len(draws))[1], **options)
+def by_draws(faces, prior, draws=DRAWS):
+    return bayes.image_posterior(faces.image, faces.mask, prior, draws, bayes.mean_camera_d65(len(draws))[1])
 
 
 def test_a_face_tells_its_camera(persons, known):
@@ -239,21 +237,19 @@ def test_draws_weigh_what_bayes_gives_them(persons, known):
     colours = torch.from_numpy(persons.image[0][persons.mask[0]][:20])
     e = bayes.mean_camera_d65(9)[1]
     skins = [bayes._Skins.under(known, b, light) for b, light in zip(DRAWS, e, strict=True)]
-    everyone = bayes._People.of(known, skins[0].coordinates)
+    coordinates, log_people, scatter = bayes._people(known, skins[0].coordinates)
     sigma = 0.01
-    found = bayes._weight_of_draws(colours, skins, everyone, known, sigma)
-    logs = np.zeros((9, len(everyone.coordinates)))
+    found = bayes._weight_of_draws(colours, skins, log_people, scatter, known, sigma)
+    logs = log_people.double().numpy() + np.zeros((9, 1))
     for j, under in enumerate(skins):
-        evidence = bayes._evidence(bayes._Quadratic.of(colours, under, known, sigma), torch.zeros(len(under.colours)))[
-            0
-        ].double()
-        for u, scatter in enumerate(everyone.scatter.double()):
-            logs[j, u] = (evidence + scatter.log()).logsumexp(-1).mean() * bayes.FACE_COUNTS
-            logs[j, u] += everyone.log_prior[u]
+        quadratic = bayes._Quadratic.of(colours, under, known, sigma)
+        evidence = bayes._evidence(quadratic, torch.zeros(len(under.colours)))[0].double()
+        for u, share in enumerate(scatter.double()):
+            logs[j, u] += (evidence + share.log()).logsumexp(-1).mean() * bayes.FACE_COUNTS
     expected = np.exp(logs - logs.max())
     np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=0.02, atol=1e-5)
-    centre = (everyone.scatter @ skins[0].coordinates - everyone.coordinates).abs()
-    inside = everyone.coordinates.abs().amax(-1) < 0.6
+    centre = (scatter @ skins[0].coordinates - coordinates).abs()
+    inside = coordinates.abs().amax(-1) < 0.6
     assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
 
 
@@ -290,12 +286,7 @@ def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
     ):
         with pytest.raises(BiofaceError, match=what):
             bayes.image_posterior(image, mask, known, b, e)
-    with pytest.raises(BiofaceError, match="sigma"):
-        by_draws(persons, known, sigma=0.0)
     refuses_bad_photos(bayes.image_posterior, persons, known, DRAWS, lights)
-    skins = persons.melanin[mask], persons.haemoglobin[mask]
-    with pytest.raises(BiofaceError, match="learnt on faces"):
-        by_draws(persons, bayes.Prior.measured(*skins, image, mask))
 
 
 def test_whole_faces_of_any_photo(known):
@@ -340,37 +331,41 @@ def test_a_face_takes_a_third_of_a_second(method, prior):
     assert (time.perf_counter() - began) / 2 < 0.3
 
 
-def test_a_measured_prior_finds_the_shading_without_the_truth():
-    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
+@pytest.fixture(scope="module")
+def measured():
+    """Faces, skins and whose they are: pixels taken for places."""
     made = faces(0, count=8, specular=0.0)
-    skins = made.melanin[made.mask], made.haemoglobin[made.mask]
-    found = bayes.Prior.measured(*skins, made.image, made.mask)
+    person = np.broadcast_to(np.arange(8)[:, None, None], made.mask.shape)[made.mask]
+    return made, (made.melanin[made.mask], made.haemoglobin[made.mask]), person
+
+
+def test_a_measured_prior_finds_the_shading_without_the_truth(measured):
+    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
+    made, skins, person = measured
+    found = bayes.Prior.measured(*skins, made.image, made.mask, person)
     learnt = bayes.Prior.learn(faces(0, count=8))
     assert found.diffuse == pytest.approx(made.diffuse_shading[made.mask].mean(), rel=0.02)
     assert found.law == pytest.approx(learnt.law) and found.pigments == pytest.approx(learnt.pigments)
     assert found.albedo == pytest.approx(learnt.albedo, rel=0.01)
-    twice = bayes.Prior.measured(*skins, 2 * made.image, made.mask)
+    twice = bayes.Prior.measured(*skins, 2 * made.image, made.mask, person)
     assert twice.diffuse == pytest.approx(2 * found.diffuse) and twice.specular == pytest.approx(2 * found.specular)
 
 
 @pytest.mark.parametrize("melanin", [np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])])
-def test_measured_skins_that_tell_nothing_are_refused(melanin):
-    made = faces(0, count=1)
+def test_measured_skins_that_tell_nothing_are_refused(measured, melanin):
+    made, _, _ = measured
     with pytest.raises(BiofaceError, match="measured skins"):
-        bayes.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask)
+        bayes.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask, np.zeros(5))
 
 
-def test_places_on_a_person_stand_for_the_pixels_of_a_face():
-    """Told who is who, pixels taken for places, a measured prior knows persons and scatter as one that was taught."""
-    made = faces(0, count=8, specular=0.0)
-    inside = made.mask
-    skins = made.melanin[inside], made.haemoglobin[inside]
-    person = np.broadcast_to(np.arange(8)[:, None, None], inside.shape)[inside]
+def test_places_on_a_person_stand_for_the_pixels_of_a_face(measured):
+    """Told who is who, a measured prior knows persons and scatter as one that was taught."""
+    made, skins, person = measured
     mixed = np.random.default_rng(0).permutation(len(person))
-    found = bayes.Prior.measured(*(s[mixed] for s in skins), made.image, inside, person[mixed])
+    found = bayes.Prior.measured(*(s[mixed] for s in skins), made.image, made.mask, person[mixed])
     learnt = bayes.Prior.learn(faces(0, count=8))
     assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
     with pytest.raises(BiofaceError, match="a person for each"):
-        bayes.Prior.measured(*skins, made.image, inside, person[1:])
+        bayes.Prior.measured(*skins, made.image, made.mask, person[1:])
     with pytest.raises(BiofaceError, match="several places"):
-        bayes.Prior.measured(*skins, made.image, inside, np.arange(len(person)))
+        bayes.Prior.measured(*skins, made.image, made.mask, np.arange(len(person)))

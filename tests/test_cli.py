@@ -9,7 +9,7 @@ import scipy.io
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import decomposition, image_formation, maps, skin, training
+from bioface import decomposition, image_formation, maps, pictures, skin, training
 from bioface.datasets import registry
 from bioface.errors import DataError
 
@@ -119,7 +119,7 @@ def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_pat
 
 
 def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch, capsys):
-    monkeypatch.setattr(decomposition, "MAX_PIXELS", 40 * 30)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 40 * 30)
     assert decompose() == 0
     said = capsys.readouterr()
     assert said.err == "me.png has 0 million pixels: shrunk to 40 × 30\n" and "maps of 40 × 30" in said.out

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import bioface
-from bioface import camera, decomposition, illumination, image_formation, maps, metrics, skin, training
+from bioface import camera, decomposition, illumination, image_formation, maps, metrics, pictures, skin, training
 from bioface.datasets import photos, twin
 from bioface.decomposition import Decomposition, NoMask, decompose, edit
 from bioface.errors import BiofaceError, DataError
@@ -211,19 +211,19 @@ def test_refining_finds_the_least_squares_with_shadings_of_0_or_more():
 
 def test_windows_average_and_interpolate():
     line = np.arange(8.0, dtype=np.float32)
-    np.testing.assert_allclose(decomposition._windows(8, 0, 2, 4) @ line, [0.5, 2.5, 4.5, 6.5])
-    np.testing.assert_allclose(decomposition._windows(8, 0, 0.5, 4) @ line, [0, 0.25, 0.75, 1.25])
-    np.testing.assert_allclose(decomposition._windows(8, -2, 2, 2) @ line, [0, 0.5])  # goes on as it ends
-    np.testing.assert_allclose(decomposition._windows(8, 0, 1, 8).toarray(), np.eye(8))
+    np.testing.assert_allclose(pictures.windows(8, 0, 2, 4) @ line, [0.5, 2.5, 4.5, 6.5])
+    np.testing.assert_allclose(pictures.windows(8, 0, 0.5, 4) @ line, [0, 0.25, 0.75, 1.25])
+    np.testing.assert_allclose(pictures.windows(8, -2, 2, 2) @ line, [0, 0.5])  # goes on as it ends
+    np.testing.assert_allclose(pictures.windows(8, 0, 1, 8).toarray(), np.eye(8))
     # a step and a half, from the middle of a pixel: half of 0, all of 1
-    np.testing.assert_allclose(decomposition._windows(8, 0.5, 1.5, 1) @ line, [2 / 3])
+    np.testing.assert_allclose(pictures.windows(8, 0.5, 1.5, 1) @ line, [2 / 3])
 
 
 def test_shrinking_is_in_linear_light(network):
     """Pixels of 0 and 1 in turns are half the light, 0.735 in display, and not the 0.5 of averaged display values."""
     board = np.indices((128, 128)).sum(0) % 2 * 255
-    small = decomposition._resample(
-        decomposition._linear(board[..., None].astype(np.uint8), 255), *[decomposition._windows(128, 0, 2, 64)] * 2
+    small = pictures.resample(
+        pictures._linear(board[..., None].astype(np.uint8), 255), *[pictures.windows(128, 0, 2, 64)] * 2
     )
     np.testing.assert_allclose(small, 0.5, atol=1e-6)
 
@@ -284,8 +284,8 @@ def test_small_and_long_photos(network, size):
 
 
 def test_large_photos_are_shrunk(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(decomposition, "MAX_PIXELS", 100 * 80)
-    monkeypatch.setattr(decomposition, "STRIP", 1000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 100 * 80)
+    monkeypatch.setattr(pictures, "STRIP", 1000)
     rgb, mask = picture(300, 240), ellipse(300, 240, 150, 120, 100, 70)
     d = decompose(rgb, mask, network)
     assert d.image.shape == (100, 80, 3) and d.mask.shape == (100, 80)
@@ -548,7 +548,7 @@ def test_only_pixels_with_maps_are_edited_and_edits_do_not_end_in_a_line(feather
 
 def test_large_photos_are_edited_in_parts(found, monkeypatch):
     whole = edit(found, melanin=0.4, illuminant="A")
-    monkeypatch.setattr(decomposition, "STRIP", 1000)
+    monkeypatch.setattr(pictures, "STRIP", 1000)
     np.testing.assert_allclose(edit(found, melanin=0.4, illuminant="A"), whole, atol=1e-6)
 
 

@@ -1,25 +1,18 @@
-"""What a face is taken apart into by Bayes' rule, without a network: each pixel by itself, or all of a face together.
+"""What a face is taken apart into by Bayes' rule, without a network.
 
-Each method takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what is known of faces (:class:`Prior`),
-and gives a :class:`~bioface.maps.Decomposition`:
-
-``maximum_a_posteriori``  the likeliest skin and shading of each pixel by itself, under the mean camera and D65
-``posterior_mean``        what they are on average given the colour: the least squared error of all that see one
-                          pixel, as far as the laws it takes for the faces are theirs
-``image_posterior``       the same for whole faces, whose pixels share a camera, a light and a person's skin, all
-                          three found from the photo
-
-The first two may be told the true camera and light, which no network is: an oracle that shows what those cost.
+Methods take photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what is known of faces (:class:`Prior`); they
+give a :class:`~bioface.maps.Decomposition`. :func:`maximum_a_posteriori` and :func:`posterior_mean` see each pixel by
+itself, under the mean camera and D65; told the true ones, which no network is, they are an oracle that shows what those
+cost. The mean has the least squared error of all that see one pixel, as far as the laws it takes for the faces are
+theirs. :func:`image_posterior` sees a whole face, whose pixels share a camera, a light and a person's skin.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -28,7 +21,7 @@ from torch import Tensor
 
 from bioface import camera, illumination, skin, threads
 from bioface.errors import BiofaceError
-from bioface.maps import Decomposition
+from bioface.maps import Decomposition, checked_mask
 
 #: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
 #: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is
@@ -56,9 +49,11 @@ SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 a
 NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
 CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 
-_TOPS = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+#: Cameras or lights where they are known.
+Known = np.ndarray | None
 
-R = TypeVar("R")
+_TOPS = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
+_Find = Callable[["_Quadratic", "_Skins"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Prior:
     albedo, colour : (3,) mean albedo and mean photo, linear RGB
     base : (GRID, GRID) log density as ``law``, of the faces' medians: one skin for each person
     scatter : (2 GRID − 1, 2 GRID − 1) log density of how far pixels are from the median of their face, in steps of the
-        same grid, none in the middle; NaN where no faces were seen
+        same grid, none in the middle
     """
 
     pigments: np.ndarray
@@ -116,21 +111,20 @@ class Prior:
         haemoglobin: np.ndarray,
         images: np.ndarray,
         mask: np.ndarray,
-        person: np.ndarray | None = None,
+        person: np.ndarray,
     ) -> Prior:
         """Without any truth: the law of measured skin, and shadings from how bright the photos are.
 
         The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
         over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
-        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. Where it is known who was
-        measured, places on the face of one person stand for its pixels.
+        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. Places on the face of one
+        person stand for its pixels.
 
         Parameters
         ----------
         melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
         images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people
-        person : (M,) whose skin it is, each measured in several places; left out, no pixels are known to scatter, and
-            :func:`image_posterior` refuses the prior
+        person : (M,) whose skin it is, some of them measured in several places
 
         Raises
         ------
@@ -141,24 +135,18 @@ class Prior:
         if not np.isfinite(fractions).all() or not fractions.std(1).min() > 0:
             raise BiofaceError("expected measured skins that vary and are finite, found others")
         coordinates = np.stack([skin.table_coordinate(f, top) for f, top in zip(fractions, _TOPS, strict=True)])
-        base, scatter = _law(coordinates), np.full((2 * GRID - 1,) * 2, np.nan)
-        if person is not None:
-            if np.shape(person) != fractions.shape[1:]:
-                raise BiofaceError(
-                    f"expected a person for each of {fractions.shape[1]} skins, found {np.shape(person)}"
-                )
-            order = np.argsort(person, kind="stable")
-            _, first = np.unique(person[order], return_index=True)
-            places = [part for part in np.split(coordinates[:, order], first[1:], axis=1) if part.shape[1] > 1]
-            if not places:
-                raise BiofaceError("expected persons who were measured in several places, found none")
-            base, scatter = _between_and_within(places)
+        if np.shape(person) != fractions.shape[1:]:
+            raise BiofaceError(f"expected a person for each of {fractions.shape[1]} skins, found {np.shape(person)}")
+        of_each = (coordinates[:, person == who] for who in np.unique(person))
+        places = [part for part in of_each if part.shape[1] > 1]
+        if not places:
+            raise BiofaceError("expected persons who were measured in several places, found none")
         to_rgb = rgb_of_reflectance(*(v[0] for v in mean_camera_d65(1))).double()
         albedo = (to_rgb @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
-        colour = np.concatenate(pixels(images, mask)).mean(0, dtype=float)
+        colour = images[mask].astype(float).mean(0)
         level = float(colour.mean() / albedo.mean())
         shadings = level, SPREAD * level, FRESNEL * level
-        return cls(coordinates.mean(1), _law(coordinates), *shadings, albedo, colour, base, scatter)
+        return cls(coordinates.mean(1), _law(coordinates), *shadings, albedo, colour, *_between_and_within(places))
 
 
 def _between_and_within(faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -184,9 +172,8 @@ def maximum_a_posteriori(
     images: np.ndarray,
     mask: np.ndarray,
     prior: Prior,
-    camera_b: np.ndarray | None = None,
-    illuminant: np.ndarray | None = None,
-    sigma: float | None = None,
+    camera_b: Known = None,
+    illuminant: Known = None,
 ) -> Decomposition:
     """The likeliest skin and shadings of every pixel for itself.
 
@@ -198,56 +185,38 @@ def maximum_a_posteriori(
     images : (N, H, W, 3) linear RGB
     mask : (N, H, W) bool
     prior : learnt on training faces
-    camera_b, illuminant : (N, 2), (N, 33), where they are known; None is the mean camera, D65
-    sigma : deviation of a colour from the model's, linear RGB; None is :data:`SIGMA_LIKELIEST`, or
-        :data:`SIGMA_ORACLE` where both camera and light are given
+    camera_b, illuminant : (N, 2), (N, 33), where they are known; None is the mean camera, D65. σ, the deviation of a
+        colour from the model's, is :data:`SIGMA_LIKELIEST`, or :data:`SIGMA_ORACLE` where both are given
 
     Raises
     ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it, a sigma that is not
-        above 0
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
     """
-    return _each_pixel(_likeliest, SIGMA_LIKELIEST, images, mask, prior, camera_b, illuminant, sigma)
+    return _each_pixel(_likeliest, SIGMA_LIKELIEST, images, mask, prior, camera_b, illuminant)
 
 
 def posterior_mean(
-    images: np.ndarray,
-    mask: np.ndarray,
-    prior: Prior,
-    camera_b: np.ndarray | None = None,
-    illuminant: np.ndarray | None = None,
-    sigma: float | None = None,
+    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known = None, illuminant: Known = None
 ) -> Decomposition:
     """The expectation of every map, pigments in table coordinates, under the same laws; and of the albedo.
 
     Parameters, errors: as :func:`maximum_a_posteriori`, with :data:`SIGMA_EXPECTED`. Both shadings are integrated out
     in closed form, where i_d ≥ 0 is left out: 0 is some deviations away from its mean.
     """
-    return _each_pixel(_expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant, sigma)
+    return _each_pixel(_expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant)
 
 
 @torch.no_grad()
 def _each_pixel(
-    find: Callable[[_Quadratic, _Skins], Tensor],
-    usual_sigma: float,
-    images: np.ndarray,
-    mask: np.ndarray,
-    prior: Prior,
-    camera_b: np.ndarray | None,
-    illuminant: np.ndarray | None,
-    sigma: float | None,
+    find: _Find, sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known, illuminant: Known
 ) -> Decomposition:
     mask = checked_mask(images, mask)
-    known = camera_b is not None and illuminant is not None
-    sigma = _checked_sigma(sigma, SIGMA_ORACLE if known else usual_sigma)
     b, e = mean_camera_d65(len(mask))
     b = b if camera_b is None else _finite("camera_b", camera_b, b.shape)
     e = e if illuminant is None else _finite("illuminant", illuminant, e.shape)
-
-    def of_face(colours: Tensor, b: np.ndarray, e: np.ndarray) -> Tensor:
-        return _found(find, colours, _Skins.under(prior, b, e), prior, sigma)
-
-    found = _side_by_side(of_face, _colours(images, mask), b, e)
+    sigma = sigma if camera_b is None or illuminant is None else SIGMA_ORACLE
+    skins = (_Skins.under(prior, *known) for known in zip(b, e, strict=True))
+    found = [_found(find, *face, prior, sigma) for face in zip(_colours(images, mask), skins, strict=True)]
     return _decomposed(found, prior, b, e, images, mask)
 
 
@@ -332,31 +301,26 @@ def _expected(q: _Quadratic, skins: _Skins) -> Tensor:
 
 
 def _evidence(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, M) how likely each colour and skin are together, as a logarithm but for a constant of the colour's.
-
-    And log Φ(z) + z²/2, which i_s ≥ 0 has a part in.
-    """
+    """(n, M) log likelihood of colour and skin together, but for a constant of the colour's; and log Φ(z) + z²/2."""
     log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
     half = 0.5 * q.z.square()
     evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
     return evidence.add_(log_prior - 0.5 * (q.aa * q.stiffness).log()), half.add_(log_tail)
 
 
-def _found(
-    find: Callable[[_Quadratic, _Skins], Tensor], colours: Tensor, skins: _Skins, prior: Prior, sigma: float
-) -> Tensor:
+def _found(find: _Find, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> Tensor:
     """(n, 7) what ``find`` says of colours (n, 3)."""
     parts = threads.blocks(lambda c: find(_Quadratic.of(c, skins, prior, sigma), skins), colours.split(CHUNK))
     return torch.cat(list(parts))
 
 
 def _decomposed(
-    found: Sequence[Tensor], prior: Prior, b: np.ndarray, e: np.ndarray, images: np.ndarray, mask: np.ndarray
+    found: list[Tensor], prior: Prior, b: np.ndarray, e: np.ndarray, images: np.ndarray, mask: np.ndarray
 ) -> Decomposition:
     """Of what was found of the pixels (n, 7) of each mask: coordinates, shadings, albedo."""
     maps = np.zeros((*mask.shape, 7), np.float32)
     maps[..., :2] = prior.pigments
-    maps[mask] = torch.cat(list(found)).numpy()
+    maps[mask] = torch.cat(found).numpy()
     made = Decomposition.of_maps(*fractions(maps[..., :2]), maps[..., 2], maps[..., 3], b, e, images, mask)
     return dataclasses.replace(made, albedo=maps[..., 4:])
 
@@ -366,12 +330,7 @@ def _decomposed(
 
 @torch.no_grad()
 def image_posterior(
-    images: np.ndarray,
-    mask: np.ndarray,
-    prior: Prior,
-    camera_b: np.ndarray,
-    illuminant: np.ndarray,
-    sigma: float | None = None,
+    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray
 ) -> Decomposition:
     """The expectation of every map where the pixels of a face share what they do share: camera, light and person.
 
@@ -392,8 +351,6 @@ def image_posterior(
     images, mask, prior : as :func:`maximum_a_posteriori`
     camera_b, illuminant : (n, 2), (n, 33), draws from the law of cameras and lights, the same for all faces; 64 do
         nearly as well as 192, and a single one is a camera and light that are known
-    sigma : deviation of a colour from the model's under the nearest of the draws, linear RGB; None is
-        :data:`SIGMA_FACE`
 
     Returns
     -------
@@ -401,63 +358,53 @@ def image_posterior(
 
     Raises
     ------
-    BiofaceError : as :func:`maximum_a_posteriori`; not one draw or not as many of both, a prior without faces
+    BiofaceError : as :func:`maximum_a_posteriori`; not one draw or not as many of both
     """
     mask = checked_mask(images, mask)
-    sigma = _checked_sigma(sigma, SIGMA_FACE)
     count = max(1, len(np.atleast_1d(camera_b)))
     b, e = _finite("camera_b", camera_b, (count, 2)), _finite("illuminant", illuminant, (count, 33))
-    if not np.isfinite(prior.scatter).all():
-        raise BiofaceError("expected a prior learnt on faces, found one that never saw the pixels of a face scatter")
     skins = list(threads.blocks(lambda draw: _Skins.under(prior, *draw), zip(b, e, strict=True)))
-    people = _People.of(prior, skins[0].coordinates)
-
-    def of_face(colours: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        weight = _weight_of_draws(colours, skins, people, prior, sigma)
+    people, log_people, scatter = _people(prior, skins[0].coordinates)
+    found, cameras, lights = [], [], []
+    for colours in _colours(images, mask):
+        weight = _weight_of_draws(colours, skins, log_people, scatter, prior)
         of_draw = weight.sum(1)
-        found = torch.zeros(())
-        for j, count in _representatives(of_draw, weight @ people.coordinates[:, 1] / of_draw):
-            law = (weight[j] / of_draw[j] @ people.scatter).log()
-            found = found + count * _found(_expected, colours, skins[j].with_law(law), prior, sigma)
-        return found / REPRESENTATIVES, of_draw.numpy() @ b, of_draw.numpy() @ e
-
-    found, cameras, lights = zip(*_side_by_side(of_face, _colours(images, mask)), strict=True)
+        cameras.append(of_draw.numpy() @ b)
+        lights.append(of_draw.numpy() @ e)
+        total = torch.zeros(())
+        for j, times in _representatives(of_draw, weight @ people[:, 1] / of_draw):
+            law = (weight[j] / of_draw[j] @ scatter).log()
+            total = total + times * _found(_expected, colours, skins[j].with_law(law), prior, SIGMA_FACE)
+        found.append(total / REPRESENTATIVES)
     return _decomposed(found, prior, np.stack(cameras), np.stack(lights), images, mask)
 
 
-@dataclass(frozen=True)
-class _People:
-    """The skins a person may have: coordinates (U, 2), log prior (U,), and how pixels scatter over M skins (U, M)."""
-
-    coordinates: Tensor
-    log_prior: Tensor
-    scatter: Tensor
-
-    @classmethod
-    def of(cls, prior: Prior, skins: Tensor) -> _People:
-        """Those of every :data:`BASE_STEP`-th point that are likely enough; skins (M, 2) are points of the grid."""
-        some = prior.base[::BASE_STEP, ::BASE_STEP]
-        points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
-        to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
-        steps = to - points[:, None] + GRID - 1  # (U, M, 2)
-        scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
-        log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
-        return cls(torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float())
+def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over the skins (M, 2), (U, M)."""
+    some = prior.base[::BASE_STEP, ::BASE_STEP]
+    points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
+    to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+    steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+    scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
+    log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
+    return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
 
 
-def _weight_of_draws(colours: Tensor, skins: list[_Skins], people: _People, prior: Prior, sigma: float) -> Tensor:
+def _weight_of_draws(
+    colours: Tensor, skins: list[_Skins], log_people: Tensor, scatter: Tensor, prior: Prior, sigma: float = SIGMA_FACE
+) -> Tensor:
     """(draws, U), of sum 1: how likely each camera and light and each person's skin are given colours (n, 3)."""
     some = colours[np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))]
-    flat = torch.zeros(len(people.scatter.T))
+    flat = torch.zeros(len(scatter.T))
 
     def mean_log(under: _Skins) -> Tensor:
         evidence, _ = _evidence(_Quadratic.of(some, under, prior, sigma), flat)
         top = evidence.amax(-1, keepdim=True)
-        likelihood = evidence.sub_(top).exp_() @ people.scatter.T  # (n, U)
+        likelihood = evidence.sub_(top).exp_() @ scatter.T  # (n, U)
         return (likelihood.clamp_min_(1e-30).log_() + top).mean(0)
 
     logs = torch.stack(list(threads.blocks(mean_log, skins)))
-    return (people.log_prior + FACE_COUNTS * logs).flatten().softmax(0).view(len(skins), -1)
+    return (log_people + FACE_COUNTS * logs).flatten().softmax(0).view(len(skins), -1)
 
 
 def _representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
@@ -472,35 +419,6 @@ def _representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
     return list(zip(chosen.tolist(), counts.tolist(), strict=True))
 
 
-# --- shared ------------------------------------------------------------------------------------------------
-
-
-def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mask (N, H, W) of photos (N, H, W, 3), once both are what they must be.
-
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
-    """
-    images, mask = np.asarray(images), np.asarray(mask)
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise BiofaceError(f"expected images (N, H, W, 3), found {images.shape}")
-    if mask.shape != images.shape[:-1] or mask.dtype != bool:
-        raise BiofaceError(f"expected a mask of bool {images.shape[:-1]}, found {mask.dtype} {mask.shape}")
-    if not mask.any((1, 2)).all():
-        raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
-    if not np.isfinite(images[mask]).all():
-        raise BiofaceError("expected finite colours inside the mask, found NaN or infinity")
-    return mask
-
-
-def _checked_sigma(sigma: float | None, usual: float) -> float:
-    sigma = usual if sigma is None else sigma
-    if not (isinstance(sigma, numbers.Real) and np.isfinite(sigma) and sigma > 0):
-        raise BiofaceError(f"expected sigma to be one number above 0, found {sigma!r}")
-    return sigma
-
-
 def _finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(values, np.float32)
     if values.shape != shape or not np.isfinite(values).all():
@@ -508,26 +426,14 @@ def _finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
     return values
 
 
-def _side_by_side(of_face: Callable[..., R], colours: list[Tensor], *more: Iterable[np.ndarray]) -> list[R]:
-    """What ``of_face`` says of each face, several at a time; of a single one its pixels are, see :func:`_found`."""
-    faces = list(zip(colours, *more, strict=True))
-    apply = threads.blocks if len(faces) > 1 else map
-    return list(apply(lambda face: of_face(*face), faces))
-
-
 def _colours(images: np.ndarray, mask: np.ndarray) -> list[Tensor]:
-    return [torch.from_numpy(colours.astype(np.float32)) for colours in pixels(images, mask)]
-
-
-def pixels(images: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """The colours (n, 3) of each face inside its mask, float64."""
-    return [image[inside].astype(float) for image, inside in zip(images, mask, strict=True)]
+    return [torch.from_numpy(image[inside].astype(np.float32)) for image, inside in zip(images, mask, strict=True)]
 
 
 def fractions(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Melanin and haemoglobin, float32, of table coordinates (..., 2)."""
     g, k = np.moveaxis(np.float32(coordinates), -1, 0)
-    return skin.table_fraction(g, skin.MELANIN_RANGE[1]), skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
+    return skin.table_fraction(g, _TOPS[0]), skin.table_fraction(k, _TOPS[1])
 
 
 def mean_camera_d65(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
-import scipy.sparse
 import torch
 from tqdm import tqdm
 
-from bioface import camera, illumination, image_formation, paths, skin
+from bioface import camera, illumination, image_formation, paths, pictures, skin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.maps import Decomposition as Decomposition
@@ -34,16 +33,14 @@ WEIGHTS = paths.ASSETS / "biofacenet.safetensors"
 SIZE = photos.SIZE  #: height and width of what the network was trained on
 #: Side of the crop, in sides of the square around the mask: of the twin's 64 pixels the mask takes 58 (median).
 MARGIN = 64 / 58
-MAX_PIXELS = 4_000_000  #: of a photo that is taken apart; larger ones are shrunk first
-SMALLEST = 16  #: pixels a side; less shows no face
 #: How much diffuse and specular shading of a pixel are held to the network's, against its colour: the squares of what
 #: colours are off by (0.03) over what the two shadings are (0.15 and 0.03); see :func:`decompose`.
 HOLD = (0.04, 1.0)
-STRIP = 250_000  #: pixels of a photo that are refined at a time
 WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
 FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
 _MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
+_Pair = tuple[np.ndarray, np.ndarray]
 
 
 # --- a photo taken apart -----------------------------------------------------------------------------------
@@ -96,9 +93,8 @@ def decompose(
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
     BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels
     """
-    is_masked = mask is not None
-    linear, mask = _photo(image, mask)
-    if not is_masked and mask.all():
+    linear, face = pictures.read(image, mask)
+    if mask is None and face.all():
         warnings.warn(
             "no mask given: where the face is cannot be known, so the whole picture is taken as face; give a mask or a "
             "crop of the face",
@@ -106,140 +102,37 @@ def decompose(
             stacklevel=2,
         )
     network = weights if isinstance(weights, BioFaceNet) else _network(weights)
-    H, W = mask.shape
+    H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)
         pigments = skin.table_fraction(g, skin.MELANIN_RANGE[1]), skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
-        return Decomposition.of_maps(*pigments, diffuse, specular, b, e, linear, mask)
+        return Decomposition.of_maps(*pigments, diffuse, specular, b, e, linear, face)
 
-    top, left, side = _square(mask)
+    top, left, side = _square(face)
     step = side / SIZE
-    rows, columns = (_windows(n, start, step, SIZE) for n, start in ((H, top), (W, left)))
-    *maps, b, e = _ask(network, _resample(linear, rows, columns))
+    rows, columns = (pictures.windows(n, start, step, SIZE) for n, start in ((H, top), (W, left)))
+    *maps, b, e = _ask(network, pictures.resample(linear, rows, columns))
     # the pixels whose centres are inside the square
     y0, y1 = max(0, math.ceil(top - 0.5)), min(H, math.ceil(top + side - 0.5))
     x0, x1 = max(0, math.ceil(left - 0.5)), min(W, math.ceil(left + side - 0.5))
-    across = _windows(SIZE, (x0 - left) / step, 1 / step, x1 - x0)
+    across = pictures.windows(SIZE, (x0 - left) / step, 1 / step, x1 - x0)
     to_rgb = _to_rgb(b, e, e)
+    white = to_rgb.sum(-1).astype(np.float32)
     found = {name: np.full((H, W), np.nan, np.float32) for name in _MAPS}
     found |= {name: np.full((H, W, 3), np.nan, np.float32) for name in ("albedo", "reconstruction")}
-    height = max(1, STRIP // (x1 - x0))
+    height = max(1, pictures.STRIP // (x1 - x0))
     for y in tqdm(range(y0, y1, height), desc="decompose", disable=not progress):
         part = slice(y, min(y + height, y1)), slice(x0, x1)
-        down = _windows(SIZE, (y - top) / step, 1 / step, part[0].stop - y)
-        g, k, diffuse, specular = (_resample(m, down, across) for m in maps)
-        one, none = np.ones_like(g), np.zeros_like(g)
-        albedo = _render(g, k, one, none, to_rgb)
-        white = to_rgb.sum(-1).astype(np.float32)
+        down = pictures.windows(SIZE, (y - top) / step, 1 / step, part[0].stop - y)
+        g, k, diffuse, specular = (pictures.resample(m, down, across) for m in maps)
+        albedo = _albedo(g, k, to_rgb)
         diffuse, specular = _refined(diffuse, specular, albedo, white, linear[part])
         found["melanin"][part] = skin.table_fraction(g, skin.MELANIN_RANGE[1])
         found["haemoglobin"][part] = skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
         found["diffuse_shading"][part], found["specular_shading"][part] = diffuse, specular
         found["albedo"][part] = albedo
         found["reconstruction"][part] = diffuse[..., None] * albedo + specular[..., None] * white
-    return Decomposition(**found, image=linear, mask=mask, camera_b=b, illuminant=e)
-
-
-def _photo(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Linear RGB (H, W, 3) float32 and the mask (H, W), checked and no larger than ``MAX_PIXELS``."""
-    if isinstance(image, str | Path):
-        photo = photos.read(
-            image, mask if mask is None or isinstance(mask, str | Path) else np.asarray(mask), limit=MAX_PIXELS
-        )
-        _check_sides(photo.mask.shape, image)
-        return image_formation.srgb_decode(photo.rgb), photo.mask
-    if isinstance(image, photos.Photo):
-        mask = image.mask if mask is None else mask
-        image = image.rgb
-    values = np.asarray(image)
-    tops = {"uint8": 255, "uint16": 65535}
-    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
-        raise BiofaceError(f"expected a photo (H, W, 3), (H, W) or (H, W, 4), found shape {values.shape}")
-    if values.dtype.kind != "f" and values.dtype.name not in tops:
-        raise BiofaceError(f"expected a photo of floats in [0, 1], uint8 or uint16, found {values.dtype}")
-    size = values.shape[:2]
-    _check_sides(size)
-    if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):
-        found = f"{values.min():g} to {values.max():g}" if np.isfinite(values).all() else "NaN or infinity"
-        raise BiofaceError(f"expected display values within 0–1, found {found}")
-    values = values[..., None] if values.ndim == 2 else values
-    top = tops.get(values.dtype.name, 1)
-    if mask is None:
-        found = values[..., 3] > top / 2 if values.shape[2] == 4 else np.ones(size, bool)
-        if not found.any():
-            raise BiofaceError("expected a photo that is opaque somewhere, found one that is not")
-    else:
-        found = photos.read_mask(mask) if isinstance(mask, str | Path) else photos.as_mask(np.asarray(mask))
-    if found.shape != size:
-        raise _error(mask, f"a mask of {size[0]} × {size[1]} as the photo", f"shape {found.shape}")
-    if not found.any():
-        raise _error(mask, "a mask with at least one pixel", "an empty one")
-    linear = _linear(values[..., :3], top)
-    found = photos.nearest(found, linear.shape[:2])
-    if not found.any():
-        raise _error(mask, f"a mask that is left when the photo is shrunk to {linear.shape[:2]}", "too small a one")
-    return linear, found
-
-
-def _error(source: Any, expected: str, found: str) -> BiofaceError:
-    """Of a file, if that is what it came from."""
-    if isinstance(source, str | Path):
-        return DataError(source, expected, found)
-    return BiofaceError(f"expected {expected}, found {found}")
-
-
-def _check_sides(size: tuple[int, ...], source: Any = None) -> None:
-    if min(size) < SMALLEST:
-        raise _error(source, f"a photo of at least {SMALLEST} pixels a side", f"{size[0]} × {size[1]}")
-
-
-def _linear(display: np.ndarray, top: int) -> np.ndarray:
-    """Linear RGB (h, w, 3) float32 of display values (H, W, 1 or 3) in [0, top], of at most ``MAX_PIXELS``."""
-
-    def decoded(values: np.ndarray) -> np.ndarray:
-        scaled = np.asarray(values, np.float32) / np.float32(top)
-        return np.broadcast_to(image_formation.srgb_decode(scaled), (*values.shape[:2], 3))
-
-    H, W = display.shape[:2]
-    if H * W <= MAX_PIXELS:
-        return np.array(decoded(display))
-    shrink = math.sqrt(H * W / MAX_PIXELS)
-    height, width = max(1, int(H / shrink)), max(1, int(W / shrink))
-    rows, columns = _windows(H, 0, H / height, height), _windows(W, 0, W / width, width)
-    small = np.empty((height, width, 3), np.float32)
-    at_once = max(1, STRIP // W)  # rows: a hundred million pixels as floats would not fit
-    for y in range(0, height, at_once):
-        some = rows[y : y + at_once]
-        low, high = int(some.indices.min()), int(some.indices.max()) + 1
-        small[y : y + at_once] = _resample(decoded(display[low:high]), some[:, low:high], columns)
-    return small
-
-
-def _windows(size: int, start: int | float, step: int | float, count: int) -> scipy.sparse.csr_array:
-    """Weights (count, size): averages of a line of pixels over ``count`` windows, one every ``step`` from ``start``.
-
-    A window is as wide as a step, which averages all pixels alike, but no less than a pixel, which is linear
-    interpolation. Beyond its ends the line goes on as it ends.
-    """
-    centres = start + (np.arange(count) + 0.5) * step
-    half = max(step, 1) / 2
-    reach = math.ceil(2 * half) + 1
-    pixels = np.floor(centres - half).astype(int)[:, None] + np.arange(reach)  # (count, reach)
-    low, high = np.maximum(pixels, (centres - half)[:, None]), np.minimum(pixels + 1, (centres + half)[:, None])
-    share = (high - low).clip(0) / (2 * half)
-    row = np.repeat(np.arange(count), reach)
-    windows = scipy.sparse.coo_array(
-        (share.ravel().astype(np.float32), (row, pixels.ravel().clip(0, size - 1))), (count, size)
-    )
-    return windows.tocsr()
-
-
-def _resample(values: np.ndarray, rows: Any, columns: Any) -> np.ndarray:
-    """(H, W) or (H, W, 3) to (h, w) or (h, w, 3) by the weights (h, H) and (w, W) of :func:`_windows`."""
-    H, W, *rest = values.shape
-    down = (rows @ values.reshape(H, -1)).reshape(-1, W, *rest)
-    across = columns @ np.swapaxes(down, 0, 1).reshape(W, -1)
-    return np.ascontiguousarray(np.swapaxes(across.reshape(-1, len(down), *rest), 0, 1))
+    return Decomposition(**found, image=linear, mask=face, camera_b=b, illuminant=e)
 
 
 def _square(mask: np.ndarray) -> tuple[float, float, float]:
@@ -267,13 +160,11 @@ def _loaded(path: Path, changed_ns: int) -> BioFaceNet:
 def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
     """Pigments in table coordinates, shadings (64, 64), camera (2,) and light (33,) of linear RGB (64, 64, 3)."""
     is_training = network.training
-    if is_training:
-        network.eval()
+    network.eval()
     try:
         said = network(torch.from_numpy(linear)[None])
     finally:
-        if is_training:
-            network.train()
+        network.train(is_training)
     light = illumination.mix(said.weights, said.cct)
     answers = (said.melanin, said.haemoglobin, said.diffuse, said.specular, said.camera, light)
     return tuple(v[0].float().cpu().numpy() for v in answers)
@@ -357,82 +248,58 @@ def edit(
     d = decomposition
     if d.melanin.ndim != 2:
         raise BiofaceError(f"expected the decomposition of one photo, found maps of shape {d.melanin.shape}")
-    for name, value, low, high in (
-        ("melanin", melanin, -2, 2),
-        ("haemoglobin", haemoglobin, 0, math.inf),
-        ("specular", specular, 0, math.inf),
+    for value, wanted, low, high in (
+        (melanin, "a shift of melanin within −2 and 2", -2, 2),
+        (haemoglobin, "a factor on haemoglobin ≥ 0", 0, math.inf),
+        (specular, "a factor on specular ≥ 0", 0, math.inf),
+        (feather, "a feather of 0 to 0.5 sides of the mask", 0, 0.5),
     ):
         if not (low <= value <= high and math.isfinite(value)):
-            wanted = "a shift of melanin within −2 and 2" if name == "melanin" else f"a factor on {name} ≥ 0"
             raise BiofaceError(f"expected {wanted}, found {value}")
-    if white_balance not in WHITE_BALANCES:
-        raise unknown_name("white balance", white_balance, WHITE_BALANCES)
-    if rest not in RESTS:
-        raise unknown_name("rest", rest, RESTS)
+    for kind, name, known in (("white balance", white_balance, WHITE_BALANCES), ("rest", rest, RESTS)):
+        if name not in known:
+            raise unknown_name(kind, name, known)
     light = d.illuminant if illuminant is None else _light(illuminant)
     b = d.camera_b if camera is None else np.asarray(camera, np.float32)
     if b.shape != (2,) or not (np.abs(b) <= 3).all():
         raise BiofaceError(f"expected two camera coefficients within −3 and 3, found {camera}")
 
-    if not 0 <= feather <= 0.5:
-        raise BiofaceError(f"expected a feather of 0 to 0.5 sides of the mask, found {feather}")
-
     share = _shares(d.mask, np.isfinite(d.reconstruction).all(-1), feather)
-    known = share > 0
+    edited = share > 0
     linear = d.image.copy()
-    if known.any():
-        share = share[known]
+    if edited.any():
         before = _to_rgb(d.camera_b, d.illuminant, d.illuminant)
         after = _to_rgb(b, light, d.illuminant if white_balance == "kept" else light)
-        skin_edit = functools.partial(
-            _edited_skin, before=before, after=after, melanin=melanin, haemoglobin=haemoglobin
-        )
-        maps = [v[known] for v in (d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading)]
-        photo = linear[known]
-        for start in range(0, len(photo), STRIP):
-            part = slice(start, start + STRIP)
-            m, h, diffuse, shine = (v[part] for v in maps)
-            a, edited_a = skin_edit(m, h)
-            w, edited_w = (to_rgb.sum(-1).astype(np.float32) for to_rgb in (before, after))
-            change = _change(photo[part], a, edited_a, w, edited_w, diffuse, shine, np.float32(specular), rest)
-            photo[part] += share[part, None] * change
-        linear[known] = photo
+        white = before.sum(-1).astype(np.float32), after.sum(-1).astype(np.float32)
+        pixels = [v[edited] for v in (d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading, share)]
+        photo = linear[edited]
+        for start in range(0, len(photo), pictures.STRIP):
+            part = slice(start, start + pictures.STRIP)
+            m, h, diffuse, shine, of_edit = (v[part, None] for v in pixels)
+            skins = _skin_colour(m, h, before), _skin_colour(m, h, after, melanin, haemoglobin)
+            photo[part] += of_edit * _change(photo[part], skins, white, diffuse, shine, np.float32(specular), rest)
+        linear[edited] = photo
     return np.clip(image_formation.srgb_encode(linear), 0, 1)
 
 
-def _edited_skin(
-    m: np.ndarray,
-    h: np.ndarray,
-    *,
-    before: np.ndarray,
-    after: np.ndarray,
-    melanin: int | float,
-    haemoglobin: int | float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colours (N, 3) of the skin of N pixels and of the edited one; camera and light (3, 33) as of :func:`_to_rgb`."""
-    g = skin.table_coordinate(m, skin.MELANIN_RANGE[1])
-    k, edited_k = (skin.table_coordinate(v, skin.HAEMOGLOBIN_RANGE[1]) for v in (h, h * np.float32(haemoglobin)))
-    one, none = np.ones_like(g)[None], np.zeros_like(g)[None]
-    edited_g = np.clip(g + np.float32(melanin), -1, 1)
-    return _render(g[None], k[None], one, none, before)[0], _render(edited_g[None], edited_k[None], one, none, after)[0]
+def _skin_colour(
+    m: np.ndarray, h: np.ndarray, to_rgb: np.ndarray, melanin: int | float = 0, haemoglobin: int | float = 1
+) -> np.ndarray:
+    """Colours (N, 3) of the skin of N pixels (N, 1), edited; camera and light (3, 33) as of :func:`_to_rgb`."""
+    g = skin.table_coordinate(m, skin.MELANIN_RANGE[1]) + np.float32(melanin)
+    k = skin.table_coordinate(h * np.float32(haemoglobin), skin.HAEMOGLOBIN_RANGE[1])
+    return _albedo(g.T.clip(-1, 1), k.T, to_rgb)[0]
 
 
 def _change(
-    image: np.ndarray,
-    a: np.ndarray,
-    edited_a: np.ndarray,
-    w: np.ndarray,
-    edited_w: np.ndarray,
-    diffuse: np.ndarray,
-    shine: np.ndarray,
-    specular: np.float32,
-    rest: str,
+    image: np.ndarray, skins: _Pair, white: _Pair, diffuse: np.ndarray, shine: np.ndarray, specular: float, rest: str
 ) -> np.ndarray:
     """What an edit adds to N pixels (N, 3), linear RGB: see :func:`edit`; 0 to the last bit when nothing is edited.
 
-    a, w : colours of skin (N, 3) and of white (3,), before and after; diffuse, shine : shadings (N,)
+    skins, white : colours (N, 3) and (3,), before and after; diffuse, shine : shadings (N, 1)
     """
-    diffuse, shine = diffuse[:, None], np.nan_to_num(shine)[:, None]  # without a word on highlights there are none
+    (a, edited_a), (w, edited_w) = skins, white
+    shine = np.nan_to_num(shine)  # without a word on highlights there are none
     if rest == "none":
         return diffuse * edited_a + specular * shine * edited_w - image
     if rest == "stays":
@@ -486,10 +353,11 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
     return camera.XYZ_TO_SRGB.numpy() @ camera.raw_to_xyz(S) @ (S * light / white[:, None])
 
 
-def _render(g: np.ndarray, k: np.ndarray, diffuse: np.ndarray, specular: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
-    """Linear RGB (H, W, 3) of pigments in table coordinates and shadings (H, W)."""
-    m, h, i_d, i_s = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (g, k, diffuse, specular))
-    return image_formation.render_coordinates(m, h, i_d, i_s, torch.from_numpy(to_rgb)).numpy()
+def _albedo(g: np.ndarray, k: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
+    """Linear RGB (H, W, 3) under diffuse shading 1 of pigments (H, W) in table coordinates."""
+    g, k = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (g, k))
+    one, none = torch.ones_like(g), torch.zeros_like(g)
+    return image_formation.render_coordinates(g, k, one, none, torch.from_numpy(to_rgb)).numpy()
 
 
 # --- looking at one ----------------------------------------------------------------------------------------
@@ -540,13 +408,11 @@ def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment:
         raise unknown_name("pigment", pigment, _MAPS[:2])
     if decomposition.melanin.shape != truth.melanin.shape:
         raise BiofaceError(f"expected maps of shape {truth.melanin.shape}, found {decomposition.melanin.shape}")
-    size = truth.melanin.shape[-2:]
-    maps = [getattr(d, f"{pigment}_coordinate") for d in (decomposition, truth)]
-    maps = [m.reshape(-1, *size) for m in (*maps, truth.melanin_coordinate, truth.haemoglobin_coordinate)]
-    maps.append(truth.diffuse_shading.reshape(-1, *size))
-    masks = (decomposition.mask & truth.mask).reshape(-1, *size)
-    found = [_leakage(*(m[i][mask].astype(float) for m in maps)) for i, mask in enumerate(masks)]
-    return np.array(found).reshape(truth.melanin.shape[:-2])
+    said, true = (getattr(d, f"{pigment}_coordinate") for d in (decomposition, truth))
+    maps = [said, true, truth.melanin_coordinate, truth.haemoglobin_coordinate, truth.diffuse_shading]
+    masks = decomposition.mask & truth.mask
+    found = [_leakage(*(m[i][masks[i]].astype(float) for m in maps)) for i in np.ndindex(masks.shape[:-2])]
+    return np.reshape(found, masks.shape[:-2])
 
 
 def _leakage(said: np.ndarray, true: np.ndarray, true_g: np.ndarray, true_k: np.ndarray, diffuse: np.ndarray) -> float:

@@ -70,18 +70,8 @@ class Decomposition:
         one, none = np.ones_like(diffuse), np.zeros_like(specular)
         albedo = image_formation.render(*pigments, one, none, e, sensitivity)
         reconstruction = image_formation.render(*pigments, diffuse, specular, e, sensitivity)
-        return cls(
-            m,
-            h,
-            diffuse,
-            specular,
-            albedo,
-            reconstruction,
-            np.asarray(image, np.float32),
-            np.asarray(mask, bool),
-            b,
-            e,
-        )
+        photo = np.asarray(image, np.float32), np.asarray(mask, bool)
+        return cls(m, h, diffuse, specular, albedo, reconstruction, *photo, b, e)
 
     def save(self, path: str | Path) -> None:
         """Write everything as compressed NPZ, whole or not at all.
@@ -136,14 +126,25 @@ class Decomposition:
 
 def of_twin(faces: Any) -> Decomposition:
     """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction."""
-    truth = faces.truth
-    return Decomposition.of_maps(
-        truth.melanin,
-        truth.haemoglobin,
-        truth.diffuse_shading,
-        truth.specular_shading,
-        truth.camera_b,
-        truth.illuminant,
-        image_formation.srgb_decode(faces.rgb),
-        faces.mask,
-    )
+    names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant")
+    maps = (getattr(faces.truth, name) for name in names)
+    return Decomposition.of_maps(*maps, image_formation.srgb_decode(faces.rgb), faces.mask)
+
+
+def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask (N, H, W) of photos (N, H, W, 3), once both are what they must be.
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
+    """
+    images, mask = np.asarray(images), np.asarray(mask)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise BiofaceError(f"expected images (N, H, W, 3), found {images.shape}")
+    if mask.shape != images.shape[:-1] or mask.dtype != bool:
+        raise BiofaceError(f"expected a mask of bool {images.shape[:-1]}, found {mask.dtype} {mask.shape}")
+    if not mask.any((1, 2)).all():
+        raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
+    if not np.isfinite(images[mask]).all():
+        raise BiofaceError("expected finite colours inside the mask, found NaN or infinity")
+    return mask

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -255,22 +254,8 @@ def table1_row(
     return row
 
 
-def summarise(row: Mapping[str, ArrayLike | float]) -> dict[str, tuple[float, float]]:
-    """{column: (mean, standard deviation)} over the faces that have a value; NaN where none has.
-
-    >>> summarise({"melanin": [0.25, 0.75, np.nan]})
-    {'melanin': (0.5, 0.25)}
-    """
-    found = {}
-    for column, values in row.items():
-        values = np.atleast_1d(np.asarray(values, float))
-        known = values[~np.isnan(values)]
-        found[column] = (float(known.mean()), float(known.std())) if len(known) else (float("nan"),) * 2
-    return found
-
-
 def group_means(row: Mapping[str, ArrayLike | float], groups: ArrayLike) -> dict[str, dict[str, float]]:
-    """{group: {column: mean}} of a row, for the group (N,) that each face belongs to; NaN as :func:`summarise`.
+    """{group: {column: mean}} of a row, for the group (N,) of each face, over its faces that have a value; else NaN.
 
     Raises
     ------
@@ -280,13 +265,14 @@ def group_means(row: Mapping[str, ArrayLike | float], groups: ArrayLike) -> dict
     {'melanin': 0.1}
     """
     groups = np.asarray(groups)
+    means: dict[str, dict[str, float]] = {str(group): {} for group in np.unique(groups)}
     for column, values in row.items():
         if np.shape(values) != groups.shape:
             raise BiofaceError(f"expected {column} of {groups.shape} faces, one per group, found {np.shape(values)}")
-    means = {}
-    for group in np.unique(groups):
-        summary = summarise({column: np.asarray(values)[groups == group] for column, values in row.items()})
-        means[str(group)] = {column: mean for column, (mean, _) in summary.items()}
+        values = np.asarray(values, float)
+        for group, found in means.items():
+            known = values[(groups == group) & ~np.isnan(values)]
+            found[column] = float(known.mean()) if len(known) else math.nan
     return means
 
 
@@ -301,23 +287,6 @@ def skill(error: ArrayLike | float, reference: ArrayLike | float) -> np.ndarray 
 
 
 # --- scores ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ROC:
-    """What a threshold on a score finds, from the strictest to the laxest.
-
-    Attributes
-    ----------
-    false_positive_rate, true_positive_rate : (T,) share of the negatives, of the positives, at or above it
-    thresholds : (T,), falling; the first is infinite, where nothing is found
-    auc : area under the curve: how likely a positive scores above a negative, ties counting half
-    """
-
-    false_positive_rate: np.ndarray
-    true_positive_rate: np.ndarray
-    thresholds: np.ndarray
-    auc: float
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -353,43 +322,16 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic / pairs)
 
 
-def roc(scores: ArrayLike, labels: ArrayLike) -> ROC:
-    """The ROC curve with a point for every distinct score; parameters and errors as :func:`auc`.
-
-    >>> curve = roc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
-    >>> curve.true_positive_rate.tolist(), curve.thresholds.tolist()
-    ([0.0, 0.5, 0.5, 1.0, 1.0], [inf, 0.8, 0.4, 0.35, 0.1])
-    """
-    scores, labels = _checked(scores, labels)
-    thresholds = np.unique(scores)[::-1]
-
-    def share_at_or_above(values: np.ndarray) -> np.ndarray:
-        below = np.searchsorted(np.sort(values), thresholds, side="left")
-        return np.concatenate([[0.0], 1 - below / len(values)])
-
-    return ROC(
-        false_positive_rate=share_at_or_above(scores[~labels]),
-        true_positive_rate=share_at_or_above(scores[labels]),
-        thresholds=np.concatenate([[np.inf], thresholds]),
-        auc=auc(scores, labels),
-    )
-
-
 def auc_interval(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    rng: np.random.Generator,
-    draws: int = 2000,
-    level: float = 0.95,
+    scores: ArrayLike, labels: ArrayLike, rng: np.random.Generator, draws: int = 2000
 ) -> tuple[float, float]:
-    """Bootstrap interval of the AUC: positives and negatives are drawn again, each as many as there are.
+    """95 % bootstrap interval of the AUC: positives and negatives are drawn again, each as many as there are.
 
     Parameters
     ----------
     scores, labels : as :func:`auc`
     rng : where the draws come from
     draws : how many
-    level : share of them inside the interval
 
     >>> scores, labels = np.arange(40.0) % 25, np.arange(40) >= 20
     >>> low, high = auc_interval(scores, labels, np.random.default_rng(0))
@@ -402,7 +344,7 @@ def auc_interval(
         [rng.choice(positives, (draws, len(positives))), rng.choice(negatives, (draws, len(negatives)))], axis=1
     )
     ranks = scipy.stats.rankdata(drawn, axis=1)[:, : len(positives)]
-    return _quantiles(_auc_of_ranks(ranks, len(negatives)), level)
+    return _quantiles(_auc_of_ranks(ranks, len(negatives)))
 
 
 def shuffled_auc(
@@ -425,10 +367,8 @@ def _auc_of_ranks(positive_ranks: np.ndarray, negatives: int) -> np.ndarray:
     return (positive_ranks.sum(1) - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def mean_interval(
-    values: ArrayLike, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of ``values`` (N,).
+def mean_interval(values: ArrayLike, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of ``values`` (N,).
 
     >>> low, high = mean_interval([0.0, 1.0, 2.0, 3.0], np.random.default_rng(0))
     >>> low < 1.5 < high
@@ -437,9 +377,9 @@ def mean_interval(
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise BiofaceError(f"expected a row of finite values, found shape {values.shape}")
-    return _quantiles(rng.choice(values, (draws, len(values))).mean(1), level)
+    return _quantiles(rng.choice(values, (draws, len(values))).mean(1))
 
 
-def _quantiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+def _quantiles(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,12 +1,11 @@
-"""What is wrong with a face data set: checks, what the usual mistakes cost, and shading that belies its photo.
+"""What is wrong with a face data set: what the usual mistakes cost, and shading that belies its photo.
 
-The score itself is in :mod:`bioface.shading`; here it is chosen among others.
+The score itself is in :mod:`bioface.shading`; here it is chosen among others. :mod:`study.checks` looks at the files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +63,7 @@ def open_source(limit: int = 512) -> Source:
     pairs = nfe.find()
     if pairs:
         every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
-        rows = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
-        faces = every[rows]
+        faces = every[np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))]
         large = faces.mask.sum((1, 2)) >= SMALLEST
         if large.sum() < 2:
             raise DataError(pairs[0].images.parent, f"faces with masks of at least {SMALLEST} pixels", f"{large.sum()}")
@@ -100,36 +98,27 @@ def _missing(c: shading.Comparison) -> np.ndarray:
     return 1 - (stored * c.photo_detail).sum((1, 2)) / np.maximum((stored**2).sum((1, 2)), 1e-9)
 
 
-def _unlike(c: shading.Comparison) -> np.ndarray:
-    return 1 - shading.cosine(c.photo_detail, c.stored_detail, c.window)
-
-
 def _uncorrelated(c: shading.Comparison, where: np.ndarray) -> np.ndarray:
     return 1 - np.nan_to_num(metrics.correlation(np.exp(c.log_photo), c.stored.astype(float), where))
 
 
-@dataclass(frozen=True)
-class Score:
-    """How to read the photo, and what to make of the comparison: (N,), highest for the worst mismatch."""
-
-    reading: str
-    function: Callable[[shading.Comparison], np.ndarray]
+def _unlike(c: shading.Comparison) -> np.ndarray:
+    return 1 - shading.cosine(c.photo_detail, c.stored_detail, c.window)
 
 
-#: Every score that was tried. The first is the plain one to beat, the last was chosen on the twin's training faces.
-SCORES: dict[str, Score] = {
-    "1 − correlation with luminance, face": Score("luminance", lambda c: _uncorrelated(c, c.mask)),
-    "1 − correlation with luminance, mouth + nose": Score("luminance", lambda c: _uncorrelated(c, c.window)),
-    "residual of details": Score("red", lambda c: _rms(c.residual, c.window)),
-    "  / the rest of the face's": Score(
-        "red", lambda c: _rms(c.residual, c.window) / _rms(c.residual, c.mask & ~c.window)
-    ),
-    "  standardised by the data set": Score("red", _standardised),
-    "missing details, pigments out": Score("pigments", _missing),
-    "1 − correlation of details, pigments out": Score("pigments", _unlike),
-    "1 − correlation of details, red": Score("red", _unlike),
-    "  weighted by stored relief, pigments out": Score("pigments", shading.unlike_relief),
-    "  weighted by stored relief, red": Score("red", shading.unlike_relief),
+#: Every score that was tried: how to read the photo, and what to make of the comparison, highest for the worst. The
+#: first is the plain one to beat, the last was chosen on the twin's training faces.
+SCORES: dict[str, tuple[str, Callable[[shading.Comparison], np.ndarray]]] = {
+    "1 − correlation with luminance, face": ("luminance", lambda c: _uncorrelated(c, c.mask)),
+    "1 − correlation with luminance, mouth + nose": ("luminance", lambda c: _uncorrelated(c, c.window)),
+    "residual of details": ("red", lambda c: _rms(c.residual, c.window)),
+    "  / the rest of the face's": ("red", lambda c: _rms(c.residual, c.window) / _rms(c.residual, c.mask & ~c.window)),
+    "  standardised by the data set": ("red", _standardised),
+    "missing details, pigments out": ("pigments", _missing),
+    "1 − correlation of details, pigments out": ("pigments", _unlike),
+    "1 − correlation of details, red": ("red", _unlike),
+    "  weighted by stored relief, pigments out": ("pigments", shading.unlike_relief),
+    "  weighted by stored relief, red": ("red", shading.unlike_relief),
 }
 BASELINE, CHOSEN = next(iter(SCORES)), next(reversed(SCORES))
 
@@ -149,13 +138,14 @@ def mismatch_score(faces: nfe.Faces, score: str = CHOSEN, align: bool = True) ->
     """
     if score not in SCORES:
         raise unknown_name("score", score, SCORES)
-    return SCORES[score].function(shading.compare(faces, SCORES[score].reading, align))
+    reading, function = SCORES[score]
+    return function(shading.compare(faces, reading, align))
 
 
 def all_scores(faces: nfe.Faces) -> dict[str, np.ndarray]:
     """(N,) of every score in :data:`SCORES`."""
     compared = {reading: shading.compare(faces, reading) for reading in shading.READINGS}
-    return {name: score.function(compared[score.reading]) for name, score in SCORES.items()}
+    return {name: function(compared[reading]) for name, (reading, function) in SCORES.items()}
 
 
 def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: int | float = 0.05) -> float:
@@ -269,19 +259,24 @@ def mistakes(faces: nfe.Faces, rng: np.random.Generator) -> dict[str, np.ndarray
     ``rng`` picks the other face that lends its light.
     """
     right = shading.stored_shading(faces)
-    strangers = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
+    borrowed = dataclasses.replace(faces, lighting=faces.lighting[other_faces(len(faces), rng)])
     low = np.where(faces.mask, right, np.inf).min((1, 2), keepdims=True)
     high = np.where(faces.mask, right, -np.inf).max((1, 2), keepdims=True)
     shadings = {
         RIGHT: right,
         "normals not decoded": shading.stored_shading(faces, (faces.normals + 1) / 2),
-        "light of another face": shading.stored_shading(dataclasses.replace(faces, lighting=faces.lighting[strangers])),
+        "light of another face": shading.stored_shading(borrowed),
         "a normal component (z)": faces.normals[..., 2],
         "coordinate map as shading": faces.coordinates.mean(-1),
         "min–max stretched": (right - low) / np.where(high > low, high - low, 1),
         "display taken for linear": image_formation.srgb_decode(right / np.where(high > 0, high, 1)),
     }
     return {name: np.where(faces.mask, values, 0).astype(np.float32) for name, values in shadings.items()}
+
+
+def other_faces(count: int, rng: np.random.Generator) -> np.ndarray:
+    """For each of so many faces the number of another one."""
+    return (np.arange(count) + rng.integers(1, count, count)) % count
 
 
 @dataclass(frozen=True)
@@ -308,157 +303,6 @@ def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> Cost:
     deviation = np.sqrt(((right - mean[:, None, None]) ** 2 * mask).sum((1, 2)) / count)
     error = metrics.scale_aligned_rmse(shading, right, mask) / np.maximum(deviation, 1e-6)
     return Cost(correlation=r, unexplained=np.sqrt(1 - r**2), error=error)
-
-
-# --- checks ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the audit: what was looked at, what was found, and whether it is as it should be.
-
-    ``verdict`` is "ok", "look" (a reader should) or "wrong".
-    """
-
-    check: str
-    found: str
-    verdict: str
-
-
-def _verdict(good: bool | np.bool_, otherwise: str = "wrong") -> str:
-    return "ok" if good else otherwise
-
-
-def check_files(source: Source, rows: int = 64) -> list[Check]:
-    """Layout and value ranges of the files as they are stored, from the first ``rows`` of each."""
-    counts = ", ".join(f"{name} {len(stream)}" for name, stream in source.streams.items())
-    raw = np.concatenate([stream.raw(slice(rows)) for stream in source.streams.values()])
-    last = np.moveaxis(raw, 1, -1)
-    mask = last[..., 6]
-    inside = last[mask > 0.5]  # (pixels, 10)
-    length = np.linalg.norm(2 * inside[:, 3:6] - 1, axis=-1)
-    undecoded = np.linalg.norm(inside[:, 3:6], axis=-1)
-    clipped = ((inside[:, :3] >= 1) | (inside[:, :3] <= 0)).any(1).mean()
-    levels = np.abs(255 * inside[:, :3] - np.rint(255 * inside[:, :3])).max()
-    part = ((mask > 0) & (mask < 1)).mean()
-    few = f"{source.left_out} of {source.left_out + len(source.faces)}"
-    return [
-        Check("faces (N, 10, 64, 64), lights (N, 3, 9)", counts, "ok"),  # the reader refuses anything else
-        Check("RGB, channels 0–2", _range(last[..., :3]), _verdict(last[..., :3].max() > 0.5, "look")),
-        Check("  on 8-bit levels", f"furthest off {levels:.3f} of a level", _verdict(levels < 1e-3, "look")),
-        Check("  clipped at 0 or 1, inside the mask", f"{clipped:.1%} of pixels", _verdict(clipped < 0.05, "look")),
-        Check("normals, channels 3–5, as stored", f"length {_middle(undecoded)}", "look"),
-        Check(
-            "  decoded by 2x − 1",
-            f"length {_middle(length)}",
-            _verdict(np.quantile(np.abs(length - 1), 0.99) < 0.02),
-        ),
-        Check(
-            "mask, channel 6", f"{part:.1%} neither 0 nor 1; {(mask > 0.5).mean():.0%} is face", _verdict(part < 0.01)
-        ),
-        Check("  hardly a face, left out below", few, _verdict(source.left_out == 0, "look")),
-    ]
-
-
-def _range(values: np.ndarray) -> str:
-    return f"{values.min():.3g} to {values.max():.3g}"
-
-
-def _middle(values: np.ndarray) -> str:
-    low, median, high = np.quantile(values, [0.01, 0.5, 0.99])
-    return f"{median:.3f} ({low:.3f} to {high:.3f} for 98 %)"
-
-
-def check_coordinates(faces: nfe.Faces) -> list[Check]:
-    """What channels 7–9 are: how each goes along with column, height and shading, inside the mask."""
-    row, column = (np.broadcast_to(g, faces.mask.shape).astype(np.float32) for g in np.mgrid[:64, :64])
-    stored = shading.stored_shading(faces)
-    found = []
-    for k in range(3):
-        channel = faces.coordinates[..., k]
-        with_column, with_height, with_shading = (
-            float(np.median(np.nan_to_num(metrics.correlation(channel, other, faces.mask))))
-            for other in (column, -row, stored)
-        )
-        found.append(
-            Check(
-                f"channel {7 + k}: correlation with",
-                f"column {with_column:+.2f}, height {with_height:+.2f}, shading {with_shading:+.2f}",
-                _verdict(abs(with_shading) < 0.7, "look"),
-            )
-        )
-    return found
-
-
-def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) -> float:
-    """How often a face's own light explains its photo better than another face's: 1 always, 0.5 by chance.
-
-    Explains: correlation of luminance with nᵀMn. Files whose lights are out of step come out at 0.5.
-    """
-    photo = shading.luminance(faces)
-
-    def fit(shading: np.ndarray) -> np.ndarray:
-        return np.nan_to_num(metrics.correlation(photo, shading, faces.mask), nan=-1)
-
-    own, wins = fit(shading.stored_shading(faces)), []
-    for _ in range(strangers):
-        other = (np.arange(len(faces)) + rng.integers(1, len(faces), len(faces))) % len(faces)
-        borrowed = shading.stored_shading(dataclasses.replace(faces, lighting=faces.lighting[other]))
-        wins.append(
-            np.nan_to_num(own, nan=-1) > np.nan_to_num(metrics.correlation(photo, borrowed, faces.mask), nan=-1)
-        )
-    return float(np.mean(wins))
-
-
-def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
-    """Whether normals, lights and photos agree with one another."""
-    stored = shading.stored_shading(faces)
-    positive = float((stored[faces.mask] > 0).mean())
-    colour = np.abs(faces.lighting - faces.lighting.mean(1, keepdims=True)).max((1, 2))
-    colour /= np.abs(faces.lighting).max((1, 2))
-    wins = own_light(faces, rng)
-    slope = exponent(faces)
-    low, median, high = np.quantile(slope, [0.25, 0.5, 0.75])
-    return [
-        Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),
-        Check("light: R, G and B rows differ by", f"{np.median(colour):.1%} (median face)", "ok"),
-        Check("own light beats a stranger's", f"{wins:.1%} of pairs", _verdict(wins > 0.8)),
-        Check(
-            "log photo against log shading, slope",
-            f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}",
-            _verdict(0.6 < median < 1.6, "look"),  # 1 in linear light; display values would show 2.2
-        ),
-    ]
-
-
-def exponent(faces: nfe.Faces) -> np.ndarray:
-    """(N,) slope of the photo's log luminance (linear light) on log stored shading over the face.
-
-    1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
-    """
-    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
-    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
-    count = faces.mask.sum((1, 2))
-    x, y = (np.where(faces.mask, v - ((v * faces.mask).sum((1, 2)) / count)[:, None, None], 0) for v in (x, y))
-    return (x * y).sum((1, 2)) / np.maximum((x * x).sum((1, 2)), 1e-9)
-
-
-def check_duplicates(source: Source) -> list[Check]:
-    """The same photo twice among the faces under audit, and the same person in two splits where that is known."""
-    digests = [hashlib.sha256(photo.tobytes()).digest() for photo in source.faces.rgb]
-    twice = len(digests) - len(set(digests))
-    found = [Check("photos that occur twice", f"{twice} of {len(digests)}", _verdict(twice == 0))]
-    if source.is_real:
-        return [*found, Check("people in more than one split", "not known: files name no people", "look")]
-    shared = shared_identities(source)
-    return [*found, Check("people in more than one split", f"{shared}", _verdict(shared == 0))]
-
-
-def shared_identities(source: Source) -> int:
-    """People of the twin that occur in more than one split."""
-    files = np.array([name.split(":")[0] for name in source.faces.names])
-    people = [set(source.faces.truth.identity[files == file].tolist()) for file in np.unique(files)]
-    return sum(map(len, people)) - len(set().union(*people))
 
 
 # --- the error floor ---------------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
 """What a method of Table 1 has to beat: constants, the colour of the whole face, and pigments by optical density.
 
-Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and gives a :class:`~bioface.maps.Decomposition`:
-
-``zero``, ``training_mean``  say the same of every face; the second knows what faces are like
-``image_mean``               sees one colour of each face and no structure
-``OpticalDensity``           splits the density of the colours between two pigments and shading
+Each takes photos (N, H, W, 3), linear RGB, with masks (N, H, W), and gives a :class:`~bioface.maps.Decomposition`.
+:func:`zero` and :func:`training_mean` say the same of every face, :func:`image_mean` sees one colour of each face;
+:class:`OpticalDensity` splits the density of the colours between two pigments and shading.
 
 References
 ----------
@@ -17,7 +15,6 @@ Hyvärinen (1999), "Fast and robust fixed-point algorithms for independent compo
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,19 +24,14 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from bioface import skin
-from bioface.bayes import (
-    Prior,
-    checked_mask,
-    fractions,
-    maximum_a_posteriori,
-    mean_camera_d65,
-    pixels,
-    rgb_of_reflectance,
-)
+from bioface.bayes import Known, Prior, fractions, maximum_a_posteriori, mean_camera_d65, rgb_of_reflectance
 from bioface.errors import BiofaceError
-from bioface.maps import Decomposition
+from bioface.maps import Decomposition, checked_mask
 
 DARKEST = 1e-3  # linear RGB, below which a density means nothing
+
+#: How the directions of two pigments are found, see :func:`independent`.
+Vectors = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def zero(images: np.ndarray, mask: np.ndarray) -> Decomposition:
@@ -63,49 +55,34 @@ def training_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decompo
 
 
 def image_mean(
-    images: np.ndarray,
-    mask: np.ndarray,
-    prior: Prior,
-    camera_b: np.ndarray | None = None,
-    illuminant: np.ndarray | None = None,
-    sigma: float | None = None,
+    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known = None, illuminant: Known = None
 ) -> Decomposition:
     """One colour for each face, its mean, and what is likeliest behind that: all without its structure.
 
     Parameters, errors: as :func:`bioface.bayes.maximum_a_posteriori`.
     """
     mask = checked_mask(images, mask)
-    colours = np.stack([inside.mean(0) for inside in pixels(images, mask)])[:, None, None]
-    found = maximum_a_posteriori(colours, np.ones((len(mask), 1, 1), bool), prior, camera_b, illuminant, sigma)
-    spread = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-    spread["reconstruction"] = colours.astype(np.float32)
+    colours = np.stack([colours.mean(0) for colours in _pixels(images, mask)])[:, None, None]
+    found = maximum_a_posteriori(colours, np.ones((len(mask), 1, 1), bool), prior, camera_b, illuminant)
+    spread = vars(found) | {"reconstruction": colours.astype(np.float32)}
     for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo", "reconstruction"):
         spread[name] = np.broadcast_to(spread[name], (*mask.shape, *spread[name].shape[3:])).copy()
     return Decomposition(**spread | {"image": np.array(images, np.float32), "mask": mask})
 
 
-def _constant(
-    images: np.ndarray,
-    mask: np.ndarray,
-    pigments: np.ndarray,
-    diffuse: float,
-    specular: float,
-    albedo: np.ndarray,
-    colour: np.ndarray,
-) -> Decomposition:
+def _constant(images: np.ndarray, mask: np.ndarray, pigments: np.ndarray, *maps: float | np.ndarray) -> Decomposition:
+    """Of the same pigments (2,), two shadings, albedo (3,) and colour (3,) everywhere."""
     mask = checked_mask(images, mask)
-    shape, camera_and_light = mask.shape, mean_camera_d65(len(mask))
-    m, h = fractions(np.broadcast_to(pigments, (*shape, 2)))
-    i_d, i_s = (np.full(shape, value, np.float32) for value in (diffuse, specular))
-    a, image = (np.full((*shape, 3), value, np.float32) for value in (albedo, colour))
-    return Decomposition(m, h, i_d, i_s, a, image, np.array(images, np.float32), mask, *camera_and_light)
+    m, h = fractions(np.broadcast_to(pigments, (*mask.shape, 2)))
+    others = (np.full((*mask.shape, *np.shape(value)), value, np.float32) for value in maps)
+    return Decomposition(m, h, *others, np.array(images, np.float32), mask, *mean_camera_d65(len(mask)))
 
 
 # --- pigments by optical density ---------------------------------------------------------------------------
 
 
 def independent(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """The two pigments' directions as independent components of each photo's own densities, after Tsumura 1999.
+    """(2, 2) columns: two pigments' directions as independent components of a photo's own densities (Tsumura 1999).
 
     Independence leaves open which component is which, and their signs and lengths; what is ``expected`` decides. It is
     the answer where the colours do not spread over a plane, so that there are no two components.
@@ -114,10 +91,6 @@ def independent(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
     ----------
     across : (n, 2) densities of a photo's pixels, in a plane across (1, 1, 1)
     expected : (2, 2) columns, the directions of melanin and haemoglobin in that plane as the skin model has them
-
-    Returns
-    -------
-    (2, 2) columns, as long as the expected ones
     """
     spread = np.linalg.svd(across - across.mean(0), compute_uv=False)
     if len(across) < 3 or spread[1] < 1e-4 * np.sqrt(len(across)):
@@ -159,14 +132,12 @@ class OpticalDensity:
     """
 
     prior: Prior
-    vectors: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    vectors: Vectors
     scale: np.ndarray
     albedo: float
 
     @classmethod
-    def learn(
-        cls, truth: Decomposition, prior: Prior, vectors: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> OpticalDensity:
+    def learn(cls, truth: Decomposition, prior: Prior, vectors: Vectors) -> OpticalDensity:
         """From training faces (N, H, W) with their truth, and the prior that was learnt on them.
 
         Raises
@@ -178,7 +149,7 @@ class OpticalDensity:
         albedo = truth.albedo[mask].astype(float)
         if not (np.isfinite(coordinates).all() and np.isfinite(albedo).all()):
             raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
-        found = (densities(prior, colours, vectors) for colours in pixels(truth.image, mask))
+        found = (densities(prior, colours, vectors) for colours in _pixels(truth.image, mask))
         amounts, density = map(np.concatenate, zip(*found, strict=True))
         scale = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T
         relative = np.exp(-density)
@@ -187,11 +158,10 @@ class OpticalDensity:
     def decompose(self, images: np.ndarray, mask: np.ndarray) -> Decomposition:
         """The maps of photos; parameters and errors as :func:`zero`."""
         mask = checked_mask(images, mask)
-        shape = mask.shape
-        coordinates = np.broadcast_to(self.prior.pigments, (*shape, 2)).copy()
-        albedo = np.broadcast_to(self.prior.albedo, (*shape, 3)).astype(np.float32)
-        diffuse, silent = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32)
-        for face, colours in enumerate(pixels(images, mask)):
+        coordinates = np.broadcast_to(self.prior.pigments, (*mask.shape, 2)).copy()
+        albedo = np.broadcast_to(self.prior.albedo, (*mask.shape, 3)).astype(np.float32)
+        diffuse, silent = np.zeros(mask.shape, np.float32), np.full(mask.shape, np.nan, np.float32)
+        for face, colours in enumerate(_pixels(images, mask)):
             inside = mask[face]
             amounts, density = densities(self.prior, colours, self.vectors)
             coordinates[face, inside] = np.column_stack([amounts, np.ones(len(amounts))]) @ self.scale.T
@@ -199,13 +169,11 @@ class OpticalDensity:
             shading = (-np.log(colours.clip(DARKEST)) - density).mean(1)
             diffuse[face, inside] = np.exp(-shading) / self.albedo
         m, h = fractions(coordinates.clip(-1, 1))
-        made, camera_and_light = albedo * diffuse[..., None], mean_camera_d65(len(mask))
-        return Decomposition(m, h, diffuse, silent, albedo, made, np.array(images, np.float32), mask, *camera_and_light)
+        made, photo = albedo * diffuse[..., None], np.array(images, np.float32)
+        return Decomposition(m, h, diffuse, silent, albedo, made, photo, mask, *mean_camera_d65(len(mask)))
 
 
-def densities(
-    prior: Prior, colours: np.ndarray, vectors: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def densities(prior: Prior, colours: np.ndarray, vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
     """Amounts of the pigments (n, 2) and the density (n, 3) they make, of colours (n, 3), without shading."""
     density, slopes = -np.log(colours.clip(DARKEST)), density_slopes(prior)
     plane = np.linalg.svd(np.ones((1, 3)))[2][1:]  # (2, 3): orthonormal, across (1, 1, 1)
@@ -224,3 +192,8 @@ def density_slopes(prior: Prior) -> np.ndarray:
     b, e = mean_camera_d65(1)
     density = -np.log(skin.reflectance(*fractions(at)) @ rgb_of_reflectance(b[0], e[0]).numpy().T)
     return (density[[0, 2]] - density[[1, 3]]).T / (2 * step)
+
+
+def _pixels(images: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """Colours (n, 3) of each face inside its mask."""
+    return [image[inside].astype(float) for image, inside in zip(images, mask, strict=True)]
