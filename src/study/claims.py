@@ -22,6 +22,7 @@ from bioface import paths
 from bioface.errors import BiofaceError, DataError
 
 FILE = "claims.json"
+HELD = ("at_least", "at_most", "equals", "tol", "digits", "set")  #: what is declared of a claim beside its words
 Number = int | float
 
 
@@ -57,10 +58,9 @@ class Claims:
         self.declared, self.rows = dict[str, tuple[Claim, dict[str, Any]]](), dict[str, Claim]()
         try:
             for name, row in tomllib.loads(self.file.read_text(encoding="utf-8"))[notebook].items():
-                row = {key: text.format(**words) if isinstance(text, str) else text for key, text in row.items()}
-                held = {key: row.pop(key) for key in ("at_least", "at_most", "equals", "tol", "digits") if key in row}
-                row.pop("set", None)
-                self.declared[name] = Claim(id=f"{notebook}.{name}", notebook=notebook, **row), held
+                held = {key: row.pop(key) for key in HELD if key in row}
+                texts: dict[str, Any] = {k: v.format(**words) if isinstance(v, str) else v for k, v in row.items()}
+                self.declared[name] = Claim(id=f"{notebook}.{name}", notebook=notebook, **texts), held
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise DataError(self.file, f"claims of notebook {notebook}", f"{type(error).__name__}: {error}") from error
 
