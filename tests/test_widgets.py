@@ -33,17 +33,11 @@ def faces(n, truth=None):
 def maps(*size):
     """The decomposition of one photo, (H, W), or of several, (N, H, W)."""
     rng = np.random.default_rng(1)
-    around = (*size[:-2], 33)
-    return Decomposition.of_maps(
-        rng.uniform(0.05, 0.3, size),
-        rng.uniform(0.01, 0.06, size),
-        rng.uniform(0.2, 0.8, size),
-        rng.uniform(0, 0.1, size),
-        np.zeros((*size[:-2], 2)) + 0.3,
-        np.broadcast_to(illumination.standard("D65").numpy(), around),
-        rng.uniform(0, 1, (*size, 3)),
-        rng.random(size) > 0.2,
-    )
+    limits = [(0.05, 0.3), (0.01, 0.06), (0.2, 0.8), (0, 0.1)]  # of melanin, haemoglobin, diffuse and specular shading
+    four = [rng.uniform(low, high, size) for low, high in limits]
+    white = np.broadcast_to(illumination.standard("D65").numpy(), (*size[:-2], 33))
+    camera = np.full((*size[:-2], 2), 0.3)
+    return Decomposition.of_maps(*four, camera, white, rng.uniform(0, 1, (*size, 3)), rng.random(size) > 0.2)
 
 
 def panels(widget):

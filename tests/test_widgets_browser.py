@@ -125,6 +125,11 @@ def at(picture, row, column):
     return picture[y - 1 : y + 2, x - 1 : x + 2].mean((0, 1))
 
 
+def complaints(page):
+    """Of the widgets: JupyterLab has its own, as when its server is slow or the kernel dead."""
+    return [error for error in page.errors if "anywidget" in error or "blob:" in error]
+
+
 SLIDER = "input[type=range]"
 
 
@@ -149,7 +154,7 @@ def test_the_slider_changes_the_picture_and_the_crosshair_says_the_values(page):
     assert text(page, value.format(1)) == "no value here"
     press(page, frame, "Escape")
     assert text(page, value.format(1)) == ""
-    assert page.errors == []
+    assert complaints(page) == []
 
 
 def test_only_samples_of_a_score(page):
@@ -167,7 +172,7 @@ def test_only_samples_of_a_score(page):
     single = page.page.locator(".bioface-scrub").last.text_content()
     assert "1 of 1 · sample 0" in single and "mismatch" not in single
     assert text(page, ".bioface-nothing") == "No sample to show."
-    assert page.errors == []
+    assert complaints(page) == []
 
 
 CURVES = ".bioface-compare polyline"
@@ -189,7 +194,7 @@ def use_compare(page):
     assert said_at_the_step(page) == ["100 (100 to 100)", "100"]
     page.press("ArrowLeft", 3)
     assert said_at_the_step(page) == ["97 (97 to 97)", "97"]
-    assert not [error for error in page.errors if "anywidget" in error or "blob:" in error]
+    assert complaints(page) == []
 
 
 def test_trainings_are_compared(page):
@@ -206,7 +211,6 @@ def test_trainings_are_compared(page):
     move(page, ".bioface-compare svg", 0.5, 0.5)
     assert 46 <= int(first(page, STEP).input_value()) <= 49
     use_compare(page)
-    assert page.errors == []
 
 
 def test_a_photo_is_edited_and_put_back(page):
@@ -218,7 +222,7 @@ def test_a_photo_is_edited_and_put_back(page):
     assert np.allclose(at(page.picture(edited), 0.03, 0.03), at(before, 0.03, 0.03), atol=2), "outside the mask"
     first(page, ".bioface-edit button").click()
     until(lambda: np.abs(page.picture(edited).astype(int) - before).max() <= 3, "the photo as it was")
-    assert page.errors == []
+    assert complaints(page) == []
 
 
 @pytest.mark.alone
