@@ -109,9 +109,6 @@ def test_an_srgb_profile_changes_nothing_and_a_damaged_one_is_an_error(tmp_path,
         photos.read(path)
 
 
-# --- masks -------------------------------------------------------------------------------------------------
-
-
 def test_a_mask_from_a_file_or_an_array(tmp_path, picture):
     inside = np.zeros((6, 4), np.uint8)
     inside[1:3] = 255
@@ -142,9 +139,6 @@ def test_an_empty_mask(tmp_path, picture):
     with pytest.raises(DataError, match="clear.png: expected a photo that is opaque somewhere"):
         photos.read(save(tmp_path / "clear.png", clear))
     assert photos.read(tmp_path / "clear.png", np.ones((6, 4))).mask.all()  # where the face is has been said
-
-
-# --- large photos ------------------------------------------------------------------------------------------
 
 
 def test_a_limit_averages_pixels_and_shrinks_the_mask(tmp_path):
@@ -187,9 +181,6 @@ def test_what_pillow_warns_of_is_read_and_what_it_refuses_is_an_error(tmp_path, 
         photos.read(path, limit=100)
 
 
-# --- what is no photo --------------------------------------------------------------------------------------
-
-
 NO_PHOTOS = [b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(40), b"\xff\xd8\xff\xe0garbage", "the first half of a JPEG"]
 
 
@@ -206,9 +197,6 @@ def test_not_an_image(tmp_path, content):
         photos.read(tmp_path / "no.png")
     with pytest.raises(DataError, match="expected a picture, found a folder"):
         photos.read(tmp_path)
-
-
-# --- real photos -------------------------------------------------------------------------------------------
 
 
 def test_the_astronaut_is_a_face_in_an_ellipse(monkeypatch):

@@ -74,9 +74,6 @@ def everything(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-# --- downloads ---------------------------------------------------------------------------------------------
-
-
 def test_a_download_arrives_whole_and_once(address, tmp_path):
     one = entry(f"{address}/whole")
     path = tmp_path / "some/where/file.bin"
@@ -135,9 +132,6 @@ def test_what_cannot_be_fetched_or_changed(tmp_path):
         registry.ENTRIES["other"] = registry.ENTRIES["nfe"]
 
 
-# --- everything at once ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def small(address, monkeypatch):
     """A registry of one good download, one bad one and the real manual and package entries."""
@@ -194,9 +188,6 @@ def test_the_real_files_have_the_checksums(real_file, folders, name):
     if name == "cameras":
         names, sensitivities = camera.read_database(target)
         assert len(names) == 28 and tuple(sensitivities.shape) == (28, 3, 33)
-
-
-# --- the registry and the README ---------------------------------------------------------------------------
 
 
 def test_the_loaders_look_where_the_registry_puts_files():
