@@ -88,9 +88,6 @@ def plain(name="photons", wavelengths=GRID, rows=4, columns=3, seed=0):
     return variables, radiance
 
 
-# --- what a cube gives -------------------------------------------------------------------------------------
-
-
 def test_compressed_cube(write):
     variables, radiance = compressed()
     cube = iset.load(write(variables))
@@ -166,9 +163,6 @@ def test_a_fit_reads_it(write):
     np.testing.assert_allclose(found.diffuse_shading, 0.8, atol=1e-3)
 
 
-# --- illuminants -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "struct",
     [
@@ -205,9 +199,6 @@ def test_an_illuminant_image_of_one_spectrum(write):
     image[0] *= np.linspace(0.5, 1.5, 148)
     with pytest.raises(DataError, match=r"face.mat: expected an illuminant image with one spectrum"):
         iset.load(write(variables | {"illuminant": image}))
-
-
-# --- bands -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["photons", "mcCOEF"])
@@ -257,9 +248,6 @@ def test_a_grid_that_misses_ours(write, wave, found):
     variables, _ = plain(wavelengths=wave)
     with pytest.raises(DataError, match=f"face.mat: expected at least 5 bands within 400–720 nm, found {found}"):
         iset.load(write(variables))
-
-
-# --- everything else that can be wrong ---------------------------------------------------------------------
 
 
 #: what happens to a plain or a compressed cube, and what is said
@@ -333,9 +321,6 @@ def test_structs_held_by_reference_and_empty_variables(tmp_path):
         iset.load(path)
 
 
-# --- masks -------------------------------------------------------------------------------------------------
-
-
 def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
     variables, _ = plain()
     inside = np.zeros((4, 3))
@@ -349,9 +334,6 @@ def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
     Image.fromarray(beside.T.copy()).save(tmp_path / "face_mask.png")
     with pytest.raises(DataError, match="a mask of 4 × 3, as the cube, found 3 × 4"):
         iset.load(path)
-
-
-# --- size --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["mcCOEF", "photons"])
@@ -374,9 +356,6 @@ def test_a_large_v73_cube_is_never_in_memory(tmp_path, layout):
     # The survey holds one block of 8 million numbers and a few copies of its extremes.
     assert peak < 8 * 300 * 300 * 148
     np.testing.assert_allclose(total, cube.radiance.sum(), rtol=1e-6)
-
-
-# --- folders -----------------------------------------------------------------------------------------------
 
 
 def test_cubes_are_read_one_at_a_time(tmp_path):

@@ -45,9 +45,6 @@ def pair(tmp_path_factory):
     return write_pair(tmp_path_factory.mktemp("nfe"), 1, 11)
 
 
-# --- what it gives -----------------------------------------------------------------------------------------
-
-
 def test_channels_are_decoded_into_their_places(pair):
     image_file, light_file, images, lights = pair
     faces = nfe.NFE(image_file, light_file)[:]
@@ -181,9 +178,6 @@ def test_what_is_wrong_in_one_of_many_groups_is_said_of_all_rows_read(tmp_path, 
     assert len(nfe.NFE(image_file)[:13]) == 13
 
 
-# --- streaming ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [1, 4, 11, 50])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_give_every_face_once(pair, size, shuffle, monkeypatch):
@@ -240,9 +234,6 @@ def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
     np.testing.assert_array_equal(np.concatenate(list(alone)), data[:].rgb)
 
 
-# --- finding and splitting ---------------------------------------------------------------------------------
-
-
 def test_find_pairs_files_by_number(tmp_path):
     for number in (20, 1):
         write_pair(tmp_path, number, 1)
@@ -269,9 +260,6 @@ def test_splits_go_by_file_number_and_share_no_file(folders):
         write_pair(folders / "nfe", number, count)
     assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
     assert len(nfe.open_split()) == 10
-
-
-# --- everything that can be wrong --------------------------------------------------------------------------
 
 
 def put(path, place, value):

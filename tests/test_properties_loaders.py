@@ -44,17 +44,6 @@ MEMORY = 3 * 2**30  # bytes that opening one file may take
 RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="constant")
 
 
-def examples(count):
-    """Settings for so many examples."""
-    return settings(
-        max_examples=count * int(os.environ.get("BIOFACE_EXAMPLES", "1")),
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-    )
-
-
 # --- whole files -------------------------------------------------------------------------------------------
 
 
@@ -297,8 +286,36 @@ def open_there(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def hold(open_there):
+    """``hold(kind, path, count, strategy, harm)``: after each of so many harms the file loads or is refused."""
+
+    def check(kind, path, count, strategy, harm):
+        @settings(
+            max_examples=count * int(os.environ.get("BIOFACE_EXAMPLES", "1")),
+            derandomize=True,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        )
+        @given(strategy)
+        def each(things):
+            try:
+                harm(things)
+            except (TypeError, ValueError, OSError, AttributeError):
+                return  # no such file can be written
+            outcomes.append(open_there(kind, path))
+            assert outcomes[-1] in ("loaded", "refused")
+
+        outcomes = []
+        each()
+        assert outcomes
+
+    return check
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """``whole(kind)``: the whole file of a kind in a folder of its own, with what belongs beside it."""
+    """``whole(kind)``: the path of a whole file of a kind, in a folder of its own with what belongs beside it."""
     made = {}
 
     def make(kind):
@@ -310,7 +327,9 @@ def whole(tmp_path_factory):
                     write_hdf5(folder / beside, nfe_arrays()[which])
             write(folder / name)
             made[kind] = folder / name, (folder / name).read_bytes()
-        return made[kind]
+        path, content = made[kind]
+        path.write_bytes(content)
+        return path
 
     return make
 
@@ -342,18 +361,11 @@ def harmed(content, things):
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, whole, open_there):
-    path, content = whole(kind)
+def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, whole, open_there, hold):
+    path = whole(kind)
+    content = path.read_bytes()
     assert open_there(kind, path) == "loaded"
-
-    @examples(80)
-    @given(harms(len(content)))
-    def hold(things):
-        path.write_bytes(harmed(content, things))
-        assert open_there(kind, path) in ("loaded", "refused")
-
-    hold()
-    path.write_bytes(content)
+    hold(kind, path, 80, harms(len(content)), lambda things: path.write_bytes(harmed(content, things)))
 
 
 # --- harm to arrays ----------------------------------------------------------------------------------------
@@ -423,21 +435,9 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_changed_arrays(kind, whole, open_there):
-    arrays, write = ARRAYS[kind]
-    path, content = whole(kind)
-
-    @examples(50)
-    @given(changes(arrays))
-    def hold(things):
-        try:
-            write(path, changed(arrays, things))
-        except (TypeError, ValueError, OSError, AttributeError):
-            return  # no such file can be written
-        assert open_there(kind, path) in ("loaded", "refused")
-
-    hold()
-    path.write_bytes(content)
+def test_changed_arrays(kind, whole, hold):
+    (arrays, write), path = ARRAYS[kind], whole(kind)
+    hold(kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
 
 
 # --- harm to tensors, and to what is said of them ----------------------------------------------------------
@@ -451,8 +451,8 @@ TENSOR_TYPES += [torch.complex64, torch.uint16]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "checkpoint"])
-def test_changed_tensors(kind, whole, open_there):
-    path, content = whole(kind)
+def test_changed_tensors(kind, whole, hold):
+    path = whole(kind)
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = safetensors.torch.load_file(path)
@@ -463,14 +463,10 @@ def test_changed_tensors(kind, whole, open_there):
         "config": (WIDTHS | JSON).map(json.dumps) | st.text(max_size=5),
         "run": (JSON.map(json.dumps) | st.fixed_dictionaries(dict.fromkeys(known, JSON)).map(json.dumps)),
     }
-    said = {name: value for name, value in said.items() if name in metadata}
+    said = st.fixed_dictionaries({}, optional={name: value for name, value in said.items() if name in metadata})
 
-    @examples(80)
-    @given(
-        changes(arrays, TENSOR_TYPES),
-        st.fixed_dictionaries({}, optional=said) if kind == "weights" else st.just({}),
-    )
-    def hold(things, metadata_changes):
+    def write(things):
+        things, metadata_changes = things
         cast_to = {name: how for what, name, how in things if what == "cast"}
         kinds = {name: tensor.dtype for name, tensor in tensors.items()} | cast_to
         changed_tensors = {
@@ -478,38 +474,29 @@ def test_changed_tensors(kind, whole, open_there):
             for name, value in changed(arrays, things).items()
         }
         safetensors.torch.save_file(changed_tensors, path, metadata | metadata_changes)
-        assert open_there(kind, path) in ("loaded", "refused")
 
-    @examples(30)
-    @given(st.fixed_dictionaries({}, optional=said))
-    def hold_what_is_said(metadata_changes):
-        safetensors.torch.save_file(tensors, path, metadata | metadata_changes)
-        assert open_there(kind, path) in ("loaded", "refused")
-
-    hold()
-    hold_what_is_said()
-    path.write_bytes(content)
+    both = st.tuples(changes(arrays, TENSOR_TYPES), said if kind == "weights" else st.just({}))
+    hold(kind, path, 80, both, write)
+    hold(kind, path, 30, said, lambda new: safetensors.torch.save_file(tensors, path, metadata | new))
 
 
-def test_changed_claims(whole, open_there):
-    path, content = whole("claims")
-    rows = json.loads(content)["claims"]
+def test_changed_claims(whole, hold):
+    path = whole("claims")
+    rows = json.loads(path.read_bytes())["claims"]
 
-    @examples(80)
-    @given(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), JSON | st.sampled_from(["04.rmse", 1e400]))
-    def hold(row, field, value):
+    def write(things):
+        row, field, value = things
         new = [dict(r) for r in rows]
         new[row][field] = value
         path.write_text(json.dumps({"claims": new}))
-        assert open_there("claims", path) in ("loaded", "refused")
 
-    hold()
-    path.write_bytes(content)
+    values = JSON | st.sampled_from(["04.rmse", 1e400])
+    hold("claims", path, 80, st.tuples(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), values), write)
 
 
 @pytest.mark.parametrize("kind", ["claims", "weights", "checkpoint"])
 def test_nesting_without_end(kind, whole, open_there):
-    path, content = whole(kind)
+    path = whole(kind)
     deep = "[" * 100_000
     if kind == "claims":
         path.write_text(deep)
@@ -519,4 +506,3 @@ def test_nesting_without_end(kind, whole, open_there):
         said = {name: deep for name in metadata if name != "architecture"}
         safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata | said)
     assert open_there(kind, path) == "refused"
-    path.write_bytes(content)

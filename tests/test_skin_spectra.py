@@ -66,9 +66,6 @@ def small(tmp_path, monkeypatch, folders):
     return path
 
 
-# --- the real archive --------------------------------------------------------------------------------------
-
-
 def test_the_face_has_7553_spectra_in_eight_groups(issa):
     face = issa[np.isin(issa.site, skin_spectra.FACE_SITES)]
     assert len(issa) == 15256
@@ -102,9 +99,6 @@ def test_the_default_is_the_face(small):
     np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
     assert len(skin_spectra.load("issa", sites=None)) == 3  # the fourth lacks a band
     assert list(skin_spectra.load("issa", sites=["Neck"]).group) == ["African"]
-
-
-# --- the cache ---------------------------------------------------------------------------------------------
 
 
 def cache_file():
@@ -146,9 +140,6 @@ def test_another_workbook_has_another_cache(small, tmp_path):
     assert len(list((paths.build() / "cache").glob("issa-*.npz"))) == 2
 
 
-# --- what can be wrong -------------------------------------------------------------------------------------
-
-
 WRONG = [
     ([record(percent=0.3)], {}, "as a fraction of 1, found values from 0.003"),
     ([record(percent=3000.0)], {}, "as a fraction of 1"),
@@ -177,9 +168,6 @@ def test_a_workbook_that_is_none_and_unknown_names(small):
     small.write_text("nothing of the kind")
     with pytest.raises(DataError, match="ISSA_test.xlsx: expected the ISSA workbook"):
         skin_spectra.load()
-
-
-# --- the cheeks --------------------------------------------------------------------------------------------
 
 
 def test_the_real_cheeks(real_file, folders):

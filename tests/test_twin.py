@@ -53,9 +53,6 @@ def region(coordinates: np.ndarray) -> np.ndarray:
     return (np.abs(x) < 0.42) & (y > 6.35) & (y < 7.40)
 
 
-# --- layout -----------------------------------------------------------------------------------------------
-
-
 def read(path):
     """The arrays of an HDF5 file."""
     with h5py.File(path) as file:
@@ -110,9 +107,6 @@ def test_the_loader_streams_the_twin_and_truth_is_sliced_with_the_faces(made, fa
     assert list(chosen.truth.group) == [faces.truth.group[4], faces.truth.group[1]]
     assert len(faces.truth[3]) == len(faces.truth[-1]) == 1
     assert faces.truth[-1].identity[0] == faces.truth.identity[-1]
-
-
-# --- truth ------------------------------------------------------------------------------------------------
 
 
 def test_rendering_the_truth_gives_the_stored_photo_to_its_last_bit(faces):
@@ -208,9 +202,6 @@ def test_light_from_one_direction_is_brightest_there():
     assert illumination.sh_shading(normals, wide)[0, 0] < shading[0]
 
 
-# --- identities -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("beyond", twin.BEYOND[1:])
 def test_beyond_is_the_same_person_in_what_no_usual_face_shows(beyond):
     group = sorted(twin.base_colours())[0]
@@ -264,9 +255,6 @@ def test_a_face_depends_on_its_number_only(faces):
     assert twin.plan(longer, "train")[:6] == twin.plan(SMALL, "train")
     other = twin.make_face(SMALL.seed + 1, "train", index, mismatch, group)
     assert np.abs(other["melanin"] - faces.truth.melanin[4]).max() > 0.01
-
-
-# --- files ------------------------------------------------------------------------------------------------
 
 
 def another_process(config: twin.TwinConfig) -> BaseProcess:
@@ -389,9 +377,6 @@ def test_a_truth_file_without_a_field_is_named(tmp_path):
         file["melanin"] = np.zeros((1, 64, 64))
     with pytest.raises(DataError, match="haemoglobin"):
         twin.read_truth(path)
-
-
-# --- cubes ------------------------------------------------------------------------------------------------
 
 
 def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):

@@ -326,6 +326,7 @@ def _check_header(path: Path, shape: tuple[int, ...]) -> int:
     with _opened(path) as file:
         keys, data = list(file), file.get(KEY)
         is_array = isinstance(data, h5py.Dataset)
+        found: Any
         found, dtype = (data.shape, data.dtype) if is_array else ((), np.dtype(object))
     if KEY not in keys:
         raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, keys)) or "(none)"))
