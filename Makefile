@@ -32,7 +32,7 @@ help:
 	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
 	@echo "make data        the real data sets: what is there, what can be downloaded, how to place the rest"
 	@echo "make weights     train the network that ships with the package again (some ten minutes), with its model card"
-	@echo "make bench       what the work costs: figures/bench.json and .png, the plan in data/README.md (some 3 minutes)"
+	@echo "make bench       what the work costs, fast ways beside plain ones: a table, and build/bench.json (some 3 minutes)"
 	@echo "make environment only .venv with the locked packages, for python -m bioface (what the others do first)"
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
@@ -74,7 +74,8 @@ weights: environment
 	@$(PYTHON) -m study.generalisation
 
 bench: environment
-	@$(PYTHON) -m pytest tests/benchmarks --benchmark-only --benchmark-json=figures/bench.json
+	@mkdir -p build
+	@$(PYTHON) -m pytest tests/benchmarks -o addopts= --benchmark-only --benchmark-json=build/bench.json
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache
