@@ -7,10 +7,9 @@ precision stays double.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
@@ -40,17 +39,6 @@ def _to_numpy(value: Any) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(_to_numpy(v) for v in value)
     return value
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many torch threads, and afterwards as many as before: with one, sums are always taken in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @runtime_checkable

@@ -28,7 +28,18 @@ import numpy as np
 import scipy.io
 from tqdm import tqdm
 
-from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, smith2019, spectra
+from bioface import (
+    arrays,
+    camera,
+    identifiability,
+    illumination,
+    image_formation,
+    paths,
+    skin,
+    smith2019,
+    spectra,
+    threads,
+)
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
@@ -194,7 +205,7 @@ def make(config: TwinConfig | None = None, progress: bool = True) -> Path:
         partial.mkdir()
         try:
             total = config.train + config.validation + config.test
-            with arrays.threads(1), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
+            with threads.number(1), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
                 for split in SPLITS:
                     _write_split(partial, config, split, bar)
             files = _inventory(partial, sorted(path.name for path in partial.iterdir()))
