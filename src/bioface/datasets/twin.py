@@ -28,18 +28,8 @@ import numpy as np
 import scipy.io
 from tqdm import tqdm
 
-from bioface import (
-    arrays,
-    camera,
-    identifiability,
-    illumination,
-    image_formation,
-    paths,
-    skin,
-    smith2019,
-    spectra,
-    threads,
-)
+from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, smith2019, spectra
+from bioface import threads as torch_threads
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
@@ -205,7 +195,7 @@ def make(config: TwinConfig | None = None, progress: bool = True) -> Path:
         partial.mkdir()
         try:
             total = config.train + config.validation + config.test
-            with threads.number(1), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
+            with torch_threads.number(1), tqdm(total=total, unit="face", desc="twin", disable=not progress) as bar:
                 for split in SPLITS:
                     _write_split(partial, config, split, bar)
             files = _inventory(partial, sorted(path.name for path in partial.iterdir()))
