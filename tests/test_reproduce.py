@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
-from study import claims, notebook_file, reproduce
+from study import claims, figures, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
