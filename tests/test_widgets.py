@@ -236,7 +236,8 @@ def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make):
     data, metadata = widget._repr_mimebundle_()
     assert notebook_file.WIDGET in data
     output = new_output("execute_result", data, metadata=metadata, execution_count=1)
-    cell = new_code_cell("widget", outputs=[output], metadata={"tags": ["nbval-ignore-output"]})
+    tags = {"tags": ["nbval-ignore-output"]}
+    cell = new_code_cell("widget", outputs=[output], metadata=tags, execution_count=1)
     state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
     nbformat.write(new_notebook(cells=[cell], metadata=state), tmp_path / "n.ipynb")
     cleaned = json.loads(notebook_file.clean(tmp_path / "n.ipynb"))
