@@ -52,10 +52,13 @@ def jacobian(
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
-    R, dm, dh = model.with_derivatives(melanin, haemoglobin)
-    shade = diffuse[..., None]
+    R, log_slope = model.with_log_slope(melanin, haemoglobin)
+    seen = illuminant.to(R) * R
+    skin_seen = diffuse[..., None] * seen
     # each column in one piece, which is what sums over wavelengths are quick with
-    return (illuminant.to(R) * torch.stack([shade * dm, shade * dh, R, torch.ones_like(R)], dim=-2)).mT
+    return torch.stack(
+        [-2 * model.per_melanin * skin_seen, log_slope * skin_seen, seen, illuminant.to(R).expand(R.shape)], dim=-2
+    ).mT
 
 
 _UNKNOWABLE = 1e12  #: variance of a unit-length column beyond which double precision cannot tell it from infinity

@@ -183,14 +183,21 @@ class SkinModel:
         self, melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch D"]]:
         """R and ∂ log R/∂haemoglobin, each (..., D), by hand; ∂ log R/∂melanin is ``-2 * per_melanin``."""
-        depth = self.offset + melanin[..., None] * self.per_melanin
+        # as in `reflectance`, in as few passes over the bands as there can be: fits spend their time here
+        m, h = melanin[..., None], haemoglobin[..., None]
+        both = torch.addcmul(self.bloodless + self.scattering, h, self.per_blood)  # absorption + scattering
+        K = torch.addcmul(-self.scattering * self.scattering, both, both).sqrt()
+        u = torch.reciprocal(1 - torch.exp(-2 * self.dermis_cm * K))
+        coth = torch.add(-torch.ones_like(self.offset), u, alpha=2)
+        total = torch.addcmul(both, K, coth)
+        # d(K coth Kd)/da, with dK/da = (a + s) / K and d coth(Kd)/dK = d (1 − coth²) = 4 d u (1 − u)
+        slope = both * torch.add(coth / K, u - u * u, alpha=4 * self.dermis_cm)
+        log_slope = (1 + slope) / total * -self.per_blood
+        depth = torch.addcmul(self.scattering.log() - 2 * self.offset, m, -2 * self.per_melanin)
         if self.per_haemoglobin.any():
-            depth = depth + haemoglobin[..., None] * self.per_haemoglobin
-        dermis, absorption, K, coth = self._dermis(haemoglobin)
-        # d(K coth Kd)/da, with dK/da = (a + s) / K and d coth(Kd)/dK = d (1 − coth²)
-        slope = (absorption + self.scattering) / K * (coth + K * self.dermis_cm * (1 - coth * coth))
-        per_absorption = dermis * (1 + slope) * (-self.per_blood / self.scattering)
-        return torch.exp(-2 * depth) * dermis, per_absorption - 2 * self.per_haemoglobin
+            depth = depth - 2 * self.per_haemoglobin * h
+            log_slope = log_slope - 2 * self.per_haemoglobin
+        return depth.exp() / total, log_slope
 
     def with_derivatives(self, melanin: Tensor, haemoglobin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """R, ∂R/∂melanin, ∂R/∂haemoglobin, each (..., D)."""

@@ -138,7 +138,7 @@ def _scan(problem: Problem, y: Tensor) -> Tensor:
 
 
 def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
-    """Inner products (14, n) of pixels y, a = e r at pigments p (2, n), a's slopes and e, from which all else follows.
+    """Inner products (13, n) of pixels y, a = e r at pigments p (2, n), a's slopes and e, from which all else follows.
 
     ∂a/∂m = k a, with one k(λ) for all pixels, and ∂a/∂h = t a. Some pixels at a time: the processor's cache is small.
     """
@@ -151,26 +151,29 @@ def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
         ah = a * t
         aa, aah, ay = a * a, a * ah, a * some
         of_a = aa @ one, aa @ k, aa @ kk, aah @ one, aah @ k, (ah * ah) @ one, a @ e, a @ ke, ah @ e
-        rows.append(torch.stack([*of_a, (some * some) @ one, some @ e, ay @ one, ay @ k, (ah * some) @ one]))
+        rows.append(torch.stack([*of_a, some @ e, ay @ one, ay @ k, (ah * some) @ one]))
     return torch.cat(rows, 1)
 
 
 def _evaluate(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
-    """Rows (8, n) at pigments p (2, n): cost, both shadings, reduced normal equations: g (2), H (mm, mh, hh)."""
+    """Rows (12, n) at pigments p (2, n), for y of length 1, of which the next step is made.
+
+    Cost, both shadings, reduced normal equations g (2) and H (mm, mh, hh), and how each shading follows the pigments.
+    """
     products = _products(problem, p, y)
-    aa, a_am, am_am, a_ah, am_ah, ah_ah, ab, am_b, ah_b, yy, by, y_a, y_am, y_ah = products
+    aa, a_am, am_am, a_ah, am_ah, ah_ah, ab, am_b, ah_b, by, y_a, y_am, y_ah = products
     bb = problem.e @ problem.e
     i_d, i_s = problem.shading(aa, ab, y_a, by)
-    cost = yy - 2 * (i_d * y_a + i_s * by) + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
+    cost = 1 - 2 * (i_d * y_a + i_s * by) + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
     # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
     specular = i_s > 0
     det = torch.where(specular, aa * bb - ab * ab, aa)
     w_aa, w_ab, w_bb = torch.where(specular, bb, 1.0) / det, specular * -ab / det, specular * aa / det
     c, d = products[[1, 3]], products[[7, 8]]  # of ∂a/∂m and ∂a/∂h: with a, with e
-    g = i_d * (products[12:] - i_d * c - i_s * d)
+    g = i_d * (products[11:] - i_d * c - i_s * d)
     ca, cb = c * w_aa + d * w_ab, c * w_ab + d * w_bb
     H = i_d * i_d * (products[[2, 4, 5]] - ca[[0, 0, 1]] * c[[0, 1, 1]] - cb[[0, 0, 1]] * d[[0, 1, 1]])
-    return torch.cat([torch.stack([cost, i_d, i_s]), g, H])
+    return torch.cat([torch.stack([cost, i_d, i_s]), g, H, -i_d * ca, -i_d * cb])
 
 
 def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: float) -> tuple[Tensor, Tensor]:
@@ -181,7 +184,7 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
     found, status = torch.cat([p, now[1:3]]), torch.full(now[0].shape, int(Status.STOPPED))
     pixel = torch.arange(len(y))
     for _ in range(steps):
-        g, (mm, mh, hh) = now[3:5], now[5:]
+        g, (mm, mh, hh) = now[3:5], now[5:8]
         # A pigment at its bound with the descent direction pointing outwards stays there.
         held = ((p <= low) & (g < 0)) | ((p >= high) & (g > 0))
         a, d = torch.where(held, 1.0, torch.stack([mm, hh]) * (1 + damping) + 1e-30)
@@ -192,6 +195,9 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
         moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(0)
         done = (moved < 1e-7) | (gm * step[0] + gh * step[1] <= gain * now[0])
         status[pixel[done]] = int(Status.CONVERGED)
+        step = trial - p
+        shadings = now[1:3] + now[8::2] * step[0] + now[9::2] * step[1]
+        found[:, pixel[done]] = torch.cat([trial, shadings.clamp_min(0)])[:, done]
         left = (~done).nonzero()[:, 0]
         if len(left) == 0:
             break
