@@ -12,8 +12,10 @@ Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,9 +118,7 @@ def lab(linear: np.ndarray) -> np.ndarray:
 def _colour() -> Any:
     """colour-science, imported late, and by :mod:`bioface.spectra` first, which keeps NumPy's style of printing."""
     spectra.colour_matching_functions()
-    import colour
-
-    return colour
+    return importlib.import_module("colour")
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -143,7 +143,8 @@ def seen(reflectance: np.ndarray, b: Any, illuminant: Any) -> np.ndarray:
     return lab(np.asarray(reflectance, float) @ to_rgb.numpy().T)
 
 
-class Lookalikes(NamedTuple):
+@dataclass(frozen=True)
+class Lookalikes:
     """The spectra of an archive whose colours are nearest to each of N colours, nearest first.
 
     Attributes

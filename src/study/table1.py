@@ -33,7 +33,6 @@ AS_PUBLISHED = {
 NEAR = 0.2
 
 Predict = Callable[[np.ndarray, np.ndarray], Decomposition]
-
 MARGIN = 0.1  # of the mask's bounding square, around it
 
 #: Where the table that renders the maps ends: fractions beyond it would be fitted with another shading.
