@@ -84,18 +84,12 @@ def truth():
     return maps.of_twin(twin.load("test", 3, progress=False))
 
 
-def test_the_truth_renders_to_the_photo(truth):
+def test_the_truth_renders_to_the_photo_and_its_albedo_under_plain_light(truth):
     assert metrics.rmse(truth.reconstruction, truth.image, truth.mask).max() < 0.003
-
-
-def test_the_albedo_is_the_skin_under_plain_light(truth):
     one, none = np.ones_like(truth.diffuse_shading), np.zeros_like(truth.specular_shading)
     maps = truth.melanin, truth.haemoglobin, one, none
     plain = Decomposition.of_maps(*maps, truth.camera_b, truth.illuminant, truth.image, truth.mask)
     np.testing.assert_allclose(plain.reconstruction, truth.albedo, atol=1e-6)
-
-
-def test_coordinates_are_those_of_the_table(truth):
     g = truth.melanin_coordinate[truth.mask]
     assert -1 <= g.min() < g.max() <= 1
     np.testing.assert_allclose(skin.table_fraction(g, 0.43), truth.melanin[truth.mask], rtol=1e-4)
@@ -126,10 +120,9 @@ def test_64_by_64_is_what_the_network_says(network, astronaut):
     linear = image_formation.srgb_decode(astronaut.rgb)
     with torch.no_grad():
         said = network(torch.from_numpy(linear)[None])
-    np.testing.assert_allclose(d.melanin, said.melanin_fraction[0], rtol=1e-5)
-    np.testing.assert_allclose(d.haemoglobin, said.haemoglobin_fraction[0], rtol=1e-5)
-    np.testing.assert_allclose(d.diffuse_shading, said.diffuse[0], rtol=1e-5)
-    np.testing.assert_allclose(d.specular_shading, said.specular[0], rtol=1e-5)
+    maps = said.melanin_fraction, said.haemoglobin_fraction, said.diffuse, said.specular
+    for name, value in zip(("melanin", "haemoglobin", "diffuse_shading", "specular_shading"), maps, strict=True):
+        np.testing.assert_allclose(getattr(d, name), value[0], rtol=1e-5)
     np.testing.assert_allclose(d.illuminant, illumination.mix(said.weights, said.cct)[0].detach(), rtol=1e-5)
     np.testing.assert_allclose(d.camera_b, said.camera[0], rtol=1e-5)
     np.testing.assert_allclose(d.image, linear, atol=1e-7)
@@ -262,10 +255,6 @@ def test_kinds_of_files(network, tmp_path):
     same(decompose(tmp_path / "turned.png", np.rot90(mask, -1), network), upright, 1e-6)
     with pytest.raises(DataError, match="expected a mask of 120 × 150"):
         decompose(tmp_path / "turned.png", mask, network)
-    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.tif")
-    assert np.isfinite(decompose(tmp_path / "cmyk.tif", mask, network).melanin[mask]).all()
-    Image.fromarray(rgb).convert("P").save(tmp_path / "palette.png")
-    assert np.isfinite(decompose(tmp_path / "palette.png", mask, network).melanin[mask]).all()
 
 
 def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
@@ -277,7 +266,7 @@ def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
         same(decompose(picture(), np.ones((150, 120), bool), network), d)  # said, so known
 
 
-@pytest.mark.parametrize("size", [(16, 16), (16, 40), (20, 300)])
+@pytest.mark.parametrize("size", [(16, 40), (20, 300)])
 def test_small_and_long_photos(network, size):
     d = decompose(picture(*size), np.ones(size, bool), network)
     assert d.melanin.shape == size and np.isfinite(d.reconstruction).all()
@@ -340,13 +329,7 @@ def test_what_is_no_photo(image, mask, message, network):
         decompose(image, mask, network)
 
 
-def test_a_small_file(network, tmp_path):
-    Image.fromarray(picture(15, 40)).save(tmp_path / "me.png")
-    with pytest.raises(DataError, match="me.png: expected a photo of at least 16 pixels a side, found 15 × 40"):
-        decompose(tmp_path / "me.png", weights=network)
-
-
-def test_a_mask_in_a_file_for_an_array_is_named(network, tmp_path):
+def test_files_at_fault_are_named(network, tmp_path):
     for name, size, content, message in (
         ("small", (40, 40), 255, r"small.png: expected a mask of 150 × 120 as the photo, found shape \(40, 40\)"),
         ("black", (120, 150), 0, "black.png: expected a mask with at least one pixel, found an empty one"),
@@ -354,6 +337,9 @@ def test_a_mask_in_a_file_for_an_array_is_named(network, tmp_path):
         Image.new("L", size, content).save(tmp_path / f"{name}.png")
         with pytest.raises(DataError, match=message):
             decompose(picture(), tmp_path / f"{name}.png", network)
+    Image.fromarray(picture(15, 40)).save(tmp_path / "me.png")
+    with pytest.raises(DataError, match="me.png: expected a photo of at least 16 pixels a side, found 15 × 40"):
+        decompose(tmp_path / "me.png", weights=network)
 
 
 def test_weights(astronaut, network, weights, tmp_path, monkeypatch):
@@ -413,13 +399,12 @@ def test_1024_by_1024_takes_less_than_5_s(tmp_path):
 
 
 def test_no_edit_gives_back_the_photo(found, network, astronaut):
-    np.testing.assert_allclose(edit(found), picture() / 255, atol=1e-6)
-    np.testing.assert_allclose(edit(decompose(astronaut, weights=network)), astronaut.rgb, atol=1e-6)
-    for d in (found, decompose(astronaut, weights=network)):  # to the last bit, whatever the maps are
+    for d, photo in ((found, picture() / 255), (decompose(astronaut, weights=network), astronaut.rgb)):
+        np.testing.assert_allclose(edit(d), photo, atol=1e-6)
+        # to the last bit, whatever the maps are
         np.testing.assert_array_equal(edit(d), np.clip(image_formation.srgb_encode(d.image), 0, 1))
-    # neither does saying what is there already
-    d = found
-    np.testing.assert_allclose(edit(d, illuminant=d.illuminant, camera=d.camera_b), picture() / 255, atol=1e-5)
+        # neither does saying what is there already
+        np.testing.assert_allclose(edit(d, illuminant=d.illuminant, camera=d.camera_b), photo, atol=1e-5)
 
 
 def test_edits_of_maps_are_renderings_of_the_edited_maps():

@@ -432,7 +432,7 @@ def _colours(images: np.ndarray, mask: np.ndarray) -> list[Tensor]:
 
 def fractions(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Melanin and haemoglobin, float32, of table coordinates (..., 2)."""
-    g, k = np.moveaxis(np.float32(coordinates), -1, 0)
+    g, k = np.moveaxis(np.asarray(coordinates, np.float32), -1, 0)
     return skin.table_fraction(g, _TOPS[0]), skin.table_fraction(k, _TOPS[1])
 
 

@@ -277,7 +277,7 @@ def edit(
             part = slice(start, start + pictures.STRIP)
             m, h, diffuse, shine, of_edit = (v[part, None] for v in pixels)
             skins = _skin_colour(m, h, before), _skin_colour(m, h, after, melanin, haemoglobin)
-            photo[part] += of_edit * _change(photo[part], skins, white, diffuse, shine, np.float32(specular), rest)
+            photo[part] += of_edit * _change(photo[part], skins, white, diffuse, shine, float(specular), rest)
         linear[edited] = photo
     return np.clip(image_formation.srgb_encode(linear), 0, 1)
 

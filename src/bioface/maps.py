@@ -127,8 +127,8 @@ class Decomposition:
 def of_twin(faces: Any) -> Decomposition:
     """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction."""
     names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant")
-    maps = (getattr(faces.truth, name) for name in names)
-    return Decomposition.of_maps(*maps, image_formation.srgb_decode(faces.rgb), faces.mask)
+    maps = *(getattr(faces.truth, name) for name in names), image_formation.srgb_decode(faces.rgb), faces.mask
+    return Decomposition.of_maps(*maps)
 
 
 def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:

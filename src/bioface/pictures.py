@@ -29,7 +29,8 @@ def read(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
     if isinstance(image, photos.Photo):
-        image, mask = image.rgb, image.mask if mask is None else mask
+        mask = image.mask if mask is None else mask
+        image = image.rgb
     values = np.asarray(image)
     if values.ndim != 2 and not (values.ndim == 3 and values.shape[2] in (3, 4)):
         raise BiofaceError(f"expected a photo (H, W, 3), (H, W) or (H, W, 4), found shape {values.shape}")

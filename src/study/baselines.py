@@ -74,8 +74,9 @@ def _constant(images: np.ndarray, mask: np.ndarray, pigments: np.ndarray, *maps:
     """Of the same pigments (2,), two shadings, albedo (3,) and colour (3,) everywhere."""
     mask = checked_mask(images, mask)
     m, h = fractions(np.broadcast_to(pigments, (*mask.shape, 2)))
-    others = (np.full((*mask.shape, *np.shape(value)), value, np.float32) for value in maps)
-    return Decomposition(m, h, *others, np.array(images, np.float32), mask, *mean_camera_d65(len(mask)))
+    i_d, i_s, albedo, colour = (np.full((*mask.shape, *np.shape(value)), value, np.float32) for value in maps)
+    photo = np.array(images, np.float32)
+    return Decomposition(m, h, i_d, i_s, albedo, colour, photo, mask, *mean_camera_d65(len(mask)))
 
 
 # --- pigments by optical density ---------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,21 +33,13 @@ PAPER_EDITS: dict[str, dict[str, float]] = {
 }
 
 
-def rendered(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarray:
-    """What the edited maps of N faces render to, (N, H, W, 3) display sRGB; outside of the masks the photos.
-
-    ``change`` are arguments of :func:`bioface.edit`.
-    """
-    return np.stack([edit(one, **change, feather=0, rest="none") for one in _each(decomposition)])
+#: Ways to edit, and what they ask of :func:`bioface.edit`: see :func:`edit_errors`.
+WAYS: dict[str, dict[str, Any]] = {"edit": {}, "rest stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
 
 
 def edited(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarray:
     """The edited photos of N faces, (N, H, W, 3) display sRGB; ``change`` are arguments of :func:`bioface.edit`."""
-    return np.stack([edit(one, **change) for one in _each(decomposition)])
-
-
-#: Ways to edit, and what they ask of :func:`bioface.edit`: see :func:`edit_errors`.
-WAYS: dict[str, dict[str, Any]] = {"edit": {}, "rest stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
+    return np.stack([edit(decomposition[n], **change) for n in range(len(decomposition))])
 
 
 def edit_errors(
@@ -55,7 +48,7 @@ def edit_errors(
     change: Mapping[str, Any],
     ways: Sequence[str] = (*WAYS, "no edit"),
 ) -> dict[str, np.ndarray]:
-    """Display RMSE (N,) of edits inside the masks, against the rendering of the edited true maps.
+    """Display RMSE (N,) of edits inside the masks, by way, against the rendering of the edited true maps.
 
     Parameters
     ----------
@@ -64,22 +57,19 @@ def edit_errors(
     ways : of "edit"; "rest stays" and "maps alone", the other two ways to deal with what the maps do not explain; and
         "no edit", the photo as it is
 
-    Returns
-    -------
-    by way, in their order
-
     Raises
     ------
     BiofaceError : see :func:`bioface.edit`; an unknown way, other faces, or one alone
     """
     if found.mask.shape != truth.mask.shape:
         raise BiofaceError(f"expected maps of shape {truth.mask.shape}, found {found.mask.shape}")
-    expected, errors = rendered(truth, change), {}
+    changes = {way: {**change, **how, "feather": 0} for way, how in WAYS.items()} | {"no edit": {}}
+    expected, errors = edited(truth, changes["maps alone"]), {}
     for way in ways:
-        if way not in (*WAYS, "no edit"):
-            raise unknown_name("way to edit", way, (*WAYS, "no edit"))
-        how = {} if way == "no edit" else {**change, **WAYS[way]}
-        errors[way] = _rmse(edited(found, {**how, "feather": 0}), expected, truth.mask)
+        if way not in changes:
+            raise unknown_name("way to edit", way, changes)
+        pairs = zip(edited(found, changes[way]), expected, truth.mask, strict=True)
+        errors[way] = np.sqrt([((a - b)[mask].astype(float) ** 2).mean() for a, b, mask in pairs])
     return errors
 
 
@@ -91,19 +81,10 @@ def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
     BiofaceError : fractions outside 0–1 or NaN inside a mask
     """
     errors = []
-    for one, true in zip(_each(found), _each(truth), strict=True):
-        R, true_R = (skin.reflectance(d.melanin[true.mask], d.haemoglobin[true.mask]) for d in (one, true))
-        errors.append(np.sqrt(((R - true_R).astype(float) ** 2).mean()))
-    return np.array(errors)
-
-
-def _each(decomposition: Decomposition) -> list[Decomposition]:
-    return [decomposition[n] for n in range(len(decomposition))]
-
-
-def _rmse(image: np.ndarray, expected: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    squares = [((a - b)[m].astype(float) ** 2).mean() for a, b, m in zip(image, expected, mask, strict=True)]
-    return np.sqrt(squares)
+    for n, mask in enumerate(truth.mask):
+        R, true_R = (skin.reflectance(d.melanin[n][mask], d.haemoglobin[n][mask]) for d in (found, truth))
+        errors.append(((R - true_R).astype(float) ** 2).mean())
+    return np.sqrt(errors)
 
 
 # --- spectra and colours -----------------------------------------------------------------------------------
@@ -137,9 +118,7 @@ def lab(linear: np.ndarray) -> np.ndarray:
 def _colour() -> Any:
     """colour-science, imported late, and by :mod:`bioface.spectra` first, which keeps NumPy's style of printing."""
     spectra.colour_matching_functions()
-    import colour
-
-    return colour
+    return importlib.import_module("colour")
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -198,10 +177,9 @@ def lookalikes(colours: np.ndarray, archive: np.ndarray, count: int, block: int 
     """
     if not 1 <= count <= len(archive):
         raise BiofaceError(f"expected to want 1 to {len(archive)} spectra, found {count}")
-    index, apart = [], []
+    found = []
     for start in range(0, len(colours), block):
         away = difference(colours[start : start + block, None], archive[None])  # (block, M)
         order = np.argsort(away, 1, kind="stable")[:, :count]
-        index.append(order)
-        apart.append(np.take_along_axis(away, order, 1))
-    return Lookalikes(np.concatenate(index), np.concatenate(apart))
+        found.append((order, np.take_along_axis(away, order, 1)))
+    return Lookalikes(*map(np.concatenate, zip(*found, strict=True)))
