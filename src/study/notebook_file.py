@@ -71,13 +71,14 @@ def clean(path: str | Path) -> str:
         cell.execution_count = count
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
-            output.update(
-                {key: value for key, value in (("execution_count", count), ("metadata", {})) if key in output}
-            )
+            if "metadata" in output:
+                output.metadata = {}
+            if "execution_count" in output:
+                output.execution_count = count
         cell.outputs = [
             output for output in cell.outputs if output.get("name") != "stderr" and output.get("data") != {}
         ]
-    for step in (CoalesceStreamsPreprocessor(), ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"})):
-        notebook, _ = step.preprocess(notebook, {})
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"}).preprocess(notebook, {})
     notebook.metadata = METADATA
     return nbformat.writes(notebook) + "\n"
