@@ -78,7 +78,8 @@ class CameraModel:
             raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
         if not np.isfinite(columns).all():
             raise DataError(path, expected, "NaN or infinity")
-        return cls(*(torch.from_numpy(v.copy()) for v in (columns[0], columns[1:], deviations)), *shares)
+        mean, components, sigma = (torch.from_numpy(v.copy()) for v in (columns[0], columns[1:], deviations))
+        return cls(mean, components, sigma, *shares)
 
     @classmethod
     def from_database(cls, path: str | Path) -> CameraModel:

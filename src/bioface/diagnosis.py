@@ -150,7 +150,7 @@ class _Bench:
         n, like = len(maps[0]), maps[0]
         row, cct = LIGHTS[light]
         weights = torch.eye(14).to(like)[row].expand(n, 14)
-        return Output(*maps, like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct))
+        return Output._make((*maps, like.new_tensor(b).expand(n, 2), weights, like.new_full((n,), cct)))
 
     def canvas(self, grey: float, n: int = 1, corner_only: bool = False) -> Batch:
         """A batch of n uniform pictures (GRID × GRID): what a copied shading copies.
@@ -398,7 +398,7 @@ def _dead(bench: _Bench, net: BioFaceNet) -> None:
     share = _slopeless(net, bench.batch.image, -20.0)
     bench.numbers |= {f"pushed_down_dead_{name}": value for name, value in share.items()}
     if max(share.values()) > 0.5:  # 0 | 1
-        bench.found("relu_for_exp", **share)
+        bench.found("relu_for_exp", diffuse=share["diffuse"], specular=share["specular"])
 
 
 def _steps(bench: _Bench, net: BioFaceNet) -> None:
@@ -443,7 +443,8 @@ def _steps(bench: _Bench, net: BioFaceNet) -> None:
         bench.found("step_too_small", steps=STEPS, change=change, fall=1 - grown, far=far)
 
 
-def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
     """Gradients of ``value``, zeros where nothing leads back to a leaf."""
-    nothing = sum((0 * leaf.sum() for leaf in leaves), start=torch.zeros_like(value))
-    return torch.autograd.grad(value + nothing, leaves, retain_graph=True)
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    return torch.autograd.grad(value, leaves, materialize_grads=True, retain_graph=True)

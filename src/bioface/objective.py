@@ -85,9 +85,9 @@ class Batch:
         if not all(hasattr(faces, name) for name in ("rgb", "mask", "normals", "lighting", "names")):
             raise BiofaceError(f"expected faces of a data set or a batch, found {type(faces).__name__}")
         given = faces.rgb, faces.mask, faces.normals, faces.lighting.mean(1)
-        rgb, *rest = (torch.from_numpy(np.ascontiguousarray(values)) for values in given)
+        rgb, mask, normals, lighting = (torch.from_numpy(np.ascontiguousarray(values)) for values in given)
         truth = None if getattr(faces, "truth", None) is None else true_output(faces.truth)
-        return cls(image_formation.srgb_decode(rgb), *rest, tuple(faces.names), truth)
+        return cls(image_formation.srgb_decode(rgb), mask, normals, lighting, tuple(faces.names), truth)
 
     @classmethod
     def of_photo(cls, rgb: np.ndarray, mask: np.ndarray, name: str = "photo") -> Batch:
@@ -111,7 +111,7 @@ class Batch:
 
     def _changed(self, change: Callable[[Tensor], Tensor], **others: Any) -> Batch:
         """With every tensor changed in the same way."""
-        tensors = {name: getattr(self, name) for name in ("image", "mask", "normals", "lighting")}
+        tensors: dict[str, Any] = {name: getattr(self, name) for name in ("image", "mask", "normals", "lighting")}
         tensors = {name: None if value is None else change(value) for name, value in tensors.items()}
         truth = None if self.truth is None else Output(*map(change, self.truth))
         return dataclasses.replace(self, **tensors, truth=truth, **others)
