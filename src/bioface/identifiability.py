@@ -96,7 +96,8 @@ def standard_deviation(
     use = seen if free is None else seen & free
     unit = torch.where(use, 1 / torch.where(seen, scale, 1.0), 0.0)
     units = unit[..., :, None] * unit[..., None, :]
-    G = G * units + torch.diag_embed((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
+    G = G * units
+    G.diagonal(dim1=-2, dim2=-1).add_((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
     inverse = torch.linalg.inv_ex(G).inverse
     spread = inverse if noise is None else inverse @ (units * (J.mT @ noise.to(J) @ J)) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)

@@ -119,7 +119,7 @@ _RANK = 12  # of its spectra, all but a thousandth
 _STEPS = 80
 _SLICE = 2048
 _ROUGH = 4
-_RGAIN = 1e-5
+_RGAIN = 1e-3
 
 
 def _scan(problem: Problem, y: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
     now = _evaluate(problem, p, y)
     damping = torch.full_like(now[0], 1e-3)
     found, status = torch.cat([p, now[1:3]]), torch.full(now[0].shape, int(Status.STOPPED))
-    pixel = torch.arange(len(y))
+    pixel, settled = torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
     for _ in range(steps):
         g, (mm, mh, hh) = now[3:5], now[5:8]
         # A pigment at its bound with the descent direction pointing outwards stays there.
@@ -193,7 +193,7 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
         step = torch.stack([d * gm - b * gh, a * gh - b * gm]) / (a * d - b * b).clamp_min(tiny)
         trial = torch.minimum(torch.maximum(p + step, low), high)
         moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(0)
-        done = (moved < 1e-7) | (gm * step[0] + gh * step[1] <= gain * now[0])
+        done = settled | (moved < 1e-7) | (gm * step[0] + gh * step[1] <= gain * now[0])
         status[pixel[done]] = int(Status.CONVERGED)
         step = trial - p
         shadings = now[1:3] + now[8::2] * step[0] + now[9::2] * step[1]
@@ -205,7 +205,7 @@ def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: floa
             pixel, y, damping = pixel[left], y[left], damping[left]
             p, trial, now = p[:, left], trial[:, left], now[:, left]
         new = _evaluate(problem, trial, y)
-        better = new[0] <= (1 + gain) * now[0]
+        better, settled = new[0] <= (1 + gain) * now[0], (new[0] - now[0]).abs() <= gain * now[0]
         p, now = torch.where(better, trial, p), torch.where(better, new, now)
         damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
         found[:, pixel] = torch.cat([p, now[1:3]])
