@@ -86,9 +86,9 @@ def _notebooks(folder: Path, **parameters: int) -> None:
         for parameter, value in parameters.items():
             own = re.sub(rf"^{parameter} = .*$", f"{parameter} = {value}", own, flags=re.M)
         cells = [
-            new_markdown_cell("# A notebook"),
-            new_code_cell(own, metadata={"tags": ["parameters"]}),
-            new_code_cell(source),
+            new_markdown_cell("# A notebook", id="title"),
+            new_code_cell(own, metadata={"tags": ["parameters"]}, id="parameters"),
+            new_code_cell(source, id="source"),
         ]
         nbformat.write(new_notebook(cells=cells, metadata=notebook_file.METADATA), folder / f"{name}.ipynb")
 

@@ -410,7 +410,7 @@ def test_cleaning(tmp_path):
     figures = [shown("display_data", **{"image/png": "AA"}), widget, shown("execute_result", **{"text/plain": "7"})]
     timed = {"tags": ["keep"], "papermill": {"duration": 1.5}, "execution": {"iopub.busy": "now"}}
     cells = [
-        new_markdown_cell("# T"),
+        new_markdown_cell("# T", metadata={"papermill": {"duration": 0.1}}),
         new_code_cell("a", outputs=noise, execution_count=3),
         new_code_cell("b", outputs=figures, execution_count=7, metadata=timed),
         new_code_cell("b", execution_count=1),
@@ -419,7 +419,7 @@ def test_cleaning(tmp_path):
     (tmp_path / "n.ipynb").write_text(json.dumps(made))
     text = notebook_file.clean(tmp_path / "n.ipynb")
     cleaned = nbformat.reads(text, as_version=4)
-    _, a, b, again = cleaned.cells
+    title, a, b, again = cleaned.cells
     assert [cell.id for cell in cleaned.cells] == [cell.id for cell in cells]
     assert [cell.execution_count for cell in (a, b, again)] == [1, 2, 3]
     assert a.outputs == [stream("stdout", "ä\ntwo\n")]
@@ -428,7 +428,8 @@ def test_cleaning(tmp_path):
         ("execute_result", {}),
     ]
     assert b.outputs[1].execution_count == 2
-    assert (a.metadata, b.metadata, cleaned.metadata) == ({}, {"tags": ["keep"]}, notebook_file.METADATA)
+    assert (title.metadata, a.metadata, b.metadata) == ({}, {}, {"tags": ["keep"]})
+    assert cleaned.metadata == notebook_file.METADATA
     (tmp_path / "n.ipynb").write_text(text)
     assert notebook_file.clean(tmp_path / "n.ipynb") == text, "cleaning twice changes nothing"
 

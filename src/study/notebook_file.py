@@ -64,7 +64,7 @@ def clean(path: str | Path) -> str:
     Code cells count 1..n, and cleaning twice changes nothing.
     """
     import nbformat
-    from nbconvert.preprocessors import ClearMetadataPreprocessor, CoalesceStreamsPreprocessor
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     notebook = nbformat.read(path, as_version=4)
     for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
@@ -79,6 +79,7 @@ def clean(path: str | Path) -> str:
             output for output in cell.outputs if output.get("name") != "stderr" and output.get("data") != {}
         ]
     CoalesceStreamsPreprocessor().preprocess(notebook, {})
-    ClearMetadataPreprocessor(preserve_cell_metadata_mask={"tags"}).preprocess(notebook, {})
+    for cell in notebook.cells:  # nbconvert's ClearMetadataPreprocessor leaves text cells as they are
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
     notebook.metadata = METADATA
     return nbformat.writes(notebook) + "\n"
