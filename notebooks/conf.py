@@ -30,7 +30,6 @@ html_math_renderer = "mathml"
 html_copy_source = html_use_index = html_domain_indices = html_show_copyright = html_show_sphinx = False
 html_show_search_summary = False  # it would fetch pages, which browsers refuse from disk
 nb_execution_mode = "off"
-nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_ipywidgets_js = {}  # else scripts from a network
 myst_enable_extensions = ["amsmath", "dollarmath"]
@@ -82,7 +81,8 @@ def tell_pictures(app, docname, text):
                 about = json.loads((paths.figures() / f"{name}.json").read_text(encoding="utf-8"))
                 picture = Path(app.srcdir, "pictures", f"{name}.png")
                 picture.write_bytes(base64.b64decode(output.data["image/png"]))
-                Image.open(picture).verify()
+                with Image.open(picture) as image:
+                    image.verify()
                 output.data = {"text/markdown": FIGURE.format(name=name, **about)}
         notebook.cells.append(nbformat.v4.new_markdown_cell(f"{{download}}`This notebook as a file <{file.name}>`"))
         text[0] = nbformat.writes(notebook)
@@ -108,15 +108,17 @@ def itemise(app, what, name, obj, options, lines):
 
 def draw_formula(self, node):
     """Write a formula as MathML, which browsers draw by themselves."""
+    latex = node.astext().strip()
     try:
-        display = "block" if isinstance(node, nodes.math_block) else "inline"
-        drawn = converter.convert(node.astext().strip(), display=display)
+        if len(re.findall(r"(?<!\\){", latex)) != len(re.findall(r"(?<!\\)}", latex)):
+            raise ValueError("braces that do not match")
+        drawn = converter.convert(latex, display="block" if isinstance(node, nodes.math_block) else "inline")
         if unknown := re.search(r"(?:\\|&#x0005C;)([A-Za-z]+)", re.sub(r"<[^>]*>", " ", drawn)):
             raise ValueError(f"{unknown[1]}, which MathML does not know")
         before_a_letter = r"(<(m[io])>(?:exp|ln|log|max|min)</\2>)(?=<m[isur])"
         self.body.append(re.sub(before_a_letter, r'\1<mspace width="0.167em" />', drawn))
     except Exception as error:  # it has a dozen of its own and lets others through
-        logger.warning("expected a formula in LaTeX, found %r: %r", node.astext(), error, location=node)
+        logger.warning("expected a formula in LaTeX, found %r: %r", latex, error, location=node)
     raise nodes.SkipNode
 
 

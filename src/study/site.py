@@ -1,7 +1,4 @@
-"""``make site``: notebooks as committed, claims, deviations and modules as pages that open from disk.
-
-Sphinx makes them, as ``notebooks/conf.py`` says. The folder appears whole or not at all.
-"""
+"""``make site``: Sphinx makes the pages, as ``notebooks/conf.py`` says, and their folder appears whole or not at all."""
 
 import fcntl
 import io

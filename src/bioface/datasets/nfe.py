@@ -61,7 +61,7 @@ class Faces:
     mask : (N, 64, 64) bool, the face
     lighting : (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
     coordinates : (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
-    names : N strings "file:row"
+    names : N strings ``file:row``
     truth : what the twin knows besides (a dataclass of arrays with N rows), None for real data
     """
 
