@@ -68,27 +68,24 @@ class Augmented:
         true, mask, n = batch.truth, batch.mask, len(rows)
         assert true is not None and batch.lighting is not None  # as was checked when made
         factors = torch.from_numpy(self._base[rng.integers(len(self._base), size=n)] / self._base[rows])
+        fractions = (
+            (true.melanin_fraction, skin.MELANIN_RANGE[1]),
+            (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1]),
+        )
         melanin, haemoglobin = (
-            skin.table_coordinate((fraction * factors[:, i, None, None]).clamp_max(top), top)
-            for i, (fraction, top) in enumerate(
-                [
-                    (true.melanin_fraction, skin.MELANIN_RANGE[1]),
-                    (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1]),
-                ]
-            )
+            skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
+            for factor, (fraction, top) in zip(factors.T, fractions, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
-        to_rgb = to_rgb.to(batch.image)
-        image = image_formation.render_coordinates(melanin, haemoglobin, true.diffuse, true.specular, to_rgb)
+        maps = melanin, haemoglobin, true.diffuse, true.specular
+        image = image_formation.render_coordinates(*maps, to_rgb.to(batch.image))
 
         colours, shadings = image.numpy(), true.diffuse.numpy()
-        exposure = torch.tensor(
-            [twin.exposure(c[m], d[m], rng) for c, d, m in zip(colours, shadings, mask.numpy(), strict=True)]
-        )
+        each = zip(colours, shadings, mask.numpy(), strict=True)
+        exposure = torch.tensor([twin.exposure(c[m], d[m], rng) for c, d, m in each])
         image = image * exposure[:, None, None, None]
-
-        tint = _mean(image, mask) / _mean(batch.image, mask).clamp_min(1e-3)
+        tint = mean_colour(image, mask) / mean_colour(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)
         diffuse, specular = (shading * exposure[:, None, None] for shading in (true.diffuse, true.specular))
         lighting = batch.lighting * exposure[:, None]
@@ -96,8 +93,8 @@ class Augmented:
         return Batch(image, mask, batch.normals, lighting, batch.names, truth)
 
 
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """(B, C) mean inside the mask of (B, H, W, C)."""
+def mean_colour(values: Tensor, mask: Tensor) -> Tensor:
+    """(B, C) mean of (B, H, W, C) inside the masks (B, H, W)."""
     return torch.where(mask[..., None], values, 0).sum((1, 2)) / mask.sum((1, 2))[:, None]
 
 
@@ -109,10 +106,8 @@ def _mirrored(batch: Batch, which: Tensor) -> Batch:
 
     normals, lighting, truth = batch.normals, batch.lighting, batch.truth
     if normals is not None and lighting is not None:
-        side = torch.where(which, -1.0, 1.0)[:, None]
-        normals = flipped(normals)
-        normals = torch.cat([normals[..., :1] * side[..., None, None], normals[..., 1:]], -1)
-        lighting = torch.where(which[:, None], lighting * lighting.new_tensor(_MIRROR), lighting)
+        sign = torch.where(which[:, None], lighting.new_tensor(_MIRROR), 1)
+        normals, lighting = flipped(normals) * sign[:, None, None, [3, 2, 2]], lighting * sign
     if truth is not None:
         truth = Output._make([*map(flipped, truth[:4]), *truth[4:]])
     return Batch(flipped(batch.image), flipped(batch.mask), normals, lighting, batch.names, truth)
@@ -126,9 +121,7 @@ def _halved(batch: Batch) -> Batch:
         small = torch.nn.functional.avg_pool2d(planes, 2)
         return small if value.ndim == 3 else small.unflatten(0, (len(value), -1)).movedim(1, -1)
 
-    normals = batch.normals
-    if normals is not None:
-        normals = torch.nn.functional.normalize(pooled(normals), dim=-1)
+    normals = None if batch.normals is None else torch.nn.functional.normalize(pooled(batch.normals), dim=-1)
     truth = None if batch.truth is None else Output._make([*map(pooled, batch.truth[:4]), *batch.truth[4:]])
     mask = pooled(batch.mask.float()) == 1
     return Batch(pooled(batch.image), mask, normals, batch.lighting, batch.names, truth)

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import joblib
@@ -20,26 +20,34 @@ from joblib.externals import loky
 from tqdm import tqdm
 
 from bioface import paths
-from study import fingerprint
+from study import fingerprint, notebook
 
 _code = functools.cache(fingerprint.code)  # of the start, whatever is edited while it runs
 LOOK = 0.5  #: seconds between two looks at whether the parent lives
+Function = Callable[..., Any]  #: of a module, so that another process finds it
+Arguments = tuple[Any, ...]
 
 
-def kept(function: Callable[..., Any], ignore: Sequence[str] = ()) -> Any:
-    """The function with a cache on disk, ``build/cache/``: a result is whole there, or made again.
+def kept(function: Function, arguments: Arguments, made_of: Any = None) -> Any:
+    """What a function returns, from ``build/cache/`` or worked out now: a result is whole there, or made again.
 
-    Parameters
-    ----------
-    function : of a module, and of its arguments alone
-    ignore : names of arguments that do not change the result
-
-    Returns
-    -------
-    it, with joblib's ``check_call_in_cache``
+    It is known by ``made_of``, the values that it is a function of; None for the arguments.
     """
+    return _memory()(function.__qualname__, arguments if made_of is None else made_of, function, arguments)
+
+
+def missing(calls: Iterable[tuple[Function, Arguments, Any]]) -> list[tuple[Function, Arguments, Any]]:
+    """Those of some calls of :func:`kept`, as its three arguments, that are still to be worked out."""
+    return [call for call in calls if not _memory().check_call_in_cache(call[0].__qualname__, call[2], None, None)]
+
+
+def _memory() -> Any:
     memory = joblib.Memory(paths.build() / "cache" / _code()[:20], verbose=0)
-    return memory.cache(function, ignore=list(ignore))
+    return memory.cache(_made, ignore=["function", "arguments"])
+
+
+def _made(name: str, made_of: Any, function: Function, arguments: Arguments) -> Any:
+    return function(*arguments)
 
 
 def _end_with(parent: int) -> None:
@@ -53,35 +61,24 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def side_by_side(
-    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, progress: bool | None = None
-) -> list[Any]:
-    """Call a function with the arguments of each job, several at once, each in a process with one thread.
+def side_by_side(function: Function, jobs: Sequence[Arguments], workers: int = 0, progress: bool | None = None) -> Any:
+    """List of what a function returns for each job, several at once, each in a process with one thread.
 
     Parameters
     ----------
-    function : of a module, so that another process finds it
-    jobs : its arguments, started in this order
-    workers : how many at once; 1 works in this process
+    jobs : the function's arguments, started in this order
+    workers : how many at once, 1 in this process; 0 for as many as there are processors
     progress : show a bar; None does so on a terminal
-
-    Returns
-    -------
-    what it returned, in the order of the jobs
     """
     if not jobs:
         return []
+    workers = workers or min(len(jobs), notebook.processors())
     hidden = not sys.stderr.isatty() if progress is None else not progress
-    with tqdm(total=len(jobs), desc="training runs", unit="run", disable=hidden) as bar:
-        tied = joblib.parallel_config("loky", initializer=_end_with, initargs=(os.getpid(),), max_nbytes=None)
-        with tied:
-            parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
-            try:
-                found = []
-                for result in parallel(joblib.delayed(function)(*job) for job in jobs):
-                    found.append(result)
-                    bar.update()
-                return found
-            finally:
-                if workers > 1:  # they would wait for more with the environment of today
-                    loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)
+    with joblib.parallel_config("loky", initializer=_end_with, initargs=(os.getpid(),), max_nbytes=None):
+        parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
+        try:
+            found = parallel(joblib.delayed(function)(*job) for job in jobs)
+            return list(tqdm(found, "training runs", len(jobs), unit="run", disable=hidden))
+        finally:
+            if workers > 1:  # they would wait for more with the environment of today
+                loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)

@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
-from bioface import losses, metrics, objective, training
+from bioface import losses, metrics, objective, threads, training
 from bioface.datasets.twin import Truth
 from bioface.errors import BiofaceError
-from bioface.network import Output
+from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
-from study import cache, notebook
+from study import augmentation, cache
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
 
     Attributes
     ----------
-    recipe, width, seed, steps : what was run
+    seed, steps : what was run
     start : the image before the first step
     image : the image after the last step, as in training (batch norm sees the faces)
     image_eval : the same in evaluation mode (batch norm with its running statistics)
@@ -41,8 +43,6 @@ class Run:
     history : see :class:`bioface.training.History`
     """
 
-    recipe: Recipe
-    width: int
     seed: int
     steps: int
     start: np.ndarray
@@ -59,9 +59,7 @@ def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int 
     ------
     Diverged : see :func:`bioface.training.train`
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads.number(1):
         model = training.build(recipe, width, seed)
         mode = recipe.batch_norm == "train"
         start, _ = _look(model.train(mode), batch, recipe)
@@ -69,9 +67,7 @@ def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int 
         history = training.train(model, batch, recipe, steps, seed=seed, progress=False)
         image_eval, _ = _look(model.eval(), batch, recipe)
         image, output = _look(model.train(mode), batch, recipe)
-    finally:
-        torch.set_num_threads(threads)
-    return Run(recipe, width, seed, steps, start, image, image_eval, output, history)
+    return Run(seed, steps, start, image, image_eval, output, history)
 
 
 @torch.no_grad()
@@ -104,68 +100,31 @@ class Plan:
         if len(set(names)) < len(names):
             raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
 
-    def jobs(self) -> list[tuple[Batch, Recipe, int, int, int]]:
-        """What :func:`run` takes, for each run."""
-        found = []
+    def calls(self) -> dict[str, list[tuple[Any, ...]]]:
+        """What :func:`study.cache.kept` takes for each run, by the name of the recipe, in the order of the seeds."""
+        batch, width = self.batch, self.width
+        faces = batch.image, batch.mask, batch.normals, batch.lighting, *(batch.truth or ())
+        values = [None if value is None else value.numpy() for value in faces]
+        found = {}
         for recipe in self.recipes:
             seeds = self.seeds[recipe.name] if isinstance(self.seeds, Mapping) else self.seeds
             steps = self.steps[recipe.name] if isinstance(self.steps, Mapping) else self.steps
-            found += [(self.batch, recipe, self.width, seed, steps) for seed in seeds]
+            made_of = values, dataclasses.astuple(recipe)[1:], width, steps  # not the names of faces and recipe
+            found[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in seeds]
         return found
 
 
 def fill(*plans: Plan, progress: bool | None = None) -> None:
-    """Run what is not kept yet, of all plans together, so that no processor waits for another.
-
-    Parameters
-    ----------
-    progress : show a bar; None does so on a terminal
-    """
-    todo = [job for plan in plans for job in plan.jobs() if not _kept().check_call_in_cache(*_call(*job))]
-    todo.sort(key=lambda job: -len(job[0]) * job[4])  # the longest first, so that none is left alone at the end
-    cache.side_by_side(_run_kept, todo, min(len(todo), notebook.processors()), progress)
+    """Run what is not kept yet, of all plans together, so that no processor waits; see :func:`cache.side_by_side`."""
+    todo = cache.missing(call for plan in plans for calls in plan.calls().values() for call in calls)
+    todo.sort(key=lambda call: -len(call[1][0]) * call[1][4])  # the longest first: none is left alone at the end
+    cache.side_by_side(cache.kept, todo, progress=progress)
 
 
 def run_all(plan: Plan, progress: bool | None = None) -> dict[str, list[Run]]:
-    """Every run of a plan, kept or run now, several at a time.
-
-    Returns
-    -------
-    {name of the recipe: its runs, in the order of the seeds}
-    """
+    """Every run of a plan, kept or run now: {name of the recipe: its runs, in the order of the seeds}."""
     fill(plan, progress=progress)
-    runs: dict[str, list[Run]] = {recipe.name: [] for recipe in plan.recipes}
-    for job in plan.jobs():
-        runs[job[1].name].append(_run_kept(*job))
-    return runs
-
-
-def _kept() -> Any:
-    return cache.kept(_of_call, ignore=["batch", "recipe"])
-
-
-def _call(batch: Batch, recipe: Recipe, width: int, seed: int, steps: int) -> tuple[Any, ...]:
-    """The arguments of :func:`_of_call`; what makes a run are the values of faces and recipe, not their names."""
-    faces = [None if v is None else v.numpy() for v in (batch.image, batch.mask, batch.normals, batch.lighting)]
-    return batch, recipe, (faces, dataclasses.astuple(recipe)[1:], width, seed, steps)
-
-
-def _of_call(batch: Batch, recipe: Recipe, made_of: tuple[Any, ...]) -> Run:
-    return run(batch, recipe, *made_of[2:])
-
-
-def _run_kept(*job: Any) -> Run:
-    found: Run = _kept()(*_call(*job))
-    return dataclasses.replace(found, recipe=job[1])
-
-
-# --- scores ------------------------------------------------------------------------------------------------
-
-
-def luminance_correlation(image: np.ndarray, batch: Batch) -> float:
-    """Correlation of the luminance with that of the photo, mean over the faces; NaN where it is constant."""
-    grey = torch.from_numpy(image) @ torch.tensor(objective.LUMINANCE)
-    return float(metrics.correlation(grey, batch.luminance(), batch.mask).mean())
+    return {name: [cache.kept(*call) for call in calls] for name, calls in plan.calls().items()}
 
 
 def reconstruction(image: np.ndarray, batch: Batch) -> float:
@@ -175,9 +134,7 @@ def reconstruction(image: np.ndarray, batch: Batch) -> float:
 
 def constant_colour(batch: Batch) -> np.ndarray:
     """(B, H, W, 3) every face in its own mean colour: what a network that says nothing can reach."""
-    inside = batch.mask[..., None]
-    colour = torch.where(inside, batch.image, 0).sum((1, 2)) / inside.sum((1, 2))
-    return colour[:, None, None].expand_as(batch.image).numpy()
+    return augmentation.mean_colour(batch.image, batch.mask)[:, None, None].expand_as(batch.image).numpy()
 
 
 def scores(found: Run, batch: Batch, truth: Truth | None = None) -> dict[str, float]:
@@ -185,13 +142,13 @@ def scores(found: Run, batch: Batch, truth: Truth | None = None) -> dict[str, fl
 
     Returns
     -------
-    ``rmse`` and ``luminance`` (correlation) of the image; for melanin, haemoglobin (volume fractions) and specular
-    shading the RMSE and the correlation inside the face, for the diffuse shading both after the best scale
+    ``rmse`` and ``luminance`` (correlation; NaN where it is constant) of the image; for melanin, haemoglobin (volume
+    fractions) and specular shading the RMSE and the correlation inside the face, for the diffuse shading both after
+    the best scale
     """
-    result = {
-        "rmse": reconstruction(found.image, batch),
-        "luminance": luminance_correlation(found.image, batch),
-    }
+    grey = torch.from_numpy(found.image) @ torch.tensor(objective.LUMINANCE)
+    together = metrics.correlation(grey, batch.luminance(), batch.mask)
+    result = {"rmse": reconstruction(found.image, batch), "luminance": float(together.mean())}
     if truth is None:
         return result
     maps = {
@@ -225,9 +182,6 @@ def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None
         rows = [scores(found, batch, truth) | {"start": reconstruction(found.start, batch)} for found in of_recipe]
         table[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     return table
-
-
-# --- what it costs -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -281,11 +235,10 @@ def peak_memory(batch: Batch, recipe: Recipe | None, width: int = 8) -> float:
 def _peak_memory(batch: Batch, recipe: Recipe | None, width: int) -> float:
     model = training.build(recipe or "working", width).train()
     before = _high_water()
-    if recipe is None:
-        for _ in range(2):
-            _bare(model, batch)
-    else:
+    if recipe is not None:
         training.train(model, batch, recipe, 2, progress=False)
+    for _ in range(2 if recipe is None else 0):
+        _bare(model, batch)
     return _high_water() - before
 
 
@@ -300,26 +253,24 @@ def _high_water() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-# --- step sizes --------------------------------------------------------------------------------------------
-
-
 def displacement(batch: Batch, recipe: Recipe, steps: int, width: int = 8, seed: int = 0) -> float:
     """How far the weights go from where they start in some steps: Euclidean norm, in double precision."""
-    model = training.build(recipe, width, seed).double()
-    first = [p.detach().clone() for p in model.parameters()]
     exact = dataclasses.replace(batch, image=batch.image.double())
-    training.train(model, exact, recipe, steps, seed=seed, progress=False)
-    moved = [(p.detach() - q).square().sum() for p, q in zip(model.parameters(), first, strict=True)]
-    return float(torch.stack(moved).sum().sqrt())
+    first, last = _weights(training.build(recipe, width, seed).double(), exact, recipe, steps, seed)
+    return float((last - first).square().sum().sqrt())
 
 
 def moved_share(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0) -> float:
     """Share of the weights that the first step changes at all: in single precision a small step rounds to none."""
-    model = training.build(recipe, width, seed)
-    first = [p.detach().clone() for p in model.parameters()]
-    training.train(model, batch, recipe, 1, seed=seed, progress=False)
-    changed = sum(int((p.detach() != q).sum()) for p, q in zip(model.parameters(), first, strict=True))
-    return changed / sum(p.numel() for p in first)
+    first, last = _weights(training.build(recipe, width, seed), batch, recipe, 1, seed)
+    return float((last != first).double().mean())
+
+
+def _weights(model: BioFaceNet, batch: Batch, recipe: Recipe, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+    """All weights in a row, before and after some steps."""
+    first = parameters_to_vector(model.parameters()).detach()
+    training.train(model, batch, recipe, steps, seed=seed, progress=False)
+    return first, parameters_to_vector(model.parameters()).detach()
 
 
 def step_size_ratio(of: Recipe, to: Recipe, batch: Batch, steps: int) -> float:

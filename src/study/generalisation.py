@@ -6,6 +6,7 @@ plan and seed and are kept, see :mod:`study.cache`.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import sys
 import types
@@ -18,27 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import (
-    bayes,
-    decomposition,
-    identifiability,
-    illumination,
-    image_formation,
-    maps,
-    metrics,
-    paths,
-    recipes,
-    smith2019,
-    spectra,
-    training,
-)
+from bioface import decomposition, identifiability, illumination, image_formation, metrics, recipes, threads, training
+from bioface.bayes import Prior, image_posterior
 from bioface.datasets import skin_spectra, twin
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, unknown_name
-from bioface.maps import Decomposition
+from bioface.maps import Decomposition, of_twin
 from bioface.network import BioFaceNet
+from bioface.paths import whole_file
 from bioface.recipes import Recipe
-from study import augmentation, baselines, cache, notebook
+from bioface.smith2019 import fit
+from bioface.spectra import ILLUMINANTS
+from study import augmentation, baselines, cache, readme
 
 #: Cameras and lights that :func:`inverted` holds a face against. On the 64 validation faces of the twin 32 give errors
 #: of .070 (melanin), .109 (haemoglobin), .075 (diffuse), .019 (specular); each pixel by itself gives .104, .169, .104,
@@ -149,24 +141,19 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     ------
     Diverged : see :func:`bioface.training.train`
     """
-    faces = twin.load("train", plan.faces, progress=progress)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    faces = {"true": twin.load("train", plan.faces, progress=progress)}
     torch.set_flush_denormal(True)  # they slow the skin model threefold
-    try:
+    with threads.number(1):
         model = training.build(plan.stages[0].recipe, plan.width, seed)
-        told = {"true": faces}
         if _inverts(plan):
-            told["inverted"] = _inverted(plan.faces)
+            faces["inverted"] = _inverted(plan.faces)
         for number, stage in enumerate(plan.stages):
-            seen = augmentation.Augmented(told[stage.maps], seed * 100 + number, stage.recolour, stage.halved)
+            seen = augmentation.Augmented(faces[stage.maps], seed * 100 + number, stage.recolour, stage.halved)
             training.train(model, seen, stage.recipe, stage.steps, stage.batch, seed * 100 + number, progress=progress)
-    finally:
-        torch.set_num_threads(threads)
     return model
 
 
-def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> bayes.Prior:
+def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> Prior:
     """What is known of faces without any truth: :meth:`bioface.bayes.Prior.measured` of ISSA's face spectra.
 
     Parameters
@@ -179,13 +166,12 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     BiofaceError : not as many as there are spectra; see :meth:`bioface.bayes.Prior.measured`
     """
     measured = skin_spectra.load("issa")
-    fit = smith2019.fit(measured.reflectance, measured.wavelengths, model="layered")
-    some = np.ones(len(fit.converged), bool) if of is None else np.asarray(of)
-    if some.shape != fit.converged.shape or some.dtype != bool:
-        raise BiofaceError(f"expected {len(fit.converged)} booleans, a spectrum each, found {some.dtype} {some.shape}")
-    inside = fit.converged & some
-    skins = fit.melanin[inside], fit.haemoglobin[inside]
-    return bayes.Prior.measured(*skins, image, mask, measured.subject[inside])
+    found = fit(measured.reflectance, measured.wavelengths, model="layered")
+    some = np.ones(len(found.converged), bool) if of is None else np.asarray(of)
+    if some.shape != found.converged.shape or some.dtype != bool:
+        raise BiofaceError(f"expected {len(found.converged)} booleans, one a spectrum, found {some.dtype} {some.shape}")
+    inside = found.converged & some
+    return Prior.measured(found.melanin[inside], found.haemoglobin[inside], image, mask, measured.subject[inside])
 
 
 def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -194,78 +180,56 @@ def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     return b, illumination.mix(weights, cct)
 
 
-def inverted(faces: Faces) -> Faces:
-    """Faces with maps that nobody told: their photos, each under the law of measured skin.
+def inverted(faces: Faces) -> types.SimpleNamespace:
+    """Maps of faces that nobody told, to stand for their ``truth``: their photos, each under the law of measured skin.
 
-    Their ``truth`` is :func:`bioface.bayes.image_posterior` with :func:`measured_prior`, under cameras and lights
-    of the twin's law. Whatever is true of the faces is left out.
+    They are those of :func:`bioface.bayes.image_posterior` with :func:`measured_prior`, under cameras and lights of
+    the twin's law. Whatever is true of the faces is left out.
     """
     image = image_formation.srgb_decode(faces.rgb)
     draws = draw_cameras(TEACHER_DRAWS, np.random.default_rng(0))
-    found = bayes.image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
-    daylight = np.zeros((len(faces), len(spectra.ILLUMINANTS)), np.float32)
-    daylight[:, spectra.ILLUMINANTS.index("D")] = 1
+    found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
-    return dataclasses.replace(
-        faces,
-        truth=types.SimpleNamespace(
-            **maps,
-            camera_b=found.camera_b,
-            illuminant_weights=daylight,
-            cct=np.full(len(faces), 6504, np.float32),  # K, of D65
-        ),
-    )
+    daylight = np.tile(np.float32([name == "D" for name in ILLUMINANTS]), (len(faces), 1))
+    d65 = np.full(len(faces), 6504, np.float32)  # K
+    return types.SimpleNamespace(**maps, camera_b=found.camera_b, illuminant_weights=daylight, cct=d65)
+
+
+def _inverted(count: int | None) -> Faces:
+    """The first ``count`` training faces of the twin with maps that are :func:`inverted`, kept or made now."""
+    faces = twin.load("train", count, progress=False)
+    return dataclasses.replace(faces, truth=cache.kept(inverted, (faces,), (count, twin.folder().name)))
 
 
 def _inverts(plan: Plan) -> bool:
     return any(stage.maps == "inverted" for stage in plan.stages)
 
 
-def _inverted(count: int | None) -> Faces:
-    """:func:`inverted` of the first ``count`` training faces of the twin, kept or made now."""
-    faces = twin.load("train", count, progress=False)
-    maps = cache.kept(_inverted_maps, ignore=["faces"])(faces, (count, twin.folder().name))
-    return dataclasses.replace(faces, truth=types.SimpleNamespace(**maps))
-
-
-def _inverted_maps(faces: Faces, made_of: tuple[Any, ...]) -> dict[str, np.ndarray]:
-    return vars(inverted(faces).truth)
+def _call(plan: Plan, seed: int = 0) -> tuple[Any, ...]:
+    """What :func:`study.cache.kept` takes; what makes weights are the values of a plan, not the names in it."""
+    stages = [(dataclasses.astuple(s.recipe)[1:], *dataclasses.astuple(s)[1:]) for s in plan.stages]
+    return train, (plan, seed), (stages, plan.width, plan.faces, twin.folder().name, seed)
 
 
 def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
     """The trained network, kept or trained now."""
-    found: BioFaceNet = _kept()(*_call(plan, seed))
+    found: BioFaceNet = cache.kept(*_call(plan, seed))
     return found.eval()
 
 
 def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None:
     """Train what is not kept yet, as many (plan, seed) at once as there are processors."""
-    todo = [job for job in jobs if not _kept().check_call_in_cache(*_call(*job))]
-    todo.sort(key=lambda job: -sum(s.steps * s.batch * (0.25 if s.halved else 1) for s in job[0].stages))
-    if first := [job for job in todo if _inverts(job[0])][:1]:  # its maps are made once, before the others need them
-        todo.remove(first[0])
-        todo = first + todo
+
+    def pixels(plan: Plan, seed: int) -> float:
+        return sum(stage.steps * stage.batch * (0.25 if stage.halved else 1) for stage in plan.stages)
+
+    todo = cache.missing(_call(*job) for job in jobs)
+    todo.sort(key=lambda call: -pixels(*call[1]))
+    first = next((call for call in todo if _inverts(call[1][0])), None)
+    todo.sort(key=lambda call: call is not first)  # its maps are made once, before the others need them
     if todo:
-        twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # once, before the others need it
-    cache.side_by_side(_keep, todo, min(len(todo), notebook.processors()), progress)
-
-
-def _keep(plan: Plan, seed: int) -> None:
-    _kept()(*_call(plan, seed))
-
-
-def _kept() -> Any:
-    return cache.kept(_of_call, ignore=["plan"])
-
-
-def _call(plan: Plan, seed: int) -> tuple[Any, ...]:
-    """The arguments of :func:`_of_call`; what makes weights are the values of a plan, not the names in it."""
-    stages = [(dataclasses.astuple(s.recipe)[1:], *dataclasses.astuple(s)[1:]) for s in plan.stages]
-    return plan, seed, (stages, plan.width, plan.faces, twin.folder().name)
-
-
-def _of_call(plan: Plan, seed: int, made_of: tuple[Any, ...]) -> BioFaceNet:
-    return train(plan, seed)
+        twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # as is the twin
+    cache.side_by_side(cache.kept, todo, progress=progress)
 
 
 @torch.no_grad()
@@ -280,39 +244,12 @@ def predict(model: BioFaceNet, image: np.ndarray | Tensor, mask: np.ndarray | Te
     return Decomposition.of_maps(*maps, said.camera, illuminant, image, mask)
 
 
-# --- the network that ships --------------------------------------------------------------------------------
-
-_CARD = """# Model card: the BioFaceNet that ships
-
-Weights of `bioface.network.BioFaceNet` (width {width}, half precision) for `bioface.decompose`, made by `make weights`.
-
-**Trained on** the {faces} training faces of the twin, which are **synthetic**: rendered heads under the study's own
-image formation model, with skins drawn from fits to ISSA's measured face spectra. Supervised by the true maps (recipe
-`supervised`), mirrored and recoloured: {steps}; one seed.
-
-**Measured on** the {tested} test faces of the twin, other people, **synthetic** too. Mean RMSE over faces; pigments in
-table coordinates [−1, 1], albedo and reconstruction in linear RGB. The last row is what the mean of the training
-faces' maps would get.
-
-| skin | faces | {columns} |
-|---|---|{rules}|
-{rows}
-
-**Weakest** is haemoglobin, which camera and light hide: its error is {haemoglobin:.0%} of the training mean's.
-
-**Not for**: medical use of any kind, telling health, ancestry or identity of a person, comparing people, or any
-decision about one. On real photos nothing of this has been measured: nobody knows the truth there. A photo does not
-hold enough to tell skin from light, so that maps look plausible when they are wrong. Faces are expected upright, from
-the front, without glasses or hats, and filling most of a square picture.
-"""
-
-
 def ship(weights_file: Path, progress: bool = True) -> str:
     """Train the network that ships, write its weights in half precision and its model card beside them; the card."""
     model = train(SHIPPED, progress=progress)
     model.save(weights_file, half=True, plan=SHIPPED.name, trained_on="synthetic faces only")
     card = model_card(BioFaceNet.from_file(weights_file))  # as it ships, rounded
-    with paths.whole_file(weights_file.with_suffix(".md")) as partial:
+    with whole_file(weights_file.with_suffix(".md")) as partial:
         partial.write_text(card)
     return card
 
@@ -323,34 +260,24 @@ def errors_by_group(model: BioFaceNet) -> tuple[dict[str, dict[str, float]], dic
     The row "training mean" is that of the mean of the training faces' maps, on all test faces.
     """
     faces = twin.load("test", progress=False)
-    truth = maps.of_twin(faces)
+    truth = of_twin(faces)
     row = metrics.table1_row(predict(model, truth.image, truth.mask), truth)
-    prior = bayes.Prior.learn(maps.of_twin(twin.load("train", progress=False)))
+    prior = Prior.learn(of_twin(twin.load("train", progress=False)))
     mean = metrics.table1_row(baselines.training_mean(truth.image, truth.mask, prior), truth)
-    groups, everyone = np.asarray(faces.truth.group), np.full(len(faces), "all")
-    table = metrics.group_means(row, groups) | metrics.group_means(row, everyone)
-    table["training mean"] = metrics.group_means(mean, everyone)["all"]
-    counts = {str(g): int((groups == g).sum()) for g in np.unique(groups)}
+    table = metrics.group_means(row, faces.truth.group)
+    for name, of_all in (("all", row), ("training mean", mean)):
+        table |= metrics.group_means(of_all, [name] * len(faces))
+    counts = collections.Counter(map(str, faces.truth.group))
     return table, counts | {"all": len(faces), "training mean": len(faces)}
 
 
 def model_card(model: BioFaceNet) -> str:
     """What the network is, where its errors are, and what it must not be used for, as Markdown."""
     table, counts = errors_by_group(model)
-    rows = [
-        f"| {name} | {counts[name]} | " + " | ".join(f"{errors[column]:.3f}" for column in metrics.TABLE1) + " |"
-        for name, errors in table.items()
-    ]
-    steps = ", then ".join(f"{s.steps} steps of {s.batch} faces{' at half size' * s.halved}" for s in SHIPPED.stages)
-    return _CARD.format(
-        width=model.width,
-        faces=len(twin.load("train", progress=False)),
-        tested=counts["all"],
-        steps=steps,
-        columns=" | ".join(metrics.TABLE1),
-        haemoglobin=table["all"]["haemoglobin"] / table["training mean"]["haemoglobin"],
-        rules="|".join(["---"] * len(metrics.TABLE1)),
-        rows="\n".join(rows),
+    faces = len(twin.load("train", progress=False))
+    template = readme.TEMPLATES.get_template("model_card.md.j2")
+    return template.render(
+        width=model.width, faces=faces, plan=SHIPPED, columns=metrics.TABLE1, table=table, counts=counts
     )
 
 

@@ -17,6 +17,10 @@ from study import claims, figures, table1
 
 PLACE = re.compile(r"(<!-- (\{\{.*?\}\}) -->)(\n?).*?(<!-- / -->)", re.DOTALL)
 IMPORT = "{% from 'readme.md.j2' import measured, table, table1 with context %}"
+LOADER = jinja2.PackageLoader("study", ".")
+TEMPLATES = jinja2.Environment(
+    loader=LOADER, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+)
 
 
 def fill(text: str, folder: str | Path) -> str:
@@ -33,15 +37,12 @@ def fill(text: str, folder: str | Path) -> str:
     """
     known = {c.id: c for c in claims.read(Path(folder) / claims.FILE)}
     rows, verdicts = (figures.numbers(f"05_{name}", folder) for name in ("table1", "verdicts"))
-    engine = jinja2.Environment(
-        loader=jinja2.PackageLoader("study", "."), undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    engine.globals |= {"claims": known, "rows": rows, "verdicts": verdicts}
-    engine.globals |= {"columns": metrics.TABLE1, "as_published": table1.AS_PUBLISHED}
+    values = {"claims": known, "rows": rows, "verdicts": verdicts}
+    values |= {"columns": metrics.TABLE1, "as_published": table1.AS_PUBLISHED}
 
     def renewed(place: re.Match[str]) -> str:
         try:
-            value = engine.from_string(IMPORT + place[2]).render().strip()
+            value = TEMPLATES.from_string(IMPORT + place[2]).render(values).strip()
         except (jinja2.TemplateError, TypeError) as error:
             raise BiofaceError(f"README, {place[2]}: {error}") from error
         return place[1] + place[3] + value + place[3] + place[4]
@@ -52,13 +53,8 @@ def fill(text: str, folder: str | Path) -> str:
     return filled
 
 
-def main() -> None:
-    """Renew the checkout's README from its figures."""
-    file = paths.root() / "README.md"
-    text = fill(file.read_text(encoding="utf-8"), paths.figures())
-    with paths.whole_file(file) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    file = paths.root() / "README.md"
+    renewed = fill(file.read_text(encoding="utf-8"), paths.figures())
+    with paths.whole_file(file) as partial:
+        partial.write_text(renewed, encoding="utf-8")
