@@ -206,7 +206,7 @@ NOTHING += [(widgets.edit, maps(0, 8, 9), EDIT)]
 NOTHING += [(widgets.compare, given, COMPARE) for given in ({}, {"a": []}, {"a": history(0)})]
 
 
-@pytest.mark.parametrize(("make", "given", "words"), NOTHING, ids=str)
+@pytest.mark.parametrize(("make", "given", "words"), NOTHING, ids=lambda _: "nothing")
 def test_nothing_is_said_in_words(make, given, words):
     assert make(given).spec == {"kind": "nothing", "text": words} and repr(make(given)) == words
 
