@@ -363,7 +363,7 @@ def test_losses_by_hand(recipe):
     for k in range(3):
         d, t = output.diffuse[k][m[k]], target[k][m[k]]
         diffuse += float(((d @ t) / (d @ d) * d - t).square().sum())
-    over, cameras = (1 / m.sum(), 1 / 3) if s == 1 else (64 / 3 / 224**2, 64 / 3)
+    over, cameras = (1 / int(m.sum()), 1 / 3) if s == 1 else (64 / 3 / 224**2, 64 / 3)
     squares = float((s * (rendered - faces.image))[m].square().sum())
     assert float(terms["appearance"]) == pytest.approx(w.appearance * over * squares, rel=1e-5)
     assert float(terms["camera"]) == pytest.approx(w.camera * cameras * float(output.camera.square().sum()), rel=1e-5)
