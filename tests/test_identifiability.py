@@ -282,14 +282,14 @@ def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
     J = identifiability.in_table_coordinates(identifiability.rgb_jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
     N = identifiability.nuisance_covariance(m, h, d, s, cameras.numpy())
     n, sigma = 20_000, 0.004
-    maps = rng.multivariate_normal(np.zeros(4), prior, n)
+    drawn = rng.multivariate_normal(np.zeros(4), prior, n)
     for nuisance in (np.zeros_like(N), N):
         predicted = identifiability.posterior_deviation(J, sigma, prior, nuisance)
         for j, disturbance, deviation in zip(J, nuisance, predicted, strict=True):
             noise = disturbance + sigma**2 * np.eye(3)
-            colour = maps @ j.T + rng.multivariate_normal(np.zeros(3), noise, n)
+            colour = drawn @ j.T + rng.multivariate_normal(np.zeros(3), noise, n)
             gain = prior @ j.T @ np.linalg.inv(j @ prior @ j.T + noise)
-            observed = np.sqrt(np.mean((colour @ gain.T - maps) ** 2, 0))
+            observed = np.sqrt(np.mean((colour @ gain.T - drawn) ** 2, 0))
             assert observed == pytest.approx(deviation, rel=0.05)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
@@ -24,6 +25,8 @@ R = TypeVar("R", covariant=True)
 # Numbers below 1e-38 are slow on most processors, and strongly absorbing skin makes many of them: a
 # training run took three times as long with them. To the study they are zero.
 torch.set_flush_denormal(True)
+# A forked process has none of the threads that torch had started, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _to_torch(value: Any) -> Any:

