@@ -321,7 +321,8 @@ def _decomposed(
     maps = np.zeros((*mask.shape, 7), np.float32)
     maps[..., :2] = prior.pigments
     maps[mask] = torch.cat(found).numpy()
-    made = Decomposition.of_maps(*fractions(maps[..., :2]), maps[..., 2], maps[..., 3], b, e, images, mask)
+    with threads.number(1):
+        made = Decomposition.of_maps(*fractions(maps[..., :2]), maps[..., 2], maps[..., 3], b, e, images, mask)
     return dataclasses.replace(made, albedo=maps[..., 4:])
 
 
