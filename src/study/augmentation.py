@@ -5,8 +5,6 @@ on the seed and on the rows that are asked for together, which differ from step 
 a checkpoint sees what an undisturbed one would have seen.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -117,9 +115,9 @@ def _halved(batch: Batch) -> Batch:
     """Two by two pixels averaged; in the mask where all four are. Photos of skin average as its maps do, nearly."""
 
     def pooled(value: Tensor) -> Tensor:
-        planes = value if value.ndim == 3 else value.movedim(-1, 1).flatten(0, 1)
-        small = torch.nn.functional.avg_pool2d(planes, 2)
-        return small if value.ndim == 3 else small.unflatten(0, (len(value), -1)).movedim(1, -1)
+        last = value if value.ndim == 3 else value.movedim(-1, 1)  # rows and columns
+        small = torch.nn.functional.avg_pool2d(last, 2)
+        return small if value.ndim == 3 else small.movedim(1, -1)
 
     normals = None if batch.normals is None else torch.nn.functional.normalize(pooled(batch.normals), dim=-1)
     truth = None if batch.truth is None else Output._make([*map(pooled, batch.truth[:4]), *batch.truth[4:]])

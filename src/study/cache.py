@@ -5,8 +5,6 @@ by everything that results stand on: both packages, Python and the installed ver
 that is killed. So each watches its parent and ends with it.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

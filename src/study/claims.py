@@ -4,8 +4,6 @@
 of ``figures/claims.json``, where a missed bar stays. ``python -m study.claims`` prints those of all notebooks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -81,10 +79,9 @@ class Claims:
             value, (low, high, text) = float(measured), limits(**held, **bar)
         except (TypeError, ValueError, RuntimeError) as error:
             raise BiofaceError(f"claim {claim.id}: expected one number, and one bar for it, found {error}") from error
-        finite = math.isfinite(value)
-        passed = finite and low <= value <= high
-        kept, shown = float(f"{value:.6g}") if finite else None, number(value, held.get("digits", 3))
-        self.rows[name] = replace(claim, measured=kept, shown=shown, bar=text, passed=passed, control=control)
+        passed = math.isfinite(value) and low <= value <= high
+        found = {"measured": float(f"{value:.6g}") if math.isfinite(value) else None, "passed": passed}
+        self.rows[name] = replace(claim, **found, shown=number(value, held.get("digits", 3)), bar=text, control=control)
         return passed
 
     def skip(self, name: str, *, reason: str) -> None:
@@ -100,8 +97,8 @@ class Claims:
 
     def table(self, kind: str = "") -> None:
         """Print the claims about time ("timing"), on files that a reader may not have ("optional"), or all others."""
-        wanted = (kind == "timing", kind == "optional")
-        print(format_table(c for c in self.rows.values() if (c.timing, c.optional) == wanted))
+        kinds = kind == "timing", kind == "optional"
+        print(format_table(c for c in self.rows.values() if (c.timing, c.optional) == kinds))
 
     def save(self) -> None:
         """Replace this notebook's rows of ``figures/claims.json`` by these.
@@ -128,8 +125,7 @@ def limits(
     >>> limits(at_most=0.5), limits(0.8, 1.25), limits(equals=2, tol=0.1)[2]
     ((-inf, 0.5, '≤ 0.5'), (0.8, 1.25, '0.8 to 1.25'), '= 2 ± 0.1')
     """
-    low, high = float(at_least), float(at_most)
-    least, most = number(low, 6), number(high, 6)
+    low, high, least, most = float(at_least), float(at_most), number(at_least, 6), number(at_most, 6)
     text = f"≤ {most}" if low == -math.inf else f"≥ {least}" if high == math.inf else f"{least} to {most}"
     if equals is not None:
         low, high = float(equals - tol), float(equals + tol)
@@ -168,8 +164,7 @@ def read(file: str | Path | None = None) -> list[Claim]:
 
 
 def _claim(row: dict[str, Any]) -> Claim:
-    claim = Claim(**row)
-    kinds = get_type_hints(Claim).items()
+    claim, kinds = Claim(**row), get_type_hints(Claim).items()
     wrong = [name for name, kind in kinds if not isinstance(getattr(claim, name), kind)]
     if wrong or len(row) < len(kinds) - 1 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
         raise ValueError(f"a row with {', '.join(wrong) or 'no number measured'} ")
@@ -178,29 +173,28 @@ def _claim(row: dict[str, Any]) -> Claim:
 
 def digest(notebook: str, file: str | Path | None = None) -> str:
     """SHA-256 of one notebook's rows, whatever the other notebooks say."""
-    rows = [asdict(c) for c in read(file) if c.notebook == notebook]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    rows = json.dumps([asdict(c) for c in read(file) if c.notebook == notebook], sort_keys=True)
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def format_table(claims: Iterable[Claim], width: int = 44) -> str:
     """A plain-text table: a line per claim (``what`` folded at ``width``), its control or reason below."""
-    table, notes = [("claim", "what", "measured", "bar", "verdict", "data")], [list[str]()]
+    table, below = [("claim", "what", "measured", "bar", "verdict", "data")], [list[str]()]
     for c in claims:
-        what, *below = textwrap.wrap(c.what, width) or [""]
+        what, *notes = textwrap.wrap(c.what, width) or [""]
         table.append((c.id, what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data))
         for name, note in (("beside it", c.control), ("not measured", c.reason)):
-            below += textwrap.wrap(f"  {name}: {note}", 90, subsequent_indent="  ") if note else []
-        notes.append(below)
+            notes += textwrap.wrap(f"  {name}: {note}", 90, subsequent_indent="  ") if note else []
+        below.append(notes)
     columns = list(zip(*table, strict=True))
     widths = [max(map(len, column)) for column in columns]
     lines = []
-    for row, below in zip(table, notes, strict=True):
-        lines.append("  ".join(map(str.ljust, row, widths)).rstrip())
-        lines += [" " * (widths[0] + 2) + line for line in below]
+    for row, notes in zip(table, below, strict=True):
+        cells = "  ".join(map(str.ljust, row, widths)).rstrip()
+        lines += [cells, *(" " * (widths[0] + 2) + line for line in notes)]
     passed, missed, absent = map(columns[4].count, ("PASS", "FAIL", "not measured"))
-    return "\n".join(
-        [*lines, f"{passed} of {len(table) - 1} claims pass, {missed} miss their bar, {absent} not measured."]
-    )
+    lines.append(f"{passed} of {len(table) - 1} claims pass, {missed} miss their bar, {absent} not measured.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

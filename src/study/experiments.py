@@ -5,8 +5,6 @@ on how many there are, and as many runs go on at once as there are processors. W
 :mod:`study.cache`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 import time

@@ -1,7 +1,5 @@
 """Every figure as PNG, with where it comes from in the file's own metadata, and the numbers behind it as JSON."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import re
@@ -20,15 +18,7 @@ from bioface.plotting import to_numpy
 MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
 
 
-def save(
-    figure: Figure,
-    name: str,
-    *,
-    numbers: Mapping[str, Any],
-    data: str,
-    alt: str,
-    title: str = "",
-) -> None:
+def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, alt: str, title: str = "") -> None:
     """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``.
 
     The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
@@ -49,28 +39,20 @@ def save(
     """
     if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
         raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
-    if not alt.strip() or not data.strip():
+    if not (alt.strip() and data.strip()):
         raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
     title = title or name[3:].replace("_", " ")
     notebook = next(paths.notebooks().glob(f"{name[:2]}_*.ipynb"), Path(name[:2])).name
     rounded = _plain(numbers, name)
-    count = _count(rounded)
-    if count > MOST_NUMBERS:
+    if (count := _count(rounded)) > MOST_NUMBERS:
         raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")
     about = {"title": title, "description": alt, "notebook": notebook, "data": data}
-    lines = [f'"{key}": {_json(value)}' for key, value in about.items()]
-    lines.append('"numbers": {\n' + ",\n".join(f"{_json(k)}: {_json(v)}" for k, v in rounded.items()) + "\n}")
-    metadata = {
-        "Title": title,
-        "Description": alt,
-        "Source": f"notebooks/{notebook}",
-        "Data": data,
-        "Software": f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}",
-    }
+    software = f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}"
+    told = {"Title": title, "Description": alt, "Source": f"notebooks/{notebook}", "Data": data, "Software": software}
     png = paths.figures() / f"{name}.png"
     with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
-        figure.savefig(picture, format="png", metadata=metadata)
-        text.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        figure.savefig(picture, format="png", metadata=told)
+        text.write_text(f'{{\n{_rows(about)},\n"numbers": {{\n{_rows(rounded)}\n}}\n}}\n', encoding="utf-8")
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:
@@ -88,14 +70,16 @@ def numbers(name: str, folder: str | Path) -> dict[str, Any]:
         raise DataError(file, expected, f"{type(error).__name__}: {error}") from error
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+def _rows(values: Mapping[str, Any]) -> str:
+    """What stands in a JSON object, a line for each value."""
+    as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+    return ",\n".join(f"{as_json(key)}: {as_json(value)}" for key, value in values.items())
 
 
 def _plain(value: Any, where: str) -> Any:
     """Plain JSON values, rounded, NaN as None."""
-    if value is None or isinstance(value, str | bool | np.bool_):
-        return bool(value) if isinstance(value, np.bool_) else value
+    if value is None:
+        return None
     if isinstance(value, Mapping):
         return {str(k): _plain(v, f"{where}, {k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -113,7 +97,5 @@ def _plain(value: Any, where: str) -> Any:
 
 def _count(value: Any) -> int:
     if isinstance(value, dict):
-        return sum(map(_count, value.values()))
-    if isinstance(value, list):
-        return sum(_count(v) if isinstance(v, list | dict) else 1 for v in value)
-    return 1
+        value = list(value.values())
+    return sum(map(_count, value)) if isinstance(value, list) else 1

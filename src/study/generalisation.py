@@ -4,8 +4,6 @@ A plan is a few stages of training on the twin's training faces, one after the o
 plan and seed and are kept, see :mod:`study.cache`.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import sys
@@ -13,7 +11,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -91,7 +89,7 @@ class Plan:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
 
-    def but(self, name: str, **changes: Any) -> Plan:
+    def but(self, name: str, **changes: Any) -> Self:
         """This plan under another name with some fields changed."""
         return dataclasses.replace(self, name=name, **changes)
 

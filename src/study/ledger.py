@@ -1,11 +1,9 @@
 """The deviations ledger, ``notebooks/deviations.toml``, with the numbers that the notebooks measured put into it."""
 
-from __future__ import annotations
-
-import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from IPython.display import Markdown
@@ -13,6 +11,7 @@ from IPython.display import Markdown
 from bioface import paths
 from bioface.errors import DataError, unknown_name
 from study import claims
+from study.figures import numbers
 
 REFERENCE = re.compile(r"\{(?P<notebook>\d\d)[^{}]*\}")
 COLUMNS = ("topic", "paper", "code", "ours", "effect", "source")  # the file says what they are
@@ -54,16 +53,15 @@ def measured(reference: str, figures: Path) -> str:
     path, _, statistic = rest.partition("|")
     if statistic and statistic not in STATISTICS:
         raise unknown_name("statistic", statistic, STATISTICS)
-    file = figures / f"{name}.json"
+    value: Any = numbers(name, figures)
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))["numbers"]
         for step in path.split("/"):
             value = value[int(step) if isinstance(value, list) else step]
         values = np.asarray(value, float)
         if not np.isfinite(values).any():
             raise ValueError("not a finite number")
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise DataError(file, f"a number {path}", f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise DataError(figures / f"{name}.json", f"a number {path}", f"{type(error).__name__}: {error}") from error
     return claims.number(float(STATISTICS[statistic or "mean"](values)), 2).replace("-", "−")
 
 
@@ -91,8 +89,6 @@ def table(only: str | None = None, figures: str | Path | None = None) -> Markdow
     lines, figures = [], Path(figures or paths.figures())
     for part, rows in load().items():
         lines += [f"## {part}", "", "| what | paper | code | ours | effect measured | source |", "|---" * 6 + "|"]
-        for row in rows:
-            cells = [cell.replace("|", "\\|") for cell in resolved(row, figures, only).values()]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        cells = [[cell.replace("|", "\\|") for cell in resolved(row, figures, only).values()] for row in rows]
+        lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
     return Markdown("\n".join(lines))

@@ -4,8 +4,6 @@ A README marks the places, which a reader of the page does not see: ``<!-- {{ me
 holds the value of a Jinja2 expression, which calls what ``readme.md.j2`` defines; a table stands on lines of its own.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
