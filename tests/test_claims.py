@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from study import claims
 from study.claims import Claims
