@@ -97,15 +97,6 @@ def test_bad_images_are_refused(image, quantity, options, message):
         plotting.show_map(plt.subplots()[1], image, quantity, **options)
 
 
-def test_a_colour_bar_says_quantity_and_unit():
-    _, ax = plt.subplots()
-    bar = plotting.colour_bar(ax, "melanin")
-    assert bar.ax.get_ylabel() == "melanin (volume fraction)"
-    assert (bar.vmin, bar.vmax) == (0, 0.43)
-    with pytest.raises(BiofaceError, match="no colour bar"):
-        plotting.colour_bar(ax, "rgb")
-
-
 def _bars(figure, panels):
     return [ax for ax in figure.axes if ax not in set(panels.flat) and ax.axison]
 

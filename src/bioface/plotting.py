@@ -168,23 +168,6 @@ def show_map(
     return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high)
 
 
-def colour_bar(
-    axes: Axes | Sequence[Axes] | np.ndarray,
-    quantity: str | Quantity,
-    *,
-    limits: Limits | None = None,
-    location: str = "right",
-) -> Colorbar:
-    """A colour bar with the quantity's name and unit beside one or several axes."""
-    shown = known_quantity(quantity, limits)
-    if shown.cmap is None:
-        raise BiofaceError(f"{shown.label}: a colour image has no colour bar")
-    axes = list(np.ravel(np.asarray(axes, dtype=object)))
-    mappable = ScalarMappable(Normalize(shown.low, shown.high), shown.cmap)
-    place: dict[str, Any] = {"ax": axes, "location": location, "aspect": 18, "pad": 0.02}
-    return _finish(axes[0].figure.colorbar(mappable, label=shown.text, **place), shown)
-
-
 def _finish(bar: Colorbar, shown: Quantity) -> Colorbar:
     """Three ticks, which fit under one panel, and no outline."""
     bar.outline.set_visible(False)

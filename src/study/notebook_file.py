@@ -43,7 +43,9 @@ def parameters(notebooks: Sequence[Path], given: Sequence[str]) -> dict[Path, di
 
     defaults = {path: papermill.inspect_notebook(path) for path in notebooks}
     values: dict[Path, dict[str, Any]] = {path: {} for path in notebooks}
-    for name, _, text in (line.partition("=") for line in given):
+    for name, equals, text in (line.partition("=") for line in given):
+        if not equals:
+            raise BiofaceError(f"parameters: expected NAME=VALUE, found {name!r}")
         having = [path for path in notebooks if name in defaults[path]]
         if not having:
             raise unknown_name("notebook parameter", name, {known for own in defaults.values() for known in own})

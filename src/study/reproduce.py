@@ -142,7 +142,7 @@ def execute(job: Job) -> None:
                 f"The notebook as far as it went: {failed}",
                 *([f"make room, or else {paths.ELSEWHERE}; the same command resumes here"] if full else []),
             ]
-            raise NotebookError("\n".join(lines)) from None
+            raise (BiofaceError if full else NotebookError)("\n".join(lines)) from None
         except DeadKernelError:
             raise NotebookError(f"{name}: its kernel died (out of memory?); the same command resumes there") from None
 
@@ -191,7 +191,9 @@ def run(todo: Sequence[Job], publish: bool = False) -> int:
             print(f"{name}  up to date")
         else:
             print(f"{name}  running ...", flush=True)
+            began = time.monotonic()
             execute(job)
+            print(f"{name}  took {time.monotonic() - began:.0f} s", flush=True)
             with paths.whole_file(stamp) as partial:
                 partial.write_text(state(job, made_of), encoding="utf-8")
         if publish:
