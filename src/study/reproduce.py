@@ -134,15 +134,13 @@ def execute(job: Job) -> None:
             )
         except papermill.PapermillExecutionError as error:
             os.replace(partial, failed)
+            if any(os.strerror(code) in error.evalue for code in paths.NO_ROOM):
+                advice = f"make room, or else {paths.ELSEWHERE}; the same command resumes here"
+                raise BiofaceError(f"{name}: code cell {error.exec_count}: {error.evalue}; {advice}") from None
+            head = f"{name}: code cell {error.exec_count} failed with {error.ename}: {error.evalue}"
             shown = strip_ansi(str(error)).splitlines()[-25:]
-            full = any(os.strerror(code) in error.evalue for code in paths.NO_ROOM)
-            lines = [
-                f"{name}: code cell {error.exec_count} failed with {error.ename}: {error.evalue}",
-                *shown,
-                f"The notebook as far as it went: {failed}",
-                *([f"make room, or else {paths.ELSEWHERE}; the same command resumes here"] if full else []),
-            ]
-            raise (BiofaceError if full else NotebookError)("\n".join(lines)) from None
+            lines = [head, *shown, f"The notebook as far as it went: {failed}"]
+            raise NotebookError("\n".join(lines)) from None
         except DeadKernelError:
             raise NotebookError(f"{name}: its kernel died (out of memory?); the same command resumes there") from None
 
