@@ -10,6 +10,7 @@ import torch
 from bioface import identifiability, illumination, skin, smith2019, spectra
 from bioface.errors import BiofaceError
 from bioface.smith2019 import Status, fit
+from study import minima
 
 E = illumination.standard("D65").numpy() * 33  # mean 1
 
@@ -236,11 +237,11 @@ def test_same_answer_whatever_the_chunk(monkeypatch):
 def test_multistart_and_surface_refuse_what_fit_refuses():
     bad = np.full((2, 33), np.nan)
     with pytest.raises(BiofaceError, match="NaN or infinity in 2 pixels"):
-        smith2019.multistart(bad)
+        minima.multistart(bad)
     with pytest.raises(BiofaceError, match="NaN or infinity in 1 pixels"):
-        smith2019.loss_surface(bad[0], [0.1], [0.1])
+        minima.loss_surface(bad[0], [0.1], [0.1])
     with pytest.raises(BiofaceError, match="melanin as volume fraction"):
-        smith2019.loss_surface(np.ones(33), [2.0], [0.1])
+        minima.loss_surface(np.ones(33), [2.0], [0.1])
 
 
 @pytest.mark.slow
@@ -265,7 +266,7 @@ peaks = []
 for rows in (130, 390):
     cube = Rows(rows)
     found = smith2019.fit(cube, np.linspace(415, 950, 148))
-    assert found.converged.all() and cube.most * 1000 <= 17 * smith2019.CHUNK
+    assert found.converged.all() and cube.most * 1000 <= 5 * smith2019.CHUNK
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(*peaks)
 """
@@ -277,7 +278,7 @@ print(*peaks)
 
 def test_multistart_finds_the_same_minimum_as_varpro():
     _, radiance = pixels(4, noise=0.002)
-    maps, residual = smith2019.multistart(radiance, illuminant=E, starts=4)
+    maps, residual = minima.multistart(radiance, illuminant=E, starts=4)
     assert maps.shape == (4, 4, 4)
     best = fit(radiance, illuminant=E)
     assert np.allclose(residual.min(1), best.residual, rtol=1e-3)
@@ -287,7 +288,7 @@ def test_multistart_finds_the_same_minimum_as_varpro():
 def test_loss_surface_is_lowest_at_the_truth():
     maps, radiance = pixels(1)
     m, h = np.r_[maps[0, 0], 0.02, 0.3], np.r_[0.001, maps[0, 1], 0.3]
-    surface = smith2019.loss_surface(radiance[0], m, h, illuminant=E)
+    surface = minima.loss_surface(radiance[0], m, h, illuminant=E)
     assert surface.shape == (3, 3)
     assert np.unravel_index(surface.argmin(), surface.shape) == (0, 1)
     assert surface[0, 1] < 1e-9
@@ -296,12 +297,12 @@ def test_loss_surface_is_lowest_at_the_truth():
 def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
     maps, radiance = pixels(3)
     J = identifiability.jacobian(*maps[:, :3].T, E)
-    H = smith2019.hessian(maps, radiance, illuminant=E)
+    H = minima.hessian(maps, radiance, illuminant=E)
     assert np.allclose(H, J.swapaxes(1, 2) @ J, rtol=1e-6, atol=1e-9)
 
 
 def test_recorder_keeps_maps_at_growing_steps_and_ends_the_fit():
-    recorder = smith2019.Recorder(seconds=0.2)
+    recorder = minima.Recorder(seconds=0.2)
     fit(pixels(5)[1], illuminant=E, solver="adam", steps=10**9, callback=recorder)
     seconds, steps, maps = zip(*recorder.kept, strict=True)
     assert steps[:4] == (1, 2, 3, 5)

@@ -115,11 +115,8 @@ def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------------------------------------------- varpro
 
 _SCAN = (24, 20)  # melanin × haemoglobin entries of the scanned table
-_RANK = 12  # of its spectra, all but a thousandth
-_STEPS = 80
-_SLICE = 2048
-_ROUGH = 4
-_RGAIN = 1e-3
+_RANK = 12  # dimensions that hold all but a thousandth of its spectra
+_SLICE = 2048  # pixels at a time where arrays have a number for each band
 
 
 def _scan(problem: Problem, y: Tensor) -> Tensor:
@@ -177,7 +174,10 @@ def _evaluate(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
 
 
 def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: float) -> tuple[Tensor, Tensor]:
-    """Damped steps in pigments p (2, n) until one promises less than ``gain`` of the cost: maps (4, n), status (n,)."""
+    """Damped steps in pigments p (2, n), until one promises or gave no more than a share ``gain`` of the cost.
+
+    That one is taken without another look. Returns maps (4, n) and status (n,).
+    """
     tiny, (low, high) = torch.finfo(y.dtype).tiny, problem.box.T[:, :, None]
     now = _evaluate(problem, p, y)
     damping = torch.full_like(now[0], 1e-3)
@@ -216,10 +216,10 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
     """Table scan, then steps in (m, h) with both shadings projected out: the first few in single precision."""
     y, length = unit_length(y)
     single = y.float()
-    p, steps = _scan(problem, single), options["steps"] or _STEPS
-    rough = min(_ROUGH, steps - 2)
+    p, steps = _scan(problem, single), options["steps"] or 80
+    rough = min(4, steps - 2)
     if rough > 0:
-        p = _gauss_newton(problem.single, p.float(), single, rough, _RGAIN)[0][:2].double()
+        p = _gauss_newton(problem.single, p.float(), single, rough, 1e-3)[0][:2].double()
         p = torch.minimum(torch.maximum(p, problem.box[:, :1]), problem.box[:, 1:])
         steps -= rough
     found, status = _gauss_newton(problem, p, y, steps, 1e-9)

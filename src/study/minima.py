@@ -1,0 +1,129 @@
+"""Minima of the per-pixel fit of :mod:`bioface.smith2019`: whether there is one, and how descents come to it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bioface import skin, smith2019, solvers, spectra
+from bioface.arrays import as_float64
+
+
+def multistart(
+    cube: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+    bounds: str | tuple[Any, ...] = "free",
+    starts: int = 32,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where bounded least squares ends up from random starts all over the box: are there other minima?
+
+    Parameters
+    ----------
+    cube : (n, S) radiance of some pixels; the others as in :func:`bioface.smith2019.fit`
+
+    Returns
+    -------
+    maps (n, starts, 4) and residuals (n, starts), root mean square over bands
+
+    Raises
+    ------
+    BiofaceError : as :func:`bioface.smith2019.fit`
+    """
+    cube = cube if hasattr(cube, "shape") else np.asarray(cube)
+    problem = smith2019.problem_of(cube, wavelengths, illuminant, model, bounds)
+    y, length = solvers.unit_length(problem.pixels(smith2019.finite(cube)))
+    rng = np.random.default_rng(seed)
+    maps, residual = [], []
+    for pixel in tqdm(y, unit="pixel", disable=not progress):
+        results = [solvers.lm_once(problem, pixel, rng, False, None) for _ in range(starts)]
+        maps.append([r.x for r in results])
+        residual.append([np.sqrt(2 * r.cost / len(pixel)) for r in results])
+    maps, length = np.array(maps), length.numpy()
+    maps[..., 2:] *= length[..., None]
+    return maps, np.array(residual) * length * problem.unit
+
+
+class Recorder:
+    """Callback of a fit that keeps the maps of a descent now and then, and ends it after some seconds.
+
+    Attributes
+    ----------
+    kept : list of (seconds, step, maps (n, 4)), at steps 1, 2, 3, 4, 6, 9 … and at the end; the clock stands still
+        while they are copied
+    """
+
+    def __init__(self, seconds: float):
+        self.kept: list[tuple[float, int, np.ndarray]] = []
+        self.budget, self._next = seconds, 1.0
+        self._paused, self._began = 0.0, time.perf_counter()
+
+    def __call__(self, step: int, maps: np.ndarray) -> bool:
+        """Keep maps (n, 4), or not; True when the time is over."""
+        now = time.perf_counter()
+        seconds = now - self._began - self._paused
+        over = seconds > self.budget
+        if step >= self._next or over:
+            self.kept.append((seconds, step, maps.copy()))
+            self._next = max(step + 1, 1.5 * step)
+        self._paused += time.perf_counter() - now
+        return over
+
+
+def loss_surface(
+    pixel: Any,
+    melanin: Any,
+    haemoglobin: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+) -> np.ndarray:
+    """Root mean square residual (M, H) of one pixel over a grid of pigments, with the best shadings at each point.
+
+    Parameters
+    ----------
+    pixel : (S,) radiance
+    melanin, haemoglobin : (M,) and (H,) volume fractions; the others as in :func:`bioface.smith2019.fit`
+    """
+    pixel = as_float64(pixel, "a pixel")[None]
+    problem = smith2019.problem_of(pixel, wavelengths, illuminant, model, "free")
+    y = problem.pixels(smith2019.finite(pixel))
+    m, h = as_float64(melanin, "melanin"), as_float64(haemoglobin, "haemoglobin")
+    skin.check_fractions(m, h)
+    p = torch.cartesian_prod(m, h)
+    a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
+    by = (y @ problem.e).expand(len(p))
+    i_d, i_s = problem.shading(a.square().sum(-1), a @ problem.e, (a * y).sum(-1), by)
+    fitted = i_d[:, None] * a + i_s[:, None] * problem.e
+    return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
+
+
+def hessian(
+    maps: Any,
+    cube: Any,
+    wavelengths: Any = spectra.WAVELENGTHS,
+    illuminant: Any = None,
+    model: str | skin.SkinConstants = "layered",
+) -> np.ndarray:
+    """Hessian (n, 4, 4) of the squared error ½‖l − fit‖² by the four maps, at ``maps`` (n, 4) for pixels (n, S).
+
+    Radiance is taken in units of the illuminant's mean.
+
+    A convex problem has no negative eigenvalue anywhere.
+    """
+    problem = smith2019.problem_of(cube, wavelengths, illuminant, model, "free")
+    y = problem.pixels(smith2019.finite(cube))
+
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (target - problem.radiance(x[None])[0]).square().sum()
+
+    x = as_float64(maps, "maps")
+    return torch.func.vmap(torch.func.jacrev(torch.func.jacrev(loss)))(x, y).numpy()
