@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,33 +141,29 @@ def test_links_lead_somewhere_and_the_same_sources_give_the_same_site(small):
 
 NOTEBOOK, CLAIMS, LINES = "notebooks/01_first.ipynb", "figures/claims.json", "figures/01_lines.json"
 DAMAGED = [
-    (NOTEBOOK, "{", "", NOTEBOOK, "expected a notebook"),
-    (NOTEBOOK, '"execution_count": 2', '"execution_count": null', NOTEBOOK, "a cell that was not"),
-    (NOTEBOOK, "figures.save", "savefig", NOTEBOOK, "zip() argument"),
-    (NOTEBOOK, PIXELS, "A", NOTEBOOK, "base64"),
-    (NOTEBOOK, PIXELS[60:], "AAAA", NOTEBOOK, "expected a notebook"),
-    (LINES, '"description"', '"sense"', NOTEBOOK, "description"),
-    (CLAIMS, '{"claims"', '{"blame"', CLAIMS, "KeyError"),
-    ("notebooks/conf.py", "import re", "import nothing", "notebooks", "nothing"),
+    (NOTEBOOK, "{", "", f"^/.*/{NOTEBOOK}: expected a notebook"),
+    (NOTEBOOK, '"execution_count": 2', '"execution_count": null', f"^/.*/{NOTEBOOK}: .*a cell that was not"),
+    (NOTEBOOK, "figures.save", "savefig", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
+    (NOTEBOOK, PIXELS, "A", f"^/.*/{NOTEBOOK}: .* base64"),
+    (NOTEBOOK, PIXELS[60:], "AAAA", f"^/.*/{NOTEBOOK}: expected .* 01_lines.png|Truncated"),
+    (LINES, '"description"', '"sense"', f"^/.*/{NOTEBOOK}: .*'description'"),
+    (CLAIMS, '{"claims"', '{"blame"', f"^/.*/{CLAIMS}: .* KeyError"),
+    ("notebooks/conf.py", "import re", "import nothing", "^/.*/notebooks: .*'nothing'"),
 ]
 NOWHERE = [  # or nothing said; all are named at once
     ("README.md", "![A]", "![]", "README.md:: WARNING: expected an alternative text"),
-    ("README.md", "figures/01", "figures/02", "figures/02_lines.png [image.not_readable]"),
+    ("README.md", "figures/01", "figures/02", r"figures/02_lines.png \[image.not_readable"),
     ("README.md", "data/README.md", "data/none.md", "'data/none.md'"),
     (NOTEBOOK, "02_second", "03_third", "'03_third.ipynb"),
     (NOTEBOOK, "\\\\sqrt{2}", "\\\\sqroot{2}", "sqroot, which MathML does not know"),
-    (NOTEBOOK, "$x^2$", "$x^{2$", "expected a formula in LaTeX, found 'x^{2'"),
+    (NOTEBOOK, "$x^2$", "$x^{2$", "expected a formula in LaTeX, found 'x.{2'"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [([change], [f"/{at}: ", words]) for *change, at, words in DAMAGED]
-    + [([change for *change, _ in NOWHERE], [words for *_, words in NOWHERE])],
-)
-def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small, project, changes, says):
+@pytest.mark.parametrize("changes", [*([change] for change in DAMAGED), NOWHERE])
+def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small, project, changes):
     before, texts = contents(small), {name: (project / name).read_text(encoding="utf-8") for name, *_ in changes}
-    for name, old, new in changes:
+    for name, old, new, _ in changes:
         text = (project / name).read_text(encoding="utf-8")
         assert old in text
         (project / name).write_text(text.replace(old, new), encoding="utf-8")
@@ -174,8 +171,8 @@ def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small,
         site.build()
     for name, text in texts.items():
         (project / name).write_text(text, encoding="utf-8")
-    for words in says:
-        assert words in str(caught.value)
+    for *_, words in changes:
+        assert re.search(words, str(caught.value), re.DOTALL)
     assert contents(small) == before and [p.name for p in small.parent.iterdir()] == ["site"]
 
 
@@ -259,7 +256,7 @@ def test_the_real_site_in_a_browser(real, page, width, scheme):
         assert page.run("[...document.querySelectorAll('math')].every((m) => m.getBoundingClientRect().width > 0)")
         background = page.run("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]")
         assert (int(background) > 128) == (scheme == "light")
-        found = Axe().run(page.page, options={"preload": False})
+        found = Axe().run(page.page, options={"preload": False, "resultTypes": ["violations"]})
         faults = {fault["id"]: fault["nodes"][0]["html"] for fault in found.response["violations"]}
         assert not faults.keys() - KNOWN, (file.name, faults)
 
