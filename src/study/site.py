@@ -1,4 +1,4 @@
-"""``make site``: Sphinx makes the pages, as ``notebooks/conf.py`` says, their folder appears whole or not at all."""
+"""``make site``: Sphinx makes pages as ``notebooks/conf.py`` says, and their folder appears whole or not at all."""
 
 import fcntl
 import io
