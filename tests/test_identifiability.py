@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from bioface import (
-    ambiguity,
     camera,
     datasets,
     identifiability,
@@ -110,7 +109,7 @@ def some_maps(n=20, seed=0):
 
 def test_rgb_jacobian_equals_finite_differences():
     x, M = some_maps(), a_camera()
-    J = ambiguity.rgb_jacobian(*x[:, :3].T, M)
+    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
     for k in range(4):
         step = np.zeros(4)
         step[k] = 1e-6
@@ -121,8 +120,8 @@ def test_rgb_jacobian_equals_finite_differences():
 def test_the_null_direction_changes_no_colour():
     x, M = some_maps(), a_camera()
     unit = np.array([0.1, 0.02, 0.5, 0.1])
-    J = ambiguity.rgb_jacobian(*x[:, :3].T, M)
-    along = ambiguity.null_direction(J, unit)
+    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
+    along = identifiability.null_direction(J, unit)
     assert np.allclose(np.linalg.norm(along / unit, axis=1), 1)
     assert (along[:, 0] >= 0).all()
     seen = np.abs(np.einsum("pij,pj->pi", J, along)).max()
@@ -132,13 +131,13 @@ def test_the_null_direction_changes_no_colour():
 
 def test_another_answer_has_the_same_colour():
     x, M = some_maps(), a_camera()
-    other = ambiguity.same_colour(x, 1.1 * x[:, 0], M)
+    other = identifiability.same_colour(x, 1.1 * x[:, 0], M)
     possible = np.isfinite(other).all(-1)
     assert possible.mean() > 0.3
     assert np.allclose(colour_of(other[possible], M), colour_of(x[possible], M), atol=2e-4)
     assert np.allclose(other[possible, 0], 1.1 * x[possible, 0])
     assert (other[possible, 2:] >= 0).all()
-    none = ambiguity.same_colour(x, np.full(len(x), 0.9), M)
+    none = identifiability.same_colour(x, np.full(len(x), 0.9), M)
     assert np.isnan(none).any()
 
 
@@ -151,14 +150,14 @@ def test_the_oracle_finds_what_was_put_in():
     white = to_rgb.sum(-1)
     x = np.array([[m[20], h[12], 0.8, 0.1], [m[12], h[25], 1.1, 0.0]])
     colour = colour_of(x, to_rgb)
-    error, d, s = ambiguity.explain(colour, table.numpy(), white)
+    error, d, s = identifiability.explain(colour, table.numpy(), white)
     for p, (i, j) in enumerate(((20, 12), (12, 25))):
         assert error[p, i, j] < 1e-6
         assert d[p, i, j] == pytest.approx(x[p, 2], abs=1e-4) and s[p, i, j] == pytest.approx(x[p, 3], abs=1e-4)
     assert (d >= 0).all() and (s >= 0).all()
-    given, _, _ = ambiguity.explain(colour, table.numpy(), white, diffuse=x[:, 2])
+    given, _, _ = identifiability.explain(colour, table.numpy(), white, diffuse=x[:, 2])
     assert given[0, 20, 12] < 1e-6 and (given >= error - 1e-9).all()
-    matt, _, none = ambiguity.explain(colour, table.numpy(), white, specular=False)
+    matt, _, none = identifiability.explain(colour, table.numpy(), white, specular=False)
     assert (none == 0).all() and (matt >= error - 1e-9).all() and matt[1, 12, 25] < 1e-6
     # against a brute-force search over both shadings, at one entry that does not fit
     t = table.numpy()[:, 5, 5]
@@ -170,7 +169,7 @@ def test_the_oracle_finds_what_was_put_in():
 def test_the_range_of_what_explains_a_colour():
     error = np.full((2, 4, 3), 1.0)
     error[0, 1, 2] = error[0, 3, 0] = 1e-3
-    low, high = ambiguity.feasible_range(error, np.array([1.0, 2.0, 3.0, 4.0]), 2e-3)
+    low, high = identifiability.feasible_range(error, np.array([1.0, 2.0, 3.0, 4.0]), 2e-3)
     assert (low[0], high[0]) == (2, 4)
     assert np.isnan(low[1]) and np.isnan(high[1])
 
@@ -248,7 +247,7 @@ def test_every_pixel_may_have_a_prior_of_its_own():
 
 def test_without_a_prior_three_colours_tell_nothing_and_thirty_three_the_cramer_rao_bound():
     x, M = some_maps(200), a_camera()
-    J = ambiguity.rgb_jacobian(*x[:, :3].T, M)
+    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
     assert np.isinf(identifiability.posterior_deviation(J, 0.01)).all()
     J = identifiability.jacobian(*x[:, :3].T, np.ones(33))
     bound = identifiability.standard_deviation(J, 0.01)
@@ -280,7 +279,7 @@ def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
     cameras = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
     pixels = rng.choice(int(test.mask.sum()), 5, replace=False)
     m, h, d, s = (getattr(test, name)[test.mask][pixels].astype(float) for name in identifiability.MAPS)
-    J = identifiability.in_table_coordinates(ambiguity.rgb_jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
+    J = identifiability.in_table_coordinates(identifiability.rgb_jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
     N = identifiability.nuisance_covariance(m, h, d, s, cameras.numpy())
     n, sigma = 20_000, 0.004
     drawn = rng.multivariate_normal(np.zeros(4), prior, n)
