@@ -22,7 +22,7 @@ def mean(melanin):
     print("made")
     return float(skin.reflectance(melanin, 0.04).mean())
 
-print(cache.kept(mean)(0.1))
+print(cache.kept(mean, (0.1,)))
 """
 
 
@@ -59,8 +59,10 @@ def test_another_skin_model_is_another_result(tmp_path):
 
 
 def test_a_result_is_kept_where_the_build_folder_is(folders):
-    assert cache.kept(times_two)(2) == cache.kept(times_two)(2)
-    assert list((paths.build() / "cache").rglob("output.pkl"))
+    calls = [(times_two, (number,), number) for number in (1, 2)]
+    assert cache.kept(*calls[0]) == cache.kept(*calls[0])
+    assert len(list((paths.build() / "cache").rglob("output.pkl"))) == 1
+    assert cache.missing(calls) == calls[1:]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

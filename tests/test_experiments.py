@@ -1,14 +1,16 @@
 """Runs side by side, their cache and their scores; costs and step sizes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from bioface import image_formation, objective, recipes, training
-from bioface.datasets import photos
+from bioface.datasets import photos, twin
 from bioface.errors import BiofaceError
 from bioface.network import Output
-from study import experiments
+from study import experiments, notebook
 
 SMALL = dict(width=2, steps=3)
 
@@ -18,22 +20,26 @@ def a_batch(faces=2, size=16, seed=0):
     g = torch.Generator().manual_seed(seed)
     coarse = torch.rand(4, faces, 1, 4, 4, generator=g)
     maps = torch.stack([torch.nn.functional.interpolate(m, size, mode="bilinear").squeeze(1) for m in coarse])
-    said = Output(
-        maps[0] - 0.5,
-        maps[1] - 0.5,
-        0.4 + maps[2],
-        0.1 * maps[3],
-        torch.zeros(faces, 2),
-        torch.eye(14)[torch.arange(faces) % 14],
-        torch.full((faces,), 6500.0),
-    )
+    light = torch.eye(14)[torch.arange(faces) % 14], torch.full((faces,), 6500.0)
+    said = Output(maps[0] - 0.5, maps[1] - 0.5, 0.4 + maps[2], 0.1 * maps[3], torch.zeros(faces, 2), *light)
     blank = objective.Batch(torch.zeros(faces, size, size, 3), torch.ones(faces, size, size, dtype=torch.bool))
     image, _ = objective.decode(said, blank, recipes.WORKING)
     return objective.Batch(image, blank.mask)
 
 
-def first_run(batch, recipe=recipes.WORKING, **changes):
-    return experiments.run_all(experiments.Plan(batch, [recipe], **SMALL | changes))[recipe.name][0]
+def runs_of(batch, *recipes_, **changes):
+    return experiments.run_all(experiments.Plan(batch, recipes_ or [recipes.WORKING], **SMALL | changes))
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a, b)
+        for a, b in [
+            *((getattr(one, name), getattr(other, name)) for name in ("start", "image", "image_eval")),
+            *zip(one.output, other.output, strict=True),
+            (one.history.total, other.history.total),
+        ]
+    )
 
 
 @pytest.fixture
@@ -41,62 +47,58 @@ def times_run(folders, monkeypatch):
     """What was trained, not found; in this process."""
     found, run = [], experiments.run
     monkeypatch.setattr(experiments, "run", lambda *job: found.append(job) or run(*job))
-    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
+    monkeypatch.setattr(notebook, "processors", lambda: 1)
     return found
 
 
 def test_runs_are_kept_and_found_again(times_run):
     batch, recipe = a_batch(), recipes.WORKING
-    first = experiments.run_all(experiments.Plan(batch, [recipe], seeds=(0, 1), **SMALL))["working"]
+    first = runs_of(batch, recipe, seeds=(0, 1))["working"]
     assert [found.seed for found in first] == [0, 1] and len(times_run) == 2
     assert not np.array_equal(first[0].image, first[1].image)
-    renamed = recipe.but("other name")
-    second = experiments.run_all(experiments.Plan(batch, [renamed], seeds=(0, 1), **SMALL))["other name"]
-    assert len(times_run) == 2
-    for one, other in zip(first, second, strict=True):
-        assert np.array_equal(one.image, other.image) and np.array_equal(one.image_eval, other.image_eval)
-        assert all(torch.equal(a, b) for a, b in zip(one.output, other.output, strict=True))
-        assert np.array_equal(one.history.total, other.history.total)
-        assert one.history.seconds == other.history.seconds
-        assert other.recipe == renamed
+    named = dataclasses.replace(batch, names=("a", "b"))
+    second = runs_of(named, recipe.but("other name"), seeds=(0, 1))["other name"]  # names make no other run
+    assert len(times_run) == 2 and all(map(same, first, second))
+    assert first[0].history.seconds == second[0].history.seconds
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 def test_a_damaged_cache_is_run_again(folders, times_run, damage):
     batch = a_batch()
-    first = first_run(batch)
+    (first,) = runs_of(batch)["working"]
     (file,) = (folders.parent / "build" / "cache").rglob("output.pkl")
     whole = file.read_bytes()
     file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no archive"}[damage])
-    assert np.array_equal(first_run(batch).image, first.image)
+    assert same(runs_of(batch)["working"][0], first)
     assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
 
-def test_another_recipe_seed_or_face_is_another_run(times_run):
+def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     batch, faster = a_batch(), recipes.WORKING.but("working", learning_rate=1e-4)
-    for others in (dict(), dict(recipe=faster), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
-        first_run(batch, **others)
-    first_run(a_batch(seed=1))
-    assert len(times_run) == 6
+    for others in (dict(), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
+        runs_of(batch, **others)
+    runs_of(batch, faster)
+    runs_of(a_batch(seed=1))
+    with torch.no_grad():
+        truth = training.build("working", 2)(batch.image)
+    runs_of(dataclasses.replace(batch, truth=truth))
+    assert len(times_run) == 7
 
 
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(folders, monkeypatch, tmp_path):
     batch, both = a_batch(), [recipes.WORKING, recipes.PAPER_LITERAL]
-    monkeypatch.setattr(experiments.notebook, "processors", lambda: 2)
-    side_by_side = experiments.run_all(experiments.Plan(batch, both, **SMALL))
+    monkeypatch.setattr(notebook, "processors", lambda: 2)
+    side_by_side = runs_of(batch, *both)
     monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr(experiments.notebook, "processors", lambda: 1)
-    alone = experiments.run_all(experiments.Plan(batch, both, **SMALL))
-    for name in alone:
-        assert np.array_equal(alone[name][0].image, side_by_side[name][0].image)
+    monkeypatch.setattr(notebook, "processors", lambda: 1)
+    alone = runs_of(batch, *both)
+    assert all(same(alone[name][0], side_by_side[name][0]) for name in alone)
 
 
 def test_recipes_of_one_name_are_refused(folders):
     with pytest.raises(BiofaceError, match="names that differ"):
-        experiments.run_all(
-            experiments.Plan(a_batch(), [recipes.WORKING, recipes.WORKING.but("working", scale=255.0)], **SMALL)
-        )
+        runs_of(a_batch(), recipes.WORKING, recipes.WORKING.but("working", scale=255.0))
 
 
 def test_a_run_starts_at_the_untrained_network(folders):
@@ -108,42 +110,34 @@ def test_a_run_starts_at_the_untrained_network(folders):
     assert torch.get_num_threads() >= 1
 
 
+def a_run(image, said):
+    row = np.zeros(1)
+    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
+    return experiments.Run(0, 1, image, image, image, said, nothing)
+
+
 def test_scores_of_known_images():
     batch = a_batch()
     image = batch.image.numpy()
     assert experiments.reconstruction(image + 0.1, batch) == pytest.approx(0.1, rel=1e-5)
-    assert experiments.luminance_correlation(2 * image, batch) == pytest.approx(1)
+    said = training.build("working", 2)(batch.image)
+    assert experiments.scores(a_run(2 * image, said), batch)["luminance"] == pytest.approx(1)
     flat = experiments.constant_colour(batch)
     assert np.ptp(flat, (1, 2)).max() == 0
-    assert experiments.reconstruction(flat, batch) == pytest.approx(
-        image.std((1, 2)).__pow__(2).mean(-1).__pow__(0.5).mean(), rel=1e-4
-    )
+    deviation = np.sqrt(image.var((1, 2)).mean(-1)).mean()
+    assert experiments.reconstruction(flat, batch) == pytest.approx(deviation, rel=1e-4)
 
 
-def test_scores_of_the_truth_are_perfect(twin_truth):
-    samples, batch = twin_truth
+def test_scores_of_the_truth_are_perfect(issa_build, monkeypatch):
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    samples = twin.load("train", config=twin.TwinConfig(train=2, validation=1, test=1, cubes=0))
+    batch = objective.Batch.of(samples)
     said = objective.true_output(samples.truth)
     image, _ = objective.decode(said, batch, recipes.WORKING)
-    row = np.zeros(1)
-    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
-    found = experiments.Run(recipes.WORKING, 8, 0, 1, image.numpy(), image.numpy(), image.numpy(), said, nothing)
-    s = experiments.scores(found, batch, samples.truth)
+    s = experiments.scores(a_run(image.numpy(), said), batch, samples.truth)
     for name in ("melanin", "haemoglobin", "diffuse", "specular"):
-        assert s[name] < 1e-4
-        assert s[f"{name}_correlation"] > 0.999
+        assert s[name] < 1e-4 and s[f"{name}_correlation"] > 0.999
     assert s["rmse"] < 0.01 and s["luminance"] > 0.999
-
-
-@pytest.fixture(scope="module")
-def twin_truth(issa_build, tmp_path_factory):
-    """Two faces of a tiny twin."""
-    from bioface.datasets import twin
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BIOFACE_BUILD", str(issa_build))
-        config = twin.TwinConfig(train=2, validation=1, test=1, cubes=0)
-        samples = twin.load(split="train", config=config)
-    return samples, objective.Batch.of(samples)
 
 
 def test_step_sizes_add_up():
@@ -192,11 +186,9 @@ def test_peak_memory_is_measured_in_a_process_of_its_own():
 
 def test_the_dictionary_of_a_summary():
     batch = a_batch()
-    table = experiments.summary(
-        {"working": [experiments.run(batch, recipes.WORKING, seed=s, **SMALL) for s in (0, 1)]}, batch
-    )
-    assert set(table["working"]) == {"rmse", "luminance", "start"}
-    assert table["working"]["rmse"].shape == (2,)
+    runs = {"working": [experiments.run(batch, recipes.WORKING, seed=s, **SMALL) for s in (0, 1)]}
+    table = experiments.summary(runs, batch)["working"]
+    assert set(table) == {"rmse", "luminance", "start"} and table["rmse"].shape == (2,)
 
 
 @pytest.fixture(scope="module")

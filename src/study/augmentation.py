@@ -66,13 +66,13 @@ class Augmented:
         true, mask, n = batch.truth, batch.mask, len(rows)
         assert true is not None and batch.lighting is not None  # as was checked when made
         factors = torch.from_numpy(self._base[rng.integers(len(self._base), size=n)] / self._base[rows])
-        fractions = (
-            (true.melanin_fraction, skin.MELANIN_RANGE[1]),
-            (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1]),
+        fractions, tops = (
+            (true.melanin_fraction, true.haemoglobin_fraction),
+            (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE),
         )
         melanin, haemoglobin = (
             skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
-            for factor, (fraction, top) in zip(factors.T, fractions, strict=True)
+            for fraction, factor, (_, top) in zip(fractions, factors.T, tops, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
@@ -104,8 +104,9 @@ def _mirrored(batch: Batch, which: Tensor) -> Batch:
 
     normals, lighting, truth = batch.normals, batch.lighting, batch.truth
     if normals is not None and lighting is not None:
-        sign = torch.where(which[:, None], lighting.new_tensor(_MIRROR), 1)
-        normals, lighting = flipped(normals) * sign[:, None, None, [3, 2, 2]], lighting * sign
+        normals, side = flipped(normals), torch.where(which, -1.0, 1.0)[:, None, None, None]
+        normals = torch.cat([normals[..., :1] * side, normals[..., 1:]], -1)
+        lighting = torch.where(which[:, None], lighting * lighting.new_tensor(_MIRROR), lighting)
     if truth is not None:
         truth = Output._make([*map(flipped, truth[:4]), *truth[4:]])
     return Batch(flipped(batch.image), flipped(batch.mask), normals, lighting, batch.names, truth)
@@ -115,9 +116,9 @@ def _halved(batch: Batch) -> Batch:
     """Two by two pixels averaged; in the mask where all four are. Photos of skin average as its maps do, nearly."""
 
     def pooled(value: Tensor) -> Tensor:
-        last = value if value.ndim == 3 else value.movedim(-1, 1)  # rows and columns
-        small = torch.nn.functional.avg_pool2d(last, 2)
-        return small if value.ndim == 3 else small.movedim(1, -1)
+        planes = value if value.ndim == 3 else value.movedim(-1, 1).flatten(0, 1)
+        small = torch.nn.functional.avg_pool2d(planes, 2)
+        return small if value.ndim == 3 else small.unflatten(0, (len(value), -1)).movedim(1, -1)
 
     normals = None if batch.normals is None else torch.nn.functional.normalize(pooled(batch.normals), dim=-1)
     truth = None if batch.truth is None else Output._make([*map(pooled, batch.truth[:4]), *batch.truth[4:]])
