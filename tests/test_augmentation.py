@@ -23,30 +23,30 @@ def rendered(batch):
     return image
 
 
-def rmse(a, b, mask):
-    return float(metrics.rmse(a, b, mask).max())
+@pytest.fixture(scope="module")
+def batch(faces):
+    """Recoloured."""
+    return augmentation.Augmented(faces, 1)[ROWS]
 
 
 @pytest.mark.parametrize("recolour", [False, True])
 def test_the_truth_renders_to_the_photo(faces, recolour):
     batch = augmentation.Augmented(faces, 1, recolour)[ROWS]
-    assert rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask) < 0.003  # eight bits of the stored photos
+    error = metrics.rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask)
+    assert float(error.max()) < 0.003  # eight bits of the stored photos
 
 
-def test_the_light_fits_the_shading(faces):
-    batch = augmentation.Augmented(faces, 1)[ROWS]
+def test_the_light_fits_the_shading(faces, batch):
     shading = illumination.sh_shading(batch.normals, batch.lighting)
-    matched = ~torch.from_numpy(faces.truth.mismatch)[ROWS]
-    assert rmse(shading[matched], batch.truth.diffuse[matched], batch.mask[matched]) < 1e-4
+    error = metrics.rmse(shading, batch.truth.diffuse, batch.mask)
+    assert float(error[~torch.from_numpy(faces.truth.mismatch)[ROWS]].max()) < 1e-4
 
 
-def test_recolouring_changes_the_skin_and_keeps_the_shape(faces):
+def test_recolouring_changes_the_skin_and_keeps_the_shape(faces, batch):
     plain = augmentation.Augmented(faces, 1, recolour=False).batch[ROWS]
-    batch = augmentation.Augmented(faces, 1)[ROWS]
     base = [b.truth.melanin[b.mask].median() for b in (plain, batch)]
     assert abs(float(base[0] - base[1])) > 1e-3
-    same = (batch.mask == plain.mask).flatten(1).all(1)
-    mirrored = (batch.mask.flip(2) == plain.mask).flatten(1).all(1)
+    same, mirrored = ((mask == plain.mask).flatten(1).all(1) for mask in (batch.mask, batch.mask.flip(2)))
     assert bool((same | mirrored).all())
     assert bool(mirrored.any()) and bool(same.any())
     assert float(batch.image.min()) >= 0 and float(batch.image.max()) <= 1
@@ -54,13 +54,10 @@ def test_recolouring_changes_the_skin_and_keeps_the_shape(faces):
         assert float(getattr(batch.truth, name)[batch.mask].abs().max()) <= 1
 
 
-def test_the_same_rows_give_the_same_faces(faces):
-    a, b = (augmentation.Augmented(faces, 1)[ROWS] for _ in range(2))
-    assert torch.equal(a.image, b.image)
-    other = augmentation.Augmented(faces, 2)[ROWS]
-    assert not torch.equal(a.image, other.image)
-    shifted = augmentation.Augmented(faces, 1)[ROWS + 1]
-    assert not torch.equal(a.image[1:], shifted.image[:-1])
+def test_the_same_rows_give_the_same_faces(faces, batch):
+    assert torch.equal(batch.image, augmentation.Augmented(faces, 1)[ROWS].image)
+    assert not torch.equal(batch.image, augmentation.Augmented(faces, 2)[ROWS].image)
+    assert not torch.equal(batch.image[1:], augmentation.Augmented(faces, 1)[ROWS + 1].image[:-1])
 
 
 def test_halved(faces):
@@ -80,8 +77,7 @@ def test_mirroring_needs_no_truth_and_recolouring_does(faces):
         augmentation.Augmented(unknown, 0)
 
 
-def test_the_brightness_is_that_of_the_twin(faces):
-    batch = augmentation.Augmented(faces, 1)[ROWS]
+def test_the_brightness_is_that_of_the_twin(faces, batch):
     level = torch.stack([batch.image[i][batch.mask[i]].mean() for i in range(6)])
     assert float(level.min()) > 0.05 and float(level.max()) < 0.6
     stored = image_formation.srgb_decode(torch.from_numpy(faces.rgb))
@@ -91,9 +87,8 @@ def test_the_brightness_is_that_of_the_twin(faces):
 
 def test_no_skin_is_lit_more_than_the_twin_lights_any(faces):
     """Dark skin is exposed longer, but not without end; a mean shading of 2 would be on no face of the twin."""
-    darkest = dataclasses.replace(
-        faces, truth=dataclasses.replace(faces.truth, melanin=(4 * faces.truth.melanin).clip(0, 0.43))
-    )
+    truth = dataclasses.replace(faces.truth, melanin=(4 * faces.truth.melanin).clip(0, 0.43))
+    darkest = dataclasses.replace(faces, truth=truth)
     batch = augmentation.Augmented(darkest, 1)[ROWS]
     bright = [batch.truth.diffuse[i][batch.mask[i]].quantile(0.9) for i in range(6)]
     assert float(max(bright)) < 1.4 + 1e-3

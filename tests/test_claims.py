@@ -144,33 +144,36 @@ def test_a_claim_is_skipped_for_a_reason_and_the_notebook_s_words_fill_the_brace
     assert made.rows["a"].what == "16 faces" and made.rows["a"].verdict == "not measured"
 
 
+def saved(made, **values):
+    """Claims handed in and saved: the rows as they stand in the file, and its text."""
+    for name, value in values.items():
+        made.check(name, value, control="y")
+    made.save()
+    text = (paths.figures() / "claims.json").read_text()
+    return json.loads(text)["claims"], text
+
+
 def test_saving_replaces_the_notebook_s_rows_only(declare, figures):
     for notebook, names in [("04", "ab"), ("01", "c"), ("04", "bd")]:
-        made = declare("".join(TOML.replace("04.a", f"{notebook}.{name}") for name in names), notebook)
-        for name in names:
-            made.check(name, 1.0)
-        made.save()
+        text = "".join(TOML.replace("04.a", f"{notebook}.{name}") for name in names)
+        saved(declare(text, notebook), **dict.fromkeys(names, 1.0))
     assert [c.id for c in claims.read()] == ["01.c", "04.b", "04.d"]
     assert [p.name for p in figures.iterdir()] == ["claims.json"]
 
 
-def test_saved_rows_say_what_was_measured(declare, figures):
+def test_saved_rows_say_what_was_measured(declare):
     made = declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b"))
-    made.check("a", 1 / 3, control="y")
-    made.check("b", np.nan)
-    made.save()
-    first, second = json.loads((figures / "claims.json").read_text())["claims"]
+    (first, second), text = saved(made, a=1 / 3, b=np.nan)
     assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
     assert (first["bar"], first["unit"], first["control"]) == ("≤ 0.5", "s", "y")
     assert second["measured"] is None and second["shown"] == "nan" and second["passed"] is False
-    assert "NaN" not in (figures / "claims.json").read_text()
+    assert "NaN" not in text
 
 
 def test_a_damaged_file_is_named_and_left_alone(declare, figures):
     made = declare()
-    made.check("a", 0.25)
-    made.save()
-    file, whole = figures / "claims.json", (figures / "claims.json").read_text()
+    _, whole = saved(made, a=0.25)
+    file = figures / "claims.json"
     row = whole.splitlines()[1]
     damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
     damages += [whole.replace("0.25,", f"{value},") for value in ("NaN", "1e999", "true", '"0.25"', "1" + "0" * 400)]
@@ -184,9 +187,7 @@ def test_a_damaged_file_is_named_and_left_alone(declare, figures):
 
 def test_digest_is_of_one_notebook(declare):
     def digest(notebook, value):
-        made = declare(TOML.replace("04", notebook), notebook)
-        made.check("a", value)
-        made.save()
+        saved(declare(TOML.replace("04", notebook), notebook), a=value)
         return claims.digest("04")
 
     before = digest("04", 1.0)
@@ -204,9 +205,7 @@ def test_the_command_line(declare):
     command = [sys.executable, "-m", "study.claims"]
     missing = subprocess.run(command, capture_output=True, text=True)
     assert missing.returncode == 2 and "claims.json: expected" in missing.stderr
-    made = declare()
-    made.check("a", 2.0)
-    made.save()
+    saved(declare(), a=2.0)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "04.a" in done.stdout and "FAIL" in done.stdout
 

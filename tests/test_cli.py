@@ -32,11 +32,11 @@ def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
     path, melanin, mask = cube_file
     out = tmp_path / "results"
     assert cli.main(["fit", str(path), "--out", str(out)]) == 0
-    with np.load(out / "face_fit.npz") as maps:
-        np.testing.assert_allclose(maps["melanin"][mask], melanin[mask], atol=1e-3)
-        assert np.isnan(maps["melanin"][~mask]).all()
-        assert {"haemoglobin", "diffuse_shading", "specular_shading", "residual", "status"} <= set(maps)
-        np.testing.assert_array_equal(maps["wavelengths"], WAVE)
+    with np.load(out / "face_fit.npz") as found:
+        np.testing.assert_allclose(found["melanin"][mask], melanin[mask], atol=1e-3)
+        assert np.isnan(found["melanin"][~mask]).all()
+        assert {"haemoglobin", "diffuse_shading", "specular_shading", "residual", "status"} <= set(found)
+        np.testing.assert_array_equal(found["wavelengths"], WAVE)
     assert (out / "face_fit.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in out.iterdir()) == ["face_fit.npz", "face_fit.png"]
     said = capsys.readouterr().out
@@ -50,10 +50,9 @@ def test_fit_goes_to_the_build_folder_by_default(cube_file, tmp_path):
 
 def one_line_error(arguments, capsys):
     assert cli.main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and said.err.startswith("error: ")
-    assert "Traceback" not in said.err
-    return said.err
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ") and "Traceback" not in said
+    return said
 
 
 def test_what_cannot_be_fitted(cube_file, tmp_path, capsys):
@@ -99,14 +98,12 @@ def test_decompose_writes_maps_and_pictures(decompose, photo_and_weights, tmp_pa
     found = maps.Decomposition.load(out / "me_maps.npz")
     same = decomposition.decompose(photo, mask, weights)
     np.testing.assert_array_equal(found.melanin, same.melanin)
-    grey = np.asarray(Image.open(out / "me_diffuse.png"))
-    expected = np.nan_to_num(found.diffuse_shading / 1.5).clip(0, 1) * 255
-    assert grey.shape == (80, 60) and grey.dtype == np.uint8
-    np.testing.assert_allclose(grey, expected, atol=0.51)
-    colour = np.asarray(Image.open(out / "me_reconstruction.png"))
-    expected = np.nan_to_num(image_formation.srgb_encode(found.reconstruction)).clip(0, 1) * 255
-    np.testing.assert_allclose(colour, expected, atol=0.51)
-    assert (colour[0] == 0).all() and (colour[45, 30] > 0).all()  # nothing is known outside the crop
+    colour = image_formation.srgb_encode(found.reconstruction)
+    for name, expected in (("diffuse", found.diffuse_shading / 1.5), ("reconstruction", colour)):
+        shown = np.asarray(Image.open(out / f"me_{name}.png"))
+        assert shown.shape == expected.shape and shown.dtype == np.uint8
+        np.testing.assert_allclose(shown, np.nan_to_num(expected).clip(0, 1) * 255, atol=0.51)
+    assert (shown[0] == 0).all() and (shown[45, 30] > 0).all()  # nothing is known outside the crop
 
 
 def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_path, capsys):

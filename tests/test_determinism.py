@@ -6,7 +6,6 @@ must agree to half of the third.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, image_formation, metrics, smith2019, training
+from bioface import illumination, image_formation, metrics, smith2019, threads, training
 from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
 from bioface.decomposition import decompose
@@ -28,13 +27,13 @@ from bioface.objective import Batch
 from study import claims, notebook
 
 
-@contextlib.contextmanager
-def threads(count):
-    """Torch on so many threads, afterwards on as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+def on_one_and_two(work):
+    """What some work gives on one torch thread and on two."""
+    found = []
+    for count in (1, 2):
+        with threads.number(count):
+            found.append(work())
+    return found
 
 
 DIGITS = 3  # of a claim, as printed
@@ -98,10 +97,13 @@ def fitted(seed=0):
     return smith2019.fit(cube + noise * light, illuminant=light), [m[0] for m in maps]
 
 
+def a_face(seed=5):
+    return twin.make_face(seed, "test", 2, True, sorted(twin.base_colours())[0])
+
+
 def same_bits(one, other):
-    for field in dataclasses.fields(one):
-        if field.name != "seconds":
-            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+    for name in vars(one).keys() - {"seconds"}:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
 # --- twice -------------------------------------------------------------------------------------------------
@@ -131,17 +133,13 @@ def test_a_training_twice(recipe):
     assert trained(seed=1, recipe=recipe)[0] != numbers
 
 
-def test_a_photo_taken_apart_twice():
-    same_bits(taken_apart(), taken_apart())
-
-
-def test_a_fit_twice():
-    same_bits(fitted()[0], fitted()[0])
+@pytest.mark.parametrize("work", [taken_apart, lambda: fitted()[0]], ids=["a photo taken apart", "a fit"])
+def test_other_work_twice(work):
+    same_bits(work(), work())
 
 
 def test_a_face_of_the_twin_twice():
-    group = sorted(twin.base_colours())[0]
-    one, again, other = (twin.make_face(seed, "test", 2, True, group) for seed in (5, 5, 6))
+    one, again, other = map(a_face, (5, 5, 6))
     assert all(np.array_equal(one[name], again[name]) for name in one)
     assert not np.array_equal(one["rgb"], other["rgb"])
 
@@ -163,7 +161,7 @@ def digests():
         return hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in values)).hexdigest()
 
     numbers, weights = trained()
-    face = twin.make_face(5, "test", 2, True, sorted(twin.base_colours())[0])
+    face = a_face()
     return {
         "training": numbers,
         "weights": digest(*(weights[name].numpy() for name in sorted(weights))),
@@ -189,19 +187,13 @@ def test_two_processes_agree_to_the_last_bit():
 
 @pytest.mark.parametrize("recipe", ["working", "authors_code"])
 def test_a_training_on_one_thread_and_on_two(recipe):
-    with threads(1):
-        one, _ = trained(recipe=recipe)
-    with threads(2):
-        two, _ = trained(recipe=recipe)
+    (one, _), (two, _) = on_one_and_two(lambda: trained(recipe=recipe))
     off = {name: (claims.number(one[name]), claims.number(two[name])) for name in one}
     assert [(name, off[name]) for name in one if not within_print(one[name], two[name])] == []
 
 
 def test_a_photo_taken_apart_on_one_thread_and_on_two():
-    with threads(1):
-        one = taken_apart()
-    with threads(2):
-        two = taken_apart()
+    one, two = on_one_and_two(taken_apart)
     for field in dataclasses.fields(one):
         a, b = (np.asarray(getattr(d, field.name), float) for d in (one, two))
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5, err_msg=field.name)
@@ -209,10 +201,7 @@ def test_a_photo_taken_apart_on_one_thread_and_on_two():
 
 
 def test_a_fit_on_one_thread_and_on_two():
-    with threads(1):
-        one, true = fitted()
-    with threads(2):
-        two, _ = fitted()
+    (one, true), (two, _) = on_one_and_two(fitted)
     everywhere = np.ones(true[0].shape, bool)
     for k, name in enumerate(("melanin", "haemoglobin", "diffuse_shading", "specular_shading")):
         error, other = (metrics.rmse(getattr(f, name), true[k], everywhere) for f in (one, two))
@@ -221,9 +210,5 @@ def test_a_fit_on_one_thread_and_on_two():
 
 def test_a_face_of_the_twin_on_one_thread_and_on_two():
     """To the last bit, unlike the others: a twin is named by what it is made from, and threads are no part of it."""
-    group = sorted(twin.base_colours())[0]
-    with threads(1):
-        one = twin.make_face(5, "test", 2, True, group)
-    with threads(2):
-        two = twin.make_face(5, "test", 2, True, group)
+    one, two = on_one_and_two(a_face)
     assert all(np.array_equal(one[name], two[name]) for name in one)

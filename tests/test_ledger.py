@@ -72,6 +72,14 @@ def test_an_unknown_statistic(figures):
         ledger.measured("02_lines:a/b – c|medan", figures)
 
 
+def test_every_row_says_something_in_every_column_and_is_resolved():
+    assert len({row["topic"] for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        assert all(text.strip() == text and text for text in row.values()), row["topic"]
+        assert row["effect"].endswith((".", ".)")), row["topic"]
+        assert not REFERENCE.search(ledger.resolved(row, paths.figures())["effect"]), row["topic"]
+
+
 def test_no_number_of_an_effect_is_typed_by_hand():
     for row in ROWS:
         typed = re.sub(r"notebook \d\d", "", REFERENCE.sub("", row["effect"]))
@@ -81,24 +89,11 @@ def test_no_number_of_an_effect_is_typed_by_hand():
         assert known, row["topic"]
 
 
-def test_every_row_says_something_in_every_column():
-    assert len({row["topic"] for row in ROWS}) == len(ROWS)
-    for row in ROWS:
-        for name, text in row.items():
-            assert text.strip() == text and text, (row["topic"], name)
-        assert row["effect"].endswith((".", ".)")), row["topic"]
-
-
 def test_every_fault_and_every_step_of_the_ladders_is_in_it():
     effects = " ".join(row["effect"] for row in ROWS)
     steps = {r.name for r in (*recipes.LADDER, *recipes.CODE_LADDER, *recipes.FAULTS)}
     steps -= {"d65_rows", "authors_code"}  # rows alone, which `rows_sum_1` is about; all of them together
     assert [name for name in sorted(steps) if f"02_ladder:{name}/" not in effects] == []
-
-
-def test_every_number_is_there():
-    for row in ROWS:
-        assert not REFERENCE.search(ledger.resolved(row, paths.figures())["effect"]), row["topic"]
 
 
 def test_numbers_of_another_notebook_are_left_to_it(figures):

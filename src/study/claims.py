@@ -80,8 +80,8 @@ class Claims:
         except (TypeError, ValueError, RuntimeError) as error:
             raise BiofaceError(f"claim {claim.id}: expected one number, and one bar for it, found {error}") from error
         passed = math.isfinite(value) and low <= value <= high
-        found: dict[str, Any] = {"measured": float(f"{value:.6g}") if math.isfinite(value) else None, "passed": passed}
-        self.rows[name] = replace(claim, **found, shown=number(value, held.get("digits", 3)), bar=text, control=control)
+        kept, shown = float(f"{value:.6g}") if math.isfinite(value) else None, number(value, held.get("digits", 3))
+        self.rows[name] = replace(claim, measured=kept, shown=shown, bar=text, passed=passed, control=control)
         return passed
 
     def skip(self, name: str, *, reason: str) -> None:

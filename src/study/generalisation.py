@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Plan:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
 
-    def but(self, name: str, **changes: Any) -> Self:
+    def but(self, name: str, **changes: Any) -> "Plan":
         """This plan under another name with some fields changed."""
         return dataclasses.replace(self, name=name, **changes)
 
