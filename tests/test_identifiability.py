@@ -4,61 +4,49 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import (
-    camera,
-    datasets,
-    identifiability,
-    illumination,
-    image_formation,
-    maps,
-    skin,
-    spectra,
-)
+from bioface import band_design, camera, datasets, identifiability, illumination, image_formation, maps, skin
 from bioface.datasets import twin
 from bioface.errors import BiofaceError
 
 
+def numeric(seen, x):
+    """Derivative (n, N, 4) of ``seen`` of maps (n, 4) by finite differences."""
+    steps = 1e-6 * np.eye(4)
+    return np.stack([(seen(x + step) - seen(x - step)) / 2e-6 for step in steps], -1)
+
+
 def test_jacobian_equals_finite_differences():
-    x = np.array([0.1, 0.03, 0.8, 0.05])
-    e = illumination.standard("D65").numpy()
-
-    def radiance(x):
-        return e * (x[2] * skin.reflectance(x[0:1], x[1:2])[0] + x[3])
-
-    J = identifiability.jacobian(x[0:1], x[1:2], x[2:3], e)[0]
-    for k in range(4):
-        step = np.zeros(4)
-        step[k] = 1e-6
-        numeric = (radiance(x + step) - radiance(x - step)) / 2e-6
-        assert np.allclose(J[:, k], numeric, rtol=1e-6, atol=1e-9)
+    x, e = np.array([[0.1, 0.03, 0.8, 0.05]]), illumination.standard("D65").numpy()
+    expected = numeric(lambda x: e * (x[:, 2:3] * skin.reflectance(x[:, 0], x[:, 1]) + x[:, 3:]), x)
+    assert np.allclose(identifiability.jacobian(*x[:, :3].T, e), expected, rtol=1e-6, atol=1e-9)
+    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
+        identifiability.jacobian(np.array([2.0]), np.array([0.03]), np.array([1.0]), np.ones(33))
 
 
-def test_deviation_is_what_noise_does_to_least_squares():
-    g = torch.Generator().manual_seed(0)
-    J = torch.randn(33, 4, generator=g, dtype=torch.float64) * torch.tensor([1.0, 1e3, 1e-3, 1.0]).double()
-    noise = torch.randn(33, 20000, generator=g, dtype=torch.float64) * 0.01
-    estimates = torch.linalg.lstsq(J, noise).solution
-    predicted = identifiability.standard_deviation(J[None], 0.01)[0]
-    assert torch.allclose(estimates.std(1), predicted, rtol=0.03)
+@pytest.mark.parametrize("coloured", [False, True])
+def test_deviation_is_what_noise_does_to_least_squares(coloured):
+    J, A = random(33, 4) * torch.tensor([1.0, 1e3, 1e-3, 1.0]).double(), random(33, 60, seed=1) / 8
+    noise = 0.01 * (A @ random(60, 20000, seed=2) if coloured else random(33, 20000, seed=2))
+    predicted = identifiability.standard_deviation(J[None], 0.01, noise=A @ A.T if coloured else None)[0]
+    torch.testing.assert_close(torch.linalg.lstsq(J, noise).solution.std(1), predicted, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.1, -3.0])
 def test_what_cannot_be_told_apart_is_infinite(factor):
-    J = torch.randn(33, 4, generator=torch.Generator().manual_seed(0)).double()
+    J = random(33, 4)
     J[:, 1] = factor * J[:, 0]  # two maps with one spectrum
-    sd = identifiability.standard_deviation(J[None], 1.0)[0]
-    assert torch.isinf(sd[:2]).all()
-    assert torch.isfinite(sd[2:]).all()
+    assert identifiability.standard_deviation(J[None], 1.0)[0].isinf().tolist() == [True, True, False, False]
 
 
-def test_what_does_not_show_is_infinite_and_the_others_are_known():
-    J = torch.eye(4).double()[None].clone()
+def test_what_does_not_show_is_infinite_and_the_others_are_known_at_any_sigma():
+    J = torch.eye(4).double().expand(2, 4, 4).clone()
     J[0, :, 0] = 0
-    assert identifiability.standard_deviation(J, 2.0)[0].tolist() == pytest.approx([np.inf, 2.0, 2.0, 2.0])
+    found = identifiability.standard_deviation(J, torch.tensor([2.0, 3.0]).double())
+    assert found.tolist() == [pytest.approx([np.inf, 2, 2, 2]), pytest.approx([3, 3, 3, 3])]
 
 
 def test_what_is_held_is_nan_and_helps_the_others():
-    J = torch.randn(1, 33, 4, generator=torch.Generator().manual_seed(0)).double()
+    J = random(1, 33, 4)
     all_free = identifiability.standard_deviation(J, 1.0)[0]
     sd = identifiability.standard_deviation(J, 1.0, torch.tensor([[True, False, True, True]]))[0]
     assert torch.isnan(sd[1])
@@ -71,23 +59,8 @@ def test_units_of_the_columns_do_not_matter_even_in_single_precision():
     assert torch.allclose(a * 1e20, b, rtol=1e-5)
 
 
-def test_coloured_noise_is_what_it_does_to_least_squares():
-    g = torch.Generator().manual_seed(0)
-    J, A = torch.randn(20, 4, generator=g).double(), torch.randn(20, 60, generator=g).double() / 8
-    estimates = torch.linalg.lstsq(J, A @ torch.randn(60, 20000, generator=g).double() * 0.01).solution
-    predicted = identifiability.standard_deviation(J[None], 0.01, noise=A @ A.T)[0]
-    assert torch.allclose(estimates.std(1), predicted, rtol=0.03)
-
-
-def test_fractions_out_of_range_are_refused():
-    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
-        identifiability.jacobian(np.array([2.0]), np.array([0.03]), np.array([1.0]), np.ones(33))
-
-
-def test_sigma_may_differ_per_pixel():
-    J = torch.eye(4).double().expand(3, 4, 4)
-    sd = identifiability.standard_deviation(J, torch.tensor([1.0, 2.0, 3.0]).double())
-    assert sd[:, 0].tolist() == pytest.approx([1.0, 2.0, 3.0])
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # --- three numbers for four unknowns
@@ -107,20 +80,16 @@ def some_maps(n=20, seed=0):
     return np.stack([rng.uniform(low, high, n) for low, high in ((0.05, 0.3), (0.01, 0.05), (0.5, 1.2), (0, 0.2))], -1)
 
 
-def test_rgb_jacobian_equals_finite_differences():
+def test_the_jacobian_of_a_camera_equals_finite_differences():
     x, M = some_maps(), a_camera()
-    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
-    for k in range(4):
-        step = np.zeros(4)
-        step[k] = 1e-6
-        numeric = (colour_of(x + step, M) - colour_of(x - step, M)) / 2e-6
-        assert np.allclose(J[:, :, k], numeric, rtol=1e-5, atol=1e-8)
+    expected = numeric(lambda x: colour_of(x, M), x)
+    assert np.allclose(identifiability.jacobian(*x[:, :3].T, M), expected, rtol=1e-5, atol=1e-8)
 
 
 def test_the_null_direction_changes_no_colour():
     x, M = some_maps(), a_camera()
     unit = np.array([0.1, 0.02, 0.5, 0.1])
-    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
+    J = identifiability.jacobian(*x[:, :3].T, M)
     along = identifiability.null_direction(J, unit)
     assert np.allclose(np.linalg.norm(along / unit, axis=1), 1)
     assert (along[:, 0] >= 0).all()
@@ -179,10 +148,6 @@ def test_the_range_of_what_explains_a_colour():
 PRIOR = torch.tensor([[0.5, 0.1, 0, 0], [0.1, 0.4, 0, 0], [0, 0, 0.3, 0.05], [0, 0, 0.05, 0.2]], dtype=torch.float64)
 
 
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def test_the_predicted_deviation_is_the_error_of_the_best_estimator():
     """Maps from the prior, seen by a linear camera with noise and with a nuisance, estimated by their expectation."""
     J, shake, sigma, n = random(3, 4), 0.3 * random(3, 2, seed=1), 0.2, 40_000
@@ -195,12 +160,15 @@ def test_the_predicted_deviation_is_the_error_of_the_best_estimator():
     torch.testing.assert_close(observed, predicted, rtol=0.02, atol=0)
 
 
-def test_a_flat_prior_gives_the_cramer_rao_bound():
-    J = random(5, 33, 4)
+def test_a_flat_prior_gives_the_cramer_rao_bound_and_a_nuisance_is_coloured_noise():
+    """With it, the best linear unbiased estimate's (Jᵀ R⁻¹ J)⁻¹, not that of ordinary least squares."""
+    J, shake, flat = random(5, 33, 4), random(33, 2, seed=1), 1e6 * torch.eye(4)
     bound = identifiability.standard_deviation(J, 0.01)
-    torch.testing.assert_close(
-        identifiability.posterior_deviation(J, 0.01, 1e6 * torch.eye(4)), bound, rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(identifiability.posterior_deviation(J, 0.01, flat), bound, rtol=1e-4, atol=0)
+    R = shake @ shake.T + 0.3**2 * torch.eye(33, dtype=torch.float64)
+    expected = torch.linalg.inv(J.mT @ torch.linalg.inv(R) @ J).diagonal(dim1=-2, dim2=-1).sqrt()
+    found = identifiability.posterior_deviation(J, 0.3, flat, shake @ shake.T)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 def test_knowing_more_never_makes_it_worse():
@@ -225,17 +193,14 @@ def test_table_coordinates_follow_the_chain_rule():
 
 
 def test_cameras_that_agree_leave_no_nuisance_and_others_do():
-    maps = [torch.tensor([v]).double() for v in (0.1, 0.03, 0.9, 0.05)]
-    one = camera.CameraModel.load().sensitivity(torch.zeros(2)).double()
-    same = identifiability.nuisance_covariance(*maps, one.expand(3, 3, 33))
-    assert same.abs().max() < 1e-20
-    to_rgb = torch.stack([one, 2 * one, 3 * one])
-    found = identifiability.nuisance_covariance(*maps, to_rgb)
-    R = skin.reflectance(*maps[:2])[0]
-    colour = one @ (0.9 * R + 0.05)
-    torch.testing.assert_close(found[0], torch.outer(colour, colour), rtol=1e-6, atol=0)  # the variance of 1, 2, 3 is 1
+    """Within a pixel and between pixels it is the covariance of their colours."""
+    x, M = some_maps(3), a_camera()
+    assert np.abs(identifiability.nuisance_factor(*x.T, np.stack([M, M, M]))).max() < 1e-10
+    to_rgbs = M * np.random.default_rng(0).uniform(0.5, 1.5, (7, 3, 1))
+    stacked = identifiability.nuisance_factor(*x.T, to_rgbs).reshape(9, 7)
+    assert np.allclose(stacked @ stacked.T, np.cov(np.stack([colour_of(x, m).ravel() for m in to_rgbs]).T))
     with pytest.raises(BiofaceError, match="at least two"):
-        identifiability.nuisance_covariance(*maps, one[None])
+        identifiability.nuisance_factor(*x.T, M[None])
 
 
 def test_every_pixel_may_have_a_prior_of_its_own():
@@ -245,27 +210,11 @@ def test_every_pixel_may_have_a_prior_of_its_own():
     torch.testing.assert_close(together, torch.stack(alone))
 
 
-def test_without_a_prior_three_colours_tell_nothing_and_thirty_three_the_cramer_rao_bound():
-    x, M = some_maps(200), a_camera()
-    J = identifiability.rgb_jacobian(*x[:, :3].T, M)
-    assert np.isinf(identifiability.posterior_deviation(J, 0.01)).all()
-    J = identifiability.jacobian(*x[:, :3].T, np.ones(33))
-    bound = identifiability.standard_deviation(J, 0.01)
-    assert np.allclose(identifiability.posterior_deviation(J, 0.01), bound, rtol=1e-6) and np.isfinite(bound).all()
-
-
 def test_three_colours_tell_what_has_no_share_in_what_they_miss():
+    x = some_maps(200)
+    assert np.isinf(identifiability.standard_deviation(identifiability.jacobian(*x[:, :3].T, a_camera()), 0.01)).all()
     J = torch.eye(4, dtype=torch.float64)[None, :3]
-    assert identifiability.posterior_deviation(J, 0.5)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, np.inf])
-
-
-def test_without_a_prior_a_nuisance_is_coloured_noise():
-    """The best linear unbiased estimate under it, (Jᵀ R⁻¹ J)⁻¹, not the ordinary least squares."""
-    J, shake = random(2, 6, 4), random(6, 2, seed=1)
-    R = shake @ shake.T + 0.3**2 * torch.eye(6, dtype=torch.float64)
-    expected = torch.linalg.inv(J.mT @ torch.linalg.inv(R) @ J).diagonal(dim1=-2, dim2=-1).sqrt()
-    found = identifiability.posterior_deviation(J, 0.3, nuisance=shake @ shake.T)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    assert identifiability.standard_deviation(J, 0.5)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, np.inf])
 
 
 @pytest.mark.slow
@@ -279,8 +228,9 @@ def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
     cameras = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
     pixels = rng.choice(int(test.mask.sum()), 5, replace=False)
     m, h, d, s = (getattr(test, name)[test.mask][pixels].astype(float) for name in identifiability.MAPS)
-    J = identifiability.in_table_coordinates(identifiability.rgb_jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
-    N = identifiability.nuisance_covariance(m, h, d, s, cameras.numpy())
+    J = identifiability.in_table_coordinates(identifiability.jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
+    A = identifiability.nuisance_factor(m, h, d, s, cameras.numpy())
+    N = A @ A.swapaxes(1, 2)
     n, sigma = 20_000, 0.004
     drawn = rng.multivariate_normal(np.zeros(4), prior, n)
     for nuisance in (np.zeros_like(N), N):
@@ -295,19 +245,12 @@ def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 32, np.int64(33)])
 def test_bands_share_the_light(count):
-    centres, sensitivity = identifiability.bands(count)
+    sensitivity = band_design.even(count)
     torch.testing.assert_close(sensitivity.sum(1), torch.ones(count).double())  # white is 1
     torch.testing.assert_close(sensitivity.sum(0), torch.full((33,), count / 33).double())  # every wavelength as often
-    expected = 395 + 330 / count * (torch.arange(int(count)).double() + 0.5)  # a point of the grid is 10 nm wide
-    assert (centres - expected).abs().max() < 2.5 and (centres.diff() > 0).all()
-    if count == 33:
-        assert torch.equal(sensitivity, torch.eye(33).double()) and torch.equal(centres, spectra.WAVELENGTHS.double())
-
-
-@pytest.mark.parametrize("count", [0, 34, 2.0, True])
-def test_a_count_of_bands_that_cannot_be_is_refused(count):
-    with pytest.raises(BiofaceError, match="1 to 33 bands"):
-        identifiability.bands(count)
+    centres = sensitivity @ torch.arange(33).double()
+    assert (centres - 33 / count * (torch.arange(int(count)) + 0.5) + 0.5).abs().max() < 0.25
+    assert count < 33 or torch.equal(sensitivity, torch.eye(33).double())
 
 
 def test_the_best_bands_are_those_that_tell_the_pigments():
@@ -315,20 +258,10 @@ def test_the_best_bands_are_those_that_tell_the_pigments():
     J = torch.zeros(4, 6, 4).double()
     J[:, 2, 0], J[:, 4, 1] = 3.0, 1.0
     J[:, 0, 2:] = 5.0
-    order, deviations = identifiability.best_bands(J, 0.1, torch.eye(4), 3)
-    assert order.tolist()[:2] == [2, 4]
-    torch.testing.assert_close(deviations[1, :2], torch.tensor([0.01 / 9.01, 0.01 / 1.01]).double().sqrt())
+    order = band_design.best(J, 0.1, torch.eye(4), 6)
+    assert order.tolist()[:2] == [2, 4] and sorted(order.tolist()) == list(range(6))
     with pytest.raises(BiofaceError, match="1 to 6 bands"):
-        identifiability.best_bands(J, 0.1, torch.eye(4), 7)
-
-
-def test_the_best_bands_end_where_all_bands_are():
-    J = random(6, 8, 4)
-    order, deviations = identifiability.best_bands(J, 0.1, PRIOR, 8)
-    assert sorted(order.tolist()) == list(range(8))
-    assert (deviations.diff(dim=0) <= 1e-12).all()
-    everything = identifiability.posterior_deviation(J, 0.1, PRIOR).median(0).values
-    torch.testing.assert_close(deviations[-1], everything)
+        band_design.best(J, 0.1, torch.eye(4), 7)
 
 
 def test_more_bands_tell_more_and_all_bands_are_the_spectrum():
@@ -336,31 +269,32 @@ def test_more_bands_tell_more_and_all_bands_are_the_spectrum():
     maps, counts = x[:, :3].T, [3, 4, 8, 33]
     J = identifiability.in_table_coordinates(identifiability.jacobian(*maps, np.ones(33)), *maps[:2])
     full = np.sort(identifiability.posterior_deviation(J, sigma, prior), 0)[(len(x) - 1) // 2]  # the lower median
-    even, best = (identifiability.band_curve(*maps, sigma, prior, counts, greedy=g) for g in (False, True))
+    even, best = (band_design.curve(*maps, sigma, prior, counts, greedy=g) for g in (False, True))
     assert np.allclose(even[-1], full) and np.allclose(best[-1], full)
-    three = identifiability.bands(3)[1].numpy() @ J
+    three = band_design.even(3).numpy() @ J
     expected = np.sort(identifiability.posterior_deviation(three, sigma, prior), 0)[(len(x) - 1) // 2]
     assert np.allclose(even[0], expected)
-    _, steps = identifiability.best_bands(J, sigma, prior, 33)  # a band more at a time
-    assert np.allclose(best, steps[np.array(counts) - 1])
     assert (np.diff(best, axis=0) <= 1e-12).all()
     assert (even[2:, :2] < even[0, :2]).all()
-    assert np.array_equal(best, identifiability.band_curve(*maps, sigma, prior, np.array(counts), greedy=True))
+    assert np.array_equal(best, band_design.curve(*maps, sigma, prior, np.array(counts), greedy=True))
 
 
 def test_the_same_light_on_more_bands_makes_each_of_them_noisier():
     maps, prior = some_maps()[:, :3].T, np.diag([0.2, 0.2, 0.3, 0.03]) ** 2
-    shared = identifiability.band_curve(*maps, 0.004, prior, [3, 12], constant_light=True)
-    three, twelve = (identifiability.band_curve(*maps, s, prior, [c])[0] for s, c in ((0.004, 3), (0.008, 12)))
+    shared = band_design.curve(*maps, 0.004, prior, [3, 12], constant_light=True)
+    three, twelve = (band_design.curve(*maps, s, prior, [c])[0] for s, c in ((0.004, 3), (0.008, 12)))
     assert np.allclose(shared, [three, twelve], rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("counts", "sigma", "match"), [([], 0.1, "at least one"), ([3, 34], 0.1, "34"), ([3], 0.0, "above 0")]
-)
-def test_a_curve_of_nothing_is_refused(counts, sigma, match):
-    with pytest.raises(BiofaceError, match=match):
-        identifiability.band_curve(*some_maps()[:, :3].T, sigma, np.eye(4), counts)
+@pytest.mark.parametrize("count", [0, 34, 2.0, True])
+def test_bands_that_cannot_be_are_refused(count):
+    for call in (band_design.even, lambda n: band_design.curve(*some_maps()[:, :3].T, 0.1, np.eye(4), [3, n])):
+        with pytest.raises(BiofaceError, match="1 to 33 bands"):
+            call(count)
+    with pytest.raises(BiofaceError, match="at least one"):
+        band_design.curve(*some_maps()[:, :3].T, 0.1, np.eye(4), [])
+    with pytest.raises(BiofaceError, match="above 0"):
+        band_design.curve(*some_maps()[:, :3].T, 0.0, np.eye(4), [3])
 
 
 # --- a face's pixels together -------------------------------------------------------------------------------
@@ -372,13 +306,10 @@ def a_face(pixels=6, columns=3):
     return J, within, between, A
 
 
-def test_a_face_of_one_pixel_is_that_pixel():
+def test_a_face_of_one_pixel_or_whose_pixels_share_nothing_is_its_pixels():
     J, within, between, A = a_face(1)
     alone = identifiability.posterior_deviation(J, 0.2, within + between, A @ A.mT)
     torch.testing.assert_close(identifiability.face_deviation(J, 0.2, within, between, A), alone)
-
-
-def test_pixels_that_share_nothing_are_alone():
     J, within, _, _ = a_face()
     alone = identifiability.posterior_deviation(J, 0.2, within)
     torch.testing.assert_close(identifiability.face_deviation(J, 0.2, within), alone)
@@ -405,16 +336,6 @@ def test_more_pixels_and_more_knowledge_never_hurt_a_face():
     person_too = identifiability.face_deviation(J, 0.2, within)
     assert (all_of_it[:4] < few).all() and (few < alone[:4]).all()
     assert (known < all_of_it).all() and (person_too < known).all()
-
-
-def test_the_columns_of_a_nuisance_are_its_covariance_within_and_between_pixels():
-    x, M = some_maps(3), a_camera()
-    to_rgbs = M * np.random.default_rng(0).uniform(0.5, 1.5, (7, 3, 1))
-    A = identifiability.nuisance_factor(*x.T, to_rgbs)
-    colours = np.stack([colour_of(x, m).ravel() for m in to_rgbs])
-    stacked = A.reshape(9, 7)
-    assert np.allclose(stacked @ stacked.T, np.cov(colours.T))
-    assert np.allclose(identifiability.nuisance_covariance(*x.T, to_rgbs), A @ A.transpose(0, 2, 1))
 
 
 def test_a_face_of_impossible_laws_is_refused():

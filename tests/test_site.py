@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ig
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
 ROW |= {"data": "none (arithmetic)", "control": "0", "notebook": "01", "timing": False, "reason": ""}
-DEVIATION = ledger.Deviation("a < b", "–", "`c`", "d", "It is 1.", "me")
+DEVIATION = dict(zip(ledger.COLUMNS, ("a < b", "–", "`c`", "d", "Not measured.", "me"), strict=True))
 PNG = io.BytesIO()
 Image.new("RGB", (40, 20), (128, 128, 128)).save(PNG, "PNG")
 PIXELS = base64.b64encode(PNG.getvalue()).decode()
@@ -67,7 +67,7 @@ def project(tmp_path_factory):
         write(notebook, folder / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "root", lambda: folder)
-        patch.setattr(ledger, "resolved", lambda: {"Colour": (DEVIATION,)})
+        patch.setattr(ledger, "load", lambda: {"Colour": [DEVIATION]})
         yield folder
 
 

@@ -18,15 +18,8 @@ E = illumination.standard("D65").numpy() * 33  # mean 1
 def pixels(n, seed=0, noise=0.0, highlights=0.5):
     """Random true maps (n, 4) and their radiance (n, 33) under D65."""
     g = np.random.default_rng(seed)
-    maps = np.stack(
-        [
-            g.uniform(0.03, 0.2, n),
-            g.uniform(0.01, 0.06, n),
-            g.uniform(0.4, 1.3, n),
-            g.uniform(0.02, 0.3, n) * (g.random(n) < highlights),
-        ],
-        -1,
-    )
+    maps = np.stack([g.uniform(*ends, n) for ends in ((0.03, 0.2), (0.01, 0.06), (0.4, 1.3), (0.02, 0.3))], -1)
+    maps[:, 3] *= g.random(n) < highlights
     clean = E * (maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1]) + maps[:, 3:])
     return maps, clean + noise * g.standard_normal(clean.shape)
 
@@ -52,25 +45,14 @@ def test_varpro_reaches_the_best_of_many_lm_starts():
     assert (reference.residual <= 1.001 * ours.residual).all()
 
 
-def test_first_order_solvers_get_better_with_steps_and_report_that_they_stopped():
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_first_order_solvers_get_better_with_steps_and_report_that_they_stopped(solver):
     _, radiance = pixels(50, noise=0.002)
-    for solver in ("adam", "sgd"):
-        few, many = (fit(radiance, illuminant=E, solver=solver, steps=s) for s in (5, 100))
-        assert many.residual.mean() < few.residual.mean()
-        assert (few.status == Status.STOPPED).all()
-        assert "stopped" in str(few)
-
-
-def test_callback_sees_every_step():
     seen = []
-    fit(
-        pixels(5)[1],
-        illuminant=E,
-        solver="sgd",
-        steps=7,
-        callback=lambda step, maps: seen.append((step, maps.shape)),
-    )
-    assert seen == [(k, (5, 4)) for k in range(1, 8)]
+    few = fit(radiance, illuminant=E, solver=solver, steps=5, callback=lambda step, x: seen.append((step, x.shape)))
+    assert seen == [(k, (50, 4)) for k in range(1, 6)]
+    assert fit(radiance, illuminant=E, solver=solver, steps=100).residual.mean() < few.residual.mean()
+    assert (few.status == Status.STOPPED).all() and "stopped" in str(few)
 
 
 def test_predicted_deviations_are_the_observed_ones():
@@ -96,13 +78,6 @@ def test_a_map_at_its_bound_is_said_to_be_there():
     assert (found.haemoglobin >= 0.02).all()
     assert (found.melanin >= 0.013).all()
     assert "at bound" in str(found)
-
-
-def test_light_scale_is_absorbed_by_the_shadings():
-    maps, radiance = pixels(20)
-    a, b = fit(radiance, illuminant=E), fit(3 * radiance, illuminant=E)
-    assert np.allclose(a.maps[:, :2], b.maps[:, :2], atol=1e-6)
-    assert np.allclose(3 * a.maps[:, 2:], b.maps[:, 2:], atol=1e-5)
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e15])  # 1e15: photons, as ISET counts them
@@ -173,34 +148,28 @@ def test_lines_of_a_lamp_are_not_smeared():
     assert np.allclose(found.maps[:, :2], plain.maps[:, :2], atol=5e-4)  # interpolating radiance: 7e-4 off in blood
 
 
-def test_any_array_of_numbers_goes_in(tmp_path):
-    _, radiance = pixels(3)
+def test_any_array_of_numbers_goes_in():
+    maps, radiance = pixels(3)
     expected = fit(radiance, illuminant=E).maps
     backwards = np.ascontiguousarray(radiance[:, ::-1])[:, ::-1]
     frozen = E.copy()
     frozen.flags.writeable = False
     for cube in (radiance.astype(">f8"), radiance.tolist(), backwards, torch.tensor(radiance, requires_grad=True)):
         assert np.allclose(fit(cube, illuminant=frozen).maps, expected, atol=1e-9)
-
-
-def test_integer_cubes_and_masks_of_numbers():
-    maps, radiance = pixels(6)
+    single = fit(torch.from_numpy(radiance).float(), illuminant=torch.from_numpy(E).float())
+    assert np.abs(single.maps - maps).max() < 1e-3
     counts = np.round(radiance * 60000).astype(np.uint16)
-    found = fit(counts, illuminant=E * 60000, mask=np.array([1, 1, 0, 255, 0.6, 0]))
-    assert found.fitted.tolist() == [True, True, False, True, True, False]
-    assert np.abs(found.maps - maps)[found.fitted].max() < 1e-2
+    found = fit(counts, illuminant=E * 60000, mask=np.array([255, 0.6, 0]))
+    assert found.fitted.tolist() == [True, True, False]
+    assert np.abs(found.maps - maps)[:2].max() < 1e-2
 
 
-def test_reflectance_needs_no_illuminant_and_short_grids_work():
+def test_reflectance_needs_no_illuminant_and_grids_may_be_short_or_fine():
     maps, radiance = pixels(20)
     found = fit((radiance / E)[:, 2:], spectra.WAVELENGTHS[2:])
     assert found.wavelengths.tolist() == list(range(420, 721, 10))
     assert np.abs(found.maps - maps).max() < 1e-4
-
-
-def test_fine_wavelengths_are_brought_to_the_grid():
-    """148 bands 415–950 nm, as in the ISET data base: 31 points of the grid are reached."""
-    nm = np.linspace(415, 950, 148)
+    nm = np.linspace(415, 950, 148)  # as in the ISET data base: 31 points of the grid are reached
     R = np.interp(nm, spectra.WAVELENGTHS, skin.reflectance(0.1, 0.03))
     found = fit(np.stack([0.8 * R + 0.05] * 3), nm)
     assert len(found.wavelengths) == 31
@@ -213,18 +182,10 @@ def test_image_shape_mask_and_nan_outside_it():
     mask[1:3, 2:5] = True
     cube[0, 0] = np.nan  # outside the mask: nobody looks
     found = fit(cube, illuminant=E, mask=mask)
-    assert found.melanin.shape == (4, 6)
-    assert found.standard_deviation.shape == (4, 6, 4)
-    assert np.isnan(found.melanin[~mask]).all()
+    assert found.melanin.shape == (4, 6) and found.standard_deviation.shape == (4, 6, 4)
+    assert np.isnan(found.melanin[~mask]).all() and (found.status[~mask] == Status.OUTSIDE).all()
     assert np.abs(found.maps[mask] - maps.reshape(4, 6, 4)[mask]).max() < 1e-4
-    assert (found.status[~mask] == Status.OUTSIDE).all()
     assert (found.fitted == mask).all()
-
-
-def test_torch_float32_goes_in():
-    maps, radiance = pixels(10)
-    found = fit(torch.from_numpy(radiance).float(), illuminant=torch.from_numpy(E).float())
-    assert np.abs(found.maps - maps).max() < 1e-3
 
 
 def test_same_answer_whatever_the_chunk(monkeypatch):
@@ -232,16 +193,6 @@ def test_same_answer_whatever_the_chunk(monkeypatch):
     whole = fit(radiance, illuminant=E).maps
     monkeypatch.setattr(smith2019, "CHUNK", 7)
     assert np.abs(fit(radiance, illuminant=E).maps - whole).max() < 1e-7
-
-
-def test_multistart_and_surface_refuse_what_fit_refuses():
-    bad = np.full((2, 33), np.nan)
-    with pytest.raises(BiofaceError, match="NaN or infinity in 2 pixels"):
-        minima.multistart(bad)
-    with pytest.raises(BiofaceError, match="NaN or infinity in 1 pixels"):
-        minima.loss_surface(bad[0], [0.1], [0.1])
-    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
-        minima.loss_surface(np.ones(33), [2.0], [0.1])
 
 
 @pytest.mark.slow
@@ -283,6 +234,8 @@ def test_multistart_finds_the_same_minimum_as_varpro():
     best = fit(radiance, illuminant=E)
     assert np.allclose(residual.min(1), best.residual, rtol=1e-3)
     assert np.allclose(maps[np.arange(4), residual.argmin(1)], best.maps, atol=1e-3)
+    with pytest.raises(BiofaceError, match="NaN or infinity in 2 pixels"):
+        minima.multistart(np.full((2, 33), np.nan))
 
 
 def test_loss_surface_is_lowest_at_the_truth():
@@ -292,6 +245,10 @@ def test_loss_surface_is_lowest_at_the_truth():
     assert surface.shape == (3, 3)
     assert np.unravel_index(surface.argmin(), surface.shape) == (0, 1)
     assert surface[0, 1] < 1e-9
+    with pytest.raises(BiofaceError, match="NaN or infinity in 1 pixels"):
+        minima.loss_surface(np.full(33, np.nan), [0.1], [0.1])
+    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
+        minima.loss_surface(np.ones(33), [2.0], [0.1])
 
 
 def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():

@@ -28,29 +28,27 @@ def of_a_new_thread():
 
 
 def test_results_come_in_order_from_one_torch_thread_each(count):
+    """Pieces are taken a few ahead, in the caller's thread."""
+    taken = []
+
+    def pieces():
+        for n in range(20):
+            taken.append(threading.get_ident())
+            yield n
+
     def work(n):
         time.sleep(0.01 * (n % 3))
         return n, torch.get_num_threads(), torch.is_grad_enabled(), threading.get_ident()
 
+    where = set()
     with torch.no_grad():
-        found = list(threads.blocks(work, range(20)))
-    assert [n for n, *_ in found] == list(range(20))
-    assert {(threads, grad) for _, threads, grad, _ in found} == {(1, False)}
-    assert len({where for *_, where in found}) == count
+        for n, (*found, ident) in enumerate(threads.blocks(work, pieces())):
+            assert found == [n, 1, False]
+            assert n < len(taken) <= n + 2 * count + 1
+            where.add(ident)
+    assert len(taken) == 20 and set(taken) == {threading.get_ident()}
+    assert len(where) == count
     assert list(threads.blocks(work, [])) == []
-
-
-def test_pieces_are_taken_a_few_ahead_in_the_callers_thread(count):
-    taken = []
-
-    def pieces():
-        for n in range(100):
-            taken.append(threading.get_ident())
-            yield n
-
-    for n, _ in enumerate(threads.blocks(abs, pieces())):
-        assert n < len(taken) <= n + 2 * count + 1
-    assert set(taken) == {threading.get_ident()}
 
 
 def test_what_a_block_raises_is_raised_and_the_rest_never_begin(count):

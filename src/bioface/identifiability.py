@@ -9,12 +9,8 @@ Van Trees (1968), "Detection, Estimation, and Modulation Theory I", section 2.4:
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Iterable
-from typing import Any
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bioface import skin, spectra
@@ -30,13 +26,14 @@ def jacobian(
     melanin: Float[Tensor, "*batch"],
     haemoglobin: Float[Tensor, "*batch"],
     diffuse: Float[Tensor, "*batch"],
-    illuminant: Float[Tensor, "D"],
+    light: Float[Tensor, "D"] | Float[Tensor, "C D"],
     model: str | skin.SkinConstants = "layered",
     wavelengths: object = spectra.WAVELENGTHS,
-) -> Float[Tensor, "*batch D 4"]:
-    """Derivative (..., D, 4) of the radiance e ⊙ (i_d r(m, h) + i_s) by the four maps, in the order of MAPS.
+) -> Float[Tensor, "*batch N 4"]:
+    """Derivative (..., N, 4) of what is seen of i_d r(m, h) + i_s by the four maps, in the order of MAPS.
 
-    It does not depend on the specular shading, in which the radiance is linear with a fixed spectrum.
+    ``light`` (D,) is an illuminant: N = D, radiance. A matrix (C, D) is a camera of C colours under some light, such as
+    :func:`bioface.camera.reflectance_to_rgb`: N = C. Neither depends on the specular shading, which is linear in both.
 
     Raises
     ------
@@ -47,7 +44,10 @@ def jacobian(
     (1, 33, 4)
     """
     skin.check_fractions(melanin, haemoglobin)
-    return columns(skin.SkinModel(model, wavelengths, melanin.dtype), melanin, haemoglobin, diffuse, illuminant)
+    physics, one = skin.SkinModel(model, wavelengths, melanin.dtype), torch.ones(light.shape[-1:]).to(melanin)
+    if light.ndim == 1:
+        return columns(physics, melanin, haemoglobin, diffuse, light)
+    return light.to(melanin) @ columns(physics, melanin, haemoglobin, diffuse, one)
 
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
@@ -110,23 +110,25 @@ def standard_deviation(
     return deviation if free is None else deviation.masked_fill(~free, torch.nan)
 
 
+def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares of y = i_d a + i_s b with both ≥ 0, from inner products that broadcast: (i_d, i_s)."""
+    det = aa * bb - ab * ab
+    both = det > 1e-12 * aa * bb
+    det = torch.where(both, det, torch.ones_like(det))
+    diffuse, specular = (bb * ay - ab * by) / det, (aa * by - ab * ay) / det
+    inner = both & (diffuse >= 0) & (specular >= 0)
+    only_diffuse = (ay / aa.clamp_min(torch.finfo(aa.dtype).tiny)).clamp_min(0)
+    only_specular = (by / bb).clamp_min(0)
+    # with one shading at zero, the better of the two single fits
+    diffuse_wins = only_diffuse * ay >= only_specular * by
+    zero = torch.zeros_like(ay)
+    return (
+        torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, zero)),
+        torch.where(inner, specular, torch.where(diffuse_wins, zero, only_specular)),
+    )
+
+
 # --- three numbers for four unknowns ------------------------------------------------------------------------
-
-
-@accepts_numpy
-def rgb_jacobian(
-    melanin: Float[Tensor, "*batch"],
-    haemoglobin: Float[Tensor, "*batch"],
-    diffuse: Float[Tensor, "*batch"],
-    to_rgb: Float[Tensor, "3 33"],
-    model: str | skin.SkinConstants = "layered",
-) -> Float[Tensor, "*batch 3 4"]:
-    """Derivative (..., 3, 4) of linear RGB by the four maps, in the order of MAPS; errors as :func:`jacobian`.
-
-    ``to_rgb`` is camera and light in one, :func:`bioface.camera.reflectance_to_rgb`.
-    """
-    flat = torch.ones(to_rgb.shape[-1], dtype=melanin.dtype)
-    return to_rgb.to(melanin) @ jacobian(melanin, haemoglobin, diffuse, flat, model)
 
 
 @accepts_numpy
@@ -168,22 +170,15 @@ def explain(
     """
     skin_colour = table.to(colour).permute(1, 2, 0)  # (K, K, 3)
     y, w = colour[:, None, None, :], white.to(colour)
-    shape = (len(colour), *table.shape[1:])
-    ww = w @ w
-    if diffuse is None:
-        tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, K)
-        ty, wy = torch.einsum("pc,khc->pkh", colour, skin_colour), (colour @ w)[:, None, None]
-        alone = (ty / tt).clamp_min(0)
-        d, s = alone, torch.zeros(shape).to(colour)
-        if specular:
-            determinant = (tt * ww - tw.square()).clamp_min(1e-12)
-            both_d, both_s = (ww * ty - tw * wy) / determinant, (tt * wy - tw * ty) / determinant
-            d = torch.where(both_s < 0, alone, torch.where(both_d < 0, 0.0, both_d))
-            s = torch.where(both_s < 0, 0.0, torch.where(both_d < 0, wy / ww, both_s)).clamp_min(0)
+    ty, wy = torch.einsum("pc,khc->pkh", colour, skin_colour), (colour @ w)[:, None, None]
+    tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, K)
+    if diffuse is not None:
+        d = diffuse.to(colour)[:, None, None].expand(ty.shape)
+        s = ((wy - d * tw) / (w @ w)).clamp_min(0) if specular else torch.zeros_like(d)
+    elif specular:
+        d, s = shadings(tt, tw, w @ w, ty, wy)
     else:
-        d = diffuse.to(colour)[:, None, None].expand(shape)
-        left = y - d[..., None] * skin_colour
-        s = (left @ w / ww).clamp_min(0) if specular else torch.zeros(shape).to(colour)
+        d, s = (ty / tt).clamp_min(0), torch.zeros_like(ty)
     error = y - d[..., None] * skin_colour - s[..., None] * w
     return error.square().mean(-1).sqrt(), d, s
 
@@ -204,13 +199,9 @@ def feasible_range(
     -------
     (P,) and (P,); NaN where nothing explains the colour
     """
-    best = error.amin(2)  # over the other pigment
-    inside = best <= tolerance
-    values = values.to(error)
-    low = torch.where(inside, values, torch.inf).amin(1)
-    high = torch.where(inside, values, -torch.inf).amax(1)
-    nothing = ~inside.any(1)
-    return low.masked_fill(nothing, torch.nan), high.masked_fill(nothing, torch.nan)
+    inside, values = error.amin(2) <= tolerance, values.to(error)  # with the best of the other pigment
+    ends = torch.where(inside, values, torch.inf).amin(1), torch.where(inside, values, -torch.inf).amax(1)
+    return ends[0].masked_fill(~inside.any(1), torch.nan), ends[1].masked_fill(~inside.any(1), torch.nan)
 
 
 @accepts_numpy
@@ -236,21 +227,21 @@ def same_colour(
     """
     maps = maps.to(torch.float64)
     physics, to_rgb = skin.SkinModel(model, spectra.WAVELENGTHS, torch.float64), to_rgb.to(torch.float64)
+    white = torch.ones(to_rgb.shape[-1], dtype=torch.float64)
 
-    def colour(x: Tensor) -> Tensor:
-        R = physics.reflectance(x[..., 0], x[..., 1])
-        return (x[..., 2:3] * R + x[..., 3:]) @ to_rgb.T
+    def seen(x: Tensor) -> tuple[Tensor, Tensor]:
+        J = to_rgb @ columns(physics, *x[..., :3].unbind(-1), white)
+        return J, (J[..., 2:] @ x[..., 2:, None])[..., 0]
 
-    goal, x = colour(maps), maps.clone()
+    goal, x = seen(maps)[1], maps.clone()
     x[..., 0] = melanin
-    flat = torch.ones(to_rgb.shape[-1], dtype=torch.float64)
     for _ in range(steps):
-        J = to_rgb @ columns(physics, x[..., 0], x[..., 1], x[..., 2], flat)[..., 1:]
-        step = torch.linalg.lstsq(J, (goal - colour(x))[..., None]).solution[..., 0]
+        J, colour = seen(x)
+        step = torch.linalg.lstsq(J[..., 1:], (goal - colour)[..., None]).solution[..., 0]
         shorten = (0.02 / step[..., :1].abs().clamp_min(1e-12)).clamp_max(1)
         x[..., 1:] += shorten * step
         x[..., 1] = x[..., 1].clamp(0, skin.HAEMOGLOBIN_RANGE[1])
-    wrong = (goal - colour(x)).abs().amax(-1) > 1e-4
+    wrong = (goal - seen(x)[1]).abs().amax(-1) > 1e-4
     wrong |= (x[..., 2:] < 0).any(-1)
     return x.masked_fill(wrong[..., None], torch.nan)
 
@@ -281,7 +272,7 @@ def in_table_coordinates(
 def posterior_deviation(
     J: Float[Tensor, "*batch C 4"],
     sigma: float,
-    prior: Float[Tensor, "*#batch 4 4"] | None = None,
+    prior: Float[Tensor, "*#batch 4 4"],
     nuisance: Float[Tensor, "*#batch C C"] | None = None,
 ) -> Float[Tensor, "*batch 4"]:
     """Standard deviation (..., 4) of the maps given the colour, where both are Gaussian and the model is linear.
@@ -301,9 +292,9 @@ def posterior_deviation(
     ----------
     J : (..., C, 4) derivative of C colours
     sigma : deviation of white noise, > 0
-    prior : (..., 4, 4) covariance Σ of the maps, in the units of J's columns; None knows nothing beforehand, which is
-        :func:`standard_deviation`, infinite where the colours are too few
-    nuisance : (..., C, C) covariance N of the colours by what is not asked for, :func:`nuisance_covariance`
+    prior : (..., 4, 4) covariance Σ of the maps, in the units of J's columns; :func:`standard_deviation` knows nothing
+    nuisance : (..., C, C) covariance N of the colours by what is not asked for, A Aᵀ of
+        :func:`nuisance_factor`, as if every pixel had a camera of its own
 
     Raises
     ------
@@ -315,34 +306,13 @@ def posterior_deviation(
     """
     if not sigma > 0:
         raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
-    J = J.double()
+    J, prior = J.double(), prior.double()
     R = sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
     if nuisance is not None:
         R = R + nuisance.double()
-    if prior is None:
-        return standard_deviation(torch.linalg.solve_triangular(torch.linalg.cholesky(R), J, upper=False), 1.0)
-    prior = prior.double()
     across = J @ prior  # (..., C, 4)
     told = across.mT @ torch.linalg.solve(across @ J.mT + R, across)
     return (prior - told).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-
-
-@accepts_numpy
-def nuisance_covariance(
-    melanin: Float[Tensor, "*batch"],
-    haemoglobin: Float[Tensor, "*batch"],
-    diffuse: Float[Tensor, "*batch"],
-    specular: Float[Tensor, "*batch"],
-    to_rgbs: Float[Tensor, "n 3 33"],
-    model: str | skin.SkinConstants = "layered",
-) -> Float[Tensor, "*batch 3 3"]:
-    """Covariance (..., 3, 3) of each pixel's linear RGB over cameras and lights that it may have been seen by.
-
-    As if every pixel had a camera of its own: that all pixels of a face share one is not made use of. Parameters,
-    errors: as :func:`nuisance_factor`.
-    """
-    factor = nuisance_factor(melanin, haemoglobin, diffuse, specular, to_rgbs, model)
-    return factor @ factor.mT
 
 
 @accepts_numpy
@@ -433,119 +403,3 @@ def face_deviation(
     shared = torch.linalg.solve_triangular(factor, through.mT, upper=False).square().sum(-2)  # (P, 4)
     own = (W - gain @ J @ W).diagonal(dim1=-2, dim2=-1)
     return (own + shared).clamp_min(0).sqrt()
-
-
-def bands(count: Any) -> tuple[Float[Tensor, "count"], Float[Tensor, "count 33"]]:
-    """A camera of ``count`` equally wide bands that share 400–720 nm: their centres in nm, and its sensitivity.
-
-    Each band has unit sum, so that white is 1 in all of them; 33 bands are the grid itself.
-
-    Returns
-    -------
-    (count,) nm and (count, 33)
-
-    Raises
-    ------
-    BiofaceError : a count outside 1–33
-
-    >>> centres, sensitivity = bands(11)
-    >>> centres[:3], sensitivity[0, :4]
-    (tensor([410., 440., 470.], dtype=torch.float64), tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64))
-    """
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= int(count) <= 33:
-        raise BiofaceError(f"expected 1 to 33 bands, found {count!r}")
-    edges = torch.linspace(0, 33, int(count) + 1, dtype=torch.float64)
-    points = torch.arange(33, dtype=torch.float64)
-    inside = torch.minimum(points + 1, edges[1:, None]) - torch.maximum(points, edges[:-1, None])
-    share = inside.clamp_min(0)
-    share = share / share.sum(1, keepdim=True)
-    return share @ spectra.WAVELENGTHS.double(), share
-
-
-@accepts_numpy
-def best_bands(
-    J: Float[Tensor, "P D 4"], sigma: float, prior: Float[Tensor, "4 4"], count: int
-) -> tuple[Int[Tensor, "count"], Float[Tensor, "count 4"]]:
-    """Which single bands tell melanin and haemoglobin best, chosen one after the other.
-
-    Each time the band that makes the mean over pixels of log variance, melanin's and haemoglobin's together, smallest.
-
-    Parameters
-    ----------
-    J : (P, D, 4) derivative of every band's radiance
-    sigma, prior : as in :func:`posterior_deviation`
-    count : how many, 1 to D
-
-    Returns
-    -------
-    (count,) numbers of the bands in the order of choice, and (count, 4) median deviations of the maps with the bands so
-    far
-
-    Raises
-    ------
-    BiofaceError : a count outside 1–D, a sigma that is not above 0
-    """
-    pixels, bands, _ = J.shape
-    if not 1 <= count <= bands or not sigma > 0:
-        raise BiofaceError(f"expected 1 to {bands} bands and sigma > 0, found {count!r} and {sigma!r}")
-    J, covariance = J.double(), prior.double().expand(pixels, 4, 4)
-    chosen: list[int] = []
-    deviations = []
-    for _ in range(count):
-        across = J @ covariance  # (P, D, 4): what each band says of each map
-        power = (across * J).sum(-1) + sigma**2  # (P, D)
-        left = covariance.diagonal(dim1=-2, dim2=-1)[:, None, :2] - across[..., :2].square() / power[..., None]
-        cost = left.clamp_min(1e-300).log().sum(-1).mean(0)
-        cost[chosen] = torch.inf
-        band = int(cost.argmin())
-        chosen.append(band)
-        column = across[:, band]
-        covariance = covariance - column[:, :, None] * column[:, None, :] / power[:, band, None, None]
-        deviations.append(covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt().median(0).values)
-    return torch.tensor(chosen), torch.stack(deviations)
-
-
-@accepts_numpy
-def band_curve(
-    melanin: Float[Tensor, "P"],
-    haemoglobin: Float[Tensor, "P"],
-    diffuse: Float[Tensor, "P"],
-    sigma: float,
-    prior: Float[Tensor, "4 4"],
-    counts: Iterable[int] | Int[Tensor, "n"],
-    greedy: bool = False,
-    constant_light: bool = False,
-) -> Float[Tensor, "n 4"]:
-    """How well cameras of more and more bands tell the maps: median deviation over pixels, pigments in [−1, 1].
-
-    White is 1 in every band (``layered`` skin, camera and light known), and noise is ``sigma`` in each, however narrow:
-    the camera takes in more light the more bands it has. The specular shading does not matter, see :func:`jacobian`.
-
-    Parameters
-    ----------
-    melanin, haemoglobin, diffuse : (P,) maps of some pixels; pigments as volume fractions
-    sigma : deviation of the noise of a band, > 0
-    prior : (4, 4) covariance of the maps, pigments in table coordinates
-    counts : numbers of bands, 1–33
-    greedy : of 10 nm each, the most telling ones (:func:`best_bands`), instead of :func:`bands` side by side
-    constant_light : the light that three bands would share is shared by all, noise is σ √(count / 3)
-
-    Returns
-    -------
-    (n, 4) in the order of MAPS, a row for each count
-
-    Raises
-    ------
-    BiofaceError : no counts, counts outside 1–33, a sigma that is not above 0, fractions outside 0–1
-    """
-    cameras = [bands(count)[1] for count in (counts.tolist() if isinstance(counts, Tensor) else counts)]
-    if not cameras:
-        raise BiofaceError("expected at least one number of bands, found none")
-    maps = melanin.double(), haemoglobin.double()
-    J = in_table_coordinates(jacobian(*maps, diffuse.double(), torch.ones(33, dtype=torch.float64)), *maps)
-    if greedy:
-        order, _ = best_bands(J, sigma, prior, max(map(len, cameras)))
-        cameras = [torch.eye(33, dtype=torch.float64)[order[: len(c)]] for c in cameras]
-    noise = [sigma * (len(c) / 3) ** 0.5 if constant_light else sigma for c in cameras]
-    deviations = [posterior_deviation(c @ J, s, prior) for c, s in zip(cameras, noise, strict=True)]
-    return torch.stack([d.median(0).values for d in deviations])

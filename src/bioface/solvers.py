@@ -85,25 +85,6 @@ class Problem:
         melanin, haemoglobin, diffuse = x[:, :3].unbind(-1)
         return identifiability.columns(self.model, melanin, haemoglobin, diffuse, self.e)
 
-    def shading(self, aa: Tensor, ab: Tensor, ay: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
-        """Non-negative least squares of y on a = e r and b = e, from inner products (n,): (i_d, i_s)."""
-        bb = self.e @ self.e
-        det = aa * bb - ab * ab
-        both = det > 1e-12 * aa * bb
-        det = torch.where(both, det, torch.ones_like(det))
-        diffuse = (bb * ay - ab * by) / det
-        specular = (aa * by - ab * ay) / det
-        inner = both & (diffuse >= 0) & (specular >= 0)
-        only_diffuse = (ay / aa.clamp_min(torch.finfo(aa.dtype).tiny)).clamp_min(0)
-        only_specular = (by / bb).clamp_min(0)
-        # with one shading at zero, the better of the two single fits
-        diffuse_wins = only_diffuse * ay >= only_specular * by
-        zero = torch.zeros_like(ay)
-        return (
-            torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, zero)),
-            torch.where(inner, specular, torch.where(diffuse_wins, zero, only_specular)),
-        )
-
 
 def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels (n, D) scaled to length 1, and their length (n, 1), 1 for a black one: solvers see no dim pixels."""
@@ -160,7 +141,7 @@ def _evaluate(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
     products = _products(problem, p, y)
     aa, a_am, am_am, a_ah, am_ah, ah_ah, ab, am_b, ah_b, by, y_a, y_am, y_ah = products
     bb = problem.e @ problem.e
-    i_d, i_s = problem.shading(aa, ab, y_a, by)
+    i_d, i_s = identifiability.shadings(aa, ab, bb, y_a, by)
     cost = 1 - 2 * (i_d * y_a + i_s * by) + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
     # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
     specular = i_s > 0

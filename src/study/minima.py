@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bioface import skin, smith2019, solvers, spectra
+from bioface import identifiability, skin, smith2019, solvers, spectra
 from bioface.arrays import as_float64
 
 
@@ -101,7 +101,8 @@ def loss_surface(
     p = torch.cartesian_prod(m, h)
     a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
     by = (y @ problem.e).expand(len(p))
-    i_d, i_s = problem.shading(a.square().sum(-1), a @ problem.e, (a * y).sum(-1), by)
+    b = problem.e
+    i_d, i_s = identifiability.shadings(a.square().sum(-1), a @ b, b @ b, (a * y).sum(-1), by)
     fitted = i_d[:, None] * a + i_s[:, None] * problem.e
     return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
 
