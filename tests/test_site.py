@@ -123,7 +123,7 @@ def test_the_other_pages(small):
     assert claim == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
     deviations = read(small, "deviations").select_one(".table-wrapper.container > table")
     row = [cell.get_text() for cell in deviations.select("tbody tr:not(.group) > *")]
-    assert row[:5] == ["a < b", "–", "c", "d", "It is 1."]
+    assert row[:5] == ["a < b", "–", "c", "d", "Not measured."]
     module = read(small, "api/bioface.errors")
     assert module.find(id="bioface.errors.unknown_name")
     items = [item.get_text() for item in module.find(id="bioface.errors.DataError").parent.select("li")]

@@ -161,14 +161,13 @@ class SkinModel:
         self.scattering = put(scattering)
         self.dermis_cm = c.dermis_cm
 
-    def _dermis(self, haemoglobin: Tensor) -> tuple[Tensor, ...]:
+    def _dermis(self, haemoglobin: Tensor) -> Tensor:
         absorption = self.bloodless + haemoglobin[..., None] * self.per_blood  # cm⁻¹
         K = torch.sqrt(absorption * (absorption + 2 * self.scattering))
         decay = torch.exp(-2 * self.dermis_cm * K)  # underflows to 0 where nothing comes back: safe
         coth = (1 + decay) / (1 - decay)
         # Kubelka–Munk over a black backing; equal to (1−β²)(1−x) / ((1+β)² − (1−β)² x), x = e^{−2Kd}, β = a/K.
-        reflectance = self.scattering / (absorption + self.scattering + K * coth)
-        return reflectance, absorption, K, coth
+        return self.scattering / (absorption + self.scattering + K * coth)
 
     def reflectance(
         self, melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
@@ -177,7 +176,7 @@ class SkinModel:
         depth = self.offset + melanin[..., None] * self.per_melanin
         if self.per_haemoglobin.any():
             depth = depth + haemoglobin[..., None] * self.per_haemoglobin
-        return torch.exp(-2 * depth) * self._dermis(haemoglobin)[0]
+        return torch.exp(-2 * depth) * self._dermis(haemoglobin)
 
     def with_log_slope(
         self, melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
@@ -198,11 +197,6 @@ class SkinModel:
             depth = depth - 2 * self.per_haemoglobin * h
             log_slope = log_slope - 2 * self.per_haemoglobin
         return depth.exp() / total, log_slope
-
-    def with_derivatives(self, melanin: Tensor, haemoglobin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """R, ∂R/∂melanin, ∂R/∂haemoglobin, each (..., D)."""
-        R, log_slope = self.with_log_slope(melanin, haemoglobin)
-        return R, -2 * self.per_melanin * R, log_slope * R
 
 
 def check_fractions(melanin: Tensor, haemoglobin: Tensor, tops: Sequence[float] = (1.0, 1.0), hint: str = "") -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bioface import camera, illumination, image_formation, skin
-from bioface.datasets import twin
+from bioface.datasets import portrait, twin
 from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.objective import Batch
@@ -81,7 +81,7 @@ class Augmented:
 
         colours, shadings = image.numpy(), true.diffuse.numpy()
         each = zip(colours, shadings, mask.numpy(), strict=True)
-        exposure = torch.tensor([twin.exposure(c[m], d[m], rng) for c, d, m in each])
+        exposure = torch.tensor([portrait.exposure(c[m], d[m], rng) for c, d, m in each])
         image = image * exposure[:, None, None, None]
         tint = mean_colour(image, mask) / mean_colour(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)

@@ -36,7 +36,6 @@ from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
 from bioface.datasets.portrait import base_colours as base_colours
 from bioface.datasets.portrait import draw_cameras as draw_cameras
-from bioface.datasets.portrait import exposure as exposure
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
