@@ -188,7 +188,7 @@ def inverted(faces: Faces) -> types.SimpleNamespace:
     draws = draw_cameras(TEACHER_DRAWS, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
-    daylight = np.tile(np.float32([name == "D" for name in ILLUMINANTS]), (len(faces), 1))
+    daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))
     d65 = np.full(len(faces), 6504, np.float32)  # K
     return types.SimpleNamespace(**maps, camera_b=found.camera_b, illuminant_weights=daylight, cct=d65)
 

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from study.figures import numbers
 
 REFERENCE = re.compile(r"\{(?P<notebook>\d\d)[^{}]*\}")
 COLUMNS = ("topic", "paper", "code", "ours", "effect", "source")  # the file says what they are
-STATISTICS = {"mean": np.nanmean, "median": np.nanmedian, "low": lambda v: np.nanquantile(v, 0.05), "worst": np.nanmax}
+STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
+    "mean": np.nanmean,
+    "median": np.nanmedian,
+    "low": lambda values: np.nanquantile(values, 0.05),
+    "worst": np.nanmax,
+}
 Ledger = dict[str, list[dict[str, str]]]  #: rows by what they belong to
 
 

@@ -6,6 +6,7 @@ holds the value of a Jinja2 expression, which calls what ``readme.md.j2`` define
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -35,7 +36,7 @@ def fill(text: str, folder: str | Path) -> str:
     """
     known = {c.id: c for c in claims.read(Path(folder) / claims.FILE)}
     rows, verdicts = (figures.numbers(f"05_{name}", folder) for name in ("table1", "verdicts"))
-    values = {"claims": known, "rows": rows, "verdicts": verdicts}
+    values: dict[str, Any] = {"claims": known, "rows": rows, "verdicts": verdicts}
     values |= {"columns": metrics.TABLE1, "as_published": table1.AS_PUBLISHED}
 
     def renewed(place: re.Match[str]) -> str:
