@@ -230,7 +230,7 @@ def same_colour(
     white = torch.ones(to_rgb.shape[-1], dtype=torch.float64)
 
     def seen(x: Tensor) -> tuple[Tensor, Tensor]:
-        J = to_rgb @ columns(physics, *x[..., :3].unbind(-1), white)
+        J = to_rgb @ columns(physics, x[..., 0], x[..., 1], x[..., 2], white)
         return J, (J[..., 2:] @ x[..., 2:, None])[..., 0]
 
     goal, x = seen(maps)[1], maps.clone()

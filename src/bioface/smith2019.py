@@ -173,8 +173,12 @@ def fit(
     ):
         for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
             bar.update(done)
+    melanin, haemoglobin, diffuse, specular = np.moveaxis(maps.reshape(*where.shape, 4), -1, 0)
     return FitResult(
-        *np.moveaxis(maps.reshape(*where.shape, 4), -1, 0),
+        melanin,
+        haemoglobin,
+        diffuse,
+        specular,
         residual=residual.reshape(where.shape),
         standard_deviation=deviation.reshape(*where.shape, 4),
         status=status.reshape(where.shape),

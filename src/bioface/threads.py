@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import torch
 
-P, R = TypeVar("P"), TypeVar("R")
+P = TypeVar("P")
+R = TypeVar("R")
 
 _lock = threading.Lock()  # of the number that new threads start with
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
