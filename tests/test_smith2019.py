@@ -40,9 +40,13 @@ def test_known_truth_is_recovered(solver, model):
 def test_varpro_reaches_the_best_of_many_lm_starts():
     _, radiance = pixels(12, noise=0.002)
     ours = fit(radiance, illuminant=E)
-    reference = fit(radiance, illuminant=E, solver="lm", starts=8)
-    assert (ours.residual <= 1.001 * reference.residual).all()
-    assert (reference.residual <= 1.001 * ours.residual).all()
+    assert np.allclose(fit(radiance, illuminant=E, solver="lm", starts=8).residual, ours.residual, rtol=1e-3)
+    maps, residual = minima.multistart(radiance[:4], illuminant=E, starts=4)
+    assert maps.shape == (4, 4, 4)
+    assert np.allclose(residual.min(1), ours.residual[:4], rtol=1e-3)
+    assert np.allclose(maps[np.arange(4), residual.argmin(1)], ours.maps[:4], atol=1e-3)
+    with pytest.raises(BiofaceError, match="NaN or infinity in 2 pixels"):
+        minima.multistart(np.full((2, 33), np.nan))
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -225,17 +229,6 @@ print(*peaks)
     first, last = map(float, out.split())
     answer = 260_000 * (4 + 4 + 1 + 1) * 8 / 2**20  # MB of maps, deviations, residual and status that the second adds
     assert last - first < 3 * answer + 60, out  # its radiance alone would be 308 MB
-
-
-def test_multistart_finds_the_same_minimum_as_varpro():
-    _, radiance = pixels(4, noise=0.002)
-    maps, residual = minima.multistart(radiance, illuminant=E, starts=4)
-    assert maps.shape == (4, 4, 4)
-    best = fit(radiance, illuminant=E)
-    assert np.allclose(residual.min(1), best.residual, rtol=1e-3)
-    assert np.allclose(maps[np.arange(4), residual.argmin(1)], best.maps, atol=1e-3)
-    with pytest.raises(BiofaceError, match="NaN or infinity in 2 pixels"):
-        minima.multistart(np.full((2, 33), np.nan))
 
 
 def test_loss_surface_is_lowest_at_the_truth():

@@ -66,25 +66,22 @@ def test_what_a_block_raises_is_raised_and_the_rest_never_begin(count):
 
 def test_two_calls_that_overlap_leave_the_numbers_alone(count):
     """The first to begin is the first to end, and a thread that starts meanwhile sees nothing of it."""
-    began, first_over = threading.Event(), threading.Event()
-    seen = []
+    began, over = threading.Event(), threading.Event()
 
     def second():
         with threads.number(2):
-            list(threads.blocks(torch.sin, torch.ones(4, 3)))
             began.set()
-            first_over.wait(10)
-            seen.append(torch.get_num_threads())
-        seen.append(torch.get_num_threads())
+            assert len(list(threads.blocks(torch.sin, torch.ones(4, 3)))) == 4 and over.wait(10)
+            inside = torch.get_num_threads()
+        return inside, torch.get_num_threads()
 
-    with threads.number(1):
-        other = threading.Thread(target=second)
-        other.start()
-        assert began.wait(10)
-        seen += [torch.get_num_threads(), of_a_new_thread()]
-    first_over.set()
-    other.join()
-    assert seen == [1, count, 2, count]
+    with ThreadPoolExecutor(1) as pool:
+        with threads.number(1):
+            other = pool.submit(second)
+            assert began.wait(10)
+            assert (torch.get_num_threads(), of_a_new_thread()) == (1, count)
+        over.set()
+        assert other.result() == (2, count)
 
 
 def test_the_number_comes_back_after_a_failure(count):
