@@ -22,14 +22,14 @@ from PIL import Image
 
 from bioface import paths
 from bioface.errors import BiofaceError
-from study import ledger, site
+from study import site
 
 # MyST-NB uses what the next Sphinx will not have
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
 ROW |= {"data": "none (arithmetic)", "control": "0", "notebook": "01", "timing": False, "reason": ""}
-DEVIATION = dict(zip(ledger.COLUMNS, ("a < b", "–", "`c`", "d", "Not measured.", "me"), strict=True))
+DEVIATION = "[[Colour]]\ntopic='a < b'\npaper='–'\ncode='`c`'\nours='d'\neffect='It is {01.x}.'\nsource='me'"
 PNG = io.BytesIO()
 Image.new("RGB", (40, 20), (128, 128, 128)).save(PNG, "PNG")
 PIXELS = base64.b64encode(PNG.getvalue()).decode()
@@ -44,6 +44,7 @@ README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Table 1\n\n[da
 TEXTS = {
     "README.md": README,
     "CITATION.cff": "cff",
+    "notebooks/deviations.toml": DEVIATION,
     "src/bioface/errors.py": (paths.PACKAGE / "errors.py").read_text(),
     "CONTRIBUTING.md": "# Contributing\n\n[first](notebooks/01_first.ipynb)",
     "figures/claims.json": json.dumps({"claims": [ROW]}),
@@ -67,7 +68,6 @@ def project(tmp_path_factory):
         write(notebook, folder / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "root", lambda: folder)
-        patch.setattr(ledger, "load", lambda: {"Colour": [DEVIATION]})
         yield folder
 
 
@@ -122,8 +122,8 @@ def test_the_other_pages(small):
     claim = [cell.get_text() for cell in read(small, "claims").select("tbody td")]
     assert claim == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
     deviations = read(small, "deviations").select_one(".table-wrapper.container > table")
-    row = [cell.get_text() for cell in deviations.select("tbody tr:not(.group) > *")]
-    assert row[:5] == ["a < b", "–", "c", "d", "Not measured."]
+    row = [cell.get_text() for cell in deviations.select("tbody td")]
+    assert row[:5] == ["a < b", "–", "c", "d", "It is 1."]
     module = read(small, "api/bioface.errors")
     assert module.find(id="bioface.errors.unknown_name")
     items = [item.get_text() for item in module.find(id="bioface.errors.DataError").parent.select("li")]
