@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import identifiability, illumination, skin, smith2019, spectra
+from bioface import identifiability, illumination, minima, skin, smith2019, spectra
 from bioface.errors import BiofaceError
 from bioface.smith2019 import Status, fit
-from study import minima
 
 E = illumination.standard("D65").numpy() * 33  # mean 1
 

@@ -97,4 +97,4 @@ def table(only: str | None = None, figures: str | Path | None = None) -> Markdow
         lines += [f"## {part}", "", "| what | paper | code | ours | effect measured | source |", "|---" * 6 + "|"]
         cells = [[cell.replace("|", "\\|") for cell in resolved(row, figures, only).values()] for row in rows]
         lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
-    return Markdown("\n".join(lines))  # type: ignore[no-untyped-call]
+    return Markdown("\n".join(lines))
