@@ -97,7 +97,7 @@ def test_notebooks_come_in_order_and_by_number_or_name(place):
         (["--parameter", "sead=1"], "unknown notebook parameter 'sead'; did you mean 'seed'"),
         (["--parameter", "seed=a"], "notebook parameter seed: expected int as in seed=0, found 'a'"),
         (["--parameter", "seed=1.5"], "notebook parameter seed: expected int as in seed=0, found '1.5'"),
-        (["--parameter", "seed"], "notebook parameter seed: expected int as in seed=0, found ''"),
+        (["--parameter", "seed"], "parameters: expected NAME=VALUE, found 'seed'"),
         (["--parameter", "sead=1", "--parameter", "seed=2"], "unknown notebook parameter 'sead'"),
         (["--publish", "--profile", "full"], "with their own parameters only"),
         (["--compare", "--parameter", "n=2"], "with their own parameters only"),
