@@ -7,7 +7,7 @@ import openpyxl
 import pytest
 import scipy.io
 
-from bioface import paths
+from bioface import paths, smith2019
 from bioface.datasets import skin_spectra
 from bioface.errors import BiofaceError, DataError
 
@@ -213,3 +213,12 @@ def test_wrong_cheeks(folders, change, match):
     scipy.io.savemat(path, {k: v for k, v in variables.items() if v is not None})
     with pytest.raises(DataError, match=f"HyspexSkinReflectance.mat: expected {match}"):
         skin_spectra.load("iset")
+
+
+def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    issa = skin_spectra.load("issa")
+    fit = smith2019.fit(issa.reflectance, issa.wavelengths, model="layered")
+    for shipped, fitted in zip(skin_spectra.pigments(), (fit.melanin, fit.haemoglobin), strict=True):
+        np.testing.assert_array_equal(np.isfinite(shipped), fit.converged)
+        np.testing.assert_allclose(shipped[fit.converged], fitted[fit.converged], atol=1e-5)

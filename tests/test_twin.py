@@ -176,6 +176,7 @@ def test_base_colours_are_those_of_measured_people():
     colours = twin.base_colours()
     assert len(colours) == 8 and set(colours) == set(portrait.SHAPES)
     for pairs in colours.values():
+        assert len(pairs) >= 20
         assert pairs[:, 0].min() >= portrait.BASE_MELANIN[0] and pairs[:, 0].max() <= portrait.BASE_MELANIN[1]
         assert pairs[:, 1].min() >= portrait.BASE_HAEMOGLOBIN[0] and pairs[:, 1].max() <= portrait.BASE_HAEMOGLOBIN[1]
     median = {group: np.median(pairs[:, 0]) for group, pairs in colours.items()}

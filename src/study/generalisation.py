@@ -26,7 +26,6 @@ from bioface.maps import Decomposition, of_twin
 from bioface.network import BioFaceNet
 from bioface.paths import whole_file
 from bioface.recipes import Recipe
-from bioface.smith2019 import fit
 from bioface.spectra import ILLUMINANTS
 from study import augmentation, baselines, cache, readme
 
@@ -164,12 +163,12 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     BiofaceError : not as many as there are spectra; see :meth:`bioface.bayes.Prior.measured`
     """
     measured = skin_spectra.load("issa")
-    found = fit(measured.reflectance, measured.wavelengths, model="layered")
-    some = np.ones(len(found.converged), bool) if of is None else np.asarray(of)
-    if some.shape != found.converged.shape or some.dtype != bool:
-        raise BiofaceError(f"expected {len(found.converged)} booleans, one a spectrum, found {some.dtype} {some.shape}")
-    inside = found.converged & some
-    return Prior.measured(found.melanin[inside], found.haemoglobin[inside], image, mask, measured.subject[inside])
+    melanin, haemoglobin = skin_spectra.pigments()
+    some = np.ones(len(melanin), bool) if of is None else np.asarray(of)
+    if some.shape != melanin.shape or some.dtype != bool:
+        raise BiofaceError(f"expected {len(melanin)} booleans, one a spectrum, found {some.dtype} {some.shape}")
+    inside = np.isfinite(melanin) & some
+    return Prior.measured(melanin[inside], haemoglobin[inside], image, mask, measured.subject[inside])
 
 
 def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from bioface import camera, illumination, image_formation, smith2019
+from bioface import camera, illumination, image_formation
 from bioface.datasets import heads, painting, skin_spectra
-from bioface.errors import BiofaceError
 
 SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
@@ -50,27 +49,11 @@ COORDINATES = ((-0.9, 5.8, -0.4), (0.9, 8.5, 1.7))
 
 @functools.lru_cache(maxsize=1)
 def base_colours() -> dict[str, np.ndarray]:
-    """(n, 2) melanin and haemoglobin of each group's measured face spectra, by the ``layered`` skin model.
-
-    Raises
-    ------
-    BiofaceError : when a group has hardly a spectrum inside the base range: the skin model has changed.
-    """
-    measured = skin_spectra.load("issa")
-    fit = smith2019.fit(measured.reflectance, measured.wavelengths, model="layered")
-    inside = fit.converged
-    for value, (low, high) in ((fit.melanin, BASE_MELANIN), (fit.haemoglobin, BASE_HAEMOGLOBIN)):
-        inside = inside & (value >= low) & (value <= high)
-    colours = {}
-    for group in measured.groups:
-        of_group = inside & (measured.group == group)
-        colours[group] = np.stack([fit.melanin[of_group], fit.haemoglobin[of_group]], axis=-1)
-        if len(colours[group]) < 20:
-            raise BiofaceError(
-                f"expected at least 20 spectra of group {group} with melanin in {BASE_MELANIN} and haemoglobin "
-                f"in {BASE_HAEMOGLOBIN}, found {len(colours[group])}"
-            )
-    return colours
+    """(n, 2) melanin and haemoglobin of each group's measured face spectra, by the ``layered`` skin model."""
+    measured, pairs = skin_spectra.load("issa"), np.stack(skin_spectra.pigments(), axis=-1)
+    low, high = zip(BASE_MELANIN, BASE_HAEMOGLOBIN, strict=True)
+    inside = ((pairs >= low) & (pairs <= high)).all(-1)
+    return {group: pairs[inside & (measured.group == group)] for group in measured.groups}
 
 
 def spherical_harmonics(direction: np.ndarray, width: float = 0.0) -> np.ndarray:

@@ -36,6 +36,8 @@ from bioface.spectra import WAVELENGTHS
 
 NAMES = ("issa", "iset")
 FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
+#: Melanin and haemoglobin of ISSA's face spectra, which ship: see :func:`pigments`.
+PIGMENTS = paths.ASSETS / "issa_pigments.npz"
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
 CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
@@ -107,6 +109,15 @@ def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSp
 
 
 # --- ISSA --------------------------------------------------------------------------------------------------
+
+
+def pigments() -> tuple[np.ndarray, np.ndarray]:
+    """Melanin and haemoglobin (7 553,), volume fractions, of ISSA's face spectra; NaN where the fit did not converge.
+
+    By the ``layered`` model. They ship, so that faces made from them do not follow the last digit of a solver.
+    """
+    arrays = read_npz(PIGMENTS, ("melanin", "haemoglobin"), "pigments of measured skin")
+    return arrays["melanin"], arrays["haemoglobin"]
 
 
 def _workbook() -> Path:

