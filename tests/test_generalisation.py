@@ -54,7 +54,7 @@ def times_trained(build, monkeypatch):
     return found
 
 
-def test_weights_are_kept_and_found_again_and_whatever_changes_the_plan_is_another_training(build, times_trained):
+def test_weights_are_kept_and_another_plan_is_another_training(build, times_trained):
     first = generalisation.weights(TINY)
     assert same(first, generalisation.weights(TINY.but("another name")))  # a name is not what it is made of
     assert not first.training and len(times_trained) == 1

@@ -67,7 +67,7 @@ def test_the_running_environment_is_the_locked_one():
     assert {name: importlib.metadata.version(name).split("+")[0] for name in LOCK} == LOCK
 
 
-def test_python_is_the_same_everywhere_and_conda_installs_the_lock_and_the_package():
+def test_python_is_the_same_everywhere_and_conda_installs_the_lock():
     (pip,) = (line["pip"] for line in CONDA if isinstance(line, dict))
     assert pip == ["-r requirements.lock", "-e ."]
     plain = dict(re.split(r"[<>=]", f"{line}=", maxsplit=1) for line in CONDA if isinstance(line, str))
@@ -152,7 +152,7 @@ def pretend(place, body, *names):
         (["mine"], ["reproduce", "PY=bin/mine"], "bin/mine -m pip install -r requirements.lock"),
     ],
 )
-def test_without_python_3_11_or_the_package_make_says_what_to_do(checkout, tmp_path, names, arguments, message):
+def test_without_what_is_needed_make_says_what_to_do(checkout, tmp_path, names, arguments, message):
     pretend(tmp_path, "exit 1", *names)
     done = checkout(*arguments)
     assert done.returncode != 0 and message in done.stderr
@@ -169,7 +169,7 @@ esac
 """
 
 
-def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_repeated(checkout, tmp_path):
+def test_an_installation_is_taken_up_again_and_not_repeated(checkout, tmp_path):
     pretend(tmp_path, FAKE, "python3.11")
 
     def installations():
@@ -188,7 +188,7 @@ def test_an_interrupted_installation_is_taken_up_again_and_a_whole_one_is_not_re
         assert installations() == (0, 0, 1)
 
 
-def test_an_own_python_is_used_as_it_is_and_make_passes_its_variables_on(checkout, tmp_path):
+def test_an_own_python_and_variables_are_passed_on(checkout, tmp_path):
     pretend(tmp_path, 'echo "$@" >> log', "mine")
     variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
     assert checkout("reproduce", "PY=bin/mine", *variables).returncode == 0
@@ -230,7 +230,7 @@ def test_clean_removes_only_what_can_be_made_again(checkout, tmp_path):
     assert [file.exists() for file in files[:10]] == [True] * 6 + [False] * 4
 
 
-def test_continuous_integration_runs_make_test_and_installs_a_browser_where_it_can(tmp_path):
+def test_continuous_integration(tmp_path):
     """As root, with apt-get pretended."""
     pretend(tmp_path, 'echo installing; echo "$@" >> log', "apt-get")
     assert os.access(ROOT / ".ci/run", os.X_OK)
@@ -254,7 +254,7 @@ def test_continuous_integration_runs_make_test_and_installs_a_browser_where_it_c
     assert run() == tested and not run(recipe="@exit 1")[0]
 
 
-def test_numbers_of_the_readme_and_verdicts_are_those_of_the_commit(tmp_path):
+def test_readme_and_verdicts_are_those_of_the_commit(tmp_path):
     """What `make reproduce` wrote since is this machine's: other last digits, but what is claimed holds there too."""
     for name in ("claims.json", "05_table1.json", "05_verdicts.json"):
         shown = subprocess.run(["git", "show", f"HEAD:figures/{name}"], cwd=ROOT, capture_output=True, check=False)

@@ -74,9 +74,6 @@ def names(folder):
     return sorted(p.name for p in Path(folder).iterdir())
 
 
-# --- what is asked for
-
-
 def test_notebooks_come_in_order_and_by_number_or_name(place):
     for name in ("04_fit", "01_audit", "02_overfit"):
         write(place, name)
@@ -292,7 +289,7 @@ def test_the_first_failure_stops_the_run_and_the_next_run_resumes_there(place, c
     ("source", "message", "left"),
     [("import os\nos._exit(1)", "01_a: its kernel died", []), (RESULTS, "remove the file", ["01_a.failed.ipynb"])],
 )
-def test_a_kernel_that_dies_is_an_error_and_damaged_claims_are_not_written_over(place, capsys, source, message, left):
+def test_a_dead_kernel_and_damaged_claims_are_errors(place, capsys, source, message, left):
     write(place, "01_a", source)
     (place / "figures/claims.json").write_text("{")
     assert run(place) == 1
