@@ -24,25 +24,21 @@ at_most = 0.5
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def figures(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path / "figures"))
     return tmp_path / "figures"
 
 
 @pytest.fixture
-def declare(tmp_path):
-    """``declare(text, "04")``: the claims of a notebook as another claims.toml declares them."""
+def declare(tmp_path, figures):
+    """``declare(text)``: the claims of a notebook as a claims.toml declares them, perhaps with another bar."""
 
-    def made(text=TOML, notebook="04", **words):
-        (tmp_path / "claims.toml").write_text(text, encoding="utf-8")
+    def made(text=TOML, notebook="04", bar="at_most = 0.5", **words):
+        (tmp_path / "claims.toml").write_text(text.replace("at_most = 0.5", bar), encoding="utf-8")
         return Claims(notebook, tmp_path / "claims.toml", **words)
 
     return made
-
-
-def held(bar):
-    return TOML.replace("at_most = 0.5", bar)
 
 
 @pytest.mark.parametrize(
@@ -56,52 +52,50 @@ def held(bar):
     ],
 )
 def test_a_bar_holds_at_its_edge_and_never_for_what_is_not_finite(declare, bar, text, passing, missing):
-    for value, expected in [(v, True) for v in passing] + [(v, False) for v in missing]:
-        made = declare(held(bar))
+    made = declare(bar=bar)
+    for value in passing + missing:
+        expected = value in passing
         assert made.check("a", value) is expected
         assert made.rows["a"].passed is expected and made.rows["a"].bar == text
     made = declare(TOML + "digits = 2")
     assert not made.check("a", 0.5000001) and made.rows["a"].shown == "0.5"  # judged before it is rounded
 
 
-def test_numbers_of_numpy_and_torch(declare):
-    made = declare(held("equals = 1"))
+def test_one_number_and_one_bar_declared_or_handed_in(declare):
+    made = declare(bar="equals = 1")
     assert all(made.check("a", one) for one in (np.float32(1), torch.tensor(1.0), np.array([1.0])[0], True))
     for many in (np.ones(3), torch.ones(3)):
         with pytest.raises(BiofaceError, match=r"04\.a: expected one number"):
             made.check("a", many)
-
-
-def test_there_is_one_bar_and_it_is_handed_in_only_where_none_is_declared(declare):
-    assert declare(held("")).check("a", 9.0, at_most=10)
-    for bar, also in (
-        ("", {}),
-        ("at_least = 2\nat_most = 1", {}),
-        ("at_most = nan", {}),
-        ("at_most = 1", {"at_most": 10}),
-    ):
+    assert declare(bar="").check("a", 9.0, at_most=10)
+    for bar in ("", "at_least = 2\nat_most = 1", "at_most = nan", "at_most = 1"):
+        also = {"at_most": 10} if bar == "at_most = 1" else {}
         with pytest.raises(BiofaceError, match=r"04\.a: expected .* one bar"):
-            declare(held(bar)).check("a", 9.0, **also)
+            declare(bar=bar).check("a", 9.0, **also)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("old", "new", "message"),
     [
-        (TOML + "at_mots = 1", "at_mots"),
-        (TOML.replace("data = ", "# "), "data"),
-        (TOML.replace("a number", "{faces} faces"), "faces"),
-        (TOML.replace("04", "03"), "KeyError"),
-        ("[04]\na = 1", "int"),
-        ("[04", "TOML"),
+        ("at_most", "at_mots", "at_mots"),
+        ("data = ", "# ", "data"),
+        ("a number", "{faces} faces", "faces"),
+        ("04", "03", "KeyError"),
+        (TOML, "[04]\na = 1", "int"),
+        (TOML, "[04", "TOML"),
     ],
 )
-def test_a_declaration_that_is_wrong_is_refused_by_the_name_of_its_file(declare, text, message):
+def test_a_declaration_that_is_wrong_is_refused_by_the_name_of_its_file(declare, old, new, message):
     with pytest.raises(DataError, match=rf"claims\.toml: expected claims of notebook 04.*{message}"):
-        declare(text)
+        declare(TOML.replace(old, new))
 
 
 def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, figures):
-    made = declare(TOML + TOML.replace("04.a", "04.b"))
+    made = declare(TOML.replace("a number", "{faces} faces") + TOML.replace("04.a", "04.b"), faces=16, more=1)
+    with pytest.raises(BiofaceError, match="say why"):
+        made.skip("a", reason="")
+    made.skip("a", reason="no data")
+    assert made.rows["a"].what == "16 faces" and made.rows["a"].verdict == "not measured"
     for hand_in in (lambda: made.check("c", 0.1), lambda: made.skip("c", reason="x")):
         with pytest.raises(DataError, match=r"claims\.toml: expected a claim \[04\.c\], found none"):
             hand_in()
@@ -117,10 +111,9 @@ def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, caps
     text = text.replace("a number", "a number, said in more words than one line of a table holds", 2)
     made = declare(text.replace("[04.rare]", 'timing = true\nunit = "s"\n[04.rare]') + "optional = true")
     made.check("good", 0.00471, control="PCA: 0.0072")
-    made.check("bad", np.nan)
     made.skip("absent", reason="no such file in data/")
-    made.check("fast", 12.3456)
-    made.check("rare", 0.1)
+    for name, value in (("bad", np.nan), ("fast", 12.3456), ("rare", 0.1)):
+        made.check(name, value)
     made.table()
     told = capsys.readouterr().out
     lines = told.splitlines()
@@ -136,14 +129,6 @@ def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, caps
         assert shown in told and told.count("04.") == 1
 
 
-def test_a_claim_is_skipped_for_a_reason_and_the_notebook_s_words_fill_the_braces(declare):
-    made = declare(TOML.replace("a number", "{faces} faces"), faces=16, more=1)
-    with pytest.raises(BiofaceError, match="say why"):
-        made.skip("a", reason="")
-    made.skip("a", reason="no data")
-    assert made.rows["a"].what == "16 faces" and made.rows["a"].verdict == "not measured"
-
-
 def saved(made, **values):
     """Claims handed in and saved: the rows as they stand in the file, and its text."""
     for name, value in values.items():
@@ -154,11 +139,14 @@ def saved(made, **values):
 
 
 def test_saving_replaces_the_notebook_s_rows_only(declare, figures):
+    digests = []
     for notebook, names in [("04", "ab"), ("01", "c"), ("04", "bd")]:
         text = "".join(TOML.replace("04.a", f"{notebook}.{name}") for name in names)
         saved(declare(text, notebook), **dict.fromkeys(names, 1.0))
+        digests.append(claims.digest("04"))
     assert [c.id for c in claims.read()] == ["01.c", "04.b", "04.d"]
     assert [p.name for p in figures.iterdir()] == ["claims.json"]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_saved_rows_say_what_was_measured(declare):
@@ -185,15 +173,6 @@ def test_a_damaged_file_is_named_and_left_alone(declare, figures):
         assert file.read_text() == damage
 
 
-def test_digest_is_of_one_notebook(declare):
-    def digest(notebook, value):
-        saved(declare(TOML.replace("04", notebook), notebook), a=value)
-        return claims.digest("04")
-
-    before = digest("04", 1.0)
-    assert digest("01", 2.0) == before != digest("04", 3.0)
-
-
 def test_numbers_read_well():
     three = {0.005: "0.005", 0.99961: "1", 1234567: "1 230 000", 2.5e8: "2.5e+08", 0: "0", np.inf: "inf"}
     two = {54321: "54 000", -0.01234: "-0.012", 0.0001: "0.0001", 0.0000999: "0.0001", 1e-12: "1e-12"}
@@ -216,16 +195,14 @@ def test_the_committed_rows_are_the_declared_claims():
     toml = tomllib.loads((paths.notebooks() / "claims.toml").read_text(encoding="utf-8"))
     declared = {f"{notebook}.{name}": row for notebook, table in toml.items() for name, row in table.items()}
     assert declared.keys() == rows.keys()
-    handed_in = set()
+    bars = {}
     for id, row in declared.items():
         for field in ("what", "data"):
             pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(row[field]))
             assert re.fullmatch(pattern, getattr(rows[id], field)), id
-        bar = {key: row[key] for key in ("at_least", "at_most", "equals", "tol") if key in row}
+        bar = bars[id] = {key: row[key] for key in ("at_least", "at_most", "equals", "tol") if key in row}
         assert "equals" not in bar or bar.keys() <= {"equals", "tol"}, id
-        if not bar:
-            handed_in.add(id)
-        elif rows[id].passed is not None:
-            assert rows[id].bar == claims.limits(**bar)[2], id
+        assert not bar or rows[id].passed is None or rows[id].bar == claims.limits(**bar)[2], id
         assert isinstance(row["set"], datetime.date), id
-    assert handed_in == {"01.bias", "04.cheeks_layered", "06.hue"}
+    without = {id for id, bar in bars.items() if not bar}
+    assert without == {"01.bias", "04.cheeks_layered", "06.hue"}

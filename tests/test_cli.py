@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bioface.datasets import registry
 from bioface.errors import DataError
 
 WAVE = np.arange(420.0, 721, 10)
+TRAIN = ["train", "--recipe", "working", "--data", "nfe"]
 
 
 @pytest.fixture
@@ -41,11 +43,8 @@ def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
     assert sorted(p.name for p in out.iterdir()) == ["face_fit.npz", "face_fit.png"]
     said = capsys.readouterr().out
     assert "7 pixels" in said and "face_fit.npz" in said
-
-
-def test_fit_goes_to_the_build_folder_by_default(cube_file, tmp_path):
-    assert cli.main(["fit", str(cube_file[0])]) == 0
-    assert (tmp_path / "build" / "fit" / "face_fit.npz").is_file()
+    assert cli.main(["fit", str(path)]) == 0
+    assert (tmp_path / "build/fit/face_fit.npz").is_file()
 
 
 def one_line_error(arguments, capsys):
@@ -55,48 +54,32 @@ def one_line_error(arguments, capsys):
     return said
 
 
-def test_what_cannot_be_fitted(cube_file, tmp_path, capsys):
-    path, text, missing = (str(file) for file in (cube_file[0], tmp_path / "text.mat", tmp_path / "nobody.mat"))
-    (tmp_path / "text.mat").write_text("hello\nworld")
-    assert "nobody.mat: expected an ISET cube" in one_line_error(["fit", missing], capsys)
-    assert "text.mat: expected a MATLAB .mat file" in one_line_error(["fit", text], capsys)
-    assert "expected a folder" in one_line_error(["fit", path, "--out", path], capsys)
-
-
 # --- decompose
 
 
 @pytest.fixture
-def photo_and_weights(folders):
+def decompose(folders):
+    """``decompose(*options)`` runs the command on the photo me.png with its mask, and gives its exit code."""
     photo, weights, mask = (folders / name for name in ("me.png", "w.safetensors", "mask.png"))
     Image.fromarray(np.full((80, 60, 3), (180, 120, 100), np.uint8)).save(photo)
     inside = np.zeros((80, 60), np.uint8)
     inside[30:60, 20:45] = 255
     Image.fromarray(inside).save(mask)
     training.build("working", 2).save(weights)
-    return photo, weights, mask
+    command = ["decompose", str(photo), "--mask", str(mask), "--weights", str(weights)]
+    return lambda *options: cli.main([*command, *options])
 
 
-@pytest.fixture
-def decompose(photo_and_weights):
-    """``decompose(*options)`` runs the command on the photo with its mask, and gives its exit code."""
-    photo, weights, mask = map(str, photo_and_weights)
-    return lambda *options: cli.main(["decompose", photo, "--mask", mask, "--weights", weights, *options])
-
-
-ENDINGS = ("albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular")
-
-
-def test_decompose_writes_maps_and_pictures(decompose, photo_and_weights, tmp_path, capsys):
-    photo, weights, mask = photo_and_weights
+def test_decompose_writes_maps_and_pictures(decompose, folders, tmp_path, capsys):
     out = tmp_path / "results"
     assert decompose("--out", str(out)) == 0
     said = capsys.readouterr()
     assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
     assert "melanin 0.43" in said.out  # what white is
-    assert sorted(p.name for p in out.iterdir()) == sorted(["me_maps.npz", *(f"me_{e}.png" for e in ENDINGS)])
+    pictures = ["albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular"]
+    assert {p.name for p in out.iterdir()} == {"me_maps.npz", *(f"me_{name}.png" for name in shown)}
     found = maps.Decomposition.load(out / "me_maps.npz")
-    same = decomposition.decompose(photo, mask, weights)
+    same = decomposition.decompose(*(folders / name for name in ("me.png", "mask.png", "w.safetensors")))
     np.testing.assert_array_equal(found.melanin, same.melanin)
     colour = image_formation.srgb_encode(found.reconstruction)
     for name, expected in (("diffuse", found.diffuse_shading / 1.5), ("reconstruction", colour)):
@@ -106,13 +89,12 @@ def test_decompose_writes_maps_and_pictures(decompose, photo_and_weights, tmp_pa
     assert (shown[0] == 0).all() and (shown[45, 30] > 0).all()  # nothing is known outside the crop
 
 
-def test_decompose_without_a_mask_says_so_in_one_line(photo_and_weights, tmp_path, capsys):
-    photo, weights, _ = photo_and_weights
-    assert cli.main(["decompose", str(photo), "--weights", str(weights)]) == 0
+def test_decompose_without_a_mask_says_so_in_one_line(decompose, folders, tmp_path, capsys):
+    assert cli.main(["decompose", str(folders / "me.png"), "--weights", str(folders / "w.safetensors")]) == 0
     said = capsys.readouterr().err
     assert said.startswith("no mask given: where the face is, or whether there is one, cannot be known")
     assert "give --mask or a crop" in said and said.count("\n") == 1
-    assert (tmp_path / "build" / "decompose" / "me_maps.npz").is_file()
+    assert (tmp_path / "build/decompose/me_maps.npz").is_file()
 
 
 def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch, capsys):
@@ -143,7 +125,7 @@ def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch
         (dict(out="me.png"), "expected a folder"),
     ],
 )
-def test_what_cannot_be_decomposed_leaves_nothing(change, message, photo_and_weights, folders, tmp_path, capsys):
+def test_what_cannot_be_decomposed_leaves_nothing(change, message, decompose, folders, tmp_path, capsys):
     Image.new("L", (20, 20), 255).save(folders / "small.png")
     Image.new("L", (60, 80)).save(folders / "black.png")
     Image.new("RGB", (10, 10)).save(folders / "tiny.png")
@@ -156,30 +138,29 @@ def test_what_cannot_be_decomposed_leaves_nothing(change, message, photo_and_wei
 
 
 def test_decompose_writes_all_or_nothing(decompose, tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise DataError("me_maps.npz", "a file that can be written", "No space left on device")
-
-    monkeypatch.setattr(maps.Decomposition, "save", full)
+    full = DataError("me_maps.npz", "a file that can be written", "No space left on device")
+    monkeypatch.setattr(maps.Decomposition, "save", mock.Mock(side_effect=full))
     assert decompose("--out", str(tmp_path / "results")) == 2 and "No space left" in capsys.readouterr().err
     assert not list((tmp_path / "results").iterdir())
-
-
-# --- train
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "wroking"], "unknown recipe 'wroking'; did you mean 'working'"),
-        (["--recipe", "working"], "expected zx_7_d10_inmc_celebA_NN.hdf5 with NN = 01 or 02 or 03 or 04"),
-        (["--recipe", "working", "--split", "trian"], "unknown split 'trian'; did you mean 'train'"),
-        (["--recipe", "working", "--limit", "0"], "expected a limit of at least 1, found 0"),
-        (["--recipe", "working", "--width", "0"], "expected a width of at least 1 filter, found 0"),
-        (["--recipe", "working", "--out", __file__], "expected a folder"),
+        (["fit", "text.mat"], "text.mat: expected a MATLAB .mat file"),
+        (["fit", "face.mat", "--out", "face.mat"], "expected a folder"),
+        (["train", "--recipe", "wroking"], "unknown recipe 'wroking'; did you mean 'working'"),
+        ([*TRAIN], "expected zx_7_d10_inmc_celebA_NN.hdf5 with NN = 01 or 02 or 03 or 04"),
+        ([*TRAIN, "--split", "trian"], "unknown split 'trian'; did you mean 'train'"),
+        ([*TRAIN, "--limit", "0"], "expected a limit of at least 1, found 0"),
+        ([*TRAIN, "--width", "0"], "expected a width of at least 1 filter, found 0"),
+        ([*TRAIN, "--out", __file__], "expected a folder"),
     ],
 )
-def test_training_that_cannot_be(arguments, message, folders, capsys):
-    assert message in one_line_error(["train", "--data", "nfe", *arguments], capsys)
+def test_what_cannot_be_fitted_or_trained(arguments, message, cube_file, monkeypatch, capsys):
+    monkeypatch.chdir(cube_file[0].parent)
+    cube_file[0].with_name("text.mat").write_text("hello\nworld")
+    assert message in one_line_error(arguments, capsys)
 
 
 USAGE = "|fitt|fit|data extra|bench|decompose|decompose a.png --masc b.png|fit a.mat --outt b|train"
@@ -210,3 +191,4 @@ def test_it_runs_as_a_module(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "nobody.mat: expected an ISET cube" in done.stderr

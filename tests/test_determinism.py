@@ -4,14 +4,11 @@ With another number of threads sums are made in another order. What is claimed i
 must agree to half of the third.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 
@@ -24,7 +21,7 @@ from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
 from bioface.decomposition import decompose
 from bioface.objective import Batch
-from study import claims, notebook
+from study import claims
 
 
 def on_one_and_two(work):
@@ -106,25 +103,6 @@ def same_bits(one, other):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-# --- twice -------------------------------------------------------------------------------------------------
-
-
-def test_a_notebook_starts_from_its_seed():
-    before = torch.get_num_threads(), random.getstate(), torch.get_rng_state()
-
-    def drawn(seed):
-        rng = notebook.start(seed)
-        return rng.random(), np.random.rand(), random.random(), float(torch.rand(()))  # noqa: NPY002
-
-    try:
-        assert drawn(3) == drawn(3)
-        assert not set(drawn(3)) & set(drawn(4))
-    finally:
-        torch.set_num_threads(before[0])
-        random.setstate(before[1])
-        torch.set_rng_state(before[2])
-
-
 @pytest.mark.parametrize("recipe", ["working", "authors_code"])
 def test_a_training_twice(recipe):
     (numbers, weights), (again, weights_again) = trained(recipe=recipe), trained(recipe=recipe)
@@ -180,9 +158,6 @@ def test_two_processes_agree_to_the_last_bit():
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
         found.append(json.loads(done.stdout))
     assert found[0] == found[1]
-
-
-# --- one thread and two ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", ["working", "authors_code"])

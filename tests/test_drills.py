@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
@@ -36,10 +35,8 @@ config = twin.TwinConfig(seed=seed, train=2, validation=1, test=1, cubes=0)
 faces = twin.load("train", config=config, progress=False)
 figure, _ = plotting.panel_grid([list(faces.rgb)], quantities=["rgb", "rgb"])
 figures.save(figure, "01_faces", numbers={"mean": faces.rgb.mean((1, 2))}, data="twin (synthetic)", alt="Two faces.")
-c = claims.Claims("01", "claims.toml")
-c.check("mean", faces.rgb.mean())
-c.table()
-c.save()"""
+number, claim, value = "01", "mean", faces.rgb.mean()
+"""
 
 FIT = """\
 import numpy as np
@@ -55,56 +52,50 @@ with np.load(kept) as found:
     error = np.abs(found["melanin"] - found["truth"]).max()
     figure, _ = plotting.panel_grid([[found["truth"], found["melanin"]]], quantities=["melanin", "melanin"])
     figures.save(figure, "04_fit", numbers={"found": found["melanin"]}, data="none (arithmetic)", alt="Two maps.")
-c = claims.Claims("04", "claims.toml")
-c.check("error", error)
+number, claim, value = "04", "error", error
+print("x" * printed)
+"""
+
+HAND_IN = """\
+c = claims.Claims(number, "claims.toml")
+c.check(claim, value)
 c.table()
-c.save()
-print("x" * printed)"""
+c.save()"""
 
 CLAIMS = """\
-[01.mean]
-what = "mean of all channels"
-data = "twin (synthetic)"
-at_least = 0
-at_most = 1
-[04.error]
-what = "largest error of melanin"
-data = "none (arithmetic)"
-at_most = 0.01
+01.mean = { what = "mean of all channels", data = "twin (synthetic)", at_least = 0, at_most = 1 }
+04.error = { what = "largest error of melanin", data = "none (arithmetic)", at_most = 0.01 }
 """
 
 # as notebooks of the study, since figures say which notebook drew them
 AUDIT, SGD_FIT = "01_dataset_audit", "04_smith2019_sgd_fit"
-PARAMETERS = {AUDIT: 'profile = "default"\nseed = 0', SGD_FIT: "size = 6\nballast = 0\nprinted = 0"}
 
 
-def _notebooks(folder: Path, **parameters: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "claims.toml").write_text(CLAIMS)
-    for name, source in ((AUDIT, FACES), (SGD_FIT, FIT)):
-        own = PARAMETERS[name]
-        for parameter, value in parameters.items():
-            own = re.sub(rf"^{parameter} = .*$", f"{parameter} = {value}", own, flags=re.M)
+def place_at(place: Path, size: int = 6, ballast: int = 0, printed: int = 0) -> Path:
+    for name in ("notebooks", "data"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    (place / "notebooks/claims.toml").write_text(CLAIMS)
+    of_fit = f"size = {size}\nballast = {ballast}\nprinted = {printed}"
+    for name, own, source in ((AUDIT, "seed = 0", FACES), (SGD_FIT, of_fit, FIT)):
         cells = [
             new_markdown_cell("# A notebook", id="title"),
             new_code_cell(own, metadata={"tags": ["parameters"]}, id="parameters"),
-            new_code_cell(source, id="source"),
+            new_code_cell(source + HAND_IN, id="source"),
         ]
-        nbformat.write(new_notebook(cells=cells, metadata=notebook_file.METADATA), folder / f"{name}.ipynb")
+        made = new_notebook(cells=cells, metadata=notebook_file.METADATA)
+        nbformat.write(made, place / f"notebooks/{name}.ipynb")
+    return place
 
 
-def _environment(place: Path) -> dict[str, str]:
-    """Folders of its own; what is killed while it writes coverage would leave a broken file of it."""
-    own = {f"BIOFACE_{name.upper()}": str(place / name) for name in ("build", "figures", "data")}
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
-    return kept | own | {"BIOFACE_THREADS": "1", "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(place / "ipython")}
-
-
-def start(place: Path, *before: str, **options: Any) -> subprocess.Popen:
+def start(place: Path, *before: str) -> subprocess.Popen:
     """Run the notebooks of a place, the command behind ``before``, in a group of processes of its own."""
     command = [*before, sys.executable, "-m", "study.reproduce", "--folder", str(place / "notebooks")]
+    # what is killed while it writes coverage would leave a broken file of it
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    own = {f"BIOFACE_{name.upper()}": str(place / name) for name in ("build", "figures", "data")}
+    own |= {"BIOFACE_THREADS": "1", "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(place / "ipython")}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(command, env=_environment(place), start_new_session=True, **pipes, **options)
+    return subprocess.Popen(command, env=kept | own, start_new_session=True, **pipes)
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
@@ -119,26 +110,13 @@ def kill(process: subprocess.Popen) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def place_at(folder: Path) -> Path:
-    _notebooks(folder / "notebooks")
-    (folder / "data").mkdir()
-    return folder
-
-
 def results(place: Path) -> dict[str, object]:
     """Everything that a run leaves, by name: executed notebooks without their times, all other files as bytes."""
-    found = {}
-    for top in ("build", "figures"):
-        for file in sorted((place / top).rglob("*")):
-            name = str(file.relative_to(place))
-            if file.name.endswith(".failed.ipynb"):  # as far as it went
-                continue
-            if file.suffix == ".ipynb":
-                found[name] = notebook_file.clean(file)
-            elif file.is_file():
-                timed = file.suffix == ".stamp"  # of the executed copy, which says how long it took
-                found[name] = None if timed else file.read_bytes()
-    return found
+    files = [file for top in ("build", "figures") for file in (place / top).rglob("*") if file.is_file()]
+    # a stamp is of the executed copy, which says how long it took
+    read = {".ipynb": notebook_file.clean, ".stamp": lambda file: None}
+    found = {str(file.relative_to(place)): read.get(file.suffix, Path.read_bytes)(file) for file in files}
+    return {name: value for name, value in found.items() if not name.endswith(".failed.ipynb")}  # as far as it went
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +126,23 @@ def undisturbed(tmp_path_factory):
     began = time.monotonic()
     finish(start(place))
     seconds = time.monotonic() - began
-    found = results(place)
-    assert {"figures/01_faces.png", "figures/04_fit.json", "figures/claims.json", "build/fits/6.npz"} <= set(found)
+    expected = {"figures/01_faces.png", "figures/04_fit.json", "figures/claims.json", "build/fits/6.npz"}
+    assert expected <= set(results(place))
     return place, seconds
 
 
-def same(found: dict, expected: dict) -> bool:
-    different = {name for name in {*found, *expected} if found.get(name, 0) != expected.get(name, 0)}
-    assert not different
-    return True
+def different(place: Path, expected: dict) -> set[str]:
+    found = results(place)
+    return {name for name in {*found, *expected} if found.get(name, 0) != expected.get(name, 0)}
 
 
-# --- killed
+def different_in_the_end(place: Path, expected: dict) -> set[str]:
+    """After another run, to which everything half written is old: in caches it has ten minutes."""
+    for partial in (place / "build").rglob(".*.partial*"):
+        os.utime(partial, (0, 0))
+    finish(start(place))
+    return different(place, expected)
+
 
 TRAINING = """\
 import torch
@@ -189,7 +172,7 @@ def test_no_process_outlives_a_run_that_is_killed_while_workers_train(tmp_path, 
     place = tmp_path
     training = new_notebook(cells=[new_code_cell(TRAINING)], metadata=notebook_file.METADATA)
     (place / "notebooks").mkdir()
-    nbformat.write(training, place / "notebooks" / "02_training.ipynb")
+    nbformat.write(training, place / "notebooks/02_training.ipynb")
     process = start(place)
     deadline = time.monotonic() + 300
     while sum(bool(re.search("spawn_main|popen_loky", line)) for line in processes(place).values()) < 2:
@@ -207,15 +190,14 @@ def test_no_process_outlives_a_run_that_is_killed_while_workers_train(tmp_path, 
     assert processes(place) == {}
     process.communicate()
     finish(start(place))
-    assert "4 runs" in (place / "build" / "notebooks" / "02_training.ipynb").read_text()
+    assert "4 runs" in (place / "build/notebooks/02_training.ipynb").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a kernel outlives its parent by a second")
 def test_killed_at_ten_random_moments_it_ends_like_an_undisturbed_run(tmp_path, undisturbed):
     expected, seconds = results(undisturbed[0]), undisturbed[1]
-    place = place_at(tmp_path / "place")
-    killed = 0
+    place, killed = place_at(tmp_path / "place"), 0
     for moment in np.random.default_rng(0).uniform(0, seconds, 10):
         process = start(place)
         try:
@@ -224,15 +206,12 @@ def test_killed_at_ten_random_moments_it_ends_like_an_undisturbed_run(tmp_path, 
             kill(process)
             killed += 1
         else:  # what earlier runs had done left too little for this one: begin again
-            assert process.returncode == 0 and same(results(place), expected)
+            assert process.returncode == 0 and not different(place, expected)
             shutil.rmtree(place / "build")
             shutil.rmtree(place / "figures")
     assert killed >= 5
     finish(start(place))
-    for partial in (place / "build").rglob(".*.partial*"):
-        os.utime(partial, (0, 0))  # in caches, where others may be at work, what is half written has ten minutes
-    finish(start(place))
-    assert same(results(place), expected)
+    assert not different_in_the_end(place, expected)
 
 
 @pytest.mark.slow
@@ -243,30 +222,17 @@ def test_the_second_of_two_runs_waits_and_ends_like_a_single_one(tmp_path, undis
     assert first.stdout.readline().startswith(AUDIT)
     second = start(place)
     assert "Another run is at work" in second.stdout.readline()
-    if first_is_killed:
-        kill(first)
-    else:
-        finish(first)
+    (kill if first_is_killed else finish)(first)
     told = finish(second)
     assert (f"{SGD_FIT}  running" in told) == first_is_killed
-    for partial in (place / "build").rglob(".*.partial*"):
-        os.utime(partial, (0, 0))
-    finish(start(place))
-    assert same(results(place), results(undisturbed[0]))
-
-
-# --- a full disk
-
-
-def _limit_files(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    assert not different_in_the_end(place, results(undisturbed[0]))
 
 
 @contextlib.contextmanager
 def no_room(size: int):
-    """No file longer than so many bytes: a write fails in the middle, as on a full disk."""
+    """No file longer than so many bytes: a write fails in the middle, as on a full disk; in what begins here too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    _limit_files(size)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
@@ -278,7 +244,7 @@ def after_a_refusal(place: Path, before: dict, told: str) -> None:
     assert "make room" in told and "BIOFACE_BUILD" in told and "Traceback" not in told
     stamp = f"build/notebooks/{SGD_FIT}.stamp"
     del before[stamp]  # so that it is taken up again
-    assert same(results(place), before)
+    assert not different(place, before)
     told = finish(start(place))
     assert re.search(f"{AUDIT} +up to date", told) and "2 of 2 claims pass" in told
     assert (place / stamp).is_file()
@@ -291,13 +257,14 @@ def after_a_refusal(place: Path, before: dict, told: str) -> None:
         ({"size": 7, "ballast": 300_000}, "build/fits/7.npz"),
         ({"printed": 3_000_000}, f"build/notebooks/{SGD_FIT}.ipynb"),
     ],
-    ids=["a result", "the notebook"],
 )
 def test_a_file_that_has_no_room_stops_the_run_and_harms_nothing(tmp_path, undisturbed, grows, named):
     place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
     before = results(place)
-    _notebooks(place / "notebooks", **grows)
-    told = finish(start(place, preexec_fn=lambda: _limit_files(1_500_000)), code=2)
+    place_at(place, **grows)
+    with no_room(1_500_000):
+        process = start(place)
+    told = finish(process, code=2)
     assert str(place / named) in told and "File too large" in told
     after_a_refusal(place, before, told)
 
@@ -317,13 +284,12 @@ exit $code"""
 def test_a_full_disk_stops_the_run_and_harms_nothing(tmp_path, undisturbed, monkeypatch):
     """On a real one, of memory, that exists for this run only; where that is not allowed, the test above stands in."""
     namespace = ["unshare", "--mount", "sh", "-c"]
-    try:
-        subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], check=True, capture_output=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    probe = [*namespace, f"mount -t tmpfs tmpfs {tmp_path}"]
+    if not shutil.which(probe[0]) or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("a file system of one's own cannot be mounted here")
     place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
     before = results(place)
-    _notebooks(place / "notebooks", size=7, ballast=300_000)
+    place_at(place, size=7, ballast=300_000)
     shutil.copytree(place / "build", place / "kept")
     monkeypatch.setenv("KEPT", str(place / "kept"))
     # blocks of 4 kB: what is there, and room for notebooks, but not for 2.4 MB more
@@ -335,23 +301,18 @@ def test_a_full_disk_stops_the_run_and_harms_nothing(tmp_path, undisturbed, monk
     after_a_refusal(place, before, told)
 
 
-def _tiny_twin(*_: Any):
-    return twin.load("train", config=twin.TwinConfig(train=2, validation=1, test=1, cubes=0), progress=False)
-
-
 @pytest.fixture
 def commands(folders, monkeypatch):
     """For each command: its arguments, and what it names when there is no room."""
     Image.fromarray(np.full((80, 60, 3), (180, 120, 100), np.uint8)).save(folders / "me.png")
-    Image.new("L", (60, 80), 255).save(folders / "mask.png")
     training.build("working", 2).save(folders / "w.safetensors")
     wave = np.arange(420.0, 721, 10)
     radiance = skin.reflectance(np.full((2, 4), 0.1), np.full((2, 4), 0.04), wavelengths=wave)
     scipy.io.savemat(folders / "face.mat", {"photons": radiance, "wave": wave, "illuminant": np.ones(31)})
-    monkeypatch.setattr(datasets, "load", _tiny_twin)
-    photo = ["decompose", str(folders / "me.png"), "--mask", str(folders / "mask.png")]
+    tiny = twin.TwinConfig(train=2, validation=1, test=1, cubes=0)
+    monkeypatch.setattr(datasets, "load", lambda *_: twin.load("train", config=tiny, progress=False))
     return {
-        "decompose": ([*photo, "--weights", str(folders / "w.safetensors")], "me_"),
+        "decompose": (["decompose", str(folders / "me.png"), "--weights", str(folders / "w.safetensors")], "me_"),
         "fit": (["fit", str(folders / "face.mat")], "face_fit.npz"),
         "train": (["train", "--recipe", "working", "--width", "1", "--steps", "1"], "working.safetensors"),
     }
@@ -378,11 +339,9 @@ def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
         assert cli.main(arguments) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "zx_7_d10_inmc_celebA_01.hdf5" in told and "make room" in told
-    assert not list((tmp_path / "build" / "twin").iterdir()) and not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "build/twin").iterdir()) and not list((tmp_path / "out").iterdir())
     assert cli.main(arguments) == 0
 
-
-# --- a checkout that may only be read
 
 # a superuser may write anywhere; without the capabilities he is the owner of his files, whose modes then count
 AS_OWNER = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
@@ -396,33 +355,28 @@ def read_only(tmp_path_factory):
     shutil.copytree(paths.root() / "src", copy / "src", ignore=ignored)
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(paths.root() / name, copy)
-    _notebooks(copy / "notebooks")
+    place_at(copy)
     subprocess.run(["chmod", "-R", "a-w", copy], check=True)
-    assert subprocess.run([*AS_OWNER, "touch", copy / "src" / "a"], capture_output=True).returncode != 0
+    assert subprocess.run([*AS_OWNER, "touch", copy / "src/a"], capture_output=True).returncode != 0
     yield copy
     subprocess.run(["chmod", "-R", "u+w", copy], check=True)
 
 
 def make_reproduce(checkout: Path, **folders: str) -> subprocess.CompletedProcess:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "BIOFACE_", "MAKE", "MFLAGS"))}
-    return subprocess.run(
-        [*AS_OWNER, "make", "reproduce", f"PY={sys.executable}"],
-        cwd=checkout,
-        env=kept | folders | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    kept |= {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
+    command = [*AS_OWNER, "make", "reproduce", f"PY={sys.executable}"]
+    pipes = dict(capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=checkout, env=kept | folders, **pipes)
 
 
 @pytest.mark.slow
 def test_a_checkout_that_may_only_be_read_runs_with_folders_elsewhere(tmp_path, read_only, undisturbed):
-    home = str(read_only)  # of a user who has none of his own
     folders = {f"BIOFACE_{name.upper()}": str(tmp_path / name) for name in ("build", "figures")}
-    done = make_reproduce(read_only, HOME=home, **folders)
+    done = make_reproduce(read_only, HOME=str(read_only), **folders)  # a user with no home of his own
     assert done.returncode == 0, done.stderr
     assert "2 of 2 claims pass" in done.stdout
-    assert same(results(tmp_path), results(undisturbed[0]))
+    assert not different(tmp_path, results(undisturbed[0]))
 
 
 @pytest.mark.parametrize(("given", "missing"), [([], "build"), (["build"], "figures")])

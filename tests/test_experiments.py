@@ -32,14 +32,8 @@ def runs_of(batch, *recipes_, **changes):
 
 
 def same(one, other):
-    return all(
-        np.array_equal(a, b)
-        for a, b in [
-            *((getattr(one, name), getattr(other, name)) for name in ("start", "image", "image_eval")),
-            *zip(one.output, other.output, strict=True),
-            (one.history.total, other.history.total),
-        ]
-    )
+    both = ([r.start, r.image, r.image_eval, r.history.total, *r.output] for r in (one, other))
+    return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
 
 @pytest.fixture
@@ -60,15 +54,17 @@ def test_runs_are_kept_and_found_again(times_run):
     second = runs_of(named, recipe.but("other name"), seeds=(0, 1))["other name"]  # names make no other run
     assert len(times_run) == 2 and all(map(same, first, second))
     assert first[0].history.seconds == second[0].history.seconds
+    table = experiments.summary({"working": first}, batch)["working"]
+    assert set(table) == {"rmse", "luminance", "start"} and table["rmse"].shape == (2,)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: b"no archive"])
 def test_a_damaged_cache_is_run_again(folders, times_run, damage):
     batch = a_batch()
     (first,) = runs_of(batch)["working"]
     (file,) = (folders.parent / "build" / "cache").rglob("output.pkl")
     whole = file.read_bytes()
-    file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no archive"}[damage])
+    file.write_bytes(damage(whole))
     assert same(runs_of(batch)["working"][0], first)
     assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
@@ -78,11 +74,13 @@ def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     for others in (dict(), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
         runs_of(batch, **others)
     runs_of(batch, faster)
-    runs_of(a_batch(seed=1))
     with torch.no_grad():
         truth = training.build("working", 2)(batch.image)
-    runs_of(dataclasses.replace(batch, truth=truth))
+    for other in (a_batch(seed=1), dataclasses.replace(batch, truth=truth)):
+        runs_of(other)
     assert len(times_run) == 7
+    with pytest.raises(BiofaceError, match="names that differ"):
+        runs_of(batch, recipes.WORKING, faster)
 
 
 @pytest.mark.slow
@@ -96,18 +94,15 @@ def test_several_processes_give_what_one_gives(folders, monkeypatch, tmp_path):
     assert all(same(alone[name][0], side_by_side[name][0]) for name in alone)
 
 
-def test_recipes_of_one_name_are_refused(folders):
-    with pytest.raises(BiofaceError, match="names that differ"):
-        runs_of(a_batch(), recipes.WORKING, recipes.WORKING.but("working", scale=255.0))
-
-
-def test_a_run_starts_at_the_untrained_network(folders):
+def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
     batch = a_batch()
     still = recipes.WORKING.but("still", optimiser="sgd", learning_rate=1e-30)
     found = experiments.run(batch, still, **SMALL)
     assert np.allclose(found.start, found.image)
     assert found.history.output_change.max() < 1e-6
-    assert torch.get_num_threads() >= 1
+    vanishing = recipes.PAPER_LITERAL.but("vanishing", learning_rate=1e-12)
+    assert experiments.moved_share(batch, vanishing, width=2) < 0.1
+    assert experiments.moved_share(batch, recipes.WORKING, width=2) > 0.5
 
 
 def a_run(image, said):
@@ -140,7 +135,7 @@ def test_scores_of_the_truth_are_perfect(issa_build, monkeypatch):
     assert s["rmse"] < 0.01 and s["luminance"] > 0.999
 
 
-def test_step_sizes_add_up():
+def test_step_sizes_add_up_as_measured():
     batch = a_batch()
     paper, code = recipes.PAPER_LITERAL, recipes.get("weight_decay")
     pixels = 64 * 16 * 16 / 224**2
@@ -148,21 +143,11 @@ def test_step_sizes_add_up():
     assert experiments.step_size_ratio(code, paper, batch, 10) == pytest.approx(255**2 * pixels * gain)
     with pytest.raises(BiofaceError, match="sgd"):
         experiments.step_size_ratio(recipes.WORKING, paper, batch, 10)
-
-
-def test_measured_step_sizes_agree_with_the_arithmetic():
     batch = a_batch(8, 32)  # two faces of 16 × 16 leave batch norm two values to compare: chaos
     slow = [r.but(r.name, learning_rate=1e-9) for r in (recipes.get("momentum"), recipes.PAPER_LITERAL)]
     travelled = [experiments.displacement(batch, r, 5, width=2) for r in slow]
     computed = experiments.step_size_ratio(*slow, batch, 5)
     assert 0.5 < travelled[0] / travelled[1] / computed < 2
-
-
-def test_tiny_steps_are_lost_in_single_precision():
-    batch = a_batch()
-    vanishing = recipes.PAPER_LITERAL.but("vanishing", learning_rate=1e-12)
-    assert experiments.moved_share(batch, vanishing, width=2) < 0.1
-    assert experiments.moved_share(batch, recipes.WORKING, width=2) > 0.5
 
 
 @pytest.mark.alone
@@ -182,13 +167,6 @@ def test_peak_memory_is_measured_in_a_process_of_its_own():
     bare = experiments.peak_memory(batch, None)
     spectral = experiments.peak_memory(batch, recipes.WORKING.but("s", decoder="spectral"))
     assert 10 < bare < spectral < 5000
-
-
-def test_the_dictionary_of_a_summary():
-    batch = a_batch()
-    runs = {"working": [experiments.run(batch, recipes.WORKING, seed=s, **SMALL) for s in (0, 1)]}
-    table = experiments.summary(runs, batch)["working"]
-    assert set(table) == {"rmse", "luminance", "start"} and table["rmse"].shape == (2,)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Plans and their cached weights, and the network that ships."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 
@@ -56,7 +54,7 @@ def times_trained(build, monkeypatch):
     return found
 
 
-def test_weights_are_kept_and_found_again(build, times_trained):
+def test_weights_are_kept_and_another_plan_is_another_training(build, times_trained):
     first = generalisation.weights(TINY)
     assert same(first, generalisation.weights(TINY.but("another name")))  # a name is not what it is made of
     assert not first.training and len(times_trained) == 1
@@ -64,14 +62,11 @@ def test_weights_are_kept_and_found_again(build, times_trained):
     file.write_bytes(b"damaged")
     generalisation.weights(TINY)
     assert len(times_trained) == 2
-
-
-def test_whatever_changes_the_plan_is_another_training(times_trained):
     longer = (dataclasses.replace(TINY.stages[0], steps=3),)
-    for change in ({}, dict(width=3), dict(faces=5), dict(stages=TINY.stages[:1]), dict(stages=longer)):
+    for change in (dict(width=3), dict(faces=5), dict(stages=TINY.stages[:1]), dict(stages=longer)):
         generalisation.weights(TINY.but("other", **change))
     generalisation.weights(TINY, 1)
-    assert len(times_trained) == 6
+    assert len(times_trained) == 7
 
 
 def test_fill_trains_what_is_missing_once(times_trained, monkeypatch):
@@ -97,25 +92,24 @@ def test_a_plan_that_cannot_be_is_refused(wrong, message):
 def test_predictions_are_in_the_order_of_the_faces():
     truth = maps.of_twin(twin.load("test", 3, progress=False))
     model = generalisation.train(TINY)
-    together = generalisation.predict(model, truth.image, truth.mask)
-    alone = generalisation.predict(model, truth.image[1:2], truth.mask[1:2])
+    together, alone = (generalisation.predict(model, truth.image[k], truth.mask[k]) for k in (slice(3), slice(1, 2)))
     assert np.allclose(together.melanin[1], alone.melanin[0], atol=1e-6)
     assert np.allclose(together.reconstruction[1], alone.reconstruction[0], atol=1e-5)
     assert together.melanin.min() >= 0 and together.melanin.max() <= 0.43
 
 
-# --- maps that nobody told ---------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def faces():
+    return twin.load("validation", 3, progress=False)
 
 
 @pytest.mark.slow
-def test_inverted_maps_know_nothing_of_the_truth():
-    faces = twin.load("validation", 3, progress=False)
+def test_inverted_maps_know_nothing_of_the_truth(faces):
     found, without = (generalisation.inverted(f) for f in (faces, dataclasses.replace(faces, truth=None)))
     assert np.array_equal(found.melanin, without.melanin)
 
 
-def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth():
-    faces = twin.load("validation", 3, progress=False)
+def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth(faces):
     batch = objective.Batch.of(dataclasses.replace(faces, truth=generalisation.inverted(faces)))
     image, _ = objective.decode(batch.truth, batch, recipes.WORKING)
     assert float(metrics.rmse(image, batch.image, batch.mask).max()) < 0.05
@@ -137,11 +131,10 @@ def test_inverted_maps_are_made_once_and_made_again_when_damaged(build, monkeypa
     assert calls == [2, 2]
 
 
-def test_half_of_the_measured_people_give_another_prior_of_the_same_kind():
-    faces = twin.load("validation", 3, progress=False)
+def test_half_of_the_measured_people_give_another_prior_of_the_same_kind(faces):
     image = image_formation.srgb_decode(faces.rgb)
-    people = np.unique(skin_spectra.load("issa").subject)
-    half = np.isin(skin_spectra.load("issa").subject, people[::2])
+    subject = skin_spectra.load("issa").subject
+    half = np.isin(subject, np.unique(subject)[::2])
     whole, some = (generalisation.measured_prior(image, faces.mask, of) for of in (None, half))
     assert not np.array_equal(whole.law, some.law)
     assert np.allclose(whole.pigments, some.pigments, atol=0.1)
@@ -149,13 +142,7 @@ def test_half_of_the_measured_people_give_another_prior_of_the_same_kind():
         generalisation.measured_prior(image, faces.mask, half[:-1])
 
 
-# --- the network that ships --------------------------------------------------------------------------------
-
-
-def test_the_weights_that_ship_are_small_and_say_what_they_are():
-    assert decomposition.WEIGHTS.stat().st_size <= 4_000_000
-    card = decomposition.WEIGHTS.with_suffix(".md").read_text()
-    assert "synthetic" in card and "**Not for**" in card
+CARD = decomposition.WEIGHTS.with_suffix(".md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -164,22 +151,22 @@ def errors():
     return generalisation.errors_by_group(BioFaceNet.from_file(decomposition.WEIGHTS))[0]
 
 
-def test_the_weights_that_ship_do_what_their_card_says(errors):
-    lines = decomposition.WEIGHTS.with_suffix(".md").read_text().splitlines()
+def test_the_weights_that_ship_are_small_and_do_what_their_card_says(errors):
+    assert decomposition.WEIGHTS.stat().st_size <= 4_000_000
+    assert "synthetic" in CARD and "**Not for**" in CARD
     for name, of_group in errors.items():
-        (line,) = (line for line in lines if line.startswith(f"| {name} |"))
+        (line,) = (line for line in CARD.splitlines() if line.startswith(f"| {name} |"))
         said = [float(cell) for cell in line.split("|")[3:-1]]
         assert said == pytest.approx([of_group[column] for column in metrics.TABLE1], abs=0.002), name
 
 
 def test_the_card_is_filled_with_the_numbers_of_its_network(monkeypatch, errors):
-    card = decomposition.WEIGHTS.with_suffix(".md").read_text()
-    groups = [line.split("|") for line in card.splitlines() if re.match(r"\| [A-Z].*\| 8 ", line)]
+    groups = [line.split("|") for line in CARD.splitlines() if re.match(r"\| [A-Z].*\| 8 ", line)]
     counts = {cells[1].strip(): int(cells[2]) for cells in groups} | {"all": 64, "training mean": 64}
     monkeypatch.setattr(generalisation, "errors_by_group", lambda model: (errors, counts))
     filled = generalisation.model_card(BioFaceNet.from_file(decomposition.WEIGHTS))
     digits = re.compile(r"\b0\.\d{3}\b|\d\d%")  # another processor rounds to other last digits
-    assert digits.sub("", filled) == digits.sub("", card)
+    assert digits.sub("", filled) == digits.sub("", CARD)
 
 
 def test_the_weights_that_ship_beat_the_training_mean_as_is_claimed(errors):

@@ -21,50 +21,40 @@ MACHINE = re.compile(r"(?<![\w.])/(home|root|tmp|work|mnt|media|Users|usr|opt|va
 def faults(notebook):
     """Everything that a committed notebook must not be, as sentences."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found = []
+    last = code[-1]
     counts = [cell.execution_count for cell in code]
-    if counts != list(range(1, len(code) + 1)):
-        found.append(f"executed out of order: {counts}")
-    if not notebook.cells[0].source.startswith("# "):
-        found.append("no title")
     tagged = [cell for cell in code if "parameters" in _tags(cell)]
     values = [ast.literal_eval(line.value) for cell in tagged for line in ast.parse(cell.source).body]
-    if len(tagged) != 1 or values[:1] != ["default"] or [type(value) for value in values[1:2]] != [int]:
-        found.append('not one cell tagged parameters, with profile = "default" and a whole seed first')
-    if any(type(value) not in (str, int, float) for value in values):
-        found.append(f"parameters that are neither text nor numbers: {values}")
+    kinds = [type(value) for value in values]
+    found = {
+        f"executed out of order: {counts}": counts != list(range(1, len(code) + 1)),
+        "no title": not notebook.cells[0].source.startswith("# "),
+        "not one cell tagged parameters": len(tagged) != 1,
+        'no profile = "default" or no whole seed first': values[:1] != ["default"] or kinds[1:2] != [int],
+        f"parameters that are neither text nor numbers: {values}": not set(kinds) <= {str, int, float},
+        "no versions in the last code cell": "notebook.versions()" not in last.source or "torch" not in _text(last),
+        "the versions are compared from machine to machine": "nbval-ignore-output" not in _tags(last),
+        f"metadata {sorted(notebook.metadata)}": set(notebook.metadata) - set(notebook_file.METADATA),
+    }
     for number, cell in enumerate(code, 1):
-        found += [f"cell {number}: {fault}" for fault in _cell_faults(cell)]
-    if "notebook.versions()" not in code[-1].source or "torch" not in _text(code[-1]):
-        found.append("the last code cell does not print the versions")
-    if "nbval-ignore-output" not in _tags(code[-1]):
-        found.append("the versions are compared from machine to machine")
-    if set(notebook.metadata) - set(notebook_file.METADATA):
-        found.append(f"metadata {sorted(notebook.metadata)}")
-    return found
+        found |= {f"cell {number}: {fault}": is_so for fault, is_so in _cell_faults(cell).items()}
+    return [fault for fault, is_so in found.items() if is_so]
 
 
 def _cell_faults(cell):
-    found = []
-    if len(cell.source.splitlines()) > 25:
-        found.append("more than 25 lines of code")
-    if _tags(cell) & {"injected-parameters", "papermill-error-cell-tag"}:
-        found.append("a cell that papermill put in")
-    if set(cell.metadata) - {"tags"}:
-        found.append(f"metadata {sorted(cell.metadata)}")
-    for node in ast.walk(ast.parse(cell.source)):
-        if isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef) and node.end_lineno - node.lineno >= 8:
-            found.append(f"{getattr(node, 'name', 'a lambda')} belongs into src/")
-    for output in cell.outputs:
-        if output.output_type == "error":
-            found.append(f"failed: {output.ename}")
-        if output.get("name") == "stderr":
-            found.append("writes to stderr")
-        if notebook_file.WIDGET in output.get("data", {}):
-            found.append("keeps the state of a widget")
-    if match := MACHINE.search(_text(cell)):
-        found.append(f"shows a place on somebody's machine: {match.group()}")
-    return found
+    place = MACHINE.search(_text(cell))
+    defined = (ast.FunctionDef, ast.Lambda, ast.ClassDef)
+    nodes = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defined)]
+    return {
+        "more than 25 lines of code": len(cell.source.splitlines()) > 25,
+        "a cell that papermill put in": _tags(cell) & {"injected-parameters", "papermill-error-cell-tag"},
+        f"metadata {sorted(cell.metadata)}": set(cell.metadata) - {"tags"},
+        "a definition that belongs into src/": any(node.end_lineno - node.lineno >= 8 for node in nodes),
+        "failed": any(output.output_type == "error" for output in cell.outputs),
+        "writes to stderr": any(output.get("name") == "stderr" for output in cell.outputs),
+        "keeps the state of a widget": any(notebook_file.WIDGET in output.get("data", {}) for output in cell.outputs),
+        f"shows a place on somebody's machine: {place}": place,
+    }
 
 
 def _tags(cell):
@@ -72,10 +62,8 @@ def _tags(cell):
 
 
 def _text(cell):
-    parts = []
-    for output in cell.outputs:
-        parts += [output.get("text", "")] + [v for k, v in output.get("data", {}).items() if k.startswith("text/")]
-    return "\n".join(parts)
+    bundles = [{"text/": output.get("text", "")} | output.get("data", {}) for output in cell.outputs]
+    return "\n".join(text for shown in bundles for kind, text in shown.items() if kind.startswith("text/"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -89,12 +77,10 @@ def test_committed_notebook(path):
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figure_is_drawn_by_its_notebook(path):
-    drawn = [p for p in NOTEBOOKS if p.stem[:2] == path.stem[:2]]
-    assert drawn, "no notebook of this number"
-    source = "\n".join(text for _, text, _ in notebook_file.source(drawn[0]))
-    assert f'"{path.stem}"' in source
     beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert beside["notebook"] == drawn[0].name and beside["description"] and beside["data"]
+    (drawn,) = (p for p in NOTEBOOKS if p.stem[:2] == path.stem[:2])
+    assert f'"{path.stem}"' in "\n".join(text for _, text, _ in notebook_file.source(drawn))
+    assert beside["notebook"] == drawn.name and beside["description"] and beside["data"]
 
 
 def test_notebooks_are_where_the_rules_look():
@@ -102,24 +88,19 @@ def test_notebooks_are_where_the_rules_look():
     assert sorted(others) == NOTEBOOKS
 
 
-# The rules must be able to fail: a good notebook, and one thing wrong with it at a time.
-
-
 def _cell(source, count, text="", *tags):
     outputs = [new_output("stream", text=text)] if text else []
     return new_code_cell(source, execution_count=count, metadata={"tags": list(tags)}, outputs=outputs)
 
 
-GOOD = new_notebook(
-    cells=[
-        new_markdown_cell("# Title"),
-        _cell("from study import notebook", 1),
-        _cell('profile = "default"\nseed = 0', 2, "", "parameters"),
-        _cell("print(0.5)", 3, "0.5 of data/nfe/x.hdf5"),
-        _cell("notebook.versions()", 4, "bioface 0.1.0, torch 2.13.0", "nbval-ignore-output"),
-    ],
-    metadata=notebook_file.METADATA,
-)
+# the rules must be able to fail: a good notebook, and one thing wrong with it at a time
+GOOD = [
+    new_markdown_cell("# Title"),
+    _cell("from study import notebook", 1),
+    _cell('profile = "default"\nseed = 0', 2, "", "parameters"),
+    _cell("print(0.5)", 3, "0.5 of data/nfe/x.hdf5"),
+    _cell("notebook.versions()", 4, "bioface 0.1.0, torch 2.13.0", "nbval-ignore-output"),
+]
 
 
 def _shown(mime, value):
@@ -139,8 +120,8 @@ BAD = {
     "stderr": lambda n: n.cells[3].outputs[0].update(name="stderr"),
     "home": lambda n: n.cells[3].outputs[0].update(text="see /home/me/data"),
     "windows": lambda n: n.cells[3].outputs[0].update(text="C:\\data"),
-    "path in a repr": lambda n: n.cells[3].outputs.append(_shown("text/plain", "PosixPath('/tmp/x')")),
-    "widget": lambda n: n.cells[3].outputs.append(_shown(notebook_file.WIDGET, {})),
+    "path in a repr": lambda n: n.cells[3].update(outputs=[_shown("text/plain", "PosixPath('/tmp/x')")]),
+    "widget": lambda n: n.cells[3].update(outputs=[_shown(notebook_file.WIDGET, {})]),
     "long cell": lambda n: n.cells[3].update(source="x = 1\n" * 26),
     "long function": lambda n: n.cells[3].update(source="def f():\n" + "    x = 1\n" * 8),
     "injected": lambda n: n.cells[3].metadata.update(tags=["injected-parameters"]),
@@ -154,6 +135,6 @@ BAD = {
 
 @pytest.mark.parametrize("fault", ["nothing", *BAD])
 def test_the_rules_find(fault):
-    notebook = copy.deepcopy(GOOD)
+    notebook = new_notebook(cells=copy.deepcopy(GOOD), metadata=copy.copy(notebook_file.METADATA))
     BAD.get(fault, len)(notebook)
     assert bool(faults(notebook)) == (fault != "nothing")
