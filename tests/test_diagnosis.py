@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import camera, diagnosis, illumination, image_formation, objective, recipes, training
 from bioface.camera import CameraModel
 from bioface.datasets import photos
-from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet
 from bioface.objective import Batch
 from bioface.recipes import FAULTS, WORKING, Recipe
@@ -381,15 +381,12 @@ def test_the_model_the_faces_and_the_random_numbers_stay_as_they_were(batch):
     ],
 )
 def test_a_decoder_that_gives_no_image_is_refused(decode, found, batch):
-    with pytest.raises(BiofaceError, match=f"expected decode .*found .*{found}"):
-        diagnose(WORKING, batch, decode=decode)
+    refuses(f"expected decode .*found .*{found}", diagnose, WORKING, batch, decode=decode)
 
 
 def test_bad_input_is_refused(batch):
-    with pytest.raises(BiofaceError, match="did you mean 'working'"):
-        diagnosis.diagnose(training.build(WORKING, 2), batch, "workin")
-    with pytest.raises(BiofaceError, match="found one face of 16 × 16"):
-        diagnose(WORKING, faces(1, 16))
+    refuses("did you mean 'working'", diagnosis.diagnose, training.build(WORKING, 2), batch, "workin")
+    refuses("found one face of 16 × 16", diagnose, WORKING, faces(1, 16))
 
 
 @pytest.mark.alone

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from conftest import refuses
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
-from bioface.errors import BiofaceError
 from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
@@ -128,8 +128,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_samples_that_are_wrong_are_refused(case):
     samples, options, message = WRONG[case]
-    with pytest.raises(BiofaceError, match=message):
-        widgets.scrub(samples, **options)
+    refuses(message, widgets.scrub, samples, **options)
 
 
 # --- edit
@@ -223,8 +222,7 @@ def test_nothing_is_said_in_words(make, given, words):
     ],
 )
 def test_what_is_no_photo_or_no_training_is_refused(make, given, message):
-    with pytest.raises(BiofaceError, match=message):
-        make(given)
+    refuses(message, make, given)
 
 
 @pytest.mark.parametrize(
