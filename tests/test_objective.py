@@ -165,10 +165,8 @@ def test_the_shading_that_supervises_is_the_twin_s_pseudo_shading(faces):
     assert faces.truth.mismatch.any() and not faces.truth.mismatch.all()
     target = objective.shading_target(Batch.of(faces), WORKING).numpy()
     np.testing.assert_allclose(target[faces.mask], faces.truth.pseudo_shading[faces.mask], atol=2e-6)
-    true = faces.truth.diffuse_shading
-    for k in range(len(faces)):
-        wrong = np.abs(target[k] - true[k])[faces.mask[k]].max()
-        assert (wrong > 0.05) == faces.truth.mismatch[k]
+    wrong = np.abs(target - faces.truth.diffuse_shading).max((1, 2), where=faces.mask, initial=0)
+    np.testing.assert_array_equal(wrong > 0.05, faces.truth.mismatch)
 
 
 @pytest.mark.parametrize(("decoder", "beyond"), [("spectral", 0.002), ("table", 0.2)])
@@ -215,10 +213,9 @@ def test_the_right_decoder_is_the_image_formation(model):
 def whites(recipe):
     """(3, 3) colours of a white surface under A, D65 and F2, with the mean camera."""
     output = maps()
-    weights = torch.zeros(3, 14)
-    weights[[0, 1, 2], [0, 1, 3]] = 1
     shades = dict(diffuse=torch.zeros_like(output.diffuse), specular=torch.ones_like(output.specular))
-    output = output._replace(weights=weights, cct=torch.full((3,), 6504.0), camera=torch.zeros(3, 2), **shades)
+    light = dict(weights=torch.eye(14)[[0, 1, 3]], cct=torch.full((3,), 6504.0), camera=torch.zeros(3, 2))
+    output = output._replace(**light, **shades)
     return decoded(output, recipe)[:, 0, 0]
 
 
@@ -262,9 +259,8 @@ def with_pigments(output, change):
 def test_a_rounded_index_takes_the_nearest_entry_and_has_no_gradient():
     output, steps = maps(), image_formation.TABLE_SIZE - 1
     nearest = with_pigments(output, lambda g: ((g + 1) / 2 * steps).round() / steps * 2 - 1)
-    expected = decoded(nearest, WORKING)
     found = decoded(output, fault("rounded_index"))
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(found, decoded(nearest, WORKING), atol=1e-5)
     assert 1e-4 < (found - decoded(output, WORKING)).abs().max() < 0.1
     assert all(g.abs().max() == 0 for g in pigment_gradients(fault("rounded_index")))
     assert all((g != 0).float().mean() > 0.99 for g in pigment_gradients(WORKING))  # the right one lets both learn
@@ -289,9 +285,9 @@ def test_reshape_for_permute_scatters_the_same_numbers():
 
 def test_undecoded_normals_all_look_up_right_and_at_us():
     faces = batch()
-    target = objective.shading_target(faces, fault("undecoded_normals"))
-    assert torch.allclose(target, illumination.sh_shading(faces.normals / 2 + 0.5, faces.lighting))
-    assert not torch.allclose(target, objective.shading_target(faces, WORKING), atol=0.05)
+    right, wrong = (objective.shading_target(faces, recipe) for recipe in (WORKING, fault("undecoded_normals")))
+    assert torch.allclose(wrong, illumination.sh_shading(faces.normals / 2 + 0.5, faces.lighting))
+    assert not torch.allclose(wrong, right, atol=0.05)
 
 
 @pytest.mark.parametrize("name", [r.name for r in recipes.FAULTS])
@@ -345,10 +341,8 @@ def test_losses_by_hand(recipe):
     rendered, terms = terms_of(output, faces, recipe)
     m, w, s = faces.mask, recipe.weights, 255.0 if recipe.name == "authors_code" else 1.0
     target = objective.shading_target(faces, recipe)
-    diffuse = 0.0
-    for k in range(3):
-        d, t = output.diffuse[k][m[k]], target[k][m[k]]
-        diffuse += float(((d @ t) / (d @ d) * d - t).square().sum())
+    pairs = [(d[seen], t[seen]) for d, t, seen in zip(output.diffuse, target, m, strict=True)]
+    diffuse = sum(float(((d @ t) / (d @ d) * d - t).square().sum()) for d, t in pairs)
     over, cameras = (1 / int(m.sum()), 1 / 3) if s == 1 else (64 / 3 / 224**2, 64 / 3)
     squares = float((s * (rendered - faces.image))[m].square().sum())
     assert float(terms["appearance"]) == pytest.approx(w.appearance * over * squares, rel=1e-5)
@@ -404,8 +398,7 @@ def test_a_dark_prediction_of_zero_has_finite_gradients():
 
 def test_optimisers_are_those_of_the_recipe():
     weight = [torch.nn.Parameter(torch.ones(1))]
-    adam = objective.make_optimiser(weight, WORKING)
-    sgd = objective.make_optimiser(weight, recipes.get("authors_code"))
+    adam, sgd = (objective.make_optimiser(weight, recipes.get(name)) for name in ("working", "authors_code"))
     assert isinstance(adam, torch.optim.Adam) and adam.defaults["lr"] == WORKING.learning_rate
     expected = dict(lr=1e-5, momentum=0.9, weight_decay=5e-4, dampening=0, nesterov=False)
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults | expected == sgd.defaults

@@ -51,8 +51,7 @@ RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="co
 def nfe_arrays():
     y, x = np.mgrid[:64, :64] / 63
     images = np.full((2, 10, 64, 64), 0.5, np.float32)
-    images[:, 0:3] = x * y
-    images[:, 5] = 1
+    images[:, 0:3], images[:, 5] = x * y, 1
     images[:, 6] = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.2
     lights = np.random.default_rng(0).normal(size=(2, 3, 9))
     return {"images": {"zx_7": images}, "lights": {"zx_7": lights}}
@@ -114,9 +113,7 @@ def write_claims(path):
     path.write_text(json.dumps({"claims": rows}, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
-def picture():
-    x = np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3)
-    return Image.fromarray(x.astype(np.uint8))
+PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
 
 
 def grey(values):
@@ -127,7 +124,7 @@ def write_photo(path, **options):
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "a camera"
-    picture().save(path, exif=exif, **options)
+    PICTURE.save(path, exif=exif, **options)
 
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -171,8 +168,7 @@ def open_photo(path):
 
 
 def open_mask(path):
-    values = np.full((20, 24, 3), 9, np.uint8)
-    Image.fromarray(values).save(path.with_name("photo.png"))
+    PICTURE.save(path.with_name("photo.png"))
     assert photos.read(path.with_name("photo.png"), path).mask.any()
 
 
@@ -219,7 +215,7 @@ WHOLE = {
     "twin truth": ("twin_truth_01.hdf5", lambda p: write_hdf5(p, truth_arrays()), open_truth),
     "PNG": ("photo.png", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "PNG, 16 bits": ("photo.png", lambda p: grey(np.arange(480, dtype=np.uint16)).save(p), open_photo),
-    "PNG, palette": ("photo.png", lambda p: picture().quantize(16).save(p, transparency=3), open_photo),
+    "PNG, palette": ("photo.png", lambda p: PICTURE.quantize(16).save(p, transparency=3), open_photo),
     "JPEG": ("photo.jpg", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "TIFF": ("photo.tif", write_photo, open_photo),
     "TIFF, LZW": ("photo.tif", lambda p: write_photo(p, compression="tiff_lzw"), open_photo),
@@ -447,8 +443,8 @@ def test_changed_tensors(kind, tmp_path, open_there):
 
     def write(things):
         things, metadata_changes = things
-        cast_to = {name: how for what, name, how in things if what == "cast"}
-        kinds = {name: tensor.dtype for name, tensor in tensors.items()} | cast_to
+        kinds = {name: tensor.dtype for name, tensor in tensors.items()}
+        kinds |= {name: how for what, name, how in things if what == "cast"}
         changed_tensors = {
             name: torch.from_numpy(np.array(value, order="C")).to(kinds.get(name, torch.float32))
             for name, value in changed(arrays, things).items()

@@ -351,13 +351,13 @@ def checkpoint(tmp_path):
     return path
 
 
-def refused(path, recipe=ADAM_COSINE, steps=4, width=2, dataset=None, **options):
+def refused(path, recipe=ADAM_COSINE, steps=4, width=2, dataset=None, batch_size=2, **options):
     """The message of a run that must not take up this checkpoint; the file and the network stay as they are."""
     before = path.read_bytes()
     model = build(recipe, width, seed=1)
-    options = {"batch_size": 2, **options}
+    options |= dict(checkpoint=path, batch_size=batch_size, progress=False)
     with pytest.raises(DataError) as found:
-        train(model, dataset or batch(), recipe, steps, checkpoint=path, progress=False, **options)
+        train(model, dataset or batch(), recipe, steps, **options)
     assert path.read_bytes() == before and found.value.path == path
     assert_same(model, build(recipe, width, seed=1))
     assert str(found.value).startswith(f"{path}: expected ") and "\n" not in str(found.value)
@@ -441,10 +441,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, rai
     assert_same(run(MOMENTUM, 6, checkpoint=path)[0], undisturbed)
 
 
-def test_a_huge_step_ends_with_the_culprit():
-    for rate in (1e20, 1e30):
-        with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ (is|are) not finite"):
-            run(SGD.but("huge", learning_rate=rate, momentum=0.9), 20)
+@pytest.mark.parametrize("rate", [1e20, 1e30])
+def test_a_huge_step_ends_with_the_culprit(rate):
+    with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ (is|are) not finite"):
+        run(SGD.but("huge", learning_rate=rate, momentum=0.9), 20)
 
 
 @pytest.mark.parametrize(
