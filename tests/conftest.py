@@ -13,6 +13,14 @@ matplotlib.use("Agg")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+def refuses(message, call, *arguments, **options):
+    """The call ends in the package's own error, which says so; ``message`` is a pattern."""
+    from bioface.errors import BiofaceError
+
+    with pytest.raises(BiofaceError, match=message):
+        call(*arguments, **options)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real data (``BIOFACE_DATA``, else ``shared/data`` beside the checkout); skips without."""

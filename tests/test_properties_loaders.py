@@ -1,6 +1,6 @@
 """Files that came to harm: whatever happens to a valid file, it loads with valid values or is refused by name.
 
-Each kind of file is written whole, once. Hypothesis draws what happens to a copy: bytes turned, zeroed, overwritten or
+Each kind of file is written whole. Hypothesis draws what happens to a copy: bytes turned, zeroed, overwritten or
 cut off, arrays dropped, renamed, exchanged, or of another type and shape. Another process opens the copy, so that a
 crash in C, endless work or memory without end is a failing example like any other. The same examples are drawn on
 every run; BIOFACE_EXAMPLES=20 draws twenty times as many.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import json
 import multiprocessing
 import os
@@ -50,8 +51,7 @@ RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="co
 def nfe_arrays():
     y, x = np.mgrid[:64, :64] / 63
     images = np.full((2, 10, 64, 64), 0.5, np.float32)
-    images[:, 0:3] = x * y
-    images[:, 5] = 1
+    images[:, 0:3], images[:, 5] = x * y, 1
     images[:, 6] = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.2
     lights = np.random.default_rng(0).normal(size=(2, 3, 9))
     return {"images": {"zx_7": images}, "lights": {"zx_7": lights}}
@@ -69,12 +69,10 @@ def write_hdf5(path, arrays, **options):
 def nested(arrays):
     """``{"a/b": value}`` as ``{"a": {"b": value}}``."""
     tree = {}
-    for name, value in sorted(arrays.items(), key=lambda item: item[0]):
+    for name in sorted(arrays):
         *structs, last = name.split("/")
-        level = tree
-        for struct in structs:
-            level = level.setdefault(struct, {})
-        level[last] = value
+        level = functools.reduce(lambda level, struct: level.setdefault(struct, {}), structs, tree)
+        level[last] = arrays[name]
     return tree
 
 
@@ -115,9 +113,7 @@ def write_claims(path):
     path.write_text(json.dumps({"claims": rows}, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
-def picture():
-    x = np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3)
-    return Image.fromarray(x.astype(np.uint8))
+PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
 
 
 def grey(values):
@@ -128,7 +124,7 @@ def write_photo(path, **options):
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "a camera"
-    picture().save(path, exif=exif, **options)
+    PICTURE.save(path, exif=exif, **options)
 
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -172,8 +168,7 @@ def open_photo(path):
 
 
 def open_mask(path):
-    values = np.full((20, 24, 3), 9, np.uint8)
-    Image.fromarray(values).save(path.with_name("photo.png"))
+    PICTURE.save(path.with_name("photo.png"))
     assert photos.read(path.with_name("photo.png"), path).mask.any()
 
 
@@ -200,24 +195,27 @@ def open_claims(path):
         claims.digest(row.notebook, path)
 
 
+def cube_file(write, layout, **options):
+    """What writes arrays as such a file, and the arrays of a whole one."""
+    return lambda path, arrays: write(path, nested(arrays), **options), mat_arrays(layout)
+
+
+CUBES = {
+    "ISET v5": cube_file(matlab5, "compressed"),
+    "ISET v5, photons": cube_file(matlab5, "photons"),
+    "ISET v5, reflectance": cube_file(matlab5, "reflectance", do_compression=True),
+    "ISET v7.3": cube_file(matlab73, "compressed"),
+    "ISET v7.3, photons": cube_file(matlab73, "photons"),
+}
 #: kind: the name of the file, what writes it whole, and what opens it
 WHOLE = {
     "NFE images": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"]), open_faces),
     "NFE images, compressed": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"], compression="gzip"), open_faces),
     "NFE lights": (LIGHTS, lambda p: write_hdf5(p, nfe_arrays()["lights"]), open_faces),
     "twin truth": ("twin_truth_01.hdf5", lambda p: write_hdf5(p, truth_arrays()), open_truth),
-    "ISET v5": ("face.mat", lambda p: matlab5(p, nested(mat_arrays("compressed"))), open_cube),
-    "ISET v5, photons": ("face.mat", lambda p: matlab5(p, nested(mat_arrays("photons"))), open_cube),
-    "ISET v5, reflectance": (
-        "face.mat",
-        lambda p: matlab5(p, mat_arrays("reflectance"), do_compression=True),
-        open_cube,
-    ),
-    "ISET v7.3": ("face.mat", lambda p: matlab73(p, nested(mat_arrays("compressed"))), open_cube),
-    "ISET v7.3, photons": ("face.mat", lambda p: matlab73(p, nested(mat_arrays("photons"))), open_cube),
     "PNG": ("photo.png", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "PNG, 16 bits": ("photo.png", lambda p: grey(np.arange(480, dtype=np.uint16)).save(p), open_photo),
-    "PNG, palette": ("photo.png", lambda p: picture().quantize(16).save(p, transparency=3), open_photo),
+    "PNG, palette": ("photo.png", lambda p: PICTURE.quantize(16).save(p, transparency=3), open_photo),
     "JPEG": ("photo.jpg", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "TIFF": ("photo.tif", write_photo, open_photo),
     "TIFF, LZW": ("photo.tif", lambda p: write_photo(p, compression="tiff_lzw"), open_photo),
@@ -228,6 +226,7 @@ WHOLE = {
     "decomposition": ("face.npz", lambda p: np.savez_compressed(p, **decomposition_arrays()), open_decomposition),
     "claims": ("claims.json", write_claims, open_claims),
 }
+WHOLE |= {kind: ("face.mat", functools.partial(write, arrays=a), open_cube) for kind, (write, a) in CUBES.items()}
 
 
 def outcome(kind, path):
@@ -285,53 +284,38 @@ def open_there(tmp_path_factory):
     pools[0].shutdown()
 
 
-@pytest.fixture(scope="module")
-def hold(open_there):
-    """``hold(kind, path, count, strategy, harm)``: after each of so many harms the file loads or is refused."""
+def hold(open_there, kind, path, count, strategy, harm):
+    """After each of so many harms the file loads or is refused."""
 
-    def check(kind, path, count, strategy, harm):
-        @settings(
-            max_examples=count * int(os.environ.get("BIOFACE_EXAMPLES", "1")),
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-        )
-        @given(strategy)
-        def each(things):
-            try:
-                harm(things)
-            except (TypeError, ValueError, OSError, AttributeError):
-                return  # no such file can be written
-            outcomes.append(open_there(kind, path))
-            assert outcomes[-1] in ("loaded", "refused")
+    @settings(
+        max_examples=count * int(os.environ.get("BIOFACE_EXAMPLES", "1")),
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
+    @given(strategy)
+    def each(things):
+        try:
+            harm(things)
+        except (TypeError, ValueError, OSError, AttributeError):
+            return  # no such file can be written
+        outcomes.append(open_there(kind, path))
+        assert outcomes[-1] in ("loaded", "refused")
 
-        outcomes = []
-        each()
-        assert outcomes
-
-    return check
+    outcomes = []
+    each()
+    assert outcomes
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """``whole(kind)``: the path of a whole file of a kind, in a folder of its own with what belongs beside it."""
-    made = {}
-
-    def make(kind):
-        if kind not in made:
-            folder = tmp_path_factory.mktemp("kind")
-            name, write, _ = WHOLE[kind]
-            if kind.startswith("NFE"):
-                for beside, which in ((IMAGES, "images"), (LIGHTS, "lights")):
-                    write_hdf5(folder / beside, nfe_arrays()[which])
-            write(folder / name)
-            made[kind] = folder / name, (folder / name).read_bytes()
-        path, content = made[kind]
-        path.write_bytes(content)
-        return path
-
-    return make
+def whole(folder, kind):
+    """The path of a whole file of a kind, written in a folder with what belongs beside it."""
+    name, write, _ = WHOLE[kind]
+    if kind.startswith("NFE"):
+        for beside, which in ((IMAGES, "images"), (LIGHTS, "lights")):
+            write_hdf5(folder / beside, nfe_arrays()[which])
+    write(folder / name)
+    return folder / name
 
 
 # --- harm to bytes -----------------------------------------------------------------------------------------
@@ -354,26 +338,25 @@ def harms(size):
     return st.lists(st.tuples(place | st.integers(0, size - 1), harm), min_size=1, max_size=3)
 
 
-def harmed(content, things):
-    for place, (count, new) in things:
-        content = content[:place] + new + content[place + count :]
-    return content
-
-
 @pytest.mark.parametrize("kind", WHOLE)
-def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, whole, open_there, hold):
-    path = whole(kind)
+def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, tmp_path, open_there):
+    path = whole(tmp_path, kind)
     content = path.read_bytes()
     assert open_there(kind, path) == "loaded"
-    hold(kind, path, 80, harms(len(content)), lambda things: path.write_bytes(harmed(content, things)))
+
+    def harm(things):
+        harmed = content
+        for place, (count, new) in things:
+            harmed = harmed[:place] + new + harmed[place + count :]
+        path.write_bytes(harmed)
+
+    hold(open_there, kind, path, 80, harms(len(content)), harm)
 
 
 # --- harm to arrays ----------------------------------------------------------------------------------------
 
 TYPES = ["f2", "f4", ">f8", "i1", "i4", "u8", "?", "c8", "S3", "U2"]
 VALUES = [np.nan, np.inf, -1.0, 0.0, 1e300, -1e-300, 3e38]
-
-
 SHAPES = ["T", "flat", "part", "axis", "empty", "scalar", "twice"]
 NAMES = ["x", "a/b", "ä", "record", "mask", "optimiser.x.y.z"]
 
@@ -400,7 +383,9 @@ def changed(arrays, things):
         elif what == "exchange":
             arrays[name], arrays[how] = arrays.get(how, value), value
         elif what == "cast":
-            arrays[name] = cast(value, how)
+            if not isinstance(how, torch.dtype) and value.dtype.kind in "fiub":
+                with np.errstate(all="ignore"):
+                    arrays[name] = value.astype(how)
         elif what == "shape":
             several = np.atleast_1d(value)
             shaped = value.T, value.ravel(), several[1:], value[None], several[:0]
@@ -414,30 +399,17 @@ def changed(arrays, things):
     return arrays
 
 
-def cast(value, dtype):
-    if isinstance(dtype, torch.dtype) or value.dtype.kind not in "fiub":
-        return value
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return value.astype(dtype)
-
-
-ARRAYS = {
-    "NFE images": (nfe_arrays()["images"], write_hdf5),
-    "NFE lights": (nfe_arrays()["lights"], write_hdf5),
-    "ISET v5": (mat_arrays("compressed"), lambda p, a: matlab5(p, nested(a))),
-    "ISET v5, photons": (mat_arrays("photons"), lambda p, a: matlab5(p, nested(a))),
-    "ISET v5, reflectance": (mat_arrays("reflectance"), lambda p, a: matlab5(p, nested(a))),
-    "ISET v7.3": (mat_arrays("compressed"), lambda p, a: matlab73(p, nested(a))),
-    "ISET v7.3, photons": (mat_arrays("photons"), lambda p, a: matlab73(p, nested(a))),
-    "decomposition": (decomposition_arrays(), lambda p, a: np.savez(p, **a)),
+ARRAYS = CUBES | {
+    "NFE images": (write_hdf5, nfe_arrays()["images"]),
+    "NFE lights": (write_hdf5, nfe_arrays()["lights"]),
+    "decomposition": (lambda p, a: np.savez(p, **a), decomposition_arrays()),
 }
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_changed_arrays(kind, whole, hold):
-    (arrays, write), path = ARRAYS[kind], whole(kind)
-    hold(kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
+def test_changed_arrays(kind, tmp_path, open_there):
+    (write, arrays), path = ARRAYS[kind], whole(tmp_path, kind)
+    hold(open_there, kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
 
 
 # --- harm to tensors, and to what is said of them ----------------------------------------------------------
@@ -449,26 +421,30 @@ TENSOR_TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3f
 TENSOR_TYPES += [torch.complex64, torch.uint16]
 
 
+def said_of(path):
+    """The tensors of a file and its metadata."""
+    with safetensors.safe_open(path, "pt") as file:
+        return safetensors.torch.load_file(path), file.metadata()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "checkpoint"])
-def test_changed_tensors(kind, whole, hold):
-    path = whole(kind)
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = safetensors.torch.load_file(path)
+def test_changed_tensors(kind, tmp_path, open_there):
+    path = whole(tmp_path, kind)
+    tensors, metadata = said_of(path)
     arrays = {name: value.numpy() for name, value in tensors.items()}
     known = json.loads(metadata.get("run", "{}"))
     said = {
         "architecture": st.text(max_size=3),
         "config": (WIDTHS | JSON).map(json.dumps) | st.text(max_size=5),
-        "run": (JSON.map(json.dumps) | st.fixed_dictionaries(dict.fromkeys(known, JSON)).map(json.dumps)),
+        "run": (JSON | st.fixed_dictionaries(dict.fromkeys(known, JSON))).map(json.dumps),
     }
-    said = st.fixed_dictionaries({}, optional={name: value for name, value in said.items() if name in metadata})
+    said = st.fixed_dictionaries({}, optional={name: said[name] for name in said if name in metadata})
 
     def write(things):
         things, metadata_changes = things
-        cast_to = {name: how for what, name, how in things if what == "cast"}
-        kinds = {name: tensor.dtype for name, tensor in tensors.items()} | cast_to
+        kinds = {name: tensor.dtype for name, tensor in tensors.items()}
+        kinds |= {name: how for what, name, how in things if what == "cast"}
         changed_tensors = {
             name: torch.from_numpy(np.array(value, order="C")).to(kinds.get(name, torch.float32))
             for name, value in changed(arrays, things).items()
@@ -476,33 +452,31 @@ def test_changed_tensors(kind, whole, hold):
         safetensors.torch.save_file(changed_tensors, path, metadata | metadata_changes)
 
     both = st.tuples(changes(arrays, TENSOR_TYPES), said if kind == "weights" else st.just({}))
-    hold(kind, path, 80, both, write)
-    hold(kind, path, 30, said, lambda new: safetensors.torch.save_file(tensors, path, metadata | new))
+    hold(open_there, kind, path, 80, both, write)
+    hold(open_there, kind, path, 30, said, lambda new: safetensors.torch.save_file(tensors, path, metadata | new))
 
 
-def test_changed_claims(whole, hold):
-    path = whole("claims")
+def test_changed_claims(tmp_path, open_there):
+    path = whole(tmp_path, "claims")
     rows = json.loads(path.read_bytes())["claims"]
 
     def write(things):
         row, field, value = things
-        new = [dict(r) for r in rows]
-        new[row][field] = value
+        new = [r | {field: value} if k == row else r for k, r in enumerate(rows)]
         path.write_text(json.dumps({"claims": new}))
 
     values = JSON | st.sampled_from(["04.rmse", 1e400])
-    hold("claims", path, 80, st.tuples(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), values), write)
+    hold(open_there, "claims", path, 80, st.tuples(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), values), write)
 
 
 @pytest.mark.parametrize("kind", ["claims", "weights", "checkpoint"])
-def test_nesting_without_end(kind, whole, open_there):
-    path = whole(kind)
+def test_nesting_without_end(kind, tmp_path, open_there):
+    path = whole(tmp_path, kind)
     deep = "[" * 100_000
     if kind == "claims":
         path.write_text(deep)
     else:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        said = {name: deep for name in metadata if name != "architecture"}
-        safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata | said)
+        tensors, metadata = said_of(path)
+        said = dict.fromkeys(metadata.keys() - {"architecture"}, deep)
+        safetensors.torch.save_file(tensors, path, metadata | said)
     assert open_there(kind, path) == "refused"

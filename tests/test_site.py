@@ -55,8 +55,8 @@ TEXTS |= dict.fromkeys(OTHERS, "# Another page")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project of two notebooks, one module, one claim and one deviation, and the site's own files."""
+def small(tmp_path_factory):
+    """The site of a project of two notebooks, one module, one claim and one deviation."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(paths.notebooks(), folder / "notebooks", ignore=shutil.ignore_patterns("*.ipynb", "*.toml"))
     for name, text in TEXTS.items():
@@ -68,14 +68,8 @@ def project(tmp_path_factory):
         write(notebook, folder / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "root", lambda: folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def small(project):
-    """The site of that project."""
-    assert site.build() == project / "build" / "site" / "index.html"
-    return project / "build" / "site"
+        assert site.build() == folder / "build" / "site" / "index.html"
+        yield folder / "build" / "site"
 
 
 def read(folder, name):
@@ -161,8 +155,9 @@ NOWHERE = [  # or nothing said; all are named at once
 
 
 @pytest.mark.parametrize("changes", [*([change] for change in DAMAGED), NOWHERE])
-def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small, project, changes):
-    before, texts = contents(small), {name: (project / name).read_text(encoding="utf-8") for name, *_ in changes}
+def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small, changes):
+    before, project = contents(small), small.parents[1]
+    texts = {name: (project / name).read_text(encoding="utf-8") for name, *_ in changes}
     for name, old, new, _ in changes:
         text = (project / name).read_text(encoding="utf-8")
         assert old in text

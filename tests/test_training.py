@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -58,6 +59,11 @@ def run(recipe, steps=10, dataset=None, seed=0, **options):
     return model, history
 
 
+def flat(model):
+    """Weights alone, in a row."""
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
 def assert_same(model, other):
     """Bit for bit, running statistics and all."""
     own, theirs = model.state_dict(), other.state_dict()
@@ -99,8 +105,8 @@ def test_steps_of_gradient_descent_are_those_by_hand(recipe):
                 v.mul_(recipe.momentum).add_(g + recipe.weight_decay * p)
                 p.sub_(recipe.learning_rate * rate * v)
     model, history = run(recipe, len(rates), faces)
-    start = torch.nn.utils.parameters_to_vector(build(recipe, 2, seed=1).parameters())
-    moved, expected = (torch.nn.utils.parameters_to_vector(m.parameters()) - start for m in (model, by_hand))
+    start = flat(build(recipe, 2, seed=1))
+    moved, expected = flat(model) - start, flat(by_hand) - start
     assert (moved - expected).norm() < 1e-3 * expected.norm()
     np.testing.assert_allclose(history.learning_rate, rates)
     np.testing.assert_allclose(history.total, totals, rtol=1e-4)
@@ -122,9 +128,8 @@ def test_with_copied_shading_its_decoder_stays_as_it_was(copy_shading):
     model, history = run(recipe, 3)
     start = build(recipe, 2, seed=1)
     for name in ("diffuse", "melanin"):
-        moved = any(not torch.equal(a, b) for a, b in zip(
-            getattr(model, name).parameters(), getattr(start, name).parameters(), strict=True))  # fmt: skip
-        assert moved == (name == "melanin")
+        end, begun = (flat(getattr(net, name)) for net in (model, start))
+        assert torch.equal(end, begun) == (name == "diffuse")
     assert (history.losses["diffuse"] == 0).all() and len(history) == 3
 
 
@@ -166,15 +171,11 @@ def test_losses_and_images_are_those_before_and_after_each_step():
             assert history.losses[name][step] == pytest.approx(float(value.detach()), rel=1e-4)
 
 
-def test_with_small_batches_output_change_is_measured_now_and_then():
-    _, history = run("working", 8, batch_size=2, probe_every=3)
-    np.testing.assert_array_equal(np.isfinite(history.output_change), [True, False, False] * 2 + [True, True])
-
-
 @pytest.mark.parametrize("name", ["working", "batch_norm_frozen"])
-def test_looking_again_leaves_no_trace_in_statistics_which_move_unless_frozen(name):
-    often, _ = run(name, 6, batch_size=2, probe_every=1)
-    seldom, _ = run(name, 6, batch_size=2, probe_every=100)
+def test_looking_now_and_then_leaves_no_trace_in_statistics_which_move_unless_frozen(name):
+    often, _ = run(name, 8, batch_size=2, probe_every=1)
+    seldom, history = run(name, 8, batch_size=2, probe_every=3)
+    np.testing.assert_array_equal(np.isfinite(history.output_change), [True, False, False] * 2 + [True, True])
     assert_same(often, seldom)
     still = [bool((m.running_mean == 0).all()) for m in often.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(still) if name == "batch_norm_frozen" else not any(still)
@@ -200,18 +201,15 @@ def rows_seen(recipe="working", steps=9, seed=0, count=7, batch_size=2, **option
     return diary.rows
 
 
-def test_the_faces_of_a_step_depend_on_seed_and_step_alone():
-    seen = rows_seen()
+def test_the_faces_of_a_step_depend_on_seed_and_step_alone_and_all_are_seen():
+    seen = rows_seen(steps=9)
     assert rows_seen(SGD, steps=5) == seen[:5]
     assert rows_seen(seed=1) != seen
     torch.manual_seed(99)
     np.random.default_rng(5).random()
     assert rows_seen(probe_every=1) == seen
     assert rows_seen(batch_size=None, steps=3) == [tuple(range(7))]  # a whole batch is read once, in order
-
-
-def test_every_face_is_seen_once_an_epoch_and_orders_differ():
-    seen = rows_seen(steps=9)  # 7 faces, 2 a step: 3 steps an epoch, and another face is left out of each
+    # 7 faces, 2 a step: 3 steps an epoch, and another face is left out of each
     epochs = [seen[k : k + 3] for k in (0, 3, 6)]
     for epoch in epochs:
         rows = [row for step in epoch for row in step]
@@ -224,10 +222,9 @@ def test_a_stream_trains_to_the_same_weights_as_faces_in_memory(tmp_path):
     write_pair(tmp_path, 1, 3, seed=1)
     write_pair(tmp_path, 2, 2, seed=2)
     stream = nfe.open_split("train", tmp_path)
-    ways = (stream, stream[:], Batch.of(stream[:]))
-    models = [run("working", 4, faces, batch_size=2)[0] for faces in ways]
-    assert_same(models[0], models[1])
-    assert_same(models[0], models[2])
+    streamed, _ = run("working", 4, stream, batch_size=2)
+    for faces in (stream[:], Batch.of(stream[:])):
+        assert_same(run("working", 4, faces, batch_size=2)[0], streamed)
 
 
 @pytest.mark.parametrize(
@@ -249,17 +246,18 @@ def test_impossible_runs_are_refused(options, message):
         run(**{"recipe": SGD, "steps": 2, **options})
 
 
-def interrupt(patch, after, error=KeyboardInterrupt):
-    """From inside: the loss of the step ``after`` steps have been made raises."""
-    real, count = objective.loss_terms, [0]
+def spoil(patch, after, change):
+    """From inside: once ``after`` steps have been made, losses are what ``change`` makes of them."""
+    real, count = objective.loss_terms, itertools.count()
 
-    def interrupted(*arguments):
-        count[0] += 1
-        if count[0] > after:
-            raise error
-        return real(*arguments)
+    def spoiled(*arguments):
+        return (change if next(count) >= after else dict)(real(*arguments))
 
-    patch.setattr(objective, "loss_terms", interrupted)
+    patch.setattr(objective, "loss_terms", spoiled)
+
+
+def interrupt(terms):
+    raise KeyboardInterrupt
 
 
 ADAM_COSINE = WORKING.but("adam_cosine", optimiser="adam", schedule="cosine")
@@ -277,7 +275,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, re
         options |= dict(checkpoint=tmp_path / f"{after}.safetensors", checkpoint_every=2)
         for made in np.atleast_1d(after):
             with monkeypatch.context() as patch:
-                interrupt(patch, made)
+                spoil(patch, made, interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     run(recipe, steps, **options)
         assert options["checkpoint"].exists() == (after != 1)
@@ -285,13 +283,12 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, re
         model, resumed = run(recipe, steps, rest, **options)
         assert_same(model, undisturbed)
         assert rest.rows == diary.rows[-len(rest.rows) :]
-        for name in history.losses:
-            np.testing.assert_array_equal(resumed.losses[name], history.losses[name])
+        np.testing.assert_equal(resumed.losses, history.losses)
         np.testing.assert_array_equal(resumed.gradient_norm, history.gradient_norm)
         measured = np.isfinite(resumed.output_change)
         np.testing.assert_array_equal(resumed.output_change[measured], history.output_change[measured])
-        gaps = (~measured & np.isfinite(history.output_change)).sum()
-        assert gaps <= np.size(after)  # the steps across them
+        gaps = ~measured & np.isfinite(history.output_change)
+        assert gaps.sum() <= np.size(after)  # the steps across them
 
 
 def test_a_run_at_a_constant_rate_can_be_made_longer_but_not_shorter(tmp_path):
@@ -314,11 +311,10 @@ real, saved = safetensors.torch.save_file, [0]
 
 def save_file(tensors, path, metadata):
     saved[0] += 1
+    real(tensors, path, metadata)
     if saved[0] == 3 and sys.argv[3] == "while saving":
-        real(tensors, path, metadata)
         os.truncate(path, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
-    real(tensors, path, metadata)
     if saved[0] == 2:
         print("saved", flush=True)
 
@@ -340,16 +336,11 @@ def test_a_killed_run_is_taken_up_again(tmp_path, when):
         process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
     process.stdout.close()
-    tensors = safetensors.torch.load_file(path)
-    done = len(tensors["record"])
+    done = len(safetensors.torch.load_file(path)["record"])
     assert 4 <= done < 80 and done % 2 == 0
     if when == "while saving":
         assert done == 4 and len(list(tmp_path.glob(".*.partial*"))) == 1
-    recipe = ADAM_COSINE
-    undisturbed, resumed = build(recipe, 2, seed=1), build(recipe, 2, seed=1)
-    options = dict(batch_size=2, progress=False)
-    train(undisturbed, batch(), recipe, 80, **options)
-    train(resumed, batch(), recipe, 80, checkpoint=path, **options)
+    undisturbed, resumed = (run(ADAM_COSINE, 80, batch_size=2, checkpoint=place)[0] for place in (None, path))
     assert_same(undisturbed, resumed)
 
 
@@ -360,13 +351,13 @@ def checkpoint(tmp_path):
     return path
 
 
-def refused(path, recipe=ADAM_COSINE, steps=4, width=2, dataset=None, **options):
+def refused(path, recipe=ADAM_COSINE, steps=4, width=2, dataset=None, batch_size=2, **options):
     """The message of a run that must not take up this checkpoint; the file and the network stay as they are."""
     before = path.read_bytes()
     model = build(recipe, width, seed=1)
-    options = {"batch_size": 2, **options}
+    options |= dict(checkpoint=path, batch_size=batch_size, progress=False)
     with pytest.raises(DataError) as found:
-        train(model, dataset or batch(), recipe, steps, checkpoint=path, progress=False, **options)
+        train(model, dataset or batch(), recipe, steps, **options)
     assert path.read_bytes() == before and found.value.path == path
     assert_same(model, build(recipe, width, seed=1))
     assert str(found.value).startswith(f"{path}: expected ") and "\n" not in str(found.value)
@@ -427,9 +418,10 @@ def test_a_checkpoint_with_a_part_missing_or_wrong_is_refused(checkpoint, change
     assert message in refused(checkpoint)
 
 
-@pytest.mark.parametrize(
-    "raised", [OSError(errno.ENOSPC, "No space left on device"), safetensors.SafetensorError("I/O")]
-)
+FULL = OSError(errno.ENOSPC, "No space left on device"), safetensors.SafetensorError("I/O")
+
+
+@pytest.mark.parametrize("raised", FULL, ids=lambda error: type(error).__name__)
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, raised):
     path = tmp_path / "run.safetensors"
     undisturbed, _ = run(MOMENTUM, 6)
@@ -446,14 +438,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, rai
             with pytest.raises(DataError, match=r"run\.safetensors: expected room to write a checkpoint, found"):
                 run(MOMENTUM, 6, checkpoint=place, checkpoint_every=2)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    for name, value in run(MOMENTUM, 6, checkpoint=path)[0].named_parameters():
-        assert torch.equal(value, undisturbed.state_dict()[name])
+    assert_same(run(MOMENTUM, 6, checkpoint=path)[0], undisturbed)
 
 
-def test_a_huge_step_ends_with_the_culprit():
-    for rate in (1e20, 1e30):
-        with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ (is|are) not finite"):
-            run(SGD.but("huge", learning_rate=rate, momentum=0.9), 20)
+@pytest.mark.parametrize("rate", [1e20, 1e30])
+def test_a_huge_step_ends_with_the_culprit(rate):
+    with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ (is|are) not finite"):
+        run(SGD.but("huge", learning_rate=rate, momentum=0.9), 20)
 
 
 @pytest.mark.parametrize(
@@ -474,15 +465,9 @@ def test_what_is_not_finite_is_named(name, value, culprit):
 
 
 def test_a_diverged_run_keeps_its_last_checkpoint(tmp_path, monkeypatch):
-    path, real, count = tmp_path / "run.safetensors", objective.loss_terms, [0]
-
-    def poisoned(*arguments):
-        count[0] += 1
-        terms = real(*arguments)
-        return {**terms, "camera": terms["camera"] * (torch.nan if count[0] == 4 else 1)}
-
+    path = tmp_path / "run.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "loss_terms", poisoned)
+        spoil(patch, 3, lambda terms: {**terms, "camera": terms["camera"] * torch.nan})
         with pytest.raises(Diverged, match="step 3 of plain: the camera loss is not finite; the weights are unchanged"):
             run(SGD, 6, checkpoint=path, checkpoint_every=2)
     assert_same(run(SGD, 6, checkpoint=path)[0], run(SGD, 6)[0])

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from conftest import refuses
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
-from bioface.errors import BiofaceError
 from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
@@ -43,13 +43,13 @@ def maps(*size):
 def panels(widget):
     """By label, what the browser finds in the bytes: values (N, H, W, C) and colours (N, H, W, 3)."""
     spec, data = widget.spec, widget.data
-    N, (H, W) = len(spec["names"]), spec["size"]
-    found = {}
+    shape, found = (len(spec["names"]), *spec["size"]), {}
     for m in spec["maps"]:
-        C = len(m["letters"])
-        values = np.frombuffer(data, "<f4", N * H * W * C, m["values"]).reshape(N, H, W, C)
-        colours = np.frombuffer(data, np.uint8, 3 * N * H * W, m["colours"]).reshape(N, H, W, 3)
-        found[m["label"]] = values, colours
+        places = (("<f4", len(m["letters"]), m["values"]), (np.uint8, 3, m["colours"]))
+        found[m["label"]] = [
+            np.frombuffer(data, kind, np.prod(shape) * channels, start).reshape(*shape, channels)
+            for kind, channels, start in places
+        ]
     return found
 
 
@@ -109,7 +109,7 @@ def test_a_decomposition_of_one_photo_or_of_several(size):
 
 
 MAP = np.ones((1, 2, 2))
-WRONG = {
+NO_SAMPLES = {
     "a list": ([MAP], {}, "found list"),
     "unknown map": ({"melanine": MAP}, {}, "did you mean 'melanin'"),
     "shape": ({"melanin": MAP[0]}, {}, r"expected numbers \(N, H, W\)"),
@@ -123,13 +123,7 @@ WRONG = {
     "quantities of faces": (faces(1), {"quantities": {"rgb": "rgb"}}, "with a mapping"),
     "too much": ({"melanin": np.broadcast_to(np.float32(0), (40_000, 64, 64))}, {}, "such as the first 2232"),
 }
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_samples_that_are_wrong_are_refused(case):
-    samples, options, message = WRONG[case]
-    with pytest.raises(BiofaceError, match=message):
-        widgets.scrub(samples, **options)
+WRONG = {f"scrub, {case}": (widgets.scrub, *wrong) for case, wrong in NO_SAMPLES.items()}
 
 
 # --- edit
@@ -156,12 +150,8 @@ def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
     assert np.abs(np.frombuffer(widget.data, np.uint8).reshape(16, 18, 3) / 255 - decomposition.edit(d)).max() < 0.003
     said, pictures = asked(widget, monkeypatch, melanin=3)
     assert "within −2 and 2" in said["error"] and pictures == []
-
-
-@pytest.mark.parametrize("light", widgets.LIGHTS)
-def test_every_light_that_is_offered_can_be_had(light, monkeypatch):
-    said, _ = asked(widgets.edit(maps(8, 8)), monkeypatch, illuminant=widgets.LIGHTS[light])
-    assert said["error"] == ""
+    for light in widgets.LIGHTS.values():  # every one that is offered can be had
+        assert asked(widget, monkeypatch, illuminant=light)[0]["error"] == ""
 
 
 def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypatch):
@@ -211,28 +201,28 @@ def test_nothing_is_said_in_words(make, given, words):
     assert make(given).spec == {"kind": "nothing", "text": words} and repr(make(given)) == words
 
 
-@pytest.mark.parametrize(
-    ("make", "given", "message"),
-    [
-        (widgets.edit, maps(2, 8, 9), r"found maps of \(2, 8, 9\): choose one"),
-        (widgets.edit, np.ones((8, 8, 3)), "expected the Decomposition of a photo, found ndarray"),
-        (widgets.compare, [history(2)], "expected runs by name, .* found list"),
-        (widgets.compare, {"a": 3}, "a: expected a History.* found int"),
-        (widgets.compare, {"a": "abc"}, "a: expected a History.* found str"),
-        (widgets.compare, {"a": [history(2), 3]}, "a: expected a History.* found int"),
-    ],
-)
-def test_what_is_no_photo_or_no_training_is_refused(make, given, message):
-    with pytest.raises(BiofaceError, match=message):
-        make(given)
+WRONG |= {
+    "edit, a batch": (widgets.edit, maps(2, 8, 9), {}, r"found maps of \(2, 8, 9\): choose one"),
+    "edit, a photo": (widgets.edit, np.ones((8, 8, 3)), {}, "expected the Decomposition of a photo, found ndarray"),
+    "compare, a list": (widgets.compare, [history(2)], {}, "expected runs by name, .* found list"),
+    "compare, a number": (widgets.compare, {"a": 3}, {}, "a: expected a History.* found int"),
+    "compare, text": (widgets.compare, {"a": "abc"}, {}, "a: expected a History.* found str"),
+    "compare, one number": (widgets.compare, {"a": [history(2), 3]}, {}, "a: expected a History.* found int"),
+}
 
 
-@pytest.mark.parametrize(
-    "make",
-    [lambda: widgets.scrub(faces(2)), lambda: widgets.edit(maps(8, 8)), lambda: widgets.compare({"a": history(3)})],
-)
-def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make):
-    widget = make()
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_sample_no_photo_or_no_training_is_refused(case):
+    make, given, options, message = WRONG[case]
+    refuses(message, make, given, **options)
+
+
+SOME = [(widgets.scrub, faces(2)), (widgets.edit, maps(8, 8)), (widgets.compare, {"a": history(3)})]
+
+
+@pytest.mark.parametrize(("make", "given"), SOME, ids=["scrub", "edit", "compare"])
+def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make, given):
+    widget = make(given)
     data, metadata = widget._repr_mimebundle_()
     assert notebook_file.WIDGET in data
     output = new_output("execute_result", data, metadata=metadata, execution_count=1)
