@@ -48,29 +48,24 @@ def make_faces(count=24, seed=0, share=0.5, noise=0.01):
     mask = ((COLUMN - 31.5) / 22) ** 2 + ((ROW - 32) / 27) ** 2 < 1
     head = 30 * np.sqrt(np.clip(1.6 - ((COLUMN - 31.5) / 30) ** 2 - ((ROW - 32) / 36) ** 2, 0.05, None))
     mismatch = np.arange(count) < share * count
-    fields = {"rgb": [], "normals": [], "lighting": [], "true": []}
+    fields = []
     for wrong in mismatch:
-        mine = head + relief(rng)
-        true = normals_of(mine) * mask[..., None]
-        other = normals_of(head + relief(rng)) * mask[..., None]
+        true, other = (normals_of(head + relief(rng)) * mask[..., None] for _ in range(2))
         light = np.array([0.8, *rng.uniform(-0.35, 0.35, 1), 0.35, *rng.uniform(-0.35, 0.35, 1), 0, 0, 0, 0, 0])
         albedo = rng.uniform(0.2, 0.6) * np.array([1.0, 0.6, 0.4])
-        fields["true"].append(true)
-        fields["normals"].append(other if wrong else true)
-        fields["lighting"].append(np.tile(light, (3, 1)))
-        fields["rgb"].append(albedo * rng.normal(1, noise, (64, 64, 1)))
-    normals, true, lighting = (np.array(fields[k], np.float32) for k in ("normals", "true", "lighting"))
-    masks = np.tile(mask, (count, 1, 1))
+        colours = albedo * rng.normal(1, noise, (64, 64, 1))
+        fields.append((colours, other if wrong else true, np.tile(light, (3, 1)), true))
+    colours, normals, lighting, true = (np.array(values, np.float32) for values in zip(*fields, strict=True))
     faces = nfe.Faces(
         rgb=np.zeros((count, 64, 64, 3), np.float32),
         normals=true,
-        mask=masks,
+        mask=np.tile(mask, (count, 1, 1)),
         lighting=lighting,
         coordinates=np.tile(np.stack([COLUMN, 63 - ROW, 0 * ROW], -1) / 63, (count, 1, 1, 1)).astype(np.float32),
         names=tuple(f"made_up:{i}" for i in range(count)),
     )
     stored = shading.stored_shading(faces)
-    linear = np.array(fields["rgb"]) * stored[..., None]
+    linear = colours * stored[..., None]
     rgb = np.rint(255 * image_formation.srgb_encode(linear.clip(0, 1))) / 255
     truth = KnownTruth(stored, true, mismatch, np.arange(count))
     return dataclasses.replace(faces, rgb=rgb.astype(np.float32), normals=normals, truth=truth)
@@ -89,6 +84,7 @@ def write(folder, number, faces, **channels):
         "mask": faces.mask[..., None],
         "coordinates": faces.coordinates,
     } | channels
+    folder.mkdir(exist_ok=True)
     images = np.moveaxis(np.concatenate([np.asarray(v, float) for v in stored.values()], axis=-1), -1, 1)
     for kind, values in (("d10_inmc", images), ("d3_lrgb", faces.lighting.astype(float))):
         with h5py.File(folder / f"zx_7_{kind}_celebA_{number:02d}.hdf5", "w") as file:
@@ -97,7 +93,6 @@ def write(folder, number, faces, **channels):
 
 def source_of(folder, faces, **channels):
     """A source that reads such files."""
-    (folder / "nfe").mkdir()
     write(folder / "nfe", 1, faces, **channels)
     return audit.open_source()
 
@@ -180,12 +175,10 @@ def test_window_follows_the_face():
 
 def test_detail_keeps_what_is_small_and_drops_what_is_wide():
     mask = make_faces(1).mask
-    plane = np.broadcast_to(COLUMN + 2 * ROW + 7, (1, 64, 64))
-    middle = (slice(None), slice(20, 44), slice(20, 44))
-    assert np.abs(shading.detail(plane, mask)[middle]).max() < 0.05
+    plane = (COLUMN + 2 * ROW + 7)[None]
+    assert np.abs(shading.detail(plane, mask)[:, 20:44, 20:44]).max() < 0.05
     np.testing.assert_allclose(shading.detail(np.full((1, 64, 64), 3.0), mask), 0, atol=1e-12)
-    dot = np.zeros((1, 64, 64))
-    dot[0, 32, 32] = 1
+    dot = ((COLUMN == 32) & (ROW == 32))[None].astype(float)
     assert 0.8 < shading.detail(dot, mask)[0, 32, 32] < 1
     outside = np.where(mask, plane, np.nan)
     np.testing.assert_array_equal(shading.detail(outside, mask), shading.detail(plane, mask))
@@ -210,8 +203,7 @@ def test_threshold_and_share():
 
 @pytest.mark.parametrize("what", audit.DEGRADATIONS)
 def test_degraded_faces_are_still_faces(faces, what):
-    worse = audit.degrade(faces, what, np.random.default_rng(0))
-    again = audit.degrade(faces, what, np.random.default_rng(0))
+    worse, again = (audit.degrade(faces, what, np.random.default_rng(0)) for _ in range(2))
     np.testing.assert_array_equal(worse.rgb, again.rgb)
     assert worse.rgb.min() >= 0 and worse.rgb.max() <= 1 and worse.rgb.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(worse.normals, axis=-1), faces.mask, atol=1e-5)
@@ -307,12 +299,11 @@ def test_a_coordinate_channel_that_is_shading_is_found(faces):
 
 
 def test_duplicates_are_found(faces):
-    names = tuple(f"{'ab'[i % 2]}:{i}" for i in range(len(faces)))
-    named = dataclasses.replace(faces, names=names)
+    named = dataclasses.replace(faces, names=tuple(f"{'ab'[i % 2]}:{i}" for i in range(len(faces))))
     source = audit.Source("twin (synthetic)", {}, named)
     assert {c.verdict for c in checks.check_duplicates(source)} == {"ok"}
-    twice = dataclasses.replace(named, rgb=named.rgb[np.r_[0, 0:23]])
-    assert checks.check_duplicates(dataclasses.replace(source, faces=twice))[0].found == "1 of 24"
+    twice = dataclasses.replace(source, faces=dataclasses.replace(named, rgb=named.rgb[np.r_[0, 0:23]]))
+    assert checks.check_duplicates(twice)[0].found == "1 of 24"
     identity = faces.truth.identity.copy()
     identity[1] = identity[0]  # in files a and b
     shared = dataclasses.replace(named, truth=dataclasses.replace(faces.truth, identity=identity))
@@ -320,7 +311,6 @@ def test_duplicates_are_found(faces):
 
 
 def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, folders):
-    (folders / "nfe").mkdir()
     write(folders / "nfe", 1, faces[:10])
     mask = faces.mask[10:].copy()
     mask[3] = False
@@ -332,8 +322,8 @@ def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, fold
     assert {name.split("_")[-1].split(".")[0] for name in some.faces.names} == {"01", "05"}
     assert len(some.faces) + some.left_out == 6
     refused("at least 2", audit.open_source, limit=1)
-    write(folders / "nfe", 1, dataclasses.replace(faces, mask=np.zeros_like(faces.mask)))
-    (folders / "nfe" / "zx_7_d10_inmc_celebA_05.hdf5").unlink()
+    for number in (1, 5):
+        write(folders / "nfe", number, dataclasses.replace(faces[:3], mask=np.zeros_like(faces.mask[:3])))
     with pytest.raises(DataError, match="400 pixels"):
         audit.open_source()
 
@@ -396,7 +386,6 @@ def test_score_on_rendered_faces(issa_build, monkeypatch):
 
 def test_source_is_the_twin_without_files(faces, folders, monkeypatch):
     made = folders / "twin"
-    made.mkdir()
     for split, number in twin.SPLITS.items():
         write(made, number, faces[:2])
         assert (made / twin.file_names(split)[0]).exists()

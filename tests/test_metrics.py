@@ -34,20 +34,13 @@ def test_maps_agree_with_their_definitions(batch):
 
 
 @pytest.mark.parametrize("metric", MAPS)
-def test_outside_the_mask_nothing_counts(metric, batch):
-    prediction, truth, mask = batch
-    expected = metric(prediction, truth, mask)
-    spoilt = np.where(mask, prediction, np.nan)
-    np.testing.assert_array_equal(metric(spoilt, np.where(mask, truth, np.inf), mask), expected)
-
-
-@pytest.mark.parametrize("metric", MAPS)
-def test_numpy_and_torch_in_any_batch(metric, batch):
+def test_numpy_and_torch_in_any_batch_and_nothing_counts_outside_the_mask(metric, batch):
     prediction, truth, mask = batch
     expected = metric(prediction, truth, mask)
     assert isinstance(expected, np.ndarray) and expected.shape == (5,) and expected.dtype == np.float64
-    tensors = [torch.from_numpy(a[:4]).reshape(2, 2, 8, 9) for a in batch]
-    answer = metric(*tensors)
+    spoilt = np.where(mask, prediction, np.nan), np.where(mask, truth, np.inf)
+    np.testing.assert_array_equal(metric(*spoilt, mask), expected)
+    answer = metric(*(torch.from_numpy(a[:4]).reshape(2, 2, 8, 9) for a in batch))
     assert isinstance(answer, torch.Tensor) and answer.shape == (2, 2)
     np.testing.assert_allclose(answer.flatten().numpy(), expected[:4])
     one = metric(prediction[0], truth[0], mask[0])
@@ -62,15 +55,11 @@ def test_images_count_all_channels(batch):
     assert metrics.scale_aligned_rmse(2 * truth, truth, mask) == pytest.approx(np.zeros(5), abs=1e-12)
 
 
-def test_a_scale_is_forgiven_an_offset_is_not(batch):
+def test_a_scale_is_forgiven_an_offset_is_not_and_constants_do_not_correlate(batch):
     _, truth, mask = batch
     assert metrics.scale_aligned_rmse(3 * truth, truth, mask).max() < 1e-12
     assert metrics.scale_aligned_rmse(truth + 0.5, truth, mask).min() > 0.05
     assert metrics.correlation(truth + 0.5, truth, mask) == pytest.approx(np.ones(5))
-
-
-def test_a_constant_has_no_correlation_and_zeros_no_scale(batch):
-    _, truth, mask = batch
     for constant in (0.0, 0.1, 0.7):  # 0.1 is not exact in binary
         assert np.isnan(metrics.correlation(np.full(truth.shape, constant), truth, mask)).all()
     assert (metrics.best_scale(np.zeros(truth.shape), truth, mask) == 0).all()
@@ -204,7 +193,7 @@ def test_a_given_mask_counts_instead(truth):
     assert metrics.table1_row(spoilt, truth, left)["melanin"] == pytest.approx(np.zeros(3))
 
 
-def test_silence_is_nan_and_half_of_it_an_error(truth):
+def test_silence_is_nan_and_what_does_not_fit_an_error(truth):
     silent = truth.specular_shading.copy()
     silent[1] = np.nan
     row = metrics.table1_row(dataclasses.replace(truth, specular_shading=silent), truth)
@@ -212,9 +201,6 @@ def test_silence_is_nan_and_half_of_it_an_error(truth):
     assert not np.isnan(row["diffuse"]).any()
     silent[0, truth.mask[0].argmax() // 7] = np.nan
     refused("NaN", metrics.table1_row, dataclasses.replace(truth, specular_shading=silent), truth)
-
-
-def test_table1_refuses_what_does_not_fit(truth):
     refused("empty mask", metrics.table1_row, truth, truth, np.zeros_like(truth.mask))
     refused("expected maps", metrics.table1_row, truth[:2], truth)
     refused("expected maps", metrics.table1_row, truth, truth, truth.mask[:, :3])
@@ -249,13 +235,8 @@ def test_correlation_length_sees_the_mask_only_and_no_offset():
     values, mask = blurred(2.0), np.zeros((6, 64, 64), bool)
     mask[:, 10:50, 12:52] = True
     spoilt = np.where(mask, values, np.nan) + np.arange(6)[:, None, None]
-    inside = np.ones((6, 40, 40), bool)
-    assert metrics.correlation_length(spoilt, mask) == pytest.approx(
-        metrics.correlation_length(values[:, 10:50, 12:52], inside)
-    )
-
-
-def test_a_map_without_a_length_is_refused():
+    alone = metrics.correlation_length(values[:, 10:50, 12:52], np.ones((6, 40, 40), bool))
+    assert metrics.correlation_length(spoilt, mask) == pytest.approx(alone)
     refused("varies", metrics.correlation_length, np.ones((1, 8, 8)), np.ones((1, 8, 8), bool))
 
 
