@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from refusals import refused
 
 from bioface import bayes, metrics, skin
-from bioface.errors import BiofaceError
 from bioface.maps import Decomposition
 from study import baselines
 
@@ -48,6 +48,12 @@ def said_by(method):
     return lambda truth, *learnt: method(truth.image, truth.mask, *learnt)
 
 
+def answer(found, at):
+    """Melanin and haemoglobin in table coordinates, diffuse and specular shading of a pixel."""
+    maps = found.melanin_coordinate, found.haemoglobin_coordinate, found.diffuse_shading, found.specular_shading
+    return [values[at] for values in maps]
+
+
 def takes_any_photo(method, *learnt):
     """Of one colour, of light below 0, of a single pixel."""
     mask = np.arange(16).reshape(4, 4) < np.array([16, 1])[:, None, None]
@@ -68,33 +74,28 @@ def refuses_bad_photos(method, truth, *learnt):
         (image, empty, "empty mask"),
         (np.full_like(image, np.nan), mask, "NaN"),
     ):
-        with pytest.raises(BiofaceError, match=match):
-            method(photos, masks, *learnt)
+        refused(match, method, photos, masks, *learnt)
 
 
 def test_prior_is_the_statistics_of_the_faces(prior):
     training = faces(0, count=8)
-    m = training.mask
-    assert prior.pigments == pytest.approx(
-        [training.melanin_coordinate[m].mean(), training.haemoglobin_coordinate[m].mean()]
-    )
+    m, coordinates = training.mask, (training.melanin_coordinate, training.haemoglobin_coordinate)
+    assert prior.pigments == pytest.approx([c[m].mean() for c in coordinates])
     assert prior.diffuse_deviation == pytest.approx(training.diffuse_shading[m].std(), rel=1e-4)
     assert prior.specular == pytest.approx(0.02, rel=0.1)
     assert prior.colour == pytest.approx(training.image[m].mean(0), rel=1e-4)
-    g, k = training.melanin_coordinate, training.haemoglobin_coordinate
-    medians = np.array([[np.median(c[i][m[i]]) for i in range(8)] for c in (g, k)])
-    away = np.array([np.concatenate([c[i][m[i]] - np.median(c[i][m[i]]) for i in range(8)]) for c in (g, k)])
+    medians = np.array([[np.median(c[i][m[i]]) for i in range(8)] for c in coordinates])
+    away = np.array([np.concatenate([c[i][m[i]] - np.median(c[i][m[i]]) for i in range(8)]) for c in coordinates])
     steps = np.arange(1 - bayes.GRID, bayes.GRID) * 2 / (bayes.GRID - 1)
     points = np.linspace(-1, 1, bayes.GRID)
-    for law, at, values in ((prior.base, points, medians), (prior.scatter, steps, away)):
+    for law, at, expected in (
+        (prior.law, points, prior.pigments),
+        (prior.base, points, medians.mean(1)),
+        (prior.scatter, steps, away.mean(1)),
+    ):
         p = np.exp(law) / np.exp(law).sum()
-        assert (p.sum(1) @ at, p.sum(0) @ at) == pytest.approx(values.mean(1), abs=0.01)
+        assert (p.sum(1) @ at, p.sum(0) @ at) == pytest.approx(expected, abs=0.01)
     assert np.sqrt(p.sum(1) @ at**2) == pytest.approx(np.sqrt((away[0] ** 2).mean()), rel=0.02)
-    density = np.exp(prior.law)
-    g = np.linspace(-1, 1, bayes.GRID)
-    assert (density.sum(1) @ g / density.sum(), density.sum(0) @ g / density.sum()) == pytest.approx(
-        prior.pigments, abs=0.01
-    )
 
 
 def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
@@ -116,9 +117,8 @@ def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
             x = scipy.optimize.nnls(L.T, np.linalg.solve(L, rhs))[0]
             costs.append((0.5 * x @ A @ x - rhs @ x - log_prior, *x))
         best = int(np.argmin([cost[0] for cost in costs]))
-        assert found.melanin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 0]), abs=1e-3)
-        assert found.haemoglobin_coordinate[at] == pytest.approx(float(skins.coordinates[best, 1]), abs=1e-3)
-        assert (found.diffuse_shading[at], found.specular_shading[at]) == pytest.approx(costs[best][1:], abs=1e-3)
+        expected = *skins.coordinates[best].tolist(), *costs[best][1:]
+        assert answer(found, at) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_expectation_is_that_of_the_joint_law(truth, prior):
@@ -138,11 +138,9 @@ def test_the_expectation_is_that_of_the_joint_law(truth, prior):
         miss = (c - d[:, None] * colour - s[:, None] * skins.white).square().sum(-1)
         p = (edge * torch.exp(log_prior + log_shading - miss / (2 * sigma**2))).double()
         sums += torch.stack([p.sum(), g * p.sum(), k * p.sum(), (d * p).sum(), (s * p).sum()])
-    g, k, diffuse, specular = (sums[1:] / sums[0]).tolist()
-    assert found.melanin_coordinate[at] == pytest.approx(g, abs=2e-3)
-    assert found.haemoglobin_coordinate[at] == pytest.approx(k, abs=2e-3)
-    assert found.diffuse_shading[at] == pytest.approx(diffuse, abs=2e-3)
-    assert found.specular_shading[at] == pytest.approx(specular, abs=5e-4)
+    expected = (sums[1:] / sums[0]).tolist()
+    assert answer(found, at) == pytest.approx(expected, abs=2e-3)
+    assert found.specular_shading[at] == pytest.approx(expected[-1], abs=5e-4)
 
 
 def test_more_knowledge_is_less_error(prior):
@@ -163,16 +161,13 @@ def test_more_knowledge_is_less_error(prior):
 def test_any_photo_is_taken_apart_and_bad_input_refused(method, truth, prior):
     takes_any_photo(method, prior)
     refuses_bad_photos(method, truth, prior)
-    with pytest.raises(BiofaceError, match="camera_b"):
-        method(truth.image, truth.mask, prior, np.zeros(2))
-    with pytest.raises(BiofaceError, match="illuminant"):
-        method(truth.image, truth.mask, prior, None, truth.illuminant[:, :31])
+    refused("camera_b", method, truth.image, truth.mask, prior, np.zeros(2))
+    refused("illuminant", method, truth.image, truth.mask, prior, None, truth.illuminant[:, :31])
 
 
 @pytest.mark.parametrize(("value", "match"), [(np.nan, "NaN"), (0.03, "constants")])
 def test_a_prior_is_not_learnt_from_maps_that_say_nothing(truth, value, match):
-    with pytest.raises(BiofaceError, match=match):
-        bayes.Prior.learn(dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, value)))
+    refused(match, bayes.Prior.learn, dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, value)))
 
 
 # --- whole faces
@@ -220,10 +215,8 @@ def test_what_pixels_share_makes_each_of_them_better(persons, known):
     """Better than a pixel by itself under the true camera; haemoglobin with the true one better still."""
     alone = means(said_by(bayes.posterior_mean), persons, known, persons.camera_b, persons.illuminant)
     together = means(lambda truth: by_draws(truth, known), persons)
-    rows = []
-    for face in range(len(persons)):
-        one = persons[face : face + 1]
-        rows.append(means(lambda truth: by_draws(truth, known, truth.camera_b), one))
+    each = (persons[face : face + 1] for face in range(len(persons)))
+    rows = [means(lambda truth: by_draws(truth, known, truth.camera_b), one) for one in each]
     oracle = {column: np.mean([row[column] for row in rows]) for column in together}
     constant = means(said_by(baselines.training_mean), persons, known)
     for column in ("melanin", "diffuse", "albedo"):
@@ -254,8 +247,7 @@ def test_draws_weigh_what_bayes_gives_them(persons, known):
 
 
 def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
-    one = by_draws(persons, known, DRAWS[1:2])
-    same = by_draws(persons, known, DRAWS[[1, 1, 1]])
+    one, same = (by_draws(persons, known, DRAWS[which]) for which in ([1], [1, 1, 1]))
     np.testing.assert_allclose(same.melanin, one.melanin, rtol=1e-4)
     np.testing.assert_allclose(same.albedo, one.albedo, rtol=1e-4)
     there, back = by_draws(persons, known), by_draws(persons, known, DRAWS[::-1].copy())
@@ -275,7 +267,7 @@ def test_draws_that_stand_for_all():
     assert heavy[0] == count // 2 and sum(heavy.values()) == count
 
 
-def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
+def test_whole_faces_of_any_photo_and_what_will_not_do_is_refused(persons, known):
     image, mask, lights = persons.image, persons.mask, bayes.mean_camera_d65(9)[1]
     for b, e, what in (
         (DRAWS[:0], lights[:0], "camera_b"),
@@ -284,13 +276,9 @@ def test_draws_and_priors_that_will_not_do_are_refused(persons, known):
         (DRAWS, lights[:2], "illuminant"),
         (DRAWS, lights[:, :31], "illuminant"),
     ):
-        with pytest.raises(BiofaceError, match=what):
-            bayes.image_posterior(image, mask, known, b, e)
+        refused(what, bayes.image_posterior, image, mask, known, b, e)
     refuses_bad_photos(bayes.image_posterior, persons, known, DRAWS, lights)
-
-
-def test_whole_faces_of_any_photo(known):
-    takes_any_photo(bayes.image_posterior, known, DRAWS, bayes.mean_camera_d65(9)[1])
+    takes_any_photo(bayes.image_posterior, known, DRAWS, lights)
 
 
 @pytest.mark.parametrize("method", [*METHODS, bayes.image_posterior])
@@ -311,24 +299,19 @@ def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, kn
             np.testing.assert_array_equal(same, again)
 
 
-@pytest.mark.alone
-def test_a_face_under_sixty_four_cameras_takes_half_a_second(known):
-    truth = faces(5, count=2, size=64)
+def by_64_draws(image, mask, prior):
     draws = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
-    by_draws(truth[:1], known, draws)
-    began = time.perf_counter()
-    by_draws(truth, known, draws)
-    assert (time.perf_counter() - began) / 2 < 0.5
+    return bayes.image_posterior(image, mask, prior, draws, bayes.mean_camera_d65(64)[1])
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("method", METHODS)
-def test_a_face_takes_a_third_of_a_second(method, prior):
+@pytest.mark.parametrize(("method", "limit"), [(METHODS[0], 0.3), (METHODS[1], 0.3), (by_64_draws, 0.5)])
+def test_a_face_takes_half_a_second_at_most(method, limit, known):
     truth = faces(5, count=2, size=64)
-    method(truth.image, truth.mask, prior)
-    began = time.perf_counter()
-    method(truth.image, truth.mask, prior)
-    assert (time.perf_counter() - began) / 2 < 0.3
+    for _ in range(2):  # once to warm up
+        began = time.perf_counter()
+        method(truth.image, truth.mask, known)
+    assert (time.perf_counter() - began) / 2 < limit
 
 
 @pytest.fixture(scope="module")
@@ -351,13 +334,6 @@ def test_a_measured_prior_finds_the_shading_without_the_truth(measured):
     assert twice.diffuse == pytest.approx(2 * found.diffuse) and twice.specular == pytest.approx(2 * found.specular)
 
 
-@pytest.mark.parametrize("melanin", [np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])])
-def test_measured_skins_that_tell_nothing_are_refused(measured, melanin):
-    made, _, _ = measured
-    with pytest.raises(BiofaceError, match="measured skins"):
-        bayes.Prior.measured(melanin, np.linspace(0.01, 0.05, 5), made.image, made.mask, np.zeros(5))
-
-
 def test_places_on_a_person_stand_for_the_pixels_of_a_face(measured):
     """Told who is who, a measured prior knows persons and scatter as one that was taught."""
     made, skins, person = measured
@@ -365,7 +341,8 @@ def test_places_on_a_person_stand_for_the_pixels_of_a_face(measured):
     found = bayes.Prior.measured(*(s[mixed] for s in skins), made.image, made.mask, person[mixed])
     learnt = bayes.Prior.learn(faces(0, count=8))
     assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
-    with pytest.raises(BiofaceError, match="a person for each"):
-        bayes.Prior.measured(*skins, made.image, made.mask, person[1:])
-    with pytest.raises(BiofaceError, match="several places"):
-        bayes.Prior.measured(*skins, made.image, made.mask, np.arange(len(person)))
+    for melanin in (np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])):  # they tell nothing
+        five = melanin, np.linspace(0.01, 0.05, 5)
+        refused("measured skins", bayes.Prior.measured, *five, made.image, made.mask, np.zeros(5))
+    refused("a person for each", bayes.Prior.measured, *skins, made.image, made.mask, person[1:])
+    refused("several places", bayes.Prior.measured, *skins, made.image, made.mask, np.arange(len(person)))

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from bioface import camera, illumination, image_formation, maps, skin
 from bioface.datasets import skin_spectra, twin
-from bioface.errors import BiofaceError
 from study import editing
 
 
@@ -46,12 +46,11 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
     assert set(errors) == {"edit", "rest stays", "maps alone", "no edit"}
     some = editing.edit_errors(off, truth, change, ["no edit", "edit"])
     assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
-    with pytest.raises(BiofaceError, match="unknown way to edit 'no edits'; did you mean 'no edit'"):
-        editing.edit_errors(off, truth, change, ["no edits"])
-    with pytest.raises(BiofaceError, match="expected maps of shape"):
-        editing.edit_errors(off, truth[:1], change)
-    with pytest.raises(BiofaceError, match="several faces"):
-        editing.edit_errors(off[0], truth[0], change)
+    refused(
+        "unknown way to edit 'no edits'; did you mean 'no edit'", editing.edit_errors, off, truth, change, ["no edits"]
+    )
+    refused("expected maps of shape", editing.edit_errors, off, truth[:1], change)
+    refused("several faces", editing.edit_errors, off[0], truth[0], change)
 
 
 def test_spectral_errors(truth):
@@ -80,8 +79,7 @@ def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
 def test_padding():
     R = np.arange(62.0).reshape(2, 31)
     assert editing.padded(R)[1, 30:].tolist() == [61, 61, 61]
-    with pytest.raises(BiofaceError, match=r"expected spectra \(N, 31\).*found shape \(2, 33\)"):
-        editing.padded(np.ones((2, 33)))
+    refused(r"expected spectra \(N, 31\).*found shape \(2, 33\)", editing.padded, np.ones((2, 33)))
 
 
 def test_skins_are_those_of_the_table():
@@ -100,5 +98,4 @@ def test_lookalikes_are_the_nearest():
     apart = editing.difference(archive[100] + 0.01, archive)
     np.testing.assert_allclose(found.difference[60], np.sort(apart)[:4])
     for count in (0, 301):
-        with pytest.raises(BiofaceError, match="expected to want 1 to 300"):
-            editing.lookalikes(archive, archive, count)
+        refused("expected to want 1 to 300", editing.lookalikes, archive, archive, count)

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
 from bioface.datasets import iset
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from bioface.maps import Decomposition
 from study import table1
 
@@ -108,49 +109,42 @@ def test_protocol_scores_each_cube():
 
     truth = table1.pseudo_truths(cubes, size=8)
     found = table1.row(predict, truth)
-    row, (prediction,) = {column: values[0] for column, values in found.errors.items()}, found.predictions
-    assert row["melanin"] == pytest.approx(np.zeros(3), abs=1e-6)
-    assert row["specular"] == pytest.approx(
-        metrics.rmse(prediction.specular_shading, truth.specular_shading, truth.mask)
-    )
-    assert row["specular"].min() > 0.02
+    errors = metrics.rmse(found.predictions[0].specular_shading, truth.specular_shading, truth.mask)
+    assert found.errors["melanin"][0] == pytest.approx(np.zeros(3), abs=1e-6)
+    assert found.errors["specular"][0] == pytest.approx(errors) and errors.min() > 0.02
 
 
 def test_what_cannot_be_scored_is_refused():
     maps = known_maps(8, 8)
     with pytest.raises(DataError, match="mask"):
         cube_of(maps, mask=np.ones((7, 8), bool))
-    with pytest.raises(BiofaceError, match="at least 1 pixel"):
-        table1.pseudo_truth(cube_of(maps), size=0)
-    with pytest.raises(BiofaceError, match="at least one cube"):
-        table1.pseudo_truths([])
+    refused("at least 1 pixel", table1.pseudo_truth, cube_of(maps), size=0)
+    refused("at least one cube", table1.pseudo_truths, [])
     white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
-    with pytest.raises(BiofaceError, match="converges"):
-        table1.pseudo_truth(white, size=4)
+    refused("converges", table1.pseudo_truth, white, size=4)
 
 
 # --- rows and verdicts -------------------------------------------------------------------------------------
 
 
-def faces(count=3):
-    """Decompositions of made-up faces, with the truth that they would have."""
-    rng = np.random.default_rng(5)
-    maps = [np.stack(m) for m in zip(*(known_maps(8, 8, seed) for seed in range(count)), strict=True)]
-    b, e = np.zeros((count, 2)), np.tile(illumination.standard("D65").numpy(), (count, 1))
-    blank = np.zeros((count, 8, 8, 3), np.float32)
-    truth = Decomposition.of_maps(*maps, b, e, blank, np.ones((count, 8, 8), bool))
-    truth = dataclasses.replace(truth, image=truth.reconstruction)
-
-    def off_by(amount):
-        each = amount * rng.uniform(0.5, 1.5, (count, 1, 1))
-        return lambda image, mask: dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading + np.float32(each))
-
-    return truth, off_by
+@pytest.fixture
+def truth():
+    """Decompositions of three made-up faces."""
+    maps = [np.stack(m) for m in zip(*(known_maps(8, 8, seed) for seed in range(3)), strict=True)]
+    e, mask = np.tile(illumination.standard("D65").numpy(), (3, 1)), np.ones((3, 8, 8), bool)
+    made = Decomposition.of_maps(*maps, np.zeros((3, 2)), e, np.zeros((3, 8, 8, 3)), mask)
+    return dataclasses.replace(made, image=made.reconstruction)
 
 
-def test_a_row_has_a_number_for_each_seed_and_face():
-    truth, off_by = faces()
-    row = table1.row([off_by(0.1), off_by(0.3)], truth)
+def off_by(truth, amount):
+    """A method that is off by so much in the diffuse shading of each face."""
+    wrong = truth.diffuse_shading + np.asarray(amount, np.float32)[..., None, None]
+    return lambda image, mask: dataclasses.replace(truth, diffuse_shading=wrong)
+
+
+def test_a_row_has_a_number_for_each_seed_and_face(truth):
+    seeds = np.random.default_rng(5).uniform(0.5, 1.5, (2, 3)) * np.array([[0.1], [0.3]])
+    row = table1.row([off_by(truth, amounts) for amounts in seeds], truth)
     assert row.errors["diffuse_raw"].shape == (2, 3) and row.seconds > 0 and len(row.predictions) == 2
     assert row.mean("diffuse_raw") == pytest.approx(row.errors["diffuse_raw"].mean())
     assert row.mean("melanin") == 0
@@ -158,25 +152,17 @@ def test_a_row_has_a_number_for_each_seed_and_face():
     of_seeds = row.errors["diffuse_raw"].mean(1).var(ddof=1) / 2
     assert row.standard_error("diffuse_raw") == pytest.approx(np.sqrt(of_faces + of_seeds))
     assert row.of(np.array([2])).mean("diffuse_raw") == pytest.approx(row.errors["diffuse_raw"][:, 2].mean())
-    with pytest.raises(BiofaceError, match="at least one method"):
-        table1.row([], truth)
+    refused("at least one method", table1.row, [], truth)
 
 
-def test_lead_pairs_faces():
-    truth, _ = faces()
-    hard = np.array([0.1, 0.5, 0.9], np.float32)[:, None, None]  # some faces are harder, for both alike
-
-    def off(amount):
-        return lambda image, mask: dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading + hard + amount)
-
-    better, worse = (table1.row(off(np.float32(a)), truth) for a in (0.0, 0.1))
+def test_lead_pairs_faces(truth):
+    hard = np.array([0.1, 0.5, 0.9])  # some faces are harder, for both alike
+    better, worse = (table1.row(off_by(truth, hard + amount), truth) for amount in (0.0, 0.1))
     apart, error = table1.lead(better, worse, "diffuse_raw")
     assert apart == pytest.approx(0.1, abs=1e-5) and error < 1e-5 < better.standard_error("diffuse_raw")
     assert table1.lead(worse, better, "diffuse_raw")[0] == pytest.approx(-0.1, abs=1e-5)
-    silent = table1.row(
-        lambda image, mask: dataclasses.replace(truth, specular_shading=np.full_like(truth.specular_shading, np.nan)),
-        truth,
-    )
+    nothing = dataclasses.replace(truth, specular_shading=np.full_like(truth.melanin, np.nan))
+    silent = table1.row(lambda image, mask: nothing, truth)
     assert np.isnan(table1.lead(better, silent, "specular")).all() and np.isnan(silent.mean("specular"))
     text = table1.as_text({"silent": silent, "published": table1.AS_PUBLISHED["SfSNet"]}, ("specular", "diffuse"))
     assert text.splitlines()[1].split() == ["silent", "–", "0.000", "±", "0.000"]
@@ -184,8 +170,12 @@ def test_lead_pairs_faces():
 
 
 def a_row(value, faces=4):
-    errors = {column: np.full((1, faces), float(value)) for column in metrics.TABLE1}
-    return table1.Row(errors, (), 0.0)
+    return row_of(dict.fromkeys(metrics.TABLE1, [value] * faces))
+
+
+def row_of(errors):
+    """A row of one seed; ``errors`` holds a number for each face."""
+    return table1.Row({column: np.array([values], float) for column, values in errors.items()}, (), 0.0)
 
 
 def test_the_twin_decides_no_verdict():
@@ -199,23 +189,20 @@ def test_the_twin_decides_no_verdict():
     assert by_column["specular"].startswith("less")
 
 
-def test_iset_faces_decide():
+@pytest.mark.parametrize(
+    ("factors", "verdict", "count"),
+    [
+        ([1.1] * 4, "reproduced", "4 ISET faces"),
+        ([0.5] * 4, "not reproduced", "4 ISET faces"),
+        ([0.2, 1.8], "cannot be judged", ""),  # too wide
+        ([1], "cannot be judged", ""),
+    ],
+)
+def test_iset_faces_decide_unless_their_errors_are_too_wide_or_of_one_face(factors, verdict, count):
     published = table1.AS_PUBLISHED["BioFaceNet"]
-    near = table1.Row({c: np.full((1, 4), 1.1 * v) for c, v in published.items()}, (), 0.0)
-    far = table1.Row({c: np.full((1, 4), 0.5 * v) for c, v in published.items()}, (), 0.0)
-    constant = {"a constant": a_row(0.2)}
-    for ours, verdict in ((near, "reproduced"), (far, "not reproduced")):
-        found = table1.verdicts(a_row(9), {"a constant": a_row(9)}, ours, constant)
-        assert {v.verdict for v in found} == {verdict}
-        assert found[0].measured == pytest.approx(ours.mean("diffuse")) and "4 ISET faces" in found[0].reason
-        assert "these faces, 0.200" in found[0].weight
-
-
-def test_a_measurement_that_is_too_wide_or_of_one_face_decides_nothing():
-    published = table1.AS_PUBLISHED["BioFaceNet"]
-    wide = {c: np.array([[0.2 * v, 1.8 * v]]) for c, v in published.items()}
-    one = {c: np.array([[v]]) for c, v in published.items()}
-    for errors in (wide, one):
-        found = table1.verdicts(a_row(9), {"a constant": a_row(9)}, table1.Row(errors, (), 0.0), {"a": a_row(0.2)})
-        assert {v.verdict for v in found} == {"cannot be judged"}
-        assert found[0].measured == pytest.approx(published["diffuse"])
+    ours = row_of({column: np.multiply(factors, value) for column, value in published.items()})
+    twin, iset_faces = ({"a constant": a_row(value)} for value in (9, 0.2))
+    found = table1.verdicts(a_row(9), twin, ours, iset_faces)
+    assert {v.verdict for v in found} == {verdict}
+    assert found[0].measured == pytest.approx(np.mean(factors) * published["diffuse"])
+    assert count in found[0].reason and (not count or "these faces, 0.200" in found[0].weight)
