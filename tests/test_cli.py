@@ -76,7 +76,7 @@ def test_decompose_writes_maps_and_pictures(decompose, folders, tmp_path, capsys
     said = capsys.readouterr()
     assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
     assert "melanin 0.43" in said.out  # what white is
-    pictures = ["albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular"]
+    shown = ["albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular"]
     assert {p.name for p in out.iterdir()} == {"me_maps.npz", *(f"me_{name}.png" for name in shown)}
     found = maps.Decomposition.load(out / "me_maps.npz")
     same = decomposition.decompose(*(folders / name for name in ("me.png", "mask.png", "w.safetensors")))

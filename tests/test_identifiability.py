@@ -12,10 +12,10 @@ from bioface.errors import BiofaceError
 
 def test_jacobians_of_light_and_of_a_camera_equal_finite_differences():
     x, e = some_maps(), illumination.standard("D65").numpy()
-    for seen, M in ((e, np.diag(e)), (a_camera(), a_camera())):
+    for seen, M, off in ((e, np.diag(e), 1e-9), (a_camera(), a_camera(), 1e-8)):
         steps = 1e-6 * np.eye(4)
         expected = np.stack([(colour_of(x + step, M) - colour_of(x - step, M)) / 2e-6 for step in steps], -1)
-        assert np.allclose(identifiability.jacobian(*x[:, :3].T, seen), expected, rtol=1e-5, atol=1e-8)
+        assert np.allclose(identifiability.jacobian(*x[:, :3].T, seen), expected, rtol=1e3 * off, atol=off)
     with pytest.raises(BiofaceError, match="melanin as volume fraction"):
         identifiability.jacobian(np.array([2.0]), np.array([0.03]), np.array([1.0]), np.ones(33))
 
