@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from bioface import camera, illumination, image_formation, maps, skin
+from bioface import camera, illumination, image_formation, maps, skin, spectra
 from bioface.datasets import skin_spectra, twin
 from study import editing
 
@@ -32,12 +32,11 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
     off = dataclasses.replace(truth, diffuse_shading=truth.diffuse_shading * 1.1)
     errors = editing.edit_errors(off, truth, change)
     g = np.clip(truth.melanin_coordinate + np.float32(0.4), -1, 1)
-    S = camera.CameraModel.load().sensitivity(truth.camera_b)
-    maps = skin.table_fraction(g, skin.MELANIN_RANGE[1]), truth.haemoglobin
-    shadings = truth.diffuse_shading, truth.specular_shading
+    maps = skin.table_fraction(g, skin.MELANIN_RANGE[1]), truth.haemoglobin, truth.diffuse_shading
+    rest = truth.specular_shading, truth.illuminant, camera.CameraModel.load().sensitivity(truth.camera_b)
     expected, brighter = (
-        np.clip(image_formation.srgb_encode(image_formation.render(*maps, d, shadings[1], truth.illuminant, S)), 0, 1)
-        for d in (shadings[0], 1.1 * shadings[0])
+        np.clip(image_formation.srgb_encode(image_formation.render(*maps[:2], f * maps[2], *rest)), 0, 1)
+        for f in (1, 1.1)
     )
     for n, mask in enumerate(truth.mask):
         rmse = np.sqrt(((brighter - expected)[n][mask] ** 2).mean())
@@ -64,8 +63,6 @@ def test_spectral_errors(truth):
 
 def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
     """Its matrix to XYZ is a fit, so not exactly."""
-    from bioface import spectra
-
     R = editing.padded(skin_spectra.load("issa").reflectance[::500])
     C = spectra.colour_matching_functions().numpy() * D65
     linear = (R @ C.T / C.sum(1)) * camera.ROW_SUMS["d65"].numpy() @ camera.XYZ_TO_SRGB.numpy().T
@@ -76,13 +73,10 @@ def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
     assert C[:, 31:].sum() < 1e-3 * C.sum()  # what `padded` makes up
 
 
-def test_padding():
+def test_padding_and_skins_of_the_table():
     R = np.arange(62.0).reshape(2, 31)
     assert editing.padded(R)[1, 30:].tolist() == [61, 61, 61]
     refused(r"expected spectra \(N, 31\).*found shape \(2, 33\)", editing.padded, np.ones((2, 33)))
-
-
-def test_skins_are_those_of_the_table():
     R = editing.skins(0.02, size=5)
     assert R.shape == (25, 33)
     np.testing.assert_allclose(R[-1], skin.reflectance(np.array(0.43), np.array(0.07)) + 0.02, atol=1e-6)
