@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 import pytest
-from refusals import refused
+from conftest import refuses
 
 from bioface import image_formation, metrics, shading
 from bioface.datasets import nfe, twin
@@ -143,9 +143,9 @@ def test_flat_shading_shows_nothing_of_the_photo(faces):
 
 
 def test_unknown_names_are_refused(faces):
-    refused("unknown score", audit.mismatch_score, faces, "gian")
-    refused("unknown reading", shading.shading_of_photo, faces, shading.stored_shading(faces), "blue")
-    refused("unknown degradation", audit.degrade, faces, "rain", np.random.default_rng(0))
+    refuses("unknown score", audit.mismatch_score, faces, "gian")
+    refuses("unknown reading", shading.shading_of_photo, faces, shading.stored_shading(faces), "blue")
+    refuses("unknown degradation", audit.degrade, faces, "rain", np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("reading", shading.READINGS)
@@ -170,7 +170,7 @@ def test_window_follows_the_face():
     assert (window <= mask).all() and 0.1 < window.sum() / mask.sum() < 0.5
     moved = shading.mouth_and_nose(np.roll(mask, (-3, 2), (1, 2)))
     np.testing.assert_array_equal(moved, np.roll(window, (-3, 2), (1, 2)))
-    refused("empty mask", shading.mouth_and_nose, np.zeros((1, 64, 64), bool))
+    refuses("empty mask", shading.mouth_and_nose, np.zeros((1, 64, 64), bool))
 
 
 def test_detail_keeps_what_is_small_and_drops_what_is_wide():
@@ -193,9 +193,9 @@ def test_threshold_and_share():
     new = rng.normal((np.arange(4000) < 800) * 2.0, 1)
     assert (new > limit).mean() > 0.22  # the raw share of flags is wrong
     assert audit.estimated_share(new, limit, scores, labels) == pytest.approx(0.2, abs=0.03)
-    refused("finds more", audit.estimated_share, new, 99.0, scores, labels)
-    refused("false alarms", audit.threshold, scores, labels, 1.5)
-    refused("matched faces", audit.threshold, scores, np.ones(4000, bool))
+    refuses("finds more", audit.estimated_share, new, 99.0, scores, labels)
+    refuses("false alarms", audit.threshold, scores, labels, 1.5)
+    refuses("matched faces", audit.threshold, scores, np.ones(4000, bool))
 
 
 # --- harder faces ------------------------------------------------------------------------------------------
@@ -218,8 +218,8 @@ def test_partly_wrong_goes_from_true_to_stored(faces):
     np.testing.assert_allclose(audit.partly_wrong(faces, 1.0).normals, faces.normals, atol=1e-6)
     errors = [audit.floor(audit.partly_wrong(faces, s)).raw_face.mean() for s in (0, 0.3, 0.6, 1)]
     assert errors[0] < 1e-6 and np.all(np.diff(errors) > 0)
-    refused("truth", audit.partly_wrong, dataclasses.replace(faces, truth=None), 0.5)
-    refused("share", audit.partly_wrong, faces, 1.5)
+    refuses("truth", audit.partly_wrong, dataclasses.replace(faces, truth=None), 0.5)
+    refuses("share", audit.partly_wrong, faces, 1.5)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, fold
     some = audit.open_source(limit=6)
     assert {name.split("_")[-1].split(".")[0] for name in some.faces.names} == {"01", "05"}
     assert len(some.faces) + some.left_out == 6
-    refused("at least 2", audit.open_source, limit=1)
+    refuses("at least 2", audit.open_source, limit=1)
     for number in (1, 5):
         write(folders / "nfe", number, dataclasses.replace(faces[:3], mask=np.zeros_like(faces.mask[:3])))
     with pytest.raises(DataError, match="400 pixels"):
@@ -338,7 +338,7 @@ def test_floor_is_nothing_for_matched_faces(faces):
         assert values[~wrong].max() < 1e-6 < 0.005 < values[wrong].min()
     assert (floor.raw_window[wrong] > floor.raw_face[wrong]).mean() > 0.9  # that is where they are wrong
     assert (floor.aligned_face <= floor.raw_face + 1e-7).all()
-    refused("truth", audit.floor, dataclasses.replace(faces, truth=None))
+    refuses("truth", audit.floor, dataclasses.replace(faces, truth=None))
 
 
 def test_mean_map():
@@ -360,13 +360,13 @@ def test_bias_is_told_from_noise():
     assert share <= np.quantile(flipped, 0.999) and flipped.mean() == pytest.approx(0.05, abs=0.015)
     share, flipped = audit.biased_share(noise + 0.5, mask, where, rng)
     assert share > 0.8 and share > flipped.max()
-    refused("pixels", audit.biased_share, noise, ~mask, where, rng)
+    refuses("pixels", audit.biased_share, noise, ~mask, where, rng)
 
 
 def test_text_table():
     table = audit.text_table(["a", "b"], [["x", "1.5"], ["long", "−12"]])
     assert table.splitlines() == ["a       b", "x     1.5", "long  −12"]
-    refused("2 cells", audit.text_table, ["a", "b"], [["x"]])
+    refuses("2 cells", audit.text_table, ["a", "b"], [["x"]])
 
 
 # --- the twin ----------------------------------------------------------------------------------------------

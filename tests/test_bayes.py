@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from refusals import refused
+from conftest import refuses
 
 from bioface import bayes, metrics, skin
 from bioface.maps import Decomposition
@@ -74,7 +74,7 @@ def refuses_bad_photos(method, truth, *learnt):
         (image, empty, "empty mask"),
         (np.full_like(image, np.nan), mask, "NaN"),
     ):
-        refused(match, method, photos, masks, *learnt)
+        refuses(match, method, photos, masks, *learnt)
 
 
 def test_prior_is_the_statistics_of_the_faces(prior):
@@ -161,13 +161,13 @@ def test_more_knowledge_is_less_error(prior):
 def test_any_photo_is_taken_apart_and_bad_input_refused(method, truth, prior):
     takes_any_photo(method, prior)
     refuses_bad_photos(method, truth, prior)
-    refused("camera_b", method, truth.image, truth.mask, prior, np.zeros(2))
-    refused("illuminant", method, truth.image, truth.mask, prior, None, truth.illuminant[:, :31])
+    refuses("camera_b", method, truth.image, truth.mask, prior, np.zeros(2))
+    refuses("illuminant", method, truth.image, truth.mask, prior, None, truth.illuminant[:, :31])
 
 
 @pytest.mark.parametrize(("value", "match"), [(np.nan, "NaN"), (0.03, "constants")])
 def test_a_prior_is_not_learnt_from_maps_that_say_nothing(truth, value, match):
-    refused(match, bayes.Prior.learn, dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, value)))
+    refuses(match, bayes.Prior.learn, dataclasses.replace(truth, haemoglobin=np.full_like(truth.haemoglobin, value)))
 
 
 # --- whole faces
@@ -276,7 +276,7 @@ def test_whole_faces_of_any_photo_and_what_will_not_do_is_refused(persons, known
         (DRAWS, lights[:2], "illuminant"),
         (DRAWS, lights[:, :31], "illuminant"),
     ):
-        refused(what, bayes.image_posterior, image, mask, known, b, e)
+        refuses(what, bayes.image_posterior, image, mask, known, b, e)
     refuses_bad_photos(bayes.image_posterior, persons, known, DRAWS, lights)
     takes_any_photo(bayes.image_posterior, known, DRAWS, lights)
 
@@ -343,6 +343,6 @@ def test_places_on_a_person_stand_for_the_pixels_of_a_face(measured):
     assert found.base == pytest.approx(learnt.base) and found.scatter == pytest.approx(learnt.scatter)
     for melanin in (np.full(5, 0.1), np.array([0.1, np.nan, 0.2, 0.3, 0.4])):  # they tell nothing
         five = melanin, np.linspace(0.01, 0.05, 5)
-        refused("measured skins", bayes.Prior.measured, *five, made.image, made.mask, np.zeros(5))
-    refused("a person for each", bayes.Prior.measured, *skins, made.image, made.mask, person[1:])
-    refused("several places", bayes.Prior.measured, *skins, made.image, made.mask, np.arange(len(person)))
+        refuses("measured skins", bayes.Prior.measured, *five, made.image, made.mask, np.zeros(5))
+    refuses("a person for each", bayes.Prior.measured, *skins, made.image, made.mask, person[1:])
+    refuses("several places", bayes.Prior.measured, *skins, made.image, made.mask, np.arange(len(person)))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from refusals import refused
+from conftest import refuses
 
 from bioface import camera, illumination, image_formation, maps, skin, spectra
 from bioface.datasets import skin_spectra, twin
@@ -45,11 +45,11 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
     assert set(errors) == {"edit", "rest stays", "maps alone", "no edit"}
     some = editing.edit_errors(off, truth, change, ["no edit", "edit"])
     assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
-    refused(
+    refuses(
         "unknown way to edit 'no edits'; did you mean 'no edit'", editing.edit_errors, off, truth, change, ["no edits"]
     )
-    refused("expected maps of shape", editing.edit_errors, off, truth[:1], change)
-    refused("several faces", editing.edit_errors, off[0], truth[0], change)
+    refuses("expected maps of shape", editing.edit_errors, off, truth[:1], change)
+    refuses("several faces", editing.edit_errors, off[0], truth[0], change)
 
 
 def test_spectral_errors(truth):
@@ -76,7 +76,7 @@ def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
 def test_padding_and_skins_of_the_table():
     R = np.arange(62.0).reshape(2, 31)
     assert editing.padded(R)[1, 30:].tolist() == [61, 61, 61]
-    refused(r"expected spectra \(N, 31\).*found shape \(2, 33\)", editing.padded, np.ones((2, 33)))
+    refuses(r"expected spectra \(N, 31\).*found shape \(2, 33\)", editing.padded, np.ones((2, 33)))
     R = editing.skins(0.02, size=5)
     assert R.shape == (25, 33)
     np.testing.assert_allclose(R[-1], skin.reflectance(np.array(0.43), np.array(0.07)) + 0.02, atol=1e-6)
@@ -92,4 +92,4 @@ def test_lookalikes_are_the_nearest():
     apart = editing.difference(archive[100] + 0.01, archive)
     np.testing.assert_allclose(found.difference[60], np.sort(apart)[:4])
     for count in (0, 301):
-        refused("expected to want 1 to 300", editing.lookalikes, archive, archive, count)
+        refuses("expected to want 1 to 300", editing.lookalikes, archive, archive, count)

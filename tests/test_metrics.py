@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from refusals import refused
+from conftest import refuses
 
 from bioface import metrics, skin
 from bioface.maps import Decomposition
@@ -77,10 +77,10 @@ def test_bad_maps_are_refused(metric, batch):
     prediction, truth, mask = batch
     empty = mask.copy()
     empty[3] = False
-    refused("empty mask", metric, prediction, truth, empty)
-    refused("NaN", metric, np.where(np.arange(9) == 4, np.nan, prediction), truth, np.ones_like(mask))
-    refused("one shape", metric, prediction[:, :4], truth, mask)
-    refused("expected a mask", metric, prediction, truth, mask[:, :4])
+    refuses("empty mask", metric, prediction, truth, empty)
+    refuses("NaN", metric, np.where(np.arange(9) == 4, np.nan, prediction), truth, np.ones_like(mask))
+    refuses("one shape", metric, prediction[:, :4], truth, mask)
+    refuses("expected a mask", metric, prediction, truth, mask[:, :4])
 
 
 # --- scores ------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_mean_interval():
     ],
 )
 def test_bad_scores_are_refused(scores, labels, match):
-    refused(match, metrics.auc, scores, np.array(labels))
+    refuses(match, metrics.auc, scores, np.array(labels))
 
 
 # --- Table 1 -----------------------------------------------------------------------------------------------
@@ -200,10 +200,10 @@ def test_silence_is_nan_and_what_does_not_fit_an_error(truth):
     assert np.isnan(row["specular"]).tolist() == [False, True, False]
     assert not np.isnan(row["diffuse"]).any()
     silent[0, truth.mask[0].argmax() // 7] = np.nan
-    refused("NaN", metrics.table1_row, dataclasses.replace(truth, specular_shading=silent), truth)
-    refused("empty mask", metrics.table1_row, truth, truth, np.zeros_like(truth.mask))
-    refused("expected maps", metrics.table1_row, truth[:2], truth)
-    refused("expected maps", metrics.table1_row, truth, truth, truth.mask[:, :3])
+    refuses("NaN", metrics.table1_row, dataclasses.replace(truth, specular_shading=silent), truth)
+    refuses("empty mask", metrics.table1_row, truth, truth, np.zeros_like(truth.mask))
+    refuses("expected maps", metrics.table1_row, truth[:2], truth)
+    refuses("expected maps", metrics.table1_row, truth, truth, truth.mask[:, :3])
 
 
 def test_summaries():
@@ -212,7 +212,7 @@ def test_summaries():
     means = metrics.group_means(row, np.array(["a", "a", "b"]))
     assert means["a"]["melanin"] == pytest.approx(0.2) and means["b"]["melanin"] == 0.8
     assert np.isnan(means["b"]["melanin_correlation"])
-    refused("one per group", metrics.group_means, row, ["a", "b"])
+    refuses("one per group", metrics.group_means, row, ["a", "b"])
     np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])
 
 
@@ -237,7 +237,7 @@ def test_correlation_length_sees_the_mask_only_and_no_offset():
     spoilt = np.where(mask, values, np.nan) + np.arange(6)[:, None, None]
     alone = metrics.correlation_length(values[:, 10:50, 12:52], np.ones((6, 40, 40), bool))
     assert metrics.correlation_length(spoilt, mask) == pytest.approx(alone)
-    refused("varies", metrics.correlation_length, np.ones((1, 8, 8)), np.ones((1, 8, 8), bool))
+    refuses("varies", metrics.correlation_length, np.ones((1, 8, 8)), np.ones((1, 8, 8), bool))
 
 
 def test_mean_error_is_the_level_of_the_error():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from refusals import refused
+from conftest import refuses
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
 from bioface.datasets import iset
@@ -118,10 +118,10 @@ def test_what_cannot_be_scored_is_refused():
     maps = known_maps(8, 8)
     with pytest.raises(DataError, match="mask"):
         cube_of(maps, mask=np.ones((7, 8), bool))
-    refused("at least 1 pixel", table1.pseudo_truth, cube_of(maps), size=0)
-    refused("at least one cube", table1.pseudo_truths, [])
+    refuses("at least 1 pixel", table1.pseudo_truth, cube_of(maps), size=0)
+    refuses("at least one cube", table1.pseudo_truths, [])
     white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
-    refused("converges", table1.pseudo_truth, white, size=4)
+    refuses("converges", table1.pseudo_truth, white, size=4)
 
 
 # --- rows and verdicts -------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_a_row_has_a_number_for_each_seed_and_face(truth):
     of_seeds = row.errors["diffuse_raw"].mean(1).var(ddof=1) / 2
     assert row.standard_error("diffuse_raw") == pytest.approx(np.sqrt(of_faces + of_seeds))
     assert row.of(np.array([2])).mean("diffuse_raw") == pytest.approx(row.errors["diffuse_raw"][:, 2].mean())
-    refused("at least one method", table1.row, [], truth)
+    refuses("at least one method", table1.row, [], truth)
 
 
 def test_lead_pairs_faces(truth):
