@@ -266,8 +266,8 @@ def test_more_bands_tell_more_and_all_bands_are_the_spectrum():
 
 @pytest.mark.parametrize("count", [0, 34, 2.0, True])
 def test_bands_that_cannot_be_are_refused(count):
-    for call in (band_design.even, lambda n: band_design.curve(*some_maps()[:, :3].T, 0.1, np.eye(4), [3, n])):
-        refuses("1 to 33 bands", call, count)
+    refuses("1 to 33 bands", band_design.even, count)
+    refuses("1 to 33 bands", band_design.curve, *some_maps()[:, :3].T, 0.1, np.eye(4), [3, 34])
     refuses("at least one", band_design.curve, *some_maps()[:, :3].T, 0.1, np.eye(4), [])
     refuses("above 0", band_design.curve, *some_maps()[:, :3].T, 0.0, np.eye(4), [3])
 
