@@ -143,6 +143,14 @@ def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys, pac
     assert capsys.readouterr().err.endswith("".join(f"by {one}\n" for one in differing))
 
 
+def test_a_package_that_is_missing_is_named_with_what_to_do(place, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    write(place, "01_a")
+    assert run(place) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "papermill" in told and told.endswith("-m pip install -r requirements.lock")
+
+
 def test_the_key_follows_bars_packages_and_data(place, monkeypatch):
     seen = set()
 

@@ -31,12 +31,16 @@ def kept(function: Function, arguments: Arguments, made_of: Any = None) -> Any:
 
     It is known by ``made_of``, the values that it is a function of; None for the arguments.
     """
-    return _memory()(function.__qualname__, arguments if made_of is None else made_of, function, arguments)
+    return _memory()(_name(function), arguments if made_of is None else made_of, function, arguments)
 
 
 def missing(calls: Iterable[tuple[Function, Arguments, Any]]) -> list[tuple[Function, Arguments, Any]]:
     """Those of some calls of :func:`kept`, as its three arguments, that are still to be worked out."""
-    return [call for call in calls if not _memory().check_call_in_cache(call[0].__qualname__, call[2], None, None)]
+    return [call for call in calls if not _memory().check_call_in_cache(_name(call[0]), call[2], None, None)]
+
+
+def _name(function: Function) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _memory() -> Any:

@@ -139,8 +139,7 @@ def execute(job: Job) -> None:
                 raise BiofaceError(f"{name}: code cell {error.exec_count}: {error.evalue}; {advice}") from None
             head = f"{name}: code cell {error.exec_count} failed with {error.ename}: {error.evalue}"
             shown = strip_ansi(str(error)).splitlines()[-25:]
-            lines = [head, *shown, f"The notebook as far as it went: {failed}"]
-            raise NotebookError("\n".join(lines)) from None
+            raise NotebookError("\n".join([head, *shown, f"The notebook as far as it went: {failed}"])) from None
         except DeadKernelError:
             raise NotebookError(f"{name}: its kernel died (out of memory?); the same command resumes there") from None
 
@@ -238,6 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if isinstance(error, NotebookError) else 2
     except OSError as error:  # a full disk, a folder that may not be written to
         print(paths.describe(error), file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"{error}; run: {sys.executable} -m pip install -r requirements.lock", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
