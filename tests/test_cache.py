@@ -38,6 +38,7 @@ def sleep_for_ever(folder):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_another_skin_model_is_another_result(tmp_path):
     """joblib by itself sees the function only, not what it calls."""
     shutil.copytree(CHECKOUT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -88,6 +89,7 @@ def alive(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path, how):
     code = (

@@ -372,6 +372,7 @@ def test_cleaning(tmp_path):
     assert notebook_file.clean(file) == text, "cleaning twice changes nothing"
 
 
+@pytest.mark.slow
 def test_publishing_writes_the_executed_notebook_clean_and_once(place):
     path = write(place, "01_a", "import sys\nprint('progress', file=sys.stderr)\n" + RESULTS)
     assert run(place, "--publish") == 0

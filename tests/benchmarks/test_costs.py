@@ -14,6 +14,7 @@ import torch
 from bioface import camera, decompose, image_formation, objective, recipes, skin, smith2019, spectra, training
 from bioface.datasets import nfe, twin
 
+pytestmark = pytest.mark.slow  # nothing for the fast loop
 FACES, WIDTH = 16, 8
 MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
 CONFIG = twin.TwinConfig(train=FACES, validation=1, test=1, cubes=0)
