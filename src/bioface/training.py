@@ -281,7 +281,8 @@ def _digest(tensors: dict[str, Tensor], run: str) -> str:
     """Of all that is in a checkpoint, so that none is taken up of which a part was lost or changed."""
     everything = hashlib.sha256(run.encode())
     for name in sorted(tensors):
-        everything.update(name.encode() + tensors[name].numpy().tobytes())
+        stored = tensors[name].reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+        everything.update(name.encode() + stored.numpy().tobytes())
     return everything.hexdigest()
 
 
