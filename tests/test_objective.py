@@ -334,12 +334,12 @@ def test_a_fitted_copy_is_the_best_of_all_factors():
     assert torch.allclose(rendered, torch.full_like(rendered, 2.0), atol=1e-3)
 
 
-@pytest.mark.parametrize("recipe", [WORKING, PAPER_LITERAL, recipes.get("authors_code")], ids=lambda r: r.name)
+@pytest.mark.parametrize("recipe", [WORKING, PAPER_LITERAL, recipes.get("rows_of_the_code")], ids=lambda r: r.name)
 def test_losses_by_hand(recipe):
-    """Means over the foreground; or, in the authors' code, sums over 224² of a batch of 64, whatever the batch is."""
+    """Means over the foreground; or sums over 224² of a batch of 64, whatever the batch is."""
     output, faces = maps(), batch()
     rendered, terms = terms_of(output, faces, recipe)
-    m, w, s = faces.mask, recipe.weights, 255.0 if recipe.name == "authors_code" else 1.0
+    m, w, s = faces.mask, recipe.weights, recipe.scale
     target = objective.shading_target(faces, recipe)
     pairs = [(d[seen], t[seen]) for d, t, seen in zip(output.diffuse, target, m, strict=True)]
     diffuse = sum(float(((d @ t) / (d @ d) * d - t).square().sum()) for d, t in pairs)
@@ -352,7 +352,22 @@ def test_losses_by_hand(recipe):
     assert list(terms) == list(losses.Weights._fields)
 
 
-@pytest.mark.parametrize("name", ["working", "authors_code"])
+def test_the_code_divides_its_appearance_alone():
+    """Highlights are those of the raw image, 3 channels, and count in the background too."""
+    output, faces, recipe = maps(), batch(), recipes.get("authors_code")
+    _, of_code = terms_of(output, faces, recipe)
+    _, alike = terms_of(output, faces, recipe.but("alike", reduction="sum"))
+    assert float(of_code["appearance"]) == float(alike["appearance"])
+    assert float(of_code["diffuse"]) == pytest.approx(224**2 * float(alike["diffuse"]), rel=1e-6)
+    white = [
+        float((CameraModel.load().sensitivity(b).double() @ illumination.mix(w, t).double()).sum())
+        for b, w, t in zip(output.camera, output.weights, output.cct, strict=True)
+    ]
+    summed = sum(w * float(face.double().sum()) for w, face in zip(white, output.specular, strict=True))
+    assert float(of_code["specular"]) == pytest.approx(recipe.weights.specular * 64 / 3 * summed, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["working", "rows_of_the_code", "authors_code"])
 def test_losses_do_not_depend_on_how_faces_are_dealt_out(name):
     """Every face shown twice changes nothing; those of two processes average, though their masks differ in size."""
     recipe, output, mask = recipes.get(name), maps(2), parts(2)["mask"]

@@ -199,6 +199,12 @@ def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
     return rgb
 
 
+def _raw_white(output: Output) -> Float[Tensor, "B 1 1"]:
+    """What the three channels of a camera say of a white surface before white balance, added up."""
+    S = camera.CameraModel.load().sensitivity(output.camera)
+    return (S * illumination.mix(output.weights, output.cct)[:, None, :]).sum((1, 2))[:, None, None]
+
+
 def loss_terms(
     rendered: Tensor, output: Output, batch: Batch, recipe: Recipe, count: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -227,11 +233,15 @@ def loss_terms(
             raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
         colours = albedo(output, recipe) - albedo(batch.truth, recipe)
         pixels["truth"] = losses.supervision(output, batch.truth, colours, recipe.shares)
-    # "sum" means that of recipe.batch faces
-    up = recipe.batch / len(batch) if recipe.reduction == "sum" else 1.0
-    terms = {name: up * losses.reduce(values, batch.mask, recipe.reduction, count) for name, values in pixels.items()}
+    # a sum means that of recipe.batch faces
+    how, up = ("mean", 1.0) if recipe.reduction == "mean" else ("sum", recipe.batch / len(batch))
+    terms = {name: up * losses.reduce(values, batch.mask, how, count) for name, values in pixels.items()}
+    if recipe.reduction == "code":
+        if "diffuse" in terms:
+            terms["diffuse"] = losses.CODE_AREA * terms["diffuse"]
+        terms["specular"] = up * (output.specular * _raw_white(output)).abs().sum()
     cameras = losses.camera_prior(output.camera)
-    terms["camera"] = up * (cameras.mean() if recipe.reduction == "mean" else cameras.sum())
+    terms["camera"] = up * (cameras.mean() if how == "mean" else cameras.sum())
     nothing = rendered.new_zeros(())
     return {name: weight * terms.get(name, nothing) for name, weight in recipe.weights._asdict().items()}
 

@@ -25,7 +25,7 @@ CHOICES = {
     "normals": ("decoded", "undecoded"),
     "shading": network.SHADINGS,
     "batch_norm": ("train", "eval"),
-    "reduction": losses.REDUCTIONS,
+    "reduction": (*losses.REDUCTIONS, "code"),
     "optimiser": ("sgd", "adam"),
     "schedule": ("constant", "cosine"),
     "start": ("random", "skin"),
@@ -48,8 +48,10 @@ class Recipe:
     copy_shading : None; or a factor: the diffuse shading is that many times the luminance of the input;
         or "fitted": the factor that fits each image best, in closed form
     scale : colours are in [0, scale] in the appearance loss: 1 or 255
-    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224²
-    batch : with "sum", the batch size whose sum is meant; the sum of a smaller batch is scaled up to it
+    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224², all losses alike; or "code": as in
+        the authors' code, where the appearance alone is divided, and highlights count in three raw channels and in
+        the background too
+    batch : with "sum" and "code", the batch size whose sum is meant; that of a smaller batch is scaled up to it
     weights : of the losses
     shares : of the maps in the loss by the truth
     optimiser : "sgd" or "adam"
@@ -131,7 +133,8 @@ CODE_LADDER = _chain(
     ("summed", dict(reduction="sum")),
     ("momentum", dict(momentum=0.9)),
     ("weight_decay", dict(weight_decay=5e-4)),
-    ("authors_code", dict(rows="code")),
+    ("rows_of_the_code", dict(rows="code")),
+    ("authors_code", dict(reduction="code")),
 )
 #: The paper with one field changed: which cause suffices alone?
 SINGLE_CHANGES = (

@@ -286,7 +286,7 @@ def step_size_ratio(of: Recipe, to: Recipe, batch: Batch, steps: int) -> float:
         if recipe.optimiser != "sgd":
             raise BiofaceError(f"expected recipes of sgd, found {recipe.name} of {recipe.optimiser}")
         pixels = float(batch.mask.sum()) / len(batch)
-        area = recipe.batch * pixels / losses.CODE_AREA if recipe.reduction == "sum" else 1.0
+        area = recipe.batch * pixels / losses.CODE_AREA if recipe.reduction != "mean" else 1.0
         gain = np.mean([(1 - recipe.momentum**k) / (1 - recipe.momentum) for k in range(1, steps + 1)])
         return recipe.learning_rate * recipe.scale**2 * area * float(gain)
 
