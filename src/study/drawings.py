@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
-from bioface import image_formation, network, plotting, skin, spectra
+from bioface import network, plotting, skin, spectra
 from study import figures
 
 #: Pigment fractions that are marked along the axes of the table.
@@ -40,10 +41,10 @@ def curves(
 def skin_table(name: str, table: torch.Tensor, *, alt: str) -> None:
     """The colours (3, K, K) of all skins under one light, :func:`bioface.image_formation.colour_table`, saved."""
     figure, ax = plt.subplots(figsize=(4, 3.4), layout="constrained")
-    ax.imshow(image_formation.srgb_encode(table.movedim(0, -1).clamp(0, 1)), origin="lower", aspect="auto")
+    ax.imshow(plotting.painted(table.movedim(0, -1), "linear_rgb"), origin="lower", aspect="auto")
     steps = (table.shape[-1] - 1) / 2
     for pigment, top, axis in zip(MARKS, (skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]), "yx", strict=True):
-        places = (skin.table_coordinate(torch.tensor(MARKS[pigment]), top) + 1) * steps
+        places = (skin.table_coordinate(np.array(MARKS[pigment]), top) + 1) * steps
         ax.set(**{f"{axis}ticks": places, f"{axis}ticklabels": [f"{100 * m:g} %" for m in MARKS[pigment]]})
     ax.set(ylabel="melanin", xlabel="haemoglobin")
     figures.save(figure, name, numbers={"corners": table[:, ::63, ::63]}, data="none (arithmetic)", alt=alt)
