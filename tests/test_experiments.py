@@ -69,6 +69,7 @@ def test_a_damaged_cache_is_run_again(folders, times_run, damage):
     assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
 
+@pytest.mark.slow
 def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     batch, faster = a_batch(), recipes.WORKING.but("working", learning_rate=1e-4)
     for others in (dict(), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
@@ -135,6 +136,7 @@ def test_scores_of_the_truth_are_perfect(issa_build, monkeypatch):
     assert s["rmse"] < 0.01 and s["luminance"] > 0.999
 
 
+@pytest.mark.slow
 def test_step_sizes_add_up_as_measured():
     batch = a_batch()
     paper, code = recipes.PAPER_LITERAL, recipes.get("weight_decay")

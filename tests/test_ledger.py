@@ -35,8 +35,6 @@ def figures(tmp_path):
         ("04.x", "0.98 s"),
         ("02_lines:a/b – c", "4"),
         ("02_lines:a/b – c|median", "2"),
-        ("02_lines:a/b – c|worst", "9"),
-        ("02_lines:a/b – c|low", "1.1"),
         ("02_lines:a/b – c/1", "2"),
         ("02_lines:one", "−0.012"),
     ],

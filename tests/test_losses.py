@@ -1,7 +1,5 @@
 """The four losses by hand, the ratio of the two scales, and gradients where something is zero."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """From the maps to the loss: batches and what they refuse, the decoder against the twin's truth, every mistake."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -312,6 +310,7 @@ def test_a_copy_replaces_the_diffuse_map_by_so_many_times_the_luminance(factor):
     assert objective.loss_terms(rendered, said, faces, recipe)["diffuse"] == 0
 
 
+@pytest.mark.slow
 def test_a_fitted_copy_is_the_best_of_all_factors():
     output, faces = maps(), batch(image=parts()["image"] * torch.tensor([0.6, 1.0, 0.8])[:, None, None, None])
     rendered, said = objective.decode(output, faces, WORKING.but("copy", copy_shading="fitted"))

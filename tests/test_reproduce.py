@@ -123,9 +123,6 @@ def test_other_parameters_never_write_where_the_notebooks_own_do(place):
     assert len({job.figures for job in found}) == len({job.folder for job in found}) == len(wanted)
 
 
-# --- what makes a notebook run again
-
-
 @pytest.mark.parametrize(
     ("package", "here", "said"),
     [("torch", "1.2.3", "1.2.3"), ("torch", "2.0+cpu", ""), ("no-such-package", None, "missing")],
@@ -265,9 +262,6 @@ def test_parameters_reach_the_notebook_and_leave_the_committed_figures_alone(pla
     assert f"{json.dumps(sys.executable)[1:-1]} profile full 5" in (variant / "notebooks/01_a.ipynb").read_text()
 
 
-# --- failing
-
-
 @pytest.mark.slow
 def test_the_first_failure_stops_the_run_and_the_next_run_resumes_there(place, capsys):
     write(place, "01_a")
@@ -339,9 +333,6 @@ print(sorted({{"torch", "colour", "matplotlib", "papermill", "nbformat"}} & set(
         others = claims.Claims("09", _declared(place))
         others.check("n", 1.0)
         others.save()
-
-
-# --- publishing and comparing
 
 
 def test_cleaning(tmp_path):
