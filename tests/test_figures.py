@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 from PIL import Image
 
-from bioface.errors import BiofaceError
 from study import figures
 
 
@@ -84,6 +84,5 @@ def test_numbers_of_every_kind(folder):
 )
 def test_what_cannot_be_saved_leaves_nothing_behind(folder, monkeypatch, change, message):
     monkeypatch.setattr(figures, "MOST_NUMBERS", 6)
-    with pytest.raises(BiofaceError, match=message):
-        save(**change)
+    refuses(message, save, **change)
     assert contents(folder) == {}

@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 
 import pytest
+from conftest import refuses
 
 from bioface import recipes
-from bioface.errors import BiofaceError
 from bioface.recipes import (
     CODE_LADDER,
     FAULTS,
@@ -78,8 +78,7 @@ def test_recipes_are_found_by_name_the_nearest_is_suggested_and_others_pass_thro
     mine = WORKING.but("mine", learning_rate=1.0)
     assert recipes.get(mine) is mine
     for misspelt, meant in (("workng", "working"), ("author_code", "authors_code")):
-        with pytest.raises(BiofaceError, match=f"unknown recipe '{misspelt}'; did you mean '{meant}'"):
-            recipes.get(misspelt)
+        refuses(f"unknown recipe '{misspelt}'; did you mean '{meant}'", recipes.get, misspelt)
 
 
 def test_but_changes_what_it_is_told_and_difference_names_it():
@@ -96,8 +95,7 @@ def test_every_choice_exists_and_others_are_refused(field):
     for choice in recipes.CHOICES[field]:
         assert getattr(WORKING.but("mine", **{field: choice}), field) == choice
     misspelt = f"{recipes.CHOICES[field][-1]}x"
-    with pytest.raises(BiofaceError, match=f"unknown {field} '{misspelt}'; did you mean"):
-        WORKING.but("mine", **{field: misspelt})
+    refuses(f"unknown {field} '{misspelt}'; did you mean", WORKING.but, "mine", **{field: misspelt})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,6 @@ def test_every_choice_exists_and_others_are_refused(field):
     ],
 )
 def test_values_out_of_range_are_refused(field, value, message):
-    with pytest.raises(BiofaceError, match=message):
-        WORKING.but("mine", **{field: value})
+    refuses(message, WORKING.but, "mine", **{field: value})
     for way in (None, 1.0, 2.5, "fitted"):
         assert Recipe("mine", copy_shading=way).copy_shading == way

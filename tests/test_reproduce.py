@@ -12,10 +12,11 @@ from unittest import mock
 
 import nbformat
 import pytest
+from conftest import refuses
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from study import claims, fingerprint, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
@@ -111,8 +112,7 @@ def test_a_parameter_takes_the_type_of_its_default_and_goes_where_there_is_one(p
     assert first.parameters == {"rate": 2.0, "seed": 7, "profile": "3"}
     assert [type(value) for value in first.parameters.values()] == [float, int, str]
     assert second.parameters == {"seed": 7, "profile": "3"}
-    with pytest.raises(BiofaceError, match="unknown notebook parameter 'rate'"):
-        reproduce.jobs(place / "notebooks", ["04"], ["rate=2"])
+    refuses("unknown notebook parameter 'rate'", reproduce.jobs, place / "notebooks", ["04"], ["rate=2"])
 
 
 def test_other_parameters_never_write_where_the_notebooks_own_do(place):

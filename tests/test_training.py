@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import refuses
 from test_nfe import write_pair
 from torch import nn
 
 from bioface import __main__ as cli
 from bioface import illumination, losses, objective, training
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from bioface.network import BioFaceNet
 from bioface.objective import Batch
 from bioface.recipes import WORKING
@@ -242,8 +243,7 @@ def test_a_stream_trains_to_the_same_weights_as_faces_in_memory(tmp_path):
     ],
 )
 def test_impossible_runs_are_refused(options, message):
-    with pytest.raises(BiofaceError, match=message):
-        run(**{"recipe": SGD, "steps": 2, **options})
+    refuses(message, run, **{"recipe": SGD, "steps": 2, **options})
 
 
 def spoil(patch, after, change):

@@ -334,7 +334,7 @@ def floor(faces: nfe.Faces) -> Floor:
     stored, true = shading.stored_shading(faces), faces.truth.diffuse_shading
     window = shading.mouth_and_nose(faces.mask)
     aligned = metrics.best_scale(stored, true, faces.mask)[:, None, None] * stored  # of the face, also for the window
-    return Floor(*(metrics.rmse(map_, true, where) for where in (faces.mask, window) for map_ in (stored, aligned)))
+    return Floor(*(metrics.rmse(values, true, where) for where in (faces.mask, window) for values in (stored, aligned)))
 
 
 def mean_map(maps: np.ndarray, mask: np.ndarray, least: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
