@@ -101,9 +101,6 @@ def verdicts(checks):
     return {c.check.strip(): c.verdict for c in checks}
 
 
-# --- the score ---------------------------------------------------------------------------------------------
-
-
 def test_score_finds_the_wrong_relief(faces):
     score = audit.mismatch_score(faces)
     assert metrics.auc(score, faces.truth.mismatch) > 0.95
@@ -198,9 +195,6 @@ def test_threshold_and_share():
     refuses("matched faces", audit.threshold, scores, np.ones(4000, bool))
 
 
-# --- harder faces ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("what", audit.DEGRADATIONS)
 def test_degraded_faces_are_still_faces(faces, what):
     worse, again = (audit.degrade(faces, what, np.random.default_rng(0)) for _ in range(2))
@@ -220,9 +214,6 @@ def test_partly_wrong_goes_from_true_to_stored(faces):
     assert errors[0] < 1e-6 and np.all(np.diff(errors) > 0)
     refuses("truth", audit.partly_wrong, dataclasses.replace(faces, truth=None), 0.5)
     refuses("share", audit.partly_wrong, faces, 1.5)
-
-
-# --- mistakes ----------------------------------------------------------------------------------------------
 
 
 def test_mistakes_and_their_cost(faces):
@@ -247,9 +238,6 @@ def test_a_constant_costs_one_standard_deviation_and_correlates_with_nothing():
     c = audit.cost(np.ones_like(right), right, mask)
     assert (c.correlation == 0).all() and (c.unexplained == 1).all()
     np.testing.assert_allclose(c.error, 1, rtol=1e-3)
-
-
-# --- checks ------------------------------------------------------------------------------------------------
 
 
 def test_good_files_pass_every_check(faces, folders):
@@ -328,9 +316,6 @@ def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, fold
         audit.open_source()
 
 
-# --- floor and bias ----------------------------------------------------------------------------------------
-
-
 def test_floor_is_nothing_for_matched_faces(faces):
     floor, wrong = audit.floor(faces), faces.truth.mismatch
     for field in dataclasses.fields(floor):
@@ -367,9 +352,6 @@ def test_text_table():
     table = audit.text_table(["a", "b"], [["x", "1.5"], ["long", "−12"]])
     assert table.splitlines() == ["a       b", "x     1.5", "long  −12"]
     refuses("2 cells", audit.text_table, ["a", "b"], [["x"]])
-
-
-# --- the twin ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import refuses
 from test_bayes import faces, means, refuses_bad_photos, said_by, takes_any_photo
 
 from bioface import bayes, metrics
-from bioface.errors import BiofaceError
 from study import baselines
 from study.baselines import OpticalDensity
 
@@ -112,5 +112,4 @@ def test_any_photo_is_taken_apart_and_bad_photos_refused(method, truth):
 
 def test_a_density_is_not_learnt_from_maps_that_say_nothing(truth, prior):
     silent = dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan))
-    with pytest.raises(BiofaceError, match="NaN"):
-        OpticalDensity.learn(silent, prior, baselines.fixed)
+    refuses("NaN", OpticalDensity.learn, silent, prior, baselines.fixed)

@@ -68,7 +68,7 @@ def test_a_result_is_kept_where_the_build_folder_is(folders):
     assert cache.missing(calls) == calls[1:]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_results_come_in_the_order_of_the_jobs(workers):
     found = cache.side_by_side(times_two, [(k,) for k in range(5)], workers)
     assert [number for number, *_ in found] == [0, 2, 4, 6, 8]
@@ -76,11 +76,8 @@ def test_results_come_in_the_order_of_the_jobs(workers):
         assert os.getpid() not in {process for _, process, _ in found}
         assert {threads for *_, threads in found} == {"1"}
     assert cache.side_by_side(times_two, [], 0) == []
-
-
-def test_an_error_of_a_worker_is_raised():
-    with pytest.raises(TypeError):
-        cache.side_by_side(times_two, [("a", "b"), (1,)], 2)
+    with pytest.raises(TypeError):  # of a worker
+        cache.side_by_side(times_two, [("a", "b"), (1,)], workers)
 
 
 def alive(process):

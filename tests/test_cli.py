@@ -54,9 +54,6 @@ def one_line_error(arguments, capsys):
     return said
 
 
-# --- decompose
-
-
 @pytest.fixture
 def decompose(folders):
     """``decompose(*options)`` runs the command on the photo me.png with its mask, and gives its exit code."""
@@ -186,6 +183,7 @@ def test_data_reports_every_data_set(monkeypatch, capsys):
     assert said.err == "c: failed: no network\n" and said.out.count("\n") == 2
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "bioface", "fit", str(tmp_path / "nobody.mat")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

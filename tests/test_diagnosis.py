@@ -1,7 +1,5 @@
 """Every known mistake is named from behaviour alone, sound trainings raise no alarm, and nothing is touched."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import sys

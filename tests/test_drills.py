@@ -318,6 +318,7 @@ def commands(folders, monkeypatch):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["decompose", "fit", "train"])
 def test_no_room_for_the_files_of_a_command(tmp_path, commands, command, capsys):
     arguments, named = commands[command]
@@ -333,6 +334,7 @@ def test_no_room_for_the_files_of_a_command(tmp_path, commands, command, capsys)
     assert cli.main([*arguments, "--out", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
     arguments = [*commands["train"][0], "--out", str(tmp_path / "out")]
     with no_room(100_000):

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import image_formation, objective, recipes, training
 from bioface.datasets import photos, twin
-from bioface.errors import BiofaceError
 from bioface.network import Output
 from study import experiments, notebook
 
@@ -69,6 +69,7 @@ def test_a_damaged_cache_is_run_again(folders, times_run, damage):
     assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
 
+@pytest.mark.slow
 def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     batch, faster = a_batch(), recipes.WORKING.but("working", learning_rate=1e-4)
     for others in (dict(), dict(width=4), dict(seeds=(1,)), dict(steps=4)):
@@ -79,8 +80,7 @@ def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     for other in (a_batch(seed=1), dataclasses.replace(batch, truth=truth)):
         runs_of(other)
     assert len(times_run) == 7
-    with pytest.raises(BiofaceError, match="names that differ"):
-        runs_of(batch, recipes.WORKING, faster)
+    refuses("names that differ", runs_of, batch, recipes.WORKING, faster)
 
 
 @pytest.mark.slow
@@ -135,14 +135,14 @@ def test_scores_of_the_truth_are_perfect(issa_build, monkeypatch):
     assert s["rmse"] < 0.01 and s["luminance"] > 0.999
 
 
+@pytest.mark.slow
 def test_step_sizes_add_up_as_measured():
     batch = a_batch()
     paper, code = recipes.PAPER_LITERAL, recipes.get("weight_decay")
     pixels = 64 * 16 * 16 / 224**2
     gain = np.mean([(1 - 0.9**k) / 0.1 for k in range(1, 11)])
     assert experiments.step_size_ratio(code, paper, batch, 10) == pytest.approx(255**2 * pixels * gain)
-    with pytest.raises(BiofaceError, match="sgd"):
-        experiments.step_size_ratio(recipes.WORKING, paper, batch, 10)
+    refuses("sgd", experiments.step_size_ratio, recipes.WORKING, paper, batch, 10)
     batch = a_batch(8, 32)  # two faces of 16 × 16 leave batch norm two values to compare: chaos
     slow = [r.but(r.name, learning_rate=1e-9) for r in (recipes.get("momentum"), recipes.PAPER_LITERAL)]
     travelled = [experiments.displacement(batch, r, 5, width=2) for r in slow]

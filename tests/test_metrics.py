@@ -83,9 +83,6 @@ def test_bad_maps_are_refused(metric, batch):
     refuses("expected a mask", metric, prediction, truth, mask[:, :4])
 
 
-# --- scores ------------------------------------------------------------------------------------------------
-
-
 def test_auc_counts_pairs():
     rng = np.random.default_rng(0)
     scores, labels = rng.integers(0, 12, 60).astype(float), rng.random(60) < 0.4  # with ties
@@ -141,9 +138,6 @@ def test_mean_interval():
 )
 def test_bad_scores_are_refused(scores, labels, match):
     refuses(match, metrics.auc, scores, np.array(labels))
-
-
-# --- Table 1 -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +208,6 @@ def test_summaries():
     assert np.isnan(means["b"]["melanin_correlation"])
     refuses("one per group", metrics.group_means, row, ["a", "b"])
     np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])
-
-
-# --- how far pixels are alike ------------------------------------------------------------------------------
 
 
 def blurred(width, seed=0):

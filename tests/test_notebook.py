@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
-from bioface.errors import BiofaceError
 from study import notebook
 
 
@@ -32,8 +32,7 @@ def test_one_seed_sets_every_generator(seed):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "0", None, True])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(BiofaceError, match="seed: expected a whole number"):
-        notebook.start(seed)
+    refuses("seed: expected a whole number", notebook.start, seed)
 
 
 def test_threads(monkeypatch):
@@ -44,14 +43,12 @@ def test_threads(monkeypatch):
     notebook.start(0)
     assert 1 <= torch.get_num_threads() <= os.cpu_count()
     monkeypatch.setenv("BIOFACE_THREADS", "two")
-    with pytest.raises(BiofaceError, match="BIOFACE_THREADS: .* found 'two'"):
-        notebook.start(0)
+    refuses("BIOFACE_THREADS: .* found 'two'", notebook.start, 0)
 
 
 def test_pick():
     assert notebook.pick("full", default=1, full=2) == 2
-    with pytest.raises(BiofaceError, match="unknown profile 'ful'; did you mean 'full'"):
-        notebook.pick("ful", default=1, full=2)
+    refuses("unknown profile 'ful'; did you mean 'full'", notebook.pick, "ful", default=1, full=2)
 
 
 def test_versions(capsys):

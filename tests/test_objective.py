@@ -1,7 +1,5 @@
 """From the maps to the loss: batches and what they refuse, the decoder against the twin's truth, every mistake."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -12,7 +10,6 @@ from conftest import refuses
 from bioface import camera, illumination, image_formation, losses, objective, recipes
 from bioface.camera import CameraModel
 from bioface.datasets import photos, twin
-from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import PAPER_LITERAL, WORKING
@@ -133,8 +130,7 @@ def test_a_photo_has_no_shading_to_learn_from():
 @pytest.mark.parametrize(("value", "mask"), [(255.0, 1), (np.nan, 1), (0.5, 0)])
 def test_a_bad_photo_is_refused(value, mask):
     message = "display values within 0–1" if mask else "a mask with a face"
-    with pytest.raises(BiofaceError, match=f"me: expected {message}"):
-        Batch.of_photo(np.full((16, 16, 3), value), np.full((16, 16), mask), "me")
+    refuses(f"me: expected {message}", Batch.of_photo, np.full((16, 16, 3), value), np.full((16, 16), mask), "me")
 
 
 def test_a_real_photo_goes_through_network_and_loss(real_file):
@@ -312,6 +308,7 @@ def test_a_copy_replaces_the_diffuse_map_by_so_many_times_the_luminance(factor):
     assert objective.loss_terms(rendered, said, faces, recipe)["diffuse"] == 0
 
 
+@pytest.mark.slow
 def test_a_fitted_copy_is_the_best_of_all_factors():
     output, faces = maps(), batch(image=parts()["image"] * torch.tensor([0.6, 1.0, 0.8])[:, None, None, None])
     rendered, said = objective.decode(output, faces, WORKING.but("copy", copy_shading="fitted"))
@@ -421,8 +418,7 @@ def test_optimisers_are_those_of_the_recipe():
 
 @pytest.mark.parametrize("other", [None, 3, np.zeros((2, 64, 64, 3)), "twin"])
 def test_what_is_not_faces_is_refused(other):
-    with pytest.raises(BiofaceError, match=f"expected faces of a data set or a batch, found {type(other).__name__}"):
-        objective.Batch.of(other)
+    refuses(f"expected faces of a data set or a batch, found {type(other).__name__}", objective.Batch.of, other)
 
 
 def test_the_truth_costs_nothing_and_anything_else_does_and_it_must_be_there():

@@ -5,9 +5,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import plotting
-from bioface.errors import BiofaceError
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +93,7 @@ MAP, PHOTO = np.zeros((4, 4)), np.zeros((4, 4, 3))
     ],
 )
 def test_bad_images_are_refused(image, quantity, options, message):
-    with pytest.raises(BiofaceError, match=message):
-        plotting.show_map(plt.subplots()[1], image, quantity, **options)
+    refuses(message, plotting.show_map, plt.subplots()[1], image, quantity, **options)
 
 
 def _bars(figure, panels):
@@ -166,8 +165,7 @@ def test_nothing_in_a_grid_overlaps_and_panels_are_in_line(by):
 )
 def test_a_grid_that_does_not_fit_is_refused(change, message):
     given = {"rows": [[np.zeros((2, 2)), np.zeros((2, 2))]], "quantities": "melanin"} | change
-    with pytest.raises(BiofaceError, match=message):
-        plotting.panel_grid(given.pop("rows"), **given)
+    refuses(message, plotting.panel_grid, given.pop("rows"), **given)
 
 
 def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():

@@ -87,6 +87,7 @@ def _sources():
         yield path, "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "code")
 
 
+@pytest.mark.slow
 def test_every_import_is_declared():
     names = {canonicalize_name(requirement.name) for requirement in DECLARED}
     own = {".", "bioface", "study", "conftest", *(path.stem for path in ROOT.glob("tests/*.py"))}

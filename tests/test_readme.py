@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from conftest import refuses
 
 from bioface import metrics, paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from study import readme, table1
 from study.claims import Claims
 
@@ -79,8 +80,7 @@ def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
     ],
 )
 def test_a_place_that_is_broken_or_asks_for_what_is_not_there_is_refused(figures, old, new, message):
-    with pytest.raises(BiofaceError, match=message):
-        readme.fill(TEXT.replace(old, new), figures)
+    refuses(message, readme.fill, TEXT.replace(old, new), figures)
 
 
 @pytest.mark.parametrize("name", ["claims.json", "05_table1.json", "05_verdicts.json"])
@@ -94,5 +94,4 @@ def test_missing_or_damaged_numbers_are_named(figures, name):
 def test_a_verdict_too_few_is_refused(figures):
     file = figures / "05_verdicts.json"
     file.write_text(file.read_text().replace("albedo", "another"))
-    with pytest.raises(BiofaceError, match="'albedo'"):
-        readme.fill(TEXT, figures)
+    refuses("'albedo'", readme.fill, TEXT, figures)

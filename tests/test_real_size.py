@@ -4,8 +4,6 @@ The files are made for the purpose, of random faces and of skin spectra, and rem
 process of its own, and so is training on several of them: this file, run as a script.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing
@@ -43,9 +41,6 @@ def memory(what: str) -> int:
         if name == what:
             return int(value.split()[0]) * 1024
     raise AssertionError(f"no {what} in /proc/self/status")
-
-
-# --- what a process of its own does ------------------------------------------------------------------------
 
 
 def stream(folder: str) -> dict[str, float]:
@@ -101,9 +96,6 @@ def run(*arguments, launcher=()) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- files of the true shape -------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     """A folder with room, which is emptied in the end."""
@@ -129,9 +121,6 @@ def full_file(scratch):
         for start in range(0, FACES, 100):
             images[start : start + 100] = random_images(100, seed=start)
     return folder / "zx_7_d10_inmc_celebA_01.hdf5"
-
-
-# --- a file of faces ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.xfail(
@@ -188,8 +177,6 @@ def test_a_data_loader_gives_the_faces_of_batches(full_file):
     assert len(os.listdir("/proc/self/fd")) <= before + 2  # torch may keep a socket for its own use
 
 
-# --- several processes -------------------------------------------------------------------------------------
-
 ONE = ()
 TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
@@ -225,9 +212,6 @@ def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainin
     deviation = np.abs(two / one - 1)
     print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
     assert deviation[0] < 1e-4 and deviation.max() < 0.02
-
-
-# --- a cube ------------------------------------------------------------------------------------------------
 
 
 def tile() -> np.ndarray:

@@ -12,10 +12,11 @@ from unittest import mock
 
 import nbformat
 import pytest
+from conftest import refuses
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from study import claims, fingerprint, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
@@ -111,8 +112,7 @@ def test_a_parameter_takes_the_type_of_its_default_and_goes_where_there_is_one(p
     assert first.parameters == {"rate": 2.0, "seed": 7, "profile": "3"}
     assert [type(value) for value in first.parameters.values()] == [float, int, str]
     assert second.parameters == {"seed": 7, "profile": "3"}
-    with pytest.raises(BiofaceError, match="unknown notebook parameter 'rate'"):
-        reproduce.jobs(place / "notebooks", ["04"], ["rate=2"])
+    refuses("unknown notebook parameter 'rate'", reproduce.jobs, place / "notebooks", ["04"], ["rate=2"])
 
 
 def test_other_parameters_never_write_where_the_notebooks_own_do(place):
@@ -121,9 +121,6 @@ def test_other_parameters_never_write_where_the_notebooks_own_do(place):
     found = [reproduce.jobs(place / "notebooks", parameters=given)[0] for given in wanted]
     assert found[0].parameters == {} and found[0].figures == paths.figures()
     assert len({job.figures for job in found}) == len({job.folder for job in found}) == len(wanted)
-
-
-# --- what makes a notebook run again
 
 
 @pytest.mark.parametrize(
@@ -265,9 +262,6 @@ def test_parameters_reach_the_notebook_and_leave_the_committed_figures_alone(pla
     assert f"{json.dumps(sys.executable)[1:-1]} profile full 5" in (variant / "notebooks/01_a.ipynb").read_text()
 
 
-# --- failing
-
-
 @pytest.mark.slow
 def test_the_first_failure_stops_the_run_and_the_next_run_resumes_there(place, capsys):
     write(place, "01_a")
@@ -339,9 +333,6 @@ print(sorted({{"torch", "colour", "matplotlib", "papermill", "nbformat"}} & set(
         others = claims.Claims("09", _declared(place))
         others.check("n", 1.0)
         others.save()
-
-
-# --- publishing and comparing
 
 
 def test_cleaning(tmp_path):

@@ -90,6 +90,7 @@ def check_links(folder):
                 assert not address.scheme and file.is_file(), f"{page.name}: {element}"
 
 
+@pytest.mark.slow
 def test_a_page_has_what_its_notebook_has(small):
     page = read(small, "notebooks/01_first")
     assert page.title.string == "01 · First - BioFaceNet, revisited"
@@ -107,6 +108,7 @@ def test_a_page_has_what_its_notebook_has(small):
     assert page.select_one("article a[href$='01_first.ipynb'][download]")
 
 
+@pytest.mark.slow
 def test_the_other_pages(small):
     home = read(small, "index")
     assert home.h1.find(string=True) == "Study" and home.select_one("article img")["alt"] == "A"
@@ -124,6 +126,7 @@ def test_the_other_pages(small):
     assert items[0] == "path: the file (or folder) at fault; its name opens the message"
 
 
+@pytest.mark.slow
 def test_links_lead_somewhere_and_the_same_sources_give_the_same_site(small):
     check_links(small)
     before = contents(small)
@@ -154,6 +157,7 @@ NOWHERE = [  # or nothing said; all are named at once
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [*([change] for change in DAMAGED), NOWHERE])
 def test_what_is_damaged_or_leads_nowhere_is_named_and_the_old_site_stays(small, changes):
     before, project = contents(small), small.parents[1]

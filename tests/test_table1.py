@@ -124,9 +124,6 @@ def test_what_cannot_be_scored_is_refused():
     refuses("converges", table1.pseudo_truth, white, size=4)
 
 
-# --- rows and verdicts -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def truth():
     """Decompositions of three made-up faces."""

@@ -98,6 +98,7 @@ def fit_and_decompose(seed):
     return found.residual.sum(), d.melanin.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_everything_works_after_a_fork(count):
     """Torch's own threads are not there any more: a second one would be waited for for ever."""

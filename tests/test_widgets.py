@@ -53,9 +53,6 @@ def panels(widget):
     return found
 
 
-# --- scrub
-
-
 def test_a_mapping_arrives_with_its_values_its_colours_and_its_unit():
     rng = np.random.default_rng(2)
     height = plotting.Quantity("height", "viridis", 0, 2, "mm")
@@ -126,9 +123,6 @@ NO_SAMPLES = {
 WRONG = {f"scrub, {case}": (widgets.scrub, *wrong) for case, wrong in NO_SAMPLES.items()}
 
 
-# --- edit
-
-
 def asked(widget, monkeypatch, **content):
     """What the widget answers to a question from the browser."""
     answers = []
@@ -163,9 +157,6 @@ def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypa
     assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
 
 
-# --- compare
-
-
 def history(steps, rate=0.1):
     k = np.arange(float(steps))
     terms = {name: np.exp(-rate * k) if name != "skin" else 0 * k for name in LOSSES}
@@ -185,9 +176,6 @@ def test_trainings_arrive_curve_by_curve():
             sent = np.frombuffer(widget.data, "<f4", len(curves) * n, seed["values"]).reshape(-1, n)
             assert np.allclose(sent[0], history(n).total)
             assert np.allclose(sent[curves.index("gradient norm")], np.arange(n) + 1)
-
-
-# --- all three
 
 
 SCRUB, EDIT, COMPARE = "No sample to show.", "No photo to edit.", "No training to compare."

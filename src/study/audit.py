@@ -3,8 +3,6 @@
 The score itself is in :mod:`bioface.shading`; here it is chosen among others. :mod:`study.checks` looks at the files.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -335,13 +333,8 @@ def floor(faces: nfe.Faces) -> Floor:
         raise BiofaceError("expected faces with truth (the twin), found none")
     stored, true = shading.stored_shading(faces), faces.truth.diffuse_shading
     window = shading.mouth_and_nose(faces.mask)
-    scale = metrics.best_scale(stored, true, faces.mask)[:, None, None]  # of the face, also for the window
-    return Floor(
-        raw_face=metrics.rmse(stored, true, faces.mask),
-        aligned_face=metrics.rmse(scale * stored, true, faces.mask),
-        raw_window=metrics.rmse(stored, true, window),
-        aligned_window=metrics.rmse(scale * stored, true, window),
-    )
+    aligned = metrics.best_scale(stored, true, faces.mask)[:, None, None] * stored  # of the face, also for the window
+    return Floor(*(metrics.rmse(values, true, where) for where in (faces.mask, window) for values in (stored, aligned)))
 
 
 def mean_map(maps: np.ndarray, mask: np.ndarray, least: float = 0.25) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ that is killed. So each watches its parent and ends with it.
 
 import functools
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -75,7 +74,7 @@ def side_by_side(function: Function, jobs: Sequence[Arguments], workers: int = 0
     if not jobs:
         return []
     workers = workers or min(len(jobs), notebook.processors())
-    hidden = not sys.stderr.isatty() if progress is None else not progress
+    hidden = None if progress is None else not progress
     with joblib.parallel_config("loky", initializer=_end_with, initargs=(os.getpid(),), max_nbytes=None):
         parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
         try:

@@ -10,8 +10,6 @@ CIE 015:2018, "Colorimetry": CIELAB; metamerism of a change of illuminant.
 Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. Appl. 30: ΔE₀₀.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -112,16 +112,16 @@ class Plan:
         return found
 
 
-def fill(*plans: Plan, progress: bool | None = None) -> None:
+def fill(*plans: Plan) -> None:
     """Run what is not kept yet, of all plans together, so that no processor waits; see :func:`cache.side_by_side`."""
     todo = cache.missing(call for plan in plans for calls in plan.calls().values() for call in calls)
     todo.sort(key=lambda call: -len(call[1][0]) * call[1][4])  # the longest first: none is left alone at the end
-    cache.side_by_side(cache.kept, todo, progress=progress)
+    cache.side_by_side(cache.kept, todo)
 
 
-def run_all(plan: Plan, progress: bool | None = None) -> dict[str, list[Run]]:
+def run_all(plan: Plan) -> dict[str, list[Run]]:
     """Every run of a plan, kept or run now: {name of the recipe: its runs, in the order of the seeds}."""
-    fill(plan, progress=progress)
+    fill(plan)
     return {name: [cache.kept(*call) for call in calls] for name, calls in plan.calls().items()}
 
 

@@ -1,7 +1,5 @@
 """What makes a notebook's results, as hashes: the runner goes by content, and by time only for the reader's data."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

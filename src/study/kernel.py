@@ -3,8 +3,6 @@
 However a run is killed, no orphan may write over the next one.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

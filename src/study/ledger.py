@@ -16,12 +16,7 @@ from study.figures import numbers
 
 REFERENCE = re.compile(r"\{(?P<notebook>\d\d)[^{}]*\}")
 COLUMNS = ("topic", "paper", "code", "ours", "effect", "source")  # the file says what they are
-STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
-    "mean": np.nanmean,
-    "median": np.nanmedian,
-    "low": lambda values: np.nanquantile(values, 0.05),
-    "worst": np.nanmax,
-}
+STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.nanmean, "median": np.nanmedian}
 Ledger = dict[str, list[dict[str, str]]]  #: rows by what they belong to
 
 

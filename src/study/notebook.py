@@ -1,13 +1,12 @@
 """The first and the last lines of every notebook: seeds and style, and the versions it ran with."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
 import random
 from typing import Any
 
+import joblib
 import numpy as np
 
 from bioface.errors import BiofaceError, unknown_name
@@ -49,9 +48,7 @@ def start(seed: Any) -> np.random.Generator:
 
 def processors() -> int:
     """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return int(joblib.cpu_count())
 
 
 def pick(profile: str, **choices: Any) -> Any:

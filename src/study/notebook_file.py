@@ -1,7 +1,5 @@
 """A notebook as a file: what its author wrote, its parameters, and the clean form that is committed."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Sequence

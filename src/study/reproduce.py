@@ -8,8 +8,6 @@ With a profile or parameters other than the notebooks' own, everything (figures 
 own, ``build/variants/NAME/``, so that ``figures/`` always says what the notebooks as committed say.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import fcntl

@@ -3,8 +3,6 @@
 Torch has one thread. Everything is synthetic: the first faces of the twin.
 """
 
-from __future__ import annotations
-
 import h5py
 import numpy as np
 import pytest
