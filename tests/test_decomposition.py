@@ -89,7 +89,7 @@ def test_the_truth_renders_to_the_photo_and_its_albedo_under_plain_light(truth):
     one, none = np.ones_like(truth.diffuse_shading), np.zeros_like(truth.specular_shading)
     maps = truth.melanin, truth.haemoglobin, one, none
     plain = Decomposition.of_maps(*maps, truth.camera_b, truth.illuminant, truth.image, truth.mask)
-    np.testing.assert_allclose(plain.reconstruction, truth.albedo, atol=1e-6)
+    np.testing.assert_allclose(plain.reconstruction[truth.mask], truth.albedo[truth.mask], atol=1e-3)  # by table
     g = truth.melanin_coordinate[truth.mask]
     assert -1 <= g.min() < g.max() <= 1
     np.testing.assert_allclose(skin.table_fraction(g, 0.43), truth.melanin[truth.mask], rtol=1e-4)
@@ -434,7 +434,8 @@ def test_edits_of_the_twins_truth_are_renderings_of_its_edited_maps(truth):
         matte = d.diffuse_shading, 0 * d.specular_shading
         expected = image_formation.render(dark, d.haemoglobin / 2, *matte, d.illuminant, S)
         expected = np.clip(image_formation.srgb_encode(expected), 0, 1)[d.mask]
-        exact = dataclasses.replace(d, image=d.reconstruction)
+        maps = d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading
+        exact = dataclasses.replace(d, image=image_formation.render(*maps, d.illuminant, S))
         edited, rounded = (
             edit(v, melanin=0.6, haemoglobin=0.5, specular=0, feather=0)[d.mask] - expected for v in (exact, d)
         )
