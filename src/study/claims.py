@@ -184,8 +184,8 @@ def read(file: str | Path | None = None) -> list[Claim]:
 def records(file: str | Path | None = None) -> list[dict[str, Any]]:
     """What :mod:`study.record` measured, oldest first; none where there is no such file.
 
-    Each with ``id``, ``measured``, ``model``, ``control``, ``bar`` (a measured one), ``date``, ``commit``, and ``data``:
-    the ``name``, ``size`` and ``sha256`` of every file.
+    Each with ``id``, ``measured``, ``model``, ``control``, ``bar`` (one that is itself measured), ``date``, ``commit``,
+    and ``data``: the ``name``, ``size`` and ``sha256`` of every file.
 
     Raises
     ------
