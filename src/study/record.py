@@ -1,8 +1,8 @@
 """Measurements on real files that a reader may not have, kept with their date, data and commit.
 
 ``python -m study.record [--data FOLDER]`` measures what the files in a folder of data allow (:mod:`study.measurements`)
-and adds a row for each claim to ``figures/recorded/measurements.json``. Rows of earlier commits stay. Where the files are
-absent, the claims of the notebooks stand as recorded there (:meth:`study.claims.Claims.skip`).
+and adds a row for each claim to ``figures/recorded/measurements.json``. Rows of earlier commits stay. Where the files
+are absent, the claims of the notebooks stand as recorded there (:meth:`study.claims.Claims.skip`).
 """
 
 import argparse
