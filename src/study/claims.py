@@ -216,7 +216,7 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
 def _claim(row: dict[str, Any]) -> Claim:
     claim, kinds = Claim(**row), get_type_hints(Claim).items()
     wrong = [name for name, kind in kinds if not isinstance(getattr(claim, name), kind)]
-    if wrong or len(row) < len(kinds) - 1 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
+    if wrong or len(row) < len(kinds) - 2 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
         raise ValueError(f"a row with {', '.join(wrong) or 'no number measured'} ")
     return claim
 

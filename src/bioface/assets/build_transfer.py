@@ -94,15 +94,15 @@ def table(
 
 def build() -> dict[str, np.ndarray]:
     """The arrays of the asset, as ``bioface.transfer.Table`` names them, and its bands."""
-    cells = [np.array(fractions) for fractions in CELLS]
-    nodes = [transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True)]
+    m, h = (np.array(fractions) for fractions in CELLS)
+    melanin, haemoglobin = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
     return {
         "wavelengths": spectra.WAVELENGTHS.numpy(),
         "coefficients": transfer.coefficients(MODEL),
-        "melanin": cells[0],
-        "haemoglobin": cells[1],
-        "cells": table(*cells).astype(np.float32),
-        "reflectance": table(*nodes).astype(np.float32),
+        "melanin": m,
+        "haemoglobin": h,
+        "cells": table(m, h).astype(np.float32),
+        "reflectance": table(melanin, haemoglobin).astype(np.float32),
     }
 
 

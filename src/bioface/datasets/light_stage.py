@@ -1,14 +1,12 @@
 """Two real faces of a light stage whose diffuse and specular reflection were photographed apart: BioSkin's test images.
 
 1 is a pale woman with a red nose and freckles; 2 a brown-skinned man with a pigmented patch on his temple. The parts'
-sum is a photo in unpolarised light. Limits: uniform light, so no sharp highlights (6 and 14 % of the photo); 8-bit JPEG;
+sum is a photo in unpolarised light. Limits: uniform light, no sharp highlights (6 and 14 % of the photo); 8-bit JPEG;
 no truth for pigments; the specular pictures, of unstated encoding, are read as sRGB. ``make data`` brings them (MIT).
 
 Reference: Aliaga et al. (2023), "A Hyperspectral Space of Skin Tones for Inverse Rendering of Biophysical Skin
 Properties", Computer Graphics Forum 42; github.com/facebookresearch/BioSkin.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import tomllib
