@@ -1,5 +1,6 @@
 """Skins made by one model and read by another."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -33,6 +34,11 @@ def test_every_model_reads_its_own_skins(people):
         for read in set(matrix.MODELS) - {model}:
             assert cells[model, read].residual > own.residual
     assert cells["measured", "layered"].melanin == (1, 1, 1)  # held to itself
+    figure = matrix.draw(cells)
+    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert [len(row) for row in texts] == [16, 16, 16] and texts[0][5] == "0.0" and texts[1][5] == "1.00\n1.00–1.00"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(matrix.MODELS)
+    plt.close(figure)
 
 
 def test_the_sample_leaves_out_what_no_table_holds(people):

@@ -8,7 +8,9 @@ nearest measured spectrum. Measured spectra have no true pigments: there the inv
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from bioface import skin, smith2019, transfer
 from bioface.datasets import skin_spectra
@@ -104,3 +106,23 @@ def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[st
             melanin, haemoglobin = ((float(low), float(middle), float(high)) for low, middle, high in ratios)
             cells[made, read] = Entry(float(np.nanmedian(values[:, 2])), melanin, haemoglobin)
     return cells
+
+
+def draw(cells: Mapping[tuple[str, str], Entry]) -> Figure:
+    """The matrix as three grids, made by × read by: the residual, and both pigments, found over true (5–95 %)."""
+    models = list(dict.fromkeys(made for made, _ in cells))
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained", sharey=True)
+    for ax, name in zip(axes, ("residual", "melanin", "haemoglobin"), strict=True):
+        values = np.array([[np.ravel(getattr(cells[made, read], name)) for read in models] for made in models])
+        middle, ratio = values[..., values.shape[-1] // 2], name != "residual"
+        shade, top = (np.log2(middle), 4.0) if ratio else (middle, 2 * middle.max())
+        ax.imshow(shade, cmap="RdBu_r" if ratio else "Blues", vmin=-top if ratio else 0, vmax=top, aspect="auto")
+        for (row, column), value in np.ndenumerate(middle):
+            low, high = values[row, column, [0, -1]]
+            text = f"{value:.2f}\n{low:.2f}–{high:.2f}" if ratio else f"{1e3 * value:.1f}"
+            ax.text(column, row, text, ha="center", va="center", fontsize=7)
+        ax.set_xticks(range(len(models)), models, rotation=20, ha="right", fontsize=7)
+        ax.set(title=f"{name}, found over true" if ratio else "median RMSE × 1000", xlabel="read by")
+    axes[0].set_yticks(range(len(models)), models, fontsize=7)
+    axes[0].set_ylabel("made by")
+    return figure
