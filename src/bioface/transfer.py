@@ -30,7 +30,7 @@ FILE = paths.ASSETS / "radiative_transfer.npz"
 LAYERS = {"skin": (1.4, True), "matched": (1.0, True), "clear": (1.0, False)}
 GEOMETRIES = ("8/diffuse", "diffuse/diffuse")  #: light from / light collected: ISSA's instrument; a face in a room
 RANGE = (0.6, 0.25)  #: largest fractions of melanin and of blood in the table
-NODES = (16, 12)  #: of melanin and of blood: Chebyshev's, in the cube root of the fraction
+NODES = (18, 16)  #: of melanin and of blood: Chebyshev's, in the cube root of the fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Table:
 
     Attributes
     ----------
-    reflectance : (3, 2, 16, 12, 33) float32 at the nodes, without the light that the surface itself reflects
+    reflectance : (3, 2, 18, 16, 33) float32 at the nodes, without the light that the surface itself reflects
     cells : (3, 2, P, Q, 33) float32, the same at fractions that are not nodes
     melanin, haemoglobin : (P,), (Q,) volume fractions of the cells
     coefficients : (4, 33) 1/cm, which :func:`coefficients` gave when the table was made

@@ -5,6 +5,7 @@ the measured spectra themselves. Each is inverted by the same models, with free 
 nearest measured spectrum. Measured spectra have no true pigments: there the inverting models are held to ``layered``.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,7 +54,9 @@ def invert(model: str, spectra: np.ndarray, measured: skin_spectra.SkinSpectra, 
     ``measured`` and ``pigments`` are what "measured" looks its answers up in; a spectrum is never its own answer there.
     """
     if model in skin.MODELS:
-        f = smith2019.fit(spectra, measured.wavelengths, model=model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a model does not fit is what its residual is for here
+            f = smith2019.fit(spectra, measured.wavelengths, model=model)
         return np.stack([f.melanin, f.haemoglobin, f.residual], -1)
     if model == "measured":
         table = paint(model, measured, pigments)
@@ -95,8 +98,7 @@ def _refined(spectra: np.ndarray, table: np.ndarray, at: np.ndarray, u: np.ndarr
 
 def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[str, str], Entry]:
     """Every pair (made by, read by) of models; ratios of measured skins are to what ``layered`` finds on them."""
-    measured, truth = issa_sample(step)
-    cells = {}
+    (measured, truth), cells = issa_sample(step), {}
     for made in models:
         spectra = paint(made, measured, truth)
         found = {read: invert(read, spectra, measured, truth) for read in models}
