@@ -57,7 +57,7 @@ def gather(app, config):
     (source / "figures").symlink_to(paths.figures())
     for page in (page for pattern in PAGES for page in root.glob(pattern)):
         shutil.copyfile(page, source / page.relative_to(root))
-    tables = {"claims": claims.read(), "deviations": ledger.table().data}
+    tables = {"claims": claims.read(), "records": claims.records(), "deviations": ledger.table().data}
     for page in paths.notebooks().glob("*.md"):
         jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(source / page.name))
     for file in root.glob("src/*/**/[a-z]*.py"):

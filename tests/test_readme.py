@@ -67,6 +67,19 @@ def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
     assert {line.count("|") for line in tables} == {6, 8} and tables[1] == "|" + "---|" * 7
 
 
+def test_what_is_on_record_is_told_with_its_day_and_verdict(figures):
+    file = figures / "claims.json"
+    rows = json.loads(file.read_text())
+    assert "On record" not in readme.fill(TEXT, figures)
+    for row in rows["claims"]:
+        if row["id"] == "04.limit":
+            row |= {"optional": True, "recorded": "2026-11-26", "reason": "recorded"}
+    file.write_text(json.dumps(rows))
+    filled = readme.fill(TEXT, figures)
+    assert "FAIL | ISSA (measured), recorded on 2026-11-26, not measured here |" in filled
+    assert "in this run: `04.limit` 0.0049 for ≤ 0.004 (FAIL, 2026-11-26).\n<!-- / -->" in filled
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -28,6 +28,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.requests.append(self.path)
+        self.path = self.path.partition("?")[0]
         if self.path == "/gone":
             return self.send_error(404)
         content = b"<html>please log in</html>" if self.path == "/other" else CONTENT
@@ -97,6 +98,34 @@ def test_a_failed_download_leaves_nothing_and_can_be_tried_again(address, tmp_pa
     fails(one, tmp_path, f"expected SHA-256 {one.sha256} from {address}/other, found {found}; what came was removed")
     (path,) = registry.fetch(entry(f"{address}/whole"), tmp_path)
     assert path.read_bytes() == CONTENT
+
+
+def several(address, *ends):
+    """A download of some files, all with CONTENT expected."""
+    files = tuple(f"some/{k}.bin" for k in range(len(ends)))
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    return entry(f"{address}/", files=files, sha256="", parts=tuple((end, digest) for end in ends))
+
+
+def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked(address, tmp_path):
+    paths_there = [tmp_path / f"some/{k}.bin" for k in range(3)]
+    one = several(address, "whole", "whole?2", "whole?3")
+    paths_there[1].parent.mkdir()
+    paths_there[1].write_bytes(CONTENT)
+    assert registry.status(one, tmp_path).state == "absent" and not registry.is_placed(one, tmp_path)
+    assert Server.requests == []  # neither asks for anything
+    assert registry.fetch(one, tmp_path) == paths_there
+    assert Server.requests == ["/whole", "/whole?3"]
+    assert "3 files in" in registry.status(one, tmp_path).detail
+    paths_there[2].write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"2\.bin: expected SHA-256 .* remove the file"):
+        registry.fetch(one, tmp_path)
+
+
+def test_of_several_files_the_good_ones_stay_when_another_fails(address, tmp_path):
+    with pytest.raises(DataError, match=r"1\.bin: expected SHA-256 .* from .*/other, found"):
+        registry.fetch(several(address, "whole", "other"), tmp_path)
+    assert everything(tmp_path) == ["some/0.bin"]
 
 
 def test_nobody_answers(address, tmp_path):
@@ -177,16 +206,17 @@ def test_installed_data_sets_are_those_of_the_study():
     assert registry.status(dataclasses.replace(absent, files=("skimage:none.png",))).state == "absent"
 
 
-@pytest.mark.parametrize("name", ["cheeks", "cameras"])
+@pytest.mark.parametrize("name", ["cheeks", "cameras", "bioskin"])
 def test_the_real_files_have_the_checksums(real_file, folders, name):
     one = registry.ENTRIES[name]
-    target = folders / one.files[0]
-    target.parent.mkdir(parents=True)
-    shutil.copy(real_file(one.files[0]), target)
-    assert registry.fetch(name) == [target]
+    targets = [folders / file for file in one.files]
+    targets[0].parent.mkdir(parents=True)
+    for file, target in zip(one.files, targets, strict=True):
+        shutil.copy(real_file(file), target)
+    assert registry.fetch(name) == targets
     assert registry.status(name).state == "present"
     if name == "cameras":
-        names, sensitivities = camera.read_database(target)
+        names, sensitivities = camera.read_database(targets[0])
         assert len(names) == 28 and tuple(sensitivities.shape) == (28, 3, 33)
 
 
@@ -204,10 +234,15 @@ def test_the_readme_says_what_the_registry_says_and_whom_to_cite():
         section = re.split("\n##+ ", readme.partition(f"\n### `{name}`: {one.title}\n")[2])[0]
         source = f"<{one.home}>; file: <{one.url}>" if one.url else f"<{one.home}>"
         digest = f"`{one.sha256}`" if one.sha256 else "none published"
+        if one.parts:
+            names = [Path(file).name for file in one.files]
+            digest = ", ".join(f"`{n}` `{d}`" for n, (_, d) in zip(names, one.parts, strict=True))
         said = {"How to get it": one.instructions, "Source": source, "SHA-256": digest}
         said["Files"] = ", ".join(f"`{file}`" for file in one.files)
         assert not [line for line in (f"- **{k}:** {v}\n" for k, v in said.items()) if line not in section]
         assert all(f"\n- **{key}:** " in section for key in ("Layout", "Licence", "Cite"))
-        assert one.kind == "manual" or (len(one.files) == 1 and re.fullmatch("[0-9a-f]{64}", one.sha256))
-        assert one.sha256 or "checksum" in section.partition("**Unverified:**")[2]
+        digests = [digest for _, digest in one.sources.values()]
+        assert one.kind == "manual" or len(digests) == len(one.files)
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+        assert digests or "checksum" in section.partition("**Unverified:**")[2]
         assert (one.kind == "download") == bool(one.url)

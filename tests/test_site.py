@@ -50,6 +50,9 @@ TEXTS = {
     "figures/claims.json": json.dumps({"claims": [ROW]}),
     "figures/01_lines.json": json.dumps({"title": "lines", "description": ALT, "data": "twin", "numbers": {"a": [1]}}),
 }
+RECORD = {"id": "01.x", "measured": 0.02286, "model": "layered", "control": "0.0216", "bar": {}, "date": "2026-11-26"}
+RECORD |= {"commit": "954dfdb0f8", "data": [{"name": "a.mat", "size": 7, "sha256": "0123456789abcdef"}]}
+TEXTS["figures/recorded/measurements.json"] = json.dumps({"rows": [RECORD]})
 OTHERS = ("CHANGELOG.md", "data/README.md", "src/bioface/assets/README.md", "src/bioface/assets/biofacenet.md")
 TEXTS |= dict.fromkeys(OTHERS, "# Another page")
 
@@ -116,7 +119,9 @@ def test_the_other_pages(small):
     assert read(small, "README").select_one("article a[href='data/README.html']")
     assert read(small, "CONTRIBUTING").select_one("article a[href='notebooks/01_first.html']")
     claim = [cell.get_text() for cell in read(small, "claims").select("tbody td")]
-    assert claim == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
+    assert claim[:5] == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
+    assert claim[5:8] == ["01.x", "2026-11-26", "0.02286; beside it: 0.0216"]
+    assert claim[8:] == ["layered", "a.mat, 7 bytes, SHA-256 0123456789ab…", "954dfdb0f8"]
     deviations = read(small, "deviations").select_one(".table-wrapper.container > table")
     row = [cell.get_text() for cell in deviations.select("tbody td")]
     assert row[:5] == ["a < b", "–", "c", "d", "It is 1."]

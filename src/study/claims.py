@@ -1,9 +1,11 @@
 """Claims: what a notebook says it shows, the measured number, the bar it is held to, and whether it passed.
 
 ``notebooks/claims.toml`` declares them; :class:`Claims` takes a notebook's numbers, prints tables and writes its rows
-of ``figures/claims.json``, where a missed bar stays. ``python -m study.claims`` prints those of all notebooks.
+of ``figures/claims.json``, where a missed bar stays. ``python -m study.claims`` prints those of all notebooks. What was
+measured on files that are not here stays as it was recorded (:mod:`study.record`), and says so.
 """
 
+import datetime
 import hashlib
 import json
 import math
@@ -20,7 +22,9 @@ from bioface import paths
 from bioface.errors import BiofaceError, DataError
 
 FILE = "claims.json"
-HELD = ("at_least", "at_most", "equals", "tol", "digits", "set")  #: what is declared of a claim beside its words
+RECORDED = Path("recorded", "measurements.json")  #: in the folder of the figures
+BARS = ("at_least", "at_most", "equals")
+HELD = (*BARS, "tol", "digits", "set")  #: what is declared of a claim beside its words
 Number = int | float
 
 
@@ -41,6 +45,7 @@ class Claim:
     timing: bool = False  #: wall-clock, so different on every run
     reason: str = ""
     optional: bool = False  #: measured on files that a reader may not have
+    recorded: str = ""  #: the day when it was, if it was not measured in this run; ``reason`` then says on what
 
     @property
     def verdict(self) -> str:
@@ -85,10 +90,23 @@ class Claims:
         return passed
 
     def skip(self, name: str, *, reason: str) -> None:
-        """Note a claim that could not be measured here, and why (say, a data set that is not there)."""
+        """Note a claim that could not be measured here, and why (say, a data set that is not there).
+
+        Where it is on record, what was measured last is held to today's bar.
+
+        Raises
+        ------
+        DataError : the record is damaged
+        """
         if not reason:
             raise BiofaceError(f"claim {name}: say why it was not measured")
-        self.rows[name] = replace(self._find(name)[0], unit="", reason=reason)
+        claim, held = self._find(name)
+        self.rows[name] = replace(claim, unit="", reason=reason)
+        for row in [row for row in records() if row["id"] == claim.id][-1:]:
+            self.check(name, row["measured"], control=row["control"], **{} if held.keys() & BARS else row["bar"])
+            on = ", ".join(file["name"] for file in row["data"])
+            told = f"recorded on {row['date']}, not measured here: {reason}; on {on}, at commit {row['commit']}"
+            self.rows[name] = replace(self.rows[name], recorded=row["date"], reason=told)
 
     def _find(self, name: str) -> tuple[Claim, dict[str, Any]]:
         if name not in self.declared:
@@ -163,10 +181,42 @@ def read(file: str | Path | None = None) -> list[Claim]:
     return sorted(rows, key=lambda c: c.id)
 
 
+def records(file: str | Path | None = None) -> list[dict[str, Any]]:
+    """What :mod:`study.record` measured, oldest first; none where there is no such file.
+
+    Each with ``id``, ``measured``, ``model``, ``control``, ``bar`` (one that is itself measured), ``date``, ``commit``,
+    and ``data``: the ``name``, ``size`` and ``sha256`` of every file.
+
+    Raises
+    ------
+    DataError : not a file of records
+    """
+    file = Path(file or paths.figures() / RECORDED)
+    if not file.exists():
+        return []
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        for row in rows:
+            texts = [
+                row["id"],
+                row["model"],
+                row["control"],
+                row["commit"],
+                *(f["name"] + f["sha256"] for f in row["data"]),
+            ]
+            numbers = [row["measured"], *row["bar"].values(), *(f["size"] for f in row["data"])]
+            if not all(isinstance(t, str) for t in texts) or not all(math.isfinite(n) for n in numbers):
+                raise ValueError(f"a row with {row}")
+            datetime.date.fromisoformat(row["date"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(file, "records of `python -m study.record`", f"{type(error).__name__}: {error}") from error
+    return rows
+
+
 def _claim(row: dict[str, Any]) -> Claim:
     claim, kinds = Claim(**row), get_type_hints(Claim).items()
     wrong = [name for name, kind in kinds if not isinstance(getattr(claim, name), kind)]
-    if wrong or len(row) < len(kinds) - 1 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
+    if wrong or len(row) < len(kinds) - 2 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
         raise ValueError(f"a row with {', '.join(wrong) or 'no number measured'} ")
     return claim
 
@@ -183,8 +233,8 @@ def format_table(claims: Iterable[Claim], width: int = 44) -> str:
     for c in claims:
         what, *notes = textwrap.wrap(c.what, width) or [""]
         table.append((c.id, what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data))
-        for name, note in (("beside it", c.control), ("not measured", c.reason)):
-            notes += textwrap.wrap(f"  {name}: {note}", 90, subsequent_indent="  ") if note else []
+        for name, note in (("beside it: ", c.control), ("" if c.recorded else "not measured: ", c.reason)):
+            notes += textwrap.wrap(f"  {name}{note}", 90, subsequent_indent="  ") if note else []
         below.append(notes)
     columns = list(zip(*table, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -1,6 +1,6 @@
 """Where every data set comes from, and how it gets into the data folder.
 
-Three kinds: ``download`` is fetched by ``make data`` and held to its SHA-256; ``manual`` is placed by the
+Three kinds: ``download`` is fetched by ``make data`` and each file held to its SHA-256; ``manual`` is placed by the
 reader, because its host or licence asks for that; ``package`` comes inside an installed Python package. What is
 in the files, what they are used for, their licences and whom to cite stands in ``data/README.md``.
 """
@@ -33,8 +33,9 @@ class Entry:
     files : paths below the data folder (a manual one may be a pattern), or "package:path" inside a package
     home : its page
     instructions : how to get it
-    url : of the one file of a download
-    sha256 : of the one file of a download or package; "" where none is known
+    url : of the one file of a download; what the addresses of several begin with
+    sha256 : of the one file of a download or package; "" where none is known, or where there are several
+    parts : of each file of a download of several: the end of its address, and its SHA-256
     """
 
     name: str
@@ -45,6 +46,13 @@ class Entry:
     instructions: str
     url: str = ""
     sha256: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Address and SHA-256 by file, of a download or a package."""
+        parts = self.parts or ((("", self.sha256),) if self.sha256 else ())
+        return {file: (self.url + end, digest) for file, (end, digest) in zip(self.files, parts, strict=False)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,26 @@ class Status:
 
 
 _NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
+
+_BIOSKIN = (  # file, the end of its address, SHA-256
+    ("1.jpg", "test_images/1.jpg", "62fb7fbee4022599ca9e4262d2839dbc31c390214be498428d34dc727aa55bd7"),
+    ("1_mask.jpg", "test_images/1_mask.jpg", "f739cf9d29d8397bb4af6285926433a761c997b228fdf448970559dd039b1caf"),
+    ("1_spec.jpg", "test_images/1_spec.jpg", "1c637f46dfde9422c27cbc37ff2986836402a2a92b8927433a76ffcf7ec32901"),
+    ("2.jpg", "test_images/2.jpg", "0541d3048afe9be9103cdf8ad2f411cf76f8db735796340dc7577326e5171369"),
+    ("2_mask.jpg", "test_images/2_mask.jpg", "2640182659785677d3f038caabdb5dc4601c41482244f27f9af79632ba6bd610"),
+    ("2_spec.jpg", "test_images/2_spec.jpg", "25a3c94d669db91d48e0f1517e09f4a4f555f61a4bd2dad71de4e6690a380ec0"),
+    (
+        "BioSkinAO.pt",
+        "pretrained_models/BioSkinAO.pt",
+        "52b191f8a8b72487e6bad123e03c251f976810a8cd777336d37ab84cf47afde9",
+    ),
+    (
+        "BioSkinAO.json",
+        "pretrained_models/BioSkinAO.json",
+        "daeb76cd122224432a33eac8e1806a0df57713d7253c16ba9eee1f632ca0132d",
+    ),
+    ("LICENSE.txt", "LICENSE", "cf9b17822d1fcd4ff32ccbe14183386fb3adf6f2ff92dc184130823f7fc28173"),
+)
 
 _ENTRIES = (
     Entry(
@@ -104,6 +132,17 @@ _ENTRIES = (
         sha256="203e79674066b246a5f7fd47303e81c3d833b8d8195d1acc0921158b5b721a37",
     ),
     Entry(
+        name="bioskin",
+        title="two faces of a light stage, diffuse and specular apart, and BioSkin's encoder",
+        kind="download",
+        files=tuple(f"bioskin/{name}" for name, _, _ in _BIOSKIN),
+        home="https://github.com/facebookresearch/BioSkin",
+        instructions="`make data` downloads it. By hand: save the files of `test_images/`, `LICENSE` as `LICENSE.txt`, "
+        "and `BioSkinAO.pt` and `BioSkinAO.json` of `pretrained_models/` into `bioskin/`.",
+        url="https://raw.githubusercontent.com/facebookresearch/BioSkin/6cca1a76ac3f53077579c4249983ec91d855801d/",
+        parts=tuple((end, digest) for _, end, digest in _BIOSKIN),
+    ),
+    Entry(
         name="issa",
         title="International Skin Spectra Archive: 15 256 spectra of over 2 100 people in 8 groups",
         kind="package",
@@ -143,14 +182,17 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
     entry, folder = _entry(which), _folder(folder)
-    if found := _present(entry, folder):
-        _check(entry, found)
-        return found
-    target = folder / entry.files[0]
-    if entry.kind != "download":
-        raise DataError(target, entry.title, f"nothing there. {entry.instructions} Source: {entry.home}")
-    _download(entry, target, progress)
-    return [target]
+    found = _present(entry, folder)
+    _check(entry, found)
+    if entry.kind == "download":
+        for file, (url, digest) in entry.sources.items():
+            if folder / file not in found:
+                _download(entry, folder / file, url, digest, progress)
+        return [folder / file for file in entry.files]
+    if not found:
+        nothing = f"nothing there. {entry.instructions} Source: {entry.home}"
+        raise DataError(folder / entry.files[0], entry.title, nothing)
+    return found
 
 
 def status(which: str | Entry, folder: str | Path | None = None) -> Status:
@@ -170,13 +212,15 @@ def status(which: str | Entry, folder: str | Path | None = None) -> Status:
 
 
 def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
-    """Whether any file of a data set is there; nothing is opened.
+    """Whether a data set is there: every file of a download, any of another kind; nothing is opened.
 
     Raises
     ------
     BiofaceError : on an unknown name
     """
-    return bool(_present(_entry(which), _folder(folder)))
+    entry = _entry(which)
+    found = _present(entry, _folder(folder))
+    return len(found) == len(entry.files) if entry.kind == "download" else bool(found)
 
 
 def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Iterator[Status]:
@@ -219,15 +263,17 @@ def _present(entry: Entry, folder: Path) -> list[Path]:
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
-    """Hold files to their checksum; those without a published one to their format."""
-    if entry.sha256:
+    """Hold files to their checksums; those without a published one to their format."""
+    if expected := [digest for _, digest in entry.sources.values()]:
         import pooch
 
-        digest = pooch.file_hash(str(found[0]), alg="sha256")
-        if digest != entry.sha256:
-            advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
-            raise DataError(found[0], f"SHA-256 {entry.sha256}", f"{digest}{advice}")
-    elif entry.name == "nfe":
+        by_name = {Path(file).name: digest for file, digest in zip(entry.files, expected, strict=True)}
+        for path in found:
+            digest = pooch.file_hash(str(path), alg="sha256")
+            if digest != by_name[path.name]:
+                advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
+                raise DataError(path, f"SHA-256 {by_name[path.name]}", f"{digest}{advice}")
+    elif entry.name == "nfe" and found:
         pairs = nfe.find(found[0].parent)
         if len(found) != 2 * len(pairs):
             alone = sorted({path.name for path in found} - {path.name for pair in pairs for path in pair[1:]})
@@ -241,10 +287,10 @@ def _check(entry: Entry, found: list[Path]) -> None:
 
 def _describe(entry: Entry, found: list[Path]) -> str:
     where = str(found[0]) if len(found) == 1 else f"{len(found)} files in {found[0].parent}"
-    return f"{where} ({'checksum' if entry.sha256 else 'format'} checked)"
+    return f"{where} ({'checksum' if entry.sources else 'format'} checked)"
 
 
-def _download(entry: Entry, target: Path, progress: bool) -> None:
+def _download(entry: Entry, target: Path, url: str, sha256: str, progress: bool) -> None:
     """Download to a name beside the target, and give it the target's name once the checksum is right."""
     import pooch  # here, as it brings a progress bar for notebooks that asks every reader for widgets
 
@@ -257,15 +303,15 @@ def _download(entry: Entry, target: Path, progress: bool) -> None:
         hooks = {"response": close_later}
         download = pooch.HTTPDownloader(progressbar=progress, timeout=30, hooks=hooks)
         try:
-            download(entry.url, str(partial), None)
+            download(url, str(partial), None)
         except requests.exceptions.HTTPError as error:
-            raise DataError(target, f"a download from {entry.url}", f"the answer {error}") from error
+            raise DataError(target, f"a download from {url}", f"the answer {error}") from error
         except requests.exceptions.ChunkedEncodingError as error:
             found = f"a connection that broke after {partial.stat().st_size} bytes"
-            raise DataError(target, f"a whole download from {entry.url}", found) from error
+            raise DataError(target, f"a whole download from {url}", found) from error
         except requests.exceptions.RequestException as error:
             found = f"none ({type(error).__name__}). Without a network: {entry.instructions}"
-            raise DataError(target, f"a connection to {entry.url}", found) from error
+            raise DataError(target, f"a connection to {url}", found) from error
         digest = pooch.file_hash(str(partial), alg="sha256")
-        if digest != entry.sha256:
-            raise DataError(target, f"SHA-256 {entry.sha256} from {entry.url}", f"{digest}; what came was removed")
+        if digest != sha256:
+            raise DataError(target, f"SHA-256 {sha256} from {url}", f"{digest}; what came was removed")

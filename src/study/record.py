@@ -1,0 +1,90 @@
+"""Measurements on real files that a reader may not have, kept with their date, data and commit.
+
+``python -m study.record [--data FOLDER]`` measures what the files in a folder of data allow (:mod:`study.measurements`)
+and adds a row for each claim to ``figures/recorded/measurements.json``. Rows of earlier commits stay. Where the files
+are absent, the claims of the notebooks stand as recorded there (:meth:`study.claims.Claims.skip`).
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bioface import paths
+from bioface.datasets import registry
+from bioface.errors import BiofaceError
+from study import claims, measurements
+
+
+def commit() -> str:
+    """The commit of the sources, ten digits.
+
+    Raises
+    ------
+    BiofaceError : not a checkout by git, or sources that are not committed
+    """
+    git = ["git", "-C", str(paths.root())]
+    found = subprocess.run([*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=False)
+    if found.returncode or found.stdout:
+        said = (found.stderr or found.stdout).strip().splitlines()[0]
+        raise BiofaceError(f"a record names its commit: expected committed sources, found {said}")
+    return subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True).strip()
+
+
+def measure() -> list[dict[str, Any]]:
+    """Rows for every source whose files are in the data folder, with date, data and commit."""
+    rows, at, today = list[dict[str, Any]](), commit(), datetime.date.today().isoformat()
+    for name, (measured, _) in measurements.SOURCES.items():
+        if registry.is_placed(name):
+            files = registry.fetch(name)  # held to their checksums
+            sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+            data = [
+                {"name": file.name, "size": file.stat().st_size, "sha256": digest}
+                for file, digest in zip(files, sums, strict=True)
+            ]
+            for m in measured():
+                row = {"id": m.id, "measured": float(f"{m.measured:.6g}"), "bar": m.bar, "control": m.control}
+                rows.append(row | {"model": m.model, "date": today, "commit": at, "data": data})
+    return rows
+
+
+def add(rows: list[dict[str, Any]], file: Path) -> None:
+    """Add rows to a file of records; one of the same claim, model, commit and data takes the other's place."""
+
+    def same(row: dict[str, Any]) -> str:
+        return json.dumps([row[key] for key in ("id", "model", "commit", "data")], sort_keys=True)
+
+    new = {same(row) for row in rows}
+    kept = [row for row in claims.records(file) if same(row) not in new]
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in [*kept, *rows])
+    with paths.whole_file(file) as partial:
+        partial.write_text(f'{{"rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, record and print; 2 when something is missing or damaged."""
+    parser = argparse.ArgumentParser(prog="python -m study.record", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "--data", type=Path, help="folder of real data, laid out as data/README.md says (default: data/)"
+    )
+    given = parser.parse_args(argv)
+    if given.data:
+        os.environ["BIOFACE_DATA"] = str(given.data)
+    try:
+        rows = measure()
+        add(rows, paths.figures() / claims.RECORDED)
+    except (BiofaceError, OSError) as error:
+        print(paths.describe(error) if isinstance(error, OSError) else error, file=sys.stderr)
+        return 2
+    for row in rows:
+        print(f"{row['id']}: {row['measured']:.4g}{', beside it: ' * bool(row['control'])}{row['control']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

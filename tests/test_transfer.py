@@ -1,0 +1,168 @@
+"""Radiative transfer: the table against its own cells, adding–doubling, and what others computed by other means."""
+
+import runpy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from bioface import paths, skin, transfer
+from bioface.errors import BiofaceError, DataError
+
+CASES = [(n, g) for n in range(len(transfer.LAYERS)) for g in range(len(transfer.GEOMETRIES))]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return transfer.load()
+
+
+@pytest.fixture(scope="module")
+def script():
+    pytest.importorskip("iadpython", reason="iadpython, which makes the table, is not installed (extra `test`)")
+    return runpy.run_path(str(paths.ASSETS / "build_transfer.py"))
+
+
+def test_between_the_nodes_the_table_is_off_by_less_than_it_says(table):
+    """Its cells are not nodes, so they measure the interpolation."""
+    for layers, geometry in CASES:
+        at = transfer.reflectance(
+            table.melanin[:, None], table.haemoglobin, transfer.GEOMETRIES[geometry], list(transfer.LAYERS)[layers]
+        )
+        error = at - table.cells[layers, geometry]
+        assert np.sqrt((error**2).mean()) < 1e-5
+        assert np.abs(error).max() < 2e-4 and np.abs(error / table.cells[layers, geometry]).max() < 1e-3
+
+
+def test_at_the_nodes_it_gives_the_table_back(table):
+    m, h = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
+    np.testing.assert_allclose(transfer.reflectance(m[:, None], h), table.reflectance[0, 0], rtol=1e-6)
+
+
+def test_the_table_was_made_with_the_constants_of_today(table):
+    """Other constants ask for `python src/bioface/assets/build_transfer.py`."""
+    np.testing.assert_allclose(table.coefficients, transfer.coefficients("layered"), rtol=1e-9)
+
+
+def test_coefficients_are_the_skin_models():
+    """Depths and absorptions of both layers, put together again from the four coefficients."""
+    for name, c in skin.MODELS.items():
+        model, (baseline, melanin, blood, scattering) = skin.SkinModel(name), transfer.coefficients(name)
+        depth = c.epidermis_melanin_cm * 0.3 * melanin + c.epidermis_baseline_cm * 0.7 * baseline
+        np.testing.assert_allclose(model.offset + 0.3 * model.per_melanin, depth)
+        absorption = c.diffuse_path * (0.05 * blood + 0.95 * baseline)
+        np.testing.assert_allclose(model.bloodless + 0.05 * model.per_blood, absorption)
+        np.testing.assert_allclose(scattering, model.scattering)
+
+
+def test_more_pigment_and_a_surface_leave_less_light():
+    m, h = torch.tensor([0.05, 0.2]), torch.tensor([0.02, 0.06])
+    R = transfer.reflectance(m[:, None], h)
+    assert R.dtype == torch.float32 and R.shape == (2, 2, 33)
+    assert (R[1] < R[0]).all() and (R[:, 1] < R[:, 0]).all()
+    assert (transfer.reflectance(m[:, None], h, layers="matched") > R).all()
+    assert isinstance(transfer.reflectance(0.1, np.array([0.02])), np.ndarray)
+
+
+def test_gradients_are_those_of_the_table():
+    m, h = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([0.02, 0.3], [0.01, 0.1]))
+    assert torch.autograd.gradcheck(transfer.reflectance, (m, h))
+    none = torch.zeros((), requires_grad=True)
+    assert torch.autograd.grad(transfer.reflectance(none, none).sum(), none)[0].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.61, 0.02), "between 0 and 0.6, where the table ends"),
+        ((0.1, -0.01), "between 0 and 0.25"),
+        ((0.1, 0.02, "8/difuse"), "did you mean '8/diffuse'"),
+        ((0.1, 0.02, "8/diffuse", "skim"), "did you mean 'skin'"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    with pytest.raises(BiofaceError, match=message):
+        transfer.reflectance(*arguments)
+
+
+def test_a_damaged_table_is_refused_by_name(tmp_path):
+    file = shutil.copy(transfer.FILE, tmp_path / "table.npz")
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"table\.npz: expected a table of reflectances"):
+        transfer.load(file)
+    with pytest.raises(DataError, match="no such file"):
+        transfer.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("wavelengths", lambda a: a[:31], "33 bands, 400 to 720 nm, found 31 bands, 400 to 700 nm"),
+        ("wavelengths", lambda a: a + 10, "found 33 bands, 410 to 730 nm"),
+        ("wavelengths", lambda a: a[:0], "found 0 bands"),
+        ("reflectance", lambda a: a[:, :, 1:], r"reflectance of shape \(3, 2, 18, 16, 33\)"),
+        ("reflectance", lambda a: 2 * a, "numbers outside"),
+        ("cells", lambda a: np.where(a == a.max(), np.nan, a), "numbers outside"),
+        ("coefficients", lambda a: a[:3], r"coefficients of shape \(4, 33\)"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(tmp_path, name, change, message):
+    with np.load(transfer.FILE) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "other.npz", **arrays | {name: change(arrays[name])})
+    with pytest.raises(DataError, match=message):
+        transfer.load(tmp_path / "other.npz")
+
+
+def test_a_few_cells_come_out_again(script, table):
+    bands = slice(3, 33, 14)
+    again = script["table"](table.melanin[::3], table.haemoglobin[::2], bands=bands)
+    np.testing.assert_allclose(again, table.cells[:, :, ::3, ::2, bands], rtol=1e-6)
+
+
+def test_more_angles_change_nothing_that_matters(script, table):
+    """From 24 to 36 to 48 angles the change shrinks, and is below 0.0001 at the end."""
+    cells = table.melanin[[2]], table.haemoglobin[[2]]
+    R = [script["table"](*cells, angles, slice(3, 33, 14)) for angles in (24, 36, 48)]
+    change = [np.sqrt(((x - R[-1]) ** 2).mean()) for x in R]
+    assert change[1] < change[0] / 2 and change[1] < 1e-4
+
+
+@pytest.mark.parametrize("albedo", [0.5, 0.9, 0.99])
+def test_half_space_follows_chandrasekhars_h_functions(script, albedo):
+    """Isotropic scattering, no surface, infinitely deep: reflectance is 1 − √(1−a) H(μ), and its mean for diffuse."""
+    x, w = np.polynomial.legendre.leggauss(64)
+    x, w, root, H = (x + 1) / 2, w / 2, np.sqrt(1 - albedo), np.ones(64)
+    for _ in range(400):
+        H = (H + 1 / (root + albedo / 2 * (w * x * H / (x[:, None] + x)).sum(1))) / 2
+    at_8 = 1 / (root + albedo / 2 * (w * x * H / (script["INCIDENCE"] + x)).sum())
+    slab = script["Slab"](1.0)
+    found = slab.reflectance(slab.layer(100 * (1 - albedo), 100 * albedo, 1000.0)[0])
+    np.testing.assert_allclose(found, [1 - root * at_8, 1 - 2 * root * (w * x * H).sum()], atol=2e-6)
+
+
+def test_half_space_with_a_surface_is_giovanellis(script):
+    """Giovanelli (1955): 0.2600 for n = 1.5 and albedo 0.9, the surface's 0.04 included."""
+    slab = script["Slab"](1.5)
+    assert slab.reflectance(slab.layer(10.0, 90.0, 100.0)[0])[0] + 0.04 == pytest.approx(0.2600, abs=5e-4)
+
+
+def test_a_clear_layer_keeps_beer_and_lambert(script):
+    slab = script["Slab"](1.0)
+    reflection, transmission = slab.layer(500.0, 0.0, 0.006)
+    assert not reflection.any()
+    through = np.diag(transmission) * slab.sample.twonuw
+    np.testing.assert_allclose(through, np.exp(-3 / slab.sample.nu), atol=1e-7)
+
+
+def test_the_script_writes_the_table_and_says_how_to_use_it(script, tmp_path, capsys, monkeypatch):
+    assert script["main"](["a", "b"]) == 2
+    assert "build_transfer.py [radiative_transfer.npz]" in capsys.readouterr().err
+    for name in ("NODES", "LAYERS"):  # a whole table takes a quarter of a minute
+        monkeypatch.setattr(transfer, name, {"NODES": (2, 1), "LAYERS": {"matched": (1.0, True)}}[name])
+    monkeypatch.setitem(script["build"].__globals__, "CELLS", ((0.05,), (0.02,)))
+    assert script["main"]([str(tmp_path / "small.npz")]) == 0
+    assert transfer.load(tmp_path / "small.npz").reflectance.shape == (1, 2, 2, 1, 33)
