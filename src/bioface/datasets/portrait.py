@@ -1,11 +1,14 @@
 """One face of the twin: a person, a pose, a light and a camera drawn at random, and the photo that they make.
 
 The photo is what the image formation model makes of the maps: rendering the maps gives the photo back to the last of
-its eight bits, where nothing is beyond them. The exposure is drawn, too: :data:`EXPOSURES` octaves around what a
-photographer takes, so the mean shading of a face says little of its skin. The base colours are measured: for every face one of the measured face spectra of a group of people is
-drawn, of which the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
+its eight bits, where light does not go beyond them. The exposure is drawn, too, :data:`EXPOSURES` octaves around what
+a photographer takes, so that the brightness of a face says little of its skin.
+
+The base colours are measured: for every face one of the measured face spectra of a group of people is drawn, of which
+the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
 :data:`BASE_HAEMOGLOBIN`, about a quarter, are not drawn: lips, cheeks and brows need room between the base and the
-ends of the tables.
+ends of the tables. Of a measured spectrum a usual face has the pigments only. One "beyond" in being "measured" reflects
+as the spectrum itself does.
 
 References
 ----------
@@ -279,7 +282,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     )
     person = heads.draw_shape(for_shape, np.array(SHAPES.get(group, (1.0, 1.0, 1.0))))
     rows = base_rows()[group]
-    row = rows[for_skin.integers(len(rows))]
+    row = int(rows[for_skin.integers(len(rows))])
     base = _measured()[1][row]
     paint = measured_paint(row) if beyond == "measured" else Paint()
     complexion = painting.draw_complexion(for_skin, person, *base)

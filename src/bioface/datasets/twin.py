@@ -96,7 +96,7 @@ class Truth:
     diffuse_shading, specular_shading : (N, 64, 64) float32, ≥ 0
     albedo : (N, 64, 64, 3) float32 linear RGB under diffuse shading 1; on skin that was measured it is the spectrum's,
         while melanin and haemoglobin are those of its fit
-    exposure : (N,) float32 factor on the exposure that a photographer gives (:func:`bioface.datasets.portrait.exposure`)
+    exposure : (N,) float32 factor on what a photographer takes (:func:`bioface.datasets.portrait.exposure`)
     pseudo_shading : (N, 64, 64) float32, diffuse shading of the *stored* normals; the true one where they match
     normals : (N, 64, 64, 3) float32, the true normals
     camera_b : (N, 2) float32 coefficients of the camera model
