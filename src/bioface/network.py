@@ -26,9 +26,12 @@ LEVELS = 5  #: of the encoder; each but the last is followed by a 2 × 2 max-poo
 MULTIPLE = 2 ** (LEVELS - 1)  #: height and width of an image must be multiples of it
 ARCHITECTURE = "BioFaceNet"  #: what a weights file says it is
 SHADINGS = ("exp", "relu")
+INPUTS = ("linear", "log")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  #: what weights may be stored in
 #: Subtracted from the linear image: the authors' (129.19, 104.76, 93.59) / 255.
 MEAN_RGB = (0.50663, 0.41082, 0.36702)
+#: Subtracted from the logarithm of the linear image, a fair face's; and what is taken for black, 10 of 255 in display.
+MEAN_LOG, BLACK = -1.5, 0.003
 
 
 class Output(NamedTuple):
@@ -75,12 +78,12 @@ def _level(channels_in: int, channels: int) -> nn.Sequential:
 class Decoder(nn.Module):
     """From the lowest level back to full size, one map out."""
 
-    def __init__(self, filters: list[int]):
+    def __init__(self, filters: list[int], channels: int = 1):
         super().__init__()
         self.levels = nn.ModuleList(
             _level(below + skip, skip) for below, skip in zip(filters[:0:-1], filters[-2::-1], strict=True)
         )
-        self.last = nn.Conv2d(filters[0], 1, 1)
+        self.last = nn.Conv2d(filters[0], channels, 1)
 
     def forward(self, lowest: Tensor, skips: list[Tensor]) -> Tensor:
         """The map (B, H, W), before its scaling, from the encoder's lowest level and its skips, finest first."""
@@ -98,15 +101,19 @@ class BioFaceNet(nn.Module):
     ----------
     width : filters of the first level; 32 is the paper's (26 million weights), 16 and 8 are quick
     shading : "exp" as published, or "relu": how raw values become shadings ≥ 0
+    input : "linear" as published, minus a mean colour; or "log": the logarithm of the colours, in which light of
+        any strength, shading and exposure, is the same number added to all three
     """
 
-    def __init__(self, width: int = 32, shading: str = "exp"):
+    def __init__(self, width: int = 32, shading: str = "exp", input: str = "linear"):
         super().__init__()
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise BiofaceError(f"expected a width of at least 1 filter, found {width!r}")
         if shading not in SHADINGS:
             raise unknown_name("shading activation", shading, SHADINGS)
-        self.width, self.shading = width, shading
+        if input not in INPUTS:
+            raise unknown_name("input", input, INPUTS)
+        self.width, self.shading, self.input = width, shading, input
         filters = [width * 2**level for level in range(LEVELS)]  # 32, 64, 128, 256, 512
         self.encoder = nn.ModuleList(_level(i, o) for i, o in zip([3, *filters[:-1]], filters, strict=True))
         self.melanin, self.haemoglobin, self.diffuse, self.specular = (Decoder(filters) for _ in range(4))
@@ -126,18 +133,7 @@ class BioFaceNet(nn.Module):
         BiofaceError : colours that are not last, a size that is not a multiple of 16, or, in training, one image of
             16 × 16, of which batch norm sees a single pixel at the lowest level
         """
-        check_image(image)
-        if self.training and image.shape[:3].numel() == MULTIPLE**2:
-            raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
-        x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
-        x = x - x.new_tensor(MEAN_RGB)[:, None, None]
-        skips = []
-        for level in self.encoder[:-1]:
-            x = level(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
-            skips.append(x)
-            x = nn.functional.max_pool2d(x, 2)
-        lowest = self.encoder[-1](x)  # (B, 16w, H/16, W/16)
-
+        lowest, skips = self.encode(image)
         # 64 × 64 images arrive here as 4 × 4, which the pooling leaves as it is; others are brought to it
         vector = self.vector(nn.functional.adaptive_avg_pool2d(lowest, 4)).flatten(1)  # (B, 17)
         b, weights, t = vector.split([2, 14, 1], dim=1)
@@ -153,9 +149,29 @@ class BioFaceNet(nn.Module):
             cct=low + (high - low) * t.squeeze(1).sigmoid(),
         )
 
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's lowest level and its skips, finest first, as every decoder takes them.
+
+        Raises
+        ------
+        BiofaceError : see :meth:`forward`
+        """
+        check_image(image)
+        if self.training and image.shape[:3].numel() == MULTIPLE**2:
+            raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
+        x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
+        mean = x.new_tensor(MEAN_RGB)[:, None, None]
+        x = x - mean if self.input == "linear" else x.clamp_min(BLACK).log() - MEAN_LOG
+        skips = []
+        for convolutions in self.encoder[:-1]:
+            x = convolutions(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        return self.encoder[-1](x), skips  # (B, 16w, H/16, W/16)
+
     def config(self) -> dict[str, int | str]:
         """What it takes to build this network again."""
-        return {"width": self.width, "shading": self.shading}
+        return {"width": self.width, "shading": self.shading, "input": self.input}
 
     def save(self, path: str | Path, half: bool = False, **notes: str) -> None:
         """Write the weights as safetensors with the configuration inside, whole or not at all.
