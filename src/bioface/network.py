@@ -26,12 +26,9 @@ LEVELS = 5  #: of the encoder; each but the last is followed by a 2 × 2 max-poo
 MULTIPLE = 2 ** (LEVELS - 1)  #: height and width of an image must be multiples of it
 ARCHITECTURE = "BioFaceNet"  #: what a weights file says it is
 SHADINGS = ("exp", "relu")
-INPUTS = ("linear", "log")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  #: what weights may be stored in
 #: Subtracted from the linear image: the authors' (129.19, 104.76, 93.59) / 255.
 MEAN_RGB = (0.50663, 0.41082, 0.36702)
-#: Subtracted from the logarithm of the linear image, a fair face's; and what is taken for black, 10 of 255 in display.
-MEAN_LOG, BLACK = -1.5, 0.003
 
 
 class Output(NamedTuple):
@@ -101,19 +98,15 @@ class BioFaceNet(nn.Module):
     ----------
     width : filters of the first level; 32 is the paper's (26 million weights), 16 and 8 are quick
     shading : "exp" as published, or "relu": how raw values become shadings ≥ 0
-    input : "linear" as published, minus a mean colour; or "log": the logarithm of the colours, in which light of
-        any strength, shading and exposure, is the same number added to all three
     """
 
-    def __init__(self, width: int = 32, shading: str = "exp", input: str = "linear"):
+    def __init__(self, width: int = 32, shading: str = "exp"):
         super().__init__()
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise BiofaceError(f"expected a width of at least 1 filter, found {width!r}")
         if shading not in SHADINGS:
             raise unknown_name("shading activation", shading, SHADINGS)
-        if input not in INPUTS:
-            raise unknown_name("input", input, INPUTS)
-        self.width, self.shading, self.input = width, shading, input
+        self.width, self.shading = width, shading
         filters = [width * 2**level for level in range(LEVELS)]  # 32, 64, 128, 256, 512
         self.encoder = nn.ModuleList(_level(i, o) for i, o in zip([3, *filters[:-1]], filters, strict=True))
         self.melanin, self.haemoglobin, self.diffuse, self.specular = (Decoder(filters) for _ in range(4))
@@ -160,8 +153,7 @@ class BioFaceNet(nn.Module):
         if self.training and image.shape[:3].numel() == MULTIPLE**2:
             raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
         x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
-        mean = x.new_tensor(MEAN_RGB)[:, None, None]
-        x = x - mean if self.input == "linear" else x.clamp_min(BLACK).log() - MEAN_LOG
+        x = x - x.new_tensor(MEAN_RGB)[:, None, None]
         skips = []
         for convolutions in self.encoder[:-1]:
             x = convolutions(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
@@ -171,7 +163,7 @@ class BioFaceNet(nn.Module):
 
     def config(self) -> dict[str, int | str]:
         """What it takes to build this network again."""
-        return {"width": self.width, "shading": self.shading, "input": self.input}
+        return {"width": self.width, "shading": self.shading}
 
     def save(self, path: str | Path, half: bool = False, **notes: str) -> None:
         """Write the weights as safetensors with the configuration inside, whole or not at all.

@@ -24,7 +24,6 @@ CHOICES = {
     "decoder": DECODERS,
     "normals": ("decoded", "undecoded"),
     "shading": network.SHADINGS,
-    "input": network.INPUTS,
     "batch_norm": ("train", "eval"),
     "reduction": losses.REDUCTIONS,
     "optimiser": ("sgd", "adam"),
@@ -45,7 +44,6 @@ class Recipe:
     decoder : "table", "spectral", or one of ``MISTAKES``
     normals : "decoded", or "undecoded": the shading target from normals left as stored, (n + 1) / 2
     shading : "exp" or "relu", the activation of both shadings
-    input : "linear" or "log", what the network sees of a picture
     batch_norm : "train", or "eval": left in evaluation mode, with the statistics of an untrained network
     copy_shading : None; or a factor: the diffuse shading is that many times the luminance of the input;
         or "fitted": the factor that fits each image best, in closed form
@@ -73,7 +71,6 @@ class Recipe:
     decoder: str = "table"
     normals: str = "decoded"
     shading: str = "exp"
-    input: str = "linear"
     batch_norm: str = "train"
     copy_shading: float | str | None = None
     scale: float = 1.0
@@ -164,11 +161,10 @@ HEALTHY = (
     WORKING.but("working_sgd", optimiser="sgd", learning_rate=1e-4, schedule="constant", **_CODE),
 )
 #: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin,
-#: a hundred times the paper's weight on shading and thirty times that on highlights; and supervised by true maps, with
-#: colours seen as logarithms.
+#: a hundred times the paper's weight on shading and thirty times that on highlights; and supervised by true maps.
 PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
 MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
-SUPERVISED = WORKING.but("supervised", weights=losses.Weights(0.0, 0.0, 0.0, 0.0, truth=1.0), input="log")
+SUPERVISED = WORKING.but("supervised", weights=losses.Weights(0.0, 0.0, 0.0, 0.0, truth=1.0))
 NEW_FACES = (PUBLISHED_LOSSES, MEASURED_SKIN, SUPERVISED)
 
 RECIPES = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)}

@@ -84,7 +84,7 @@ def build(recipe: str | Recipe, width: int = 32, seed: int = 0) -> BioFaceNet:
     recipe = get(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BioFaceNet(width, recipe.shading, recipe.input)
+        model = BioFaceNet(width, recipe.shading)
     if recipe.start == "skin":
         for decoder in (model.melanin, model.haemoglobin, model.diffuse, model.specular):
             decoder.last.weight.data.mul_(0.1)

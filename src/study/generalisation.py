@@ -117,7 +117,7 @@ def _halved_first(
 #: inverted under the law of measured skin; by the truth of synthetic faces; and so without a skin model inside.
 PUBLISHED = Plan("published", _halved_first(recipes.PUBLISHED_LOSSES, 450, 350, recolour=False))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted"))
-SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 250, 350, tiny=200))
+SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 200, 250, tiny=300))
 PLAIN = SYNTHETIC.but("U-Net, no skin model", skin_model=False)
 ROWS = (PUBLISHED, MEASURED, SYNTHETIC, PLAIN)
 #: The first row after a twelfth of its training: what looks like no skill at all is learnt slowly.
@@ -126,7 +126,7 @@ PUBLISHED_SHORT = Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110)
 PRIOR_AS_LOSS = Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False))
 #: The third row on the 256 training faces as they are.
 NOT_RECOLOURED = SYNTHETIC.but(
-    "not recoloured", stages=_halved_first(recipes.SUPERVISED, 250, 350, recolour=False, tiny=200)
+    "not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)
 )
 
 #: What each part of the third row is worth: short trainings of about the same time that differ in one thing.
@@ -143,7 +143,7 @@ ABLATIONS = (
 )
 
 #: The network that ships: trained longer than those of notebook 05, on one seed.
-SHIPPED = Plan("shipped", _halved_first(recipes.SUPERVISED, 1000, 1000))
+SHIPPED = Plan("shipped", _halved_first(recipes.SUPERVISED, 1000, 1000, tiny=1500))
 
 
 def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:

@@ -36,11 +36,11 @@ class PlainUNet(BioFaceNet):
 
     Parameters
     ----------
-    width, input : as of :class:`bioface.network.BioFaceNet`; of width 8 it has 2 % fewer weights
+    width : as of :class:`bioface.network.BioFaceNet`; it has 2 % fewer weights
     """
 
-    def __init__(self, width: int = 8, input: str = "linear"):
-        super().__init__(width, input=input)
+    def __init__(self, width: int = 8):
+        super().__init__(width)
         self.albedo = network.Decoder([width * 2**level for level in range(network.LEVELS)], 3)
         del self.vector
 
@@ -55,7 +55,7 @@ def build(recipe: Recipe, width: int, seed: int) -> PlainUNet:
     """With random weights, which depend on width and seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PlainUNet(width, recipe.input)
+        return PlainUNet(width)
 
 
 def train(
