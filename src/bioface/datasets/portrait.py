@@ -319,15 +319,15 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     albedo = np.einsum("hwd,cd->hwc", paint.reflectance(melanin, haemoglobin), to_rgb)  # not BLAS: see write_cube
     shading = illumination.sh_shading(normals, light.lighting.astype(np.float32))
 
-    def seen(shading: np.ndarray, specular: np.ndarray) -> np.ndarray:
+    def image_under(shading: np.ndarray, specular: np.ndarray) -> np.ndarray:
         return shading[..., None] * albedo + specular[..., None] * to_rgb.sum(-1)
 
-    usual = exposure(seen(shading, specular)[mask], shading[mask], for_scene)
+    usual = exposure(image_under(shading, specular)[mask], shading[mask], for_scene)
     factor = float(draw_exposure(1, for_exposure, DARKER if beyond == "exposure" else EXPOSURES)[0])
     lighting = (usual * factor * light.lighting).astype(np.float32)
     specular = (usual * factor * specular).astype(np.float32)
     shading = illumination.sh_shading(normals, lighting)
-    rendered = seen(shading, specular)
+    rendered = image_under(shading, specular)
     scene = np.where(mask[..., None], rendered, _composed(for_scene, parts, rendered, shading, specular, complexion))
     display = image_formation.srgb_encode(scene.clip(0, 1).astype(np.float32))
     if beyond in CHAINS:
