@@ -35,7 +35,7 @@ SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of
 BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
 BASE_HAEMOGLOBIN = (0.008, 0.045)
 #: Octaves around what a photographer takes (:func:`exposure`) that faces are drawn in. Upwards it ends where highlights
-#: begin to clip: 0.7 % of all pixels of faces do, and in 8 % of faces more than 1 % of their pixels.
+#: begin to clip: of the default twin 0.4 % of all pixels of faces do, and in 6 % of faces more than 1 % of the pixels.
 EXPOSURES = (-2.0, 0.6)
 DARKER = (-1.5, 0.0)  #: the same of faces "beyond" in exposure, of which nothing clips
 SURFACE = 0.028  #: of light comes back from skin's surface into a sphere: Fresnel at normal incidence, n = 1.4
