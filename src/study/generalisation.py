@@ -4,12 +4,11 @@ A plan is a few stages of training on the twin's training faces, one after the o
 plan and seed and are kept, see :mod:`study.cache`.
 """
 
-import collections
 import dataclasses
 import functools
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import decomposition, identifiability, illumination, image_formation, metrics, recipes, threads, training
+from bioface import decomposition, identifiability, illumination, image_formation, recipes, threads, training
 from bioface.bayes import Prior, image_posterior
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
@@ -28,7 +27,8 @@ from bioface.network import BioFaceNet
 from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
-from study import augmentation, baselines, cache, plain_unet, readme
+from study import augmentation, baselines, beyond, cache, plain_unet, readme
+from study.table1 import Row
 
 #: Cameras and lights that :func:`inverted` holds a face against. On the 64 validation faces of the twin 32 give errors
 #: of .070 (melanin), .109 (haemoglobin), .075 (diffuse), .019 (specular); each pixel by itself gives .104, .169, .104,
@@ -285,7 +285,7 @@ def ship(weights_file: Path, progress: bool = True) -> str:
     return card
 
 
-#: Test faces of a model card: those of the twin, and those beyond what it was trained on in one way, in words.
+#: Test faces of a model card: those of the twin, and those beyond them in one way, in words.
 CARD = {
     "": "usual",
     "exposure": "0–1.5 octaves darker",
@@ -294,75 +294,49 @@ CARD = {
     "jpeg": "JPEG of quality 75",
     "noise": "2 % noise",
 }
-#: The row of the training faces' mean in a table of errors: what a network has to beat.
-CONSTANT = "training mean"
-#: Octaves of exposure below a photographer's, from which errors are given by exposure.
-DARKER = (0.0, 0.5, 1.0, 1.5)
+NETWORK, CONSTANT = "all", "training mean"  #: rows of a model card: the network, and what it has to beat
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Mean errors of a network on some test faces, by part, and of :data:`CONSTANT` on all of them.
+def card_errors(model: BioFaceNet) -> dict[str, dict[str, Row]]:
+    """{kind of :data:`CARD`: rows of :data:`NETWORK` and of :data:`CONSTANT`}, on the twin's test faces."""
+    prior = Prior.learn(of_twin(twin.load("train", progress=False)))
+    methods = {
+        NETWORK: functools.partial(predict, model),
+        CONSTANT: functools.partial(baselines.training_mean, prior=prior),
+    }
+    return beyond.rows(methods, CARD)
 
-    Attributes
+
+def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
+    """The network's row for each part of its test faces before those of all: skin groups, or half octaves of exposure.
+
+    Parameters
     ----------
-    table : {part, "all" or :data:`CONSTANT`: {column: mean}}; ``level`` is by how much the mean diffuse shading is off,
-        root mean square over faces, in octaves
-    counts : {the same: how many faces}
+    rows : those of a kind, of :func:`card_errors`
+    kind : of :data:`CARD`; only "exposure" is told apart by exposure
     """
-
-    table: dict[str, dict[str, float]]
-    counts: dict[str, int]
-
-    @classmethod
-    def of(cls, model: BioFaceNet, beyond: str = "") -> "Errors":
-        """On the twin's test faces, by skin group, or by octaves for those ``beyond`` in exposure."""
-        faces = twin.load("test", config=twin.TwinConfig(beyond=beyond, cubes=0 if beyond else 8), progress=False)
-        truth, prior = of_twin(faces), Prior.learn(of_twin(twin.load("train", progress=False)))
-        parts = faces.truth.group
-        if beyond == "exposure":
-            where = np.searchsorted(DARKER, -np.log2(faces.truth.exposure)).clip(1, len(DARKER) - 1)
-            parts = np.array([f"{DARKER[k - 1]:g}–{DARKER[k]:g} octaves darker" for k in where])
-        row, mean = (
-            _row(said, truth)
-            for said in (
-                predict(model, truth.image, truth.mask),
-                baselines.training_mean(truth.image, truth.mask, prior),
-            )
-        )
-        table = metrics.group_means(row, parts)
-        for name, of_all in (("all", row), (CONSTANT, mean)):
-            table |= metrics.group_means(of_all, [name] * len(faces))
-        for errors in table.values():
-            errors["level"] = errors["level"] ** 0.5
-        return cls(table, collections.Counter(map(str, parts)) | {name: len(faces) for name in ("all", CONSTANT)})
-
-    def share(self, column: str) -> float:
-        """The error on all faces over the constant's."""
-        return self.table["all"][column] / self.table[CONSTANT][column]
-
-
-def _row(said: Decomposition, truth: Decomposition) -> dict[str, Any]:
-    """Columns of Table 1 for each face, and ``level``, squared."""
-    means = [[values[m].mean() for values, m in zip(d.diffuse_shading, truth.mask, strict=True)] for d in (said, truth)]
-    found = metrics.table1_row(said, truth)
-    return {name: found[name] for name in metrics.TABLE1} | {"level": np.log2(np.divide(*means).clip(1e-6)) ** 2}
+    true = beyond.faces(kind).truth
+    parts = true.group
+    if kind == "exposure":
+        half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
+        parts = np.array([f"{low:g}–{low + 0.5:g} octaves darker" for low in half])
+    return {str(part): rows[NETWORK].of(parts == part) for part in np.unique(parts)} | dict(rows)
 
 
 def model_card(model: BioFaceNet) -> str:
     """What the network is, where its errors are, and what it must not be used for, as Markdown."""
-    template = readme.TEMPLATES.get_template("model_card.md.j2")
-    by_group, *beyond = (Errors.of(model, kind) for kind in CARD)
-    names = dict(zip(list(CARD)[1:], beyond, strict=True))
-    faces = len(twin.load("train", progress=False))
-    return template.render(
-        model=model,
-        faces=faces,
+    found = card_errors(model)
+    return readme.TEMPLATES.get_template("model_card.md.j2").render(
+        width=model.width,
+        faces=len(twin.load("train", progress=False)),
         plan=SHIPPED,
-        columns=(*metrics.TABLE1, "level"),
-        by_group=by_group,
-        beyond=names,
-        words=CARD,
+        columns=beyond.COLUMNS,
+        groups=by_part(found[""], ""),
+        exposures=by_part(found["exposure"], "exposure"),
+        chains={CARD[kind]: found[kind] for kind in list(CARD)[2:]},
+        error=beyond.error,
+        share=lambda rows, column: beyond.share(rows, NETWORK, CONSTANT, column),
+        network=NETWORK,
         constant=CONSTANT,
     )
 
