@@ -5,7 +5,6 @@ supervised by true maps. What differs: a fifth decoder for the albedo takes the 
 light, every output is a plain number that may be anything, and nothing ties albedo, pigments and photo to one another.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,8 +46,9 @@ class PlainUNet(BioFaceNet):
     def forward(self, image: Float[Tensor, "B H W 3"]) -> Maps:  # type: ignore[override]
         """The maps of linear RGB images (B, H, W, 3); errors as of BioFaceNet."""
         features = self.encode(image)
-        maps = (decoder(*features) for decoder in (self.melanin, self.haemoglobin, self.diffuse, self.specular))
-        return Maps(*maps, self.albedo(*features).movedim(1, -1))
+        decoders = self.melanin, self.haemoglobin, self.diffuse, self.specular
+        m, h, diffuse, specular = (decoder(*features) for decoder in decoders)
+        return Maps(m, h, diffuse, specular, self.albedo(*features).movedim(1, -1))
 
 
 def build(recipe: Recipe, width: int, seed: int) -> PlainUNet:
@@ -90,8 +90,8 @@ def _squared_errors(said: Maps, batch: objective.Batch, recipe: Recipe) -> Tenso
 def decomposition(said: Maps, image: Any, mask: Any) -> Decomposition:
     """What it said of photos, with pigments cut to their range; a mean camera and D65 stand for what it knows not."""
     tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
-    pigments = [skin.table_fraction(g.clamp(-1, 1), top).numpy() for g, top in zip(said[:2], tops, strict=True)]
+    m, h = (skin.table_fraction(g.clamp(-1, 1), top).numpy() for g, top in zip(said[:2], tops, strict=True))
     made = said.diffuse[..., None] * said.albedo + said.specular[..., None]  # white is (1, 1, 1)
-    rest: Sequence[np.ndarray] = [v.numpy() for v in (said.diffuse, said.specular, said.albedo, made)]
+    diffuse, specular, albedo, made = (v.numpy() for v in (said.diffuse, said.specular, said.albedo, made))
     photo = np.asarray(image, np.float32), np.asarray(mask, bool)
-    return Decomposition(*pigments, *rest, *photo, *mean_camera_d65(len(image)))
+    return Decomposition(m, h, diffuse, specular, albedo, made, *photo, *mean_camera_d65(len(image)))
