@@ -192,7 +192,7 @@ def test_the_card_is_filled_with_the_numbers_of_its_network(monkeypatch, errors)
 def test_faces_beyond_in_exposure_are_told_apart_by_it(errors):
     parts = generalisation.by_part(errors["exposure"], "exposure")
     counts = {name: row.errors["melanin"].shape[1] for name, row in parts.items()}
-    halves = [counts[f"{a:g}–{a + 0.5:g} octaves darker"] for a in (0, 0.5, 1)]
+    halves = [counts[f"{a:.1f}–{a + 0.5:.1f} octaves darker"] for a in (0, 0.5, 1)]
     assert min(halves) > 10 and sum(halves) == counts["all"] == counts["training mean"] == 64
     together = sum(n * parts[name].mean("melanin") for name, n in counts.items() if "octaves" in name) / 64
     assert together == pytest.approx(parts["all"].mean("melanin"))

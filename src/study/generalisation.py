@@ -319,7 +319,7 @@ def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
     parts = true.group
     if kind == "exposure":
         half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
-        parts = np.array([f"{low:g}–{low + 0.5:g} octaves darker" for low in half])
+        parts = np.array([f"{low:.1f}–{low + 0.5:.1f} octaves darker" for low in half])
     return {str(part): rows[NETWORK].of(parts == part) for part in np.unique(parts)} | dict(rows)
 
 
