@@ -62,7 +62,7 @@ def test_the_same_rows_give_the_same_faces(faces, batch):
 
 
 def test_halved(faces):
-    batch = augmentation.Augmented(faces, 1, halved=True, processed=False)[ROWS]
+    batch = augmentation.Augmented(faces, 1, halved=1, processed=False)[ROWS]
     assert tuple(batch.image.shape) == (6, 32, 32, 3)
     # where a pixel holds skin of several colours, the average of colours is not the colour of averages
     assert float(metrics.rmse(rendered(batch), batch.image, batch.mask).median()) < 0.01
