@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import datasets, illumination, image_formation, metrics, objective, recipes
+from bioface import datasets, illumination, metrics, objective, recipes
+from bioface.datasets import portrait, skin_spectra
 from bioface.errors import BiofaceError
 from study import augmentation
 
@@ -25,13 +26,13 @@ def rendered(batch):
 
 @pytest.fixture(scope="module")
 def batch(faces):
-    """Recoloured."""
-    return augmentation.Augmented(faces, 1)[ROWS]
+    """Recoloured, as a camera without processing would show it."""
+    return augmentation.Augmented(faces, 1, processed=False)[ROWS]
 
 
 @pytest.mark.parametrize("recolour", [False, True])
 def test_the_truth_renders_to_the_photo(faces, recolour):
-    batch = augmentation.Augmented(faces, 1, recolour)[ROWS]
+    batch = augmentation.Augmented(faces, 1, recolour, processed=False)[ROWS]
     error = metrics.rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask)
     assert float(error.max()) < 0.003  # eight bits of the stored photos
 
@@ -55,13 +56,13 @@ def test_recolouring_changes_the_skin_and_keeps_the_shape(faces, batch):
 
 
 def test_the_same_rows_give_the_same_faces(faces, batch):
-    assert torch.equal(batch.image, augmentation.Augmented(faces, 1)[ROWS].image)
-    assert not torch.equal(batch.image, augmentation.Augmented(faces, 2)[ROWS].image)
-    assert not torch.equal(batch.image[1:], augmentation.Augmented(faces, 1)[ROWS + 1].image[:-1])
+    first, again, other = (augmentation.Augmented(faces, seed)[ROWS].image for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert not torch.equal(first[1:], augmentation.Augmented(faces, 1)[ROWS + 1].image[:-1])
 
 
 def test_halved(faces):
-    batch = augmentation.Augmented(faces, 1, halved=True)[ROWS]
+    batch = augmentation.Augmented(faces, 1, halved=1, processed=False)[ROWS]
     assert tuple(batch.image.shape) == (6, 32, 32, 3)
     # where a pixel holds skin of several colours, the average of colours is not the colour of averages
     assert float(metrics.rmse(rendered(batch), batch.image, batch.mask).median()) < 0.01
@@ -77,18 +78,57 @@ def test_mirroring_needs_no_truth_and_recolouring_does(faces):
         augmentation.Augmented(unknown, 0)
 
 
-def test_the_brightness_is_that_of_the_twin(faces, batch):
-    level = torch.stack([batch.image[i][batch.mask[i]].mean() for i in range(6)])
-    assert float(level.min()) > 0.05 and float(level.max()) < 0.6
-    stored = image_formation.srgb_decode(torch.from_numpy(faces.rgb))
-    before = torch.stack([stored[i][batch.mask[i] | batch.mask[i].flip(1)].mean() for i in range(6)])
-    assert 0.5 < float(level.mean() / before.mean()) < 2
+def test_the_exposure_is_drawn_over_the_octaves_of_the_twin(faces, monkeypatch):
+    """The same faces at another exposure: light, shading, highlights and photo times one factor, the skin as it was."""
+    usual, darker = [], []
+    for factor, found in ((1.0, usual), (0.25, darker)):
+        monkeypatch.setattr(portrait, "draw_exposure", lambda n, rng, factor=factor: np.full(n, factor))
+        found.append(augmentation.Augmented(faces, 1, processed=False)[ROWS])
+    (usual,), (darker,) = usual, darker
+    assert torch.equal(usual.truth.melanin, darker.truth.melanin)
+    for name in ("diffuse", "specular"):
+        assert torch.allclose(getattr(darker.truth, name), 0.25 * getattr(usual.truth, name))
+    assert torch.allclose(darker.lighting, 0.25 * usual.lighting)
+    unclipped = usual.mask[..., None] & (usual.image < 1)
+    assert torch.allclose(darker.image[unclipped], 0.25 * usual.image[unclipped], atol=1e-6)
+    level = torch.stack([usual.image[i][usual.mask[i]].mean() for i in range(6)])
+    assert float(level.min()) > 0.05 and float(level.max()) < 0.6  # a photographer's
 
 
-def test_no_skin_is_lit_more_than_the_twin_lights_any(faces):
+def test_exposures_of_a_training_set_spread_over_two_octaves(faces):
+    one = augmentation.Augmented(dataclasses.replace(faces[np.zeros(48, int)]), 1, processed=False)[np.arange(48)]
+    octaves = one.truth.diffuse.flatten(1).mean(1).log2()  # dark skin is given more, less than an octave
+    assert 2 < float(octaves.max() - octaves.min()) < 4.5
+
+
+def test_processing_changes_the_photo_and_not_the_truth(faces, batch):
+    processed = augmentation.Augmented(faces, 1)[ROWS]
+    assert all(map(torch.equal, processed.truth, batch.truth))
+    error = metrics.rmse(processed.image, batch.image, batch.mask)
+    assert float(error.median()) > 0.003 and float(error.max()) < 0.15
+    assert float(processed.image.min()) >= 0 and float(processed.image.max()) <= 1
+
+
+def test_painted_faces_have_the_colour_of_their_spectrum(faces):
+    """Half of them: their photos are no longer what the skin model makes of their pigments."""
+    row = int(portrait.base_rows()["African"][0])
+    painted = augmentation.Augmented(faces, 1, processed=False, painted={"African": np.array([row])})
+    base, scale, rest = painted._skins(200, np.random.default_rng(0))
+    paint = portrait.measured_paint(row)
+    ours = np.isclose(scale, paint.scale)
+    assert 70 < ours.sum() < 130 and (scale[~ours] == 1).all() and not rest[~ours].any()
+    assert np.allclose(rest[ours], paint.rest, atol=1e-6)
+    assert np.allclose(base[ours], np.stack(skin_spectra.pigments(), -1)[row])
+    batch = painted[ROWS]
+    error = metrics.rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask)
+    assert (error > 0.005).any() and (error < 0.003).any()
+
+
+def test_no_skin_is_lit_more_than_the_twin_lights_any(faces, monkeypatch):
     """Dark skin is exposed longer, but not without end; a mean shading of 2 would be on no face of the twin."""
     truth = dataclasses.replace(faces.truth, melanin=(4 * faces.truth.melanin).clip(0, 0.43))
     darkest = dataclasses.replace(faces, truth=truth)
+    monkeypatch.setattr(portrait, "draw_exposure", lambda n, rng: np.ones(n))
     batch = augmentation.Augmented(darkest, 1)[ROWS]
     bright = [batch.truth.diffuse[i][batch.mask[i]].quantile(0.9) for i in range(6)]
     assert float(max(bright)) < 1.4 + 1e-3

@@ -75,12 +75,12 @@ def _level(channels_in: int, channels: int) -> nn.Sequential:
 class Decoder(nn.Module):
     """From the lowest level back to full size, one map out."""
 
-    def __init__(self, filters: list[int]):
+    def __init__(self, filters: list[int], channels: int = 1):
         super().__init__()
         self.levels = nn.ModuleList(
             _level(below + skip, skip) for below, skip in zip(filters[:0:-1], filters[-2::-1], strict=True)
         )
-        self.last = nn.Conv2d(filters[0], 1, 1)
+        self.last = nn.Conv2d(filters[0], channels, 1)
 
     def forward(self, lowest: Tensor, skips: list[Tensor]) -> Tensor:
         """The map (B, H, W), before its scaling, from the encoder's lowest level and its skips, finest first."""
@@ -126,18 +126,7 @@ class BioFaceNet(nn.Module):
         BiofaceError : colours that are not last, a size that is not a multiple of 16, or, in training, one image of
             16 × 16, of which batch norm sees a single pixel at the lowest level
         """
-        check_image(image)
-        if self.training and image.shape[:3].numel() == MULTIPLE**2:
-            raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
-        x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
-        x = x - x.new_tensor(MEAN_RGB)[:, None, None]
-        skips = []
-        for level in self.encoder[:-1]:
-            x = level(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
-            skips.append(x)
-            x = nn.functional.max_pool2d(x, 2)
-        lowest = self.encoder[-1](x)  # (B, 16w, H/16, W/16)
-
+        lowest, skips = self.encode(image)
         # 64 × 64 images arrive here as 4 × 4, which the pooling leaves as it is; others are brought to it
         vector = self.vector(nn.functional.adaptive_avg_pool2d(lowest, 4)).flatten(1)  # (B, 17)
         b, weights, t = vector.split([2, 14, 1], dim=1)
@@ -152,6 +141,25 @@ class BioFaceNet(nn.Module):
             weights=weights.softmax(1),
             cct=low + (high - low) * t.squeeze(1).sigmoid(),
         )
+
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The encoder's lowest level and its skips, finest first, as every decoder takes them.
+
+        Raises
+        ------
+        BiofaceError : see :meth:`forward`
+        """
+        check_image(image)
+        if self.training and image.shape[:3].numel() == MULTIPLE**2:
+            raise BiofaceError("expected images that batch norm can compare, found a batch of one of 16 × 16")
+        x = image.movedim(-1, 1).to(self.melanin.last.weight)  # (B, 3, H, W)
+        x = x - x.new_tensor(MEAN_RGB)[:, None, None]
+        skips = []
+        for convolutions in self.encoder[:-1]:
+            x = convolutions(x)  # (B, w, H, W), (B, 2w, H/2, W/2), (B, 4w, H/4, W/4), (B, 8w, H/8, W/8)
+            skips.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        return self.encoder[-1](x), skips  # (B, 16w, H/16, W/16)
 
     def config(self) -> dict[str, int | str]:
         """What it takes to build this network again."""

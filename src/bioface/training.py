@@ -212,6 +212,13 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
 
 
+def rows_of_step(step: int, faces: int, batch_size: int, seed: int) -> np.ndarray:
+    """Which of so many faces a step sees, (batch_size,) in ascending order: a function of seed and step alone."""
+    epoch, place = divmod(step, faces // batch_size)  # what is left over at the end waits for the next
+    order = np.random.default_rng((seed, epoch)).permutation(faces)
+    return np.sort(order[place * batch_size : (place + 1) * batch_size])
+
+
 class _Feed:
     """Which faces a step sees, on this process: a function of seed and step alone."""
 
@@ -229,9 +236,7 @@ class _Feed:
     def __call__(self, step: int) -> Batch:
         if self._all is not None:
             return self._all
-        epoch, place = divmod(step, self.faces // self.batch_size)  # what is left over at the end waits for the next
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.faces)
-        return self._take(np.sort(order[place * self.batch_size : (place + 1) * self.batch_size]))
+        return self._take(rows_of_step(step, self.faces, self.batch_size, self.seed))
 
     def _take(self, rows: np.ndarray) -> Batch:
         own = rows[self.accelerator.process_index :: self.accelerator.num_processes]

@@ -1,18 +1,20 @@
-"""More faces from those there are: mirrored, and as other people under other cameras and lights.
+"""More faces from those there are: mirrored, and as other people under other cameras, lights and exposures.
 
 A training set that is indexed by row numbers, as :func:`bioface.training.train` takes it. What a row becomes depends
 on the seed and on the rows that are asked for together, which differ from step to step; a run that is taken up from
 a checkpoint sees what an undisturbed one would have seen.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import camera, illumination, image_formation, skin
-from bioface.datasets import portrait, twin
+from bioface import camera, degradation, illumination, image_formation, skin, spectra
+from bioface.datasets import portrait, skin_spectra, twin
 from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.objective import Batch
@@ -21,30 +23,53 @@ from bioface.objective import Batch
 _MIRROR = (1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0)
 
 
+@functools.cache
+def _pigments() -> np.ndarray:
+    """(7 553, 2) melanin and haemoglobin of ISSA's face spectra."""
+    return np.stack(skin_spectra.pigments(), axis=-1)
+
+
 class Augmented:
     """Faces mirrored at random and, with ``recolour``, seen on other people by other cameras in other light.
 
     Recolouring keeps shape, shading pattern and the pattern of the pigments. It draws the base pigments of another
-    face of the set, a camera and an illuminant, exposes as the twin does, renders the face, and tints what is around it
-    like the face. It needs the truth; mirroring does not.
+    face of the set, a camera, an illuminant and an exposure by the laws of the twin, renders the face, and tints what
+    is around it like the face. Then the picture goes through a camera's processing: noise, a tone curve, JPEG
+    (:mod:`bioface.degradation`). With ``painted`` every second face, by lot, is painted with one of them as the twin
+    paints (:func:`bioface.datasets.portrait.measured_paint`) and has the pigments of its fit. The truth is that of the
+    face as it was lit and exposed, before anything was cut off at white or processed. Recolouring needs the truth;
+    mirroring does not.
 
     Parameters
     ----------
     faces : ``nfe.Faces`` of the twin (with truth), or of real data when only mirrored
     seed : of everything random
     recolour : whether to
-    halved : at half the size, (N, 32, 32): a quarter of the time for a step
+    halved : how many times: at half the size, (N, 32, 32), a step takes a quarter of the time
+    processed : whether what is recoloured goes through a camera's processing
+    painted : {group: numbers of ISSA's face spectra} to paint with, each group as often
 
     Raises
     ------
     BiofaceError : faces without truth that should be recoloured
     """
 
-    def __init__(self, faces: Any, seed: int = 0, recolour: bool = True, halved: bool = False):
+    def __init__(
+        self,
+        faces: Any,
+        seed: int = 0,
+        recolour: bool = True,
+        halved: int = 0,
+        processed: bool = True,
+        painted: Mapping[str, np.ndarray] | None = None,
+    ):
         if recolour and faces.truth is None:
             raise BiofaceError("expected faces with their truth, which recolouring renders; found none")
-        self.seed, self.recolour = seed, recolour
-        self.batch = _halved(Batch.of(faces)) if halved else Batch.of(faces)
+        self.seed, self.recolour, self.processed = seed, recolour, processed
+        self.painted = list((painted or {}).values())
+        self.batch = Batch.of(faces)
+        for _ in range(halved):
+            self.batch = _halved(self.batch)
         if recolour:
             inside = faces.mask
             maps = faces.truth.melanin, faces.truth.haemoglobin
@@ -57,15 +82,28 @@ class Augmented:
         """The faces of some rows, each time the same for the same rows."""
         rows = np.atleast_1d(np.arange(len(self))[rows])
         rng = np.random.default_rng([self.seed, *rows])
-        batch = self.batch[rows]
+        batch, in_mirror = self.batch[rows], torch.from_numpy(rng.random(len(rows)) < 0.5)
         if self.recolour:
             batch = self._recoloured(batch, rows, rng)
-        return _mirrored(batch, torch.from_numpy(rng.random(len(rows)) < 0.5))
+        return _mirrored(batch, in_mirror)
+
+    def _skins(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Base pigments (count, 2) of other people, and their paint: scale (count,) and rest (count, 33)."""
+        base = self._base[rng.integers(len(self._base), size=count)]
+        paints = [portrait.Paint()] * count
+        if self.painted:
+            pigments = _pigments()
+            for face in np.flatnonzero(rng.random(count) < 0.5):
+                row = int(rng.choice(self.painted[rng.integers(len(self.painted))]))
+                base[face], paints[face] = pigments[row], portrait.measured_paint(row)
+        rest = np.stack([np.broadcast_to(paint.rest, len(spectra.WAVELENGTHS)) for paint in paints])
+        return base, np.array([paint.scale for paint in paints], np.float32), rest.astype(np.float32)
 
     def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         true, mask, n = batch.truth, batch.mask, len(rows)
         assert true is not None and batch.lighting is not None  # as was checked when made
-        factors = torch.from_numpy(self._base[rng.integers(len(self._base), size=n)] / self._base[rows])
+        base, scale, rest = self._skins(n, rng)
+        factors = torch.from_numpy(base / self._base[rows])
         fractions, tops = (
             (true.melanin_fraction, true.haemoglobin_fraction),
             (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE),
@@ -75,20 +113,33 @@ class Augmented:
             for fraction, factor, (_, top) in zip(fractions, factors.T, tops, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
-        to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
-        maps = melanin, haemoglobin, true.diffuse, true.specular
-        image = image_formation.render_coordinates(*maps, to_rgb.to(batch.image))
+        sensitivity = camera.CameraModel.load().sensitivity(b)
+        to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), sensitivity).to(batch.image)
+        lit = true.diffuse * torch.from_numpy(scale)[:, None, None]
+        image = image_formation.render_coordinates(melanin, haemoglobin, lit, true.specular, to_rgb)
+        more = (to_rgb @ torch.from_numpy(rest)[..., None])[:, None, None, :, 0]  # (n, 1, 1, 3)
+        image = (image + true.diffuse[..., None] * more).clamp_min(0)
 
         colours, shadings = image.numpy(), true.diffuse.numpy()
         each = zip(colours, shadings, mask.numpy(), strict=True)
-        exposure = torch.tensor([portrait.exposure(c[m], d[m], rng) for c, d, m in each])
+        usual = np.array([portrait.exposure(c[m], d[m], rng) for c, d, m in each])
+        exposure = torch.from_numpy((usual * portrait.draw_exposure(n, rng)).astype(np.float32))
         image = image * exposure[:, None, None, None]
         tint = mean_colour(image, mask) / mean_colour(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)
+        if self.processed:
+            image = _processed(image, rng)
         diffuse, specular = (shading * exposure[:, None, None] for shading in (true.diffuse, true.specular))
         lighting = batch.lighting * exposure[:, None]
         truth = Output(melanin, haemoglobin, diffuse, specular, b, weights, cct)
         return Batch(image, mask, batch.normals, lighting, batch.names, truth)
+
+
+def _processed(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Linear images (B, H, W, 3), each through a camera's processing of its own, decoded again."""
+    display = image_formation.srgb_encode(image)
+    seen = torch.stack([degradation.apply(one, degradation.draw(rng), rng) for one in display])
+    return image_formation.srgb_decode(seen)
 
 
 def mean_colour(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bioface import metrics
 from bioface.datasets import twin
+from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, of_twin
 from study import table1
@@ -20,15 +21,20 @@ BRIGHTNESS = "brightness"  #: the column that Table 1 lacks, see :func:`brightne
 COLUMNS = (*metrics.TABLE1, BRIGHTNESS)
 
 
-def truth(kind: str, faces: int = 64) -> Decomposition:
-    """What is true of test faces "beyond" in one of :data:`bioface.datasets.twin.BEYOND`, the same people in each.
+def faces(kind: str, count: int = 64) -> Faces:
+    """Test faces "beyond" in one of :data:`bioface.datasets.twin.BEYOND`, the same people in each.
 
     Raises
     ------
     BiofaceError : unknown kind, not a number of faces
     """
-    config = twin.TwinConfig(train=1, validation=1, test=faces, cubes=0, beyond=kind)
-    return of_twin(twin.load("test", config=config, progress=False))
+    config = twin.TwinConfig(train=1, validation=1, test=count, cubes=0, beyond=kind)
+    return twin.load("test", config=config, progress=False)
+
+
+def truth(kind: str, count: int = 64) -> Decomposition:
+    """What is true of :func:`faces`."""
+    return of_twin(faces(kind, count))
 
 
 def brightness(prediction: Decomposition, truth: Decomposition) -> np.ndarray:

@@ -4,11 +4,11 @@ A plan is a few stages of training on the twin's training faces, one after the o
 plan and seed and are kept, see :mod:`study.cache`.
 """
 
-import collections
 import dataclasses
+import functools
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import decomposition, identifiability, illumination, image_formation, metrics, recipes, threads, training
+from bioface import decomposition, identifiability, illumination, image_formation, recipes, threads, training
 from bioface.bayes import Prior, image_posterior
-from bioface.datasets import skin_spectra, twin
+from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition, of_twin
@@ -27,7 +27,8 @@ from bioface.network import BioFaceNet
 from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
-from study import augmentation, baselines, cache, readme
+from study import augmentation, baselines, beyond, cache, plain_unet, readme
+from study.table1 import Row
 
 #: Cameras and lights that :func:`inverted` holds a face against. On the 64 validation faces of the twin 32 give errors
 #: of .070 (melanin), .109 (haemoglobin), .075 (diffuse), .019 (specular); each pixel by itself gives .104, .169, .104,
@@ -44,9 +45,11 @@ class Stage:
     recipe : how
     steps : how long
     batch : faces a step
-    recolour : whether the faces are recoloured, which takes their maps; they are always mirrored
+    recolour : whether the faces are recoloured, exposed and processed (:class:`study.augmentation.Augmented`), half of
+        them painted with :func:`unseen_spectra`, which takes their maps; they are always mirrored
     maps : "true", or "inverted": those of :func:`inverted`, for which no truth is needed
-    halved : train on faces of half the size, a quarter of the time for a step
+    halved : how many times the faces are halved in size; each time a step takes a quarter of the time, or a half when
+        they are small
 
     Raises
     ------
@@ -58,7 +61,7 @@ class Stage:
     batch: int = 16
     recolour: bool = False
     maps: str = "true"
-    halved: bool = False
+    halved: int = 0
 
     def __post_init__(self) -> None:
         if self.maps not in ("true", "inverted"):
@@ -77,16 +80,20 @@ class Plan:
     stages : at least one
     width : of the network
     faces : how many training faces; None is all
+    skin_model : False for a U-Net of the same size without one (:mod:`study.plain_unet`), whose stages recolour
     """
 
     name: str
     stages: tuple[Stage, ...]
     width: int = 8
     faces: int | None = None
+    skin_model: bool = True
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
+        if not (self.skin_model or all(stage.recolour for stage in self.stages)):
+            raise BiofaceError(f"expected stages that recolour without a skin model, found others in {self.name}")
 
     def but(self, name: str, **changes: Any) -> "Plan":
         """This plan under another name with some fields changed."""
@@ -94,27 +101,35 @@ class Plan:
 
 
 def _halved_first(
-    recipe: Recipe, small: int, large: int, maps: str = "true", recolour: bool = True
-) -> tuple[Stage, Stage]:
-    """Many quick steps at half the size, then some at full size."""
+    recipe: Recipe, small: int, large: int, maps: str = "true", recolour: bool = True, tiny: int = 0
+) -> tuple[Stage, ...]:
+    """Quick steps at a quarter of the size, where there are any, and at half the size, then some at full size."""
     quick = recipe.but(f"{recipe.name}_fast", learning_rate=3e-3)
-    return Stage(quick, small, 32, recolour, maps, halved=True), Stage(recipe, large, 16, recolour, maps)
+    stages = (
+        Stage(quick, tiny, 32, recolour, maps, halved=2),
+        Stage(quick, small, 32, recolour, maps, halved=1),
+        Stage(recipe, large, 16, recolour, maps),
+    )
+    return stages if tiny else stages[1:]
 
 
 #: The rows of Table 1: without any truth as the paper trains, which takes faces as they are; without truth, from photos
-#: inverted under the law of measured skin; by the truth of synthetic faces.
+#: inverted under the law of measured skin; by the truth of synthetic faces; and so without a skin model inside.
 PUBLISHED = Plan("published", _halved_first(recipes.PUBLISHED_LOSSES, 450, 350, recolour=False))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted"))
-SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 450, 350))
-ROWS = (PUBLISHED, MEASURED, SYNTHETIC)
+SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 200, 250, tiny=300))
+PLAIN = SYNTHETIC.but("U-Net, no skin model", skin_model=False)
+ROWS = (PUBLISHED, MEASURED, SYNTHETIC, PLAIN)
 #: The first row after a twelfth of its training: what looks like no skill at all is learnt slowly.
 PUBLISHED_SHORT = Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),))
 #: What a prior of skin among the published losses does, with more weight on shading and highlights.
 PRIOR_AS_LOSS = Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False))
-#: The last row on the 256 training faces as they are.
-NOT_RECOLOURED = SYNTHETIC.but("not recoloured", stages=_halved_first(recipes.SUPERVISED, 450, 350, recolour=False))
+#: The third row on the 256 training faces as they are.
+NOT_RECOLOURED = SYNTHETIC.but(
+    "not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)
+)
 
-#: What each part of the last row is worth: short trainings of about the same time that differ in one thing.
+#: What each part of the third row is worth: short trainings of about the same time that differ in one thing.
 _SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 60, 40))
 _EQUAL = recipes.SUPERVISED.but("supervised_equal", shares=recipes.SUPERVISED.shares._replace(haemoglobin=1.0))
 _BOTH = recipes.SUPERVISED.but("supervised_both", weights=recipes.SUPERVISED.weights._replace(appearance=10.0))
@@ -128,7 +143,7 @@ ABLATIONS = (
 )
 
 #: The network that ships: trained longer than those of notebook 05, on one seed.
-SHIPPED = Plan("shipped", _halved_first(recipes.SUPERVISED, 1000, 1000))
+SHIPPED = Plan("shipped", _halved_first(recipes.SUPERVISED, 1000, 1000, tiny=1500))
 
 
 def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
@@ -141,13 +156,29 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     faces = {"true": twin.load("train", plan.faces, progress=progress)}
     torch.set_flush_denormal(True)  # they slow the skin model threefold
     with threads.number(1):
-        model = training.build(plan.stages[0].recipe, plan.width, seed)
+        how: Any = training if plan.skin_model else plain_unet
+        model: BioFaceNet = how.build(plan.stages[0].recipe, plan.width, seed)
         if _inverts(plan):
             faces["inverted"] = _inverted(plan.faces)
         for number, stage in enumerate(plan.stages):
-            seen = augmentation.Augmented(faces[stage.maps], seed * 100 + number, stage.recolour, stage.halved)
-            training.train(model, seen, stage.recipe, stage.steps, stage.batch, seed * 100 + number, progress=progress)
+            painted = unseen_spectra() if stage.recolour else None
+            seen = augmentation.Augmented(
+                faces[stage.maps], seed * 100 + number, stage.recolour, stage.halved, painted=painted
+            )
+            how.train(model, seen, stage.recipe, stage.steps, stage.batch, seed * 100 + number, progress=progress)
     return model
+
+
+@functools.cache
+def unseen_spectra() -> dict[str, np.ndarray]:
+    """Which of ISSA's face spectra, by group, training may paint faces with.
+
+    All spectra of a person are left out when one of them is the skin of a validation or test face of the twin.
+    """
+    subject = skin_spectra.load("issa").subject
+    judged = np.concatenate([twin.load(split, progress=False).truth.spectrum for split in ("validation", "test")])
+    known = np.unique(subject[judged])
+    return {group: rows[~np.isin(subject[rows], known)] for group, rows in portrait.base_rows().items()}
 
 
 def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> Prior:
@@ -205,7 +236,8 @@ def _inverts(plan: Plan) -> bool:
 def _call(plan: Plan, seed: int = 0) -> tuple[Any, ...]:
     """What :func:`study.cache.kept` takes; what makes weights are the values of a plan, not the names in it."""
     stages = [(dataclasses.astuple(s.recipe)[1:], *dataclasses.astuple(s)[1:]) for s in plan.stages]
-    return train, (plan, seed), (stages, plan.width, plan.faces, twin.folder().name, seed)
+    made_of = stages, plan.width, plan.faces, plan.skin_model, twin.folder().name, seed
+    return train, (plan, seed), made_of
 
 
 def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
@@ -218,7 +250,7 @@ def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None
     """Train what is not kept yet, as many (plan, seed) at once as there are processors."""
 
     def pixels(plan: Plan, seed: int) -> float:
-        return sum(stage.steps * stage.batch * (0.25 if stage.halved else 1) for stage in plan.stages)
+        return sum(stage.steps * stage.batch * 0.25**stage.halved for stage in plan.stages)
 
     todo = cache.missing(_call(*job) for job in jobs)
     todo.sort(key=lambda call: -pixels(*call[1]))
@@ -236,6 +268,8 @@ def predict(model: BioFaceNet, image: np.ndarray | Tensor, mask: np.ndarray | Te
     model.eval()
     parts = [model(image[i : i + 32]) for i in range(0, len(image), 32)]
     said = type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    if isinstance(said, plain_unet.Maps):
+        return plain_unet.decomposition(said, image, mask)
     illuminant = illumination.mix(said.weights, said.cct)
     maps = said.melanin_fraction, said.haemoglobin_fraction, said.diffuse, said.specular
     return Decomposition.of_maps(*maps, said.camera, illuminant, image, mask)
@@ -251,30 +285,59 @@ def ship(weights_file: Path, progress: bool = True) -> str:
     return card
 
 
-def errors_by_group(model: BioFaceNet) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """Mean errors of a network on the twin's test faces: {skin group or "all": {column: mean}}, and how many faces.
+#: Test faces of a model card: those of the twin, and those beyond them in one way, in words.
+CARD = {
+    "": "usual",
+    "exposure": "0–1.5 octaves darker",
+    "measured": "painted with measured spectra",
+    "tone": "tone curve of ± 0.08",
+    "jpeg": "JPEG of quality 75",
+    "noise": "2 % noise",
+}
+NETWORK, CONSTANT = "all", "training mean"  #: rows of a model card: the network, and what it has to beat
 
-    The row "training mean" is that of the mean of the training faces' maps, on all test faces.
-    """
-    faces = twin.load("test", progress=False)
-    truth = of_twin(faces)
-    row = metrics.table1_row(predict(model, truth.image, truth.mask), truth)
+
+def card_errors(model: BioFaceNet) -> dict[str, dict[str, Row]]:
+    """{kind of :data:`CARD`: rows of :data:`NETWORK` and of :data:`CONSTANT`}, on the twin's test faces."""
     prior = Prior.learn(of_twin(twin.load("train", progress=False)))
-    mean = metrics.table1_row(baselines.training_mean(truth.image, truth.mask, prior), truth)
-    table = metrics.group_means(row, faces.truth.group)
-    for name, of_all in (("all", row), ("training mean", mean)):
-        table |= metrics.group_means(of_all, [name] * len(faces))
-    counts = collections.Counter(map(str, faces.truth.group))
-    return table, counts | {"all": len(faces), "training mean": len(faces)}
+    methods = {
+        NETWORK: functools.partial(predict, model),
+        CONSTANT: functools.partial(baselines.training_mean, prior=prior),
+    }
+    return beyond.rows(methods, CARD)
+
+
+def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
+    """The network's row for each part of its test faces before those of all: skin groups, or half octaves of exposure.
+
+    Parameters
+    ----------
+    rows : those of a kind, of :func:`card_errors`
+    kind : of :data:`CARD`; only "exposure" is told apart by exposure
+    """
+    true = beyond.faces(kind).truth
+    parts = true.group
+    if kind == "exposure":
+        half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
+        parts = np.array([f"{low:.1f}–{low + 0.5:.1f} octaves darker" for low in half])
+    return {str(part): rows[NETWORK].of(parts == part) for part in np.unique(parts)} | dict(rows)
 
 
 def model_card(model: BioFaceNet) -> str:
     """What the network is, where its errors are, and what it must not be used for, as Markdown."""
-    table, counts = errors_by_group(model)
-    faces = len(twin.load("train", progress=False))
-    template = readme.TEMPLATES.get_template("model_card.md.j2")
-    return template.render(
-        width=model.width, faces=faces, plan=SHIPPED, columns=metrics.TABLE1, table=table, counts=counts
+    found = card_errors(model)
+    return readme.TEMPLATES.get_template("model_card.md.j2").render(
+        width=model.width,
+        faces=len(twin.load("train", progress=False)),
+        plan=SHIPPED,
+        columns=beyond.COLUMNS,
+        groups=by_part(found[""], ""),
+        exposures=by_part(found["exposure"], "exposure"),
+        chains={CARD[kind]: found[kind] for kind in list(CARD)[2:]},
+        error=beyond.error,
+        share=lambda rows, column: beyond.share(rows, NETWORK, CONSTANT, column),
+        network=NETWORK,
+        constant=CONSTANT,
     )
 
 

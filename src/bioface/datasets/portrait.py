@@ -361,6 +361,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
         "key_direction": light.key_direction.astype(np.float32),
         "identity": np.int64(SPLITS[split] * 1_000_000 + index),
         "group": group,
+        "spectrum": np.int64(row),
         "mismatch": bool(mismatch),
         "rgb": rgb,
         "mask": mask,

@@ -105,6 +105,7 @@ class Truth:
     lighting : (N, 9) float32 spherical harmonics of the diffuse light
     key_direction : (N, 3) float32 unit vector to the light that makes the highlights
     identity : (N,) int64, another one for every face; group : (N,) str, whose skin was drawn
+    spectrum : (N,) int64, which of ISSA's face spectra it was
     mismatch : (N,) bool, the stored normals have the wrong mouth and nose
     """
 
@@ -124,6 +125,7 @@ class Truth:
     key_direction: np.ndarray
     identity: np.ndarray
     group: np.ndarray
+    spectrum: np.ndarray
     mismatch: np.ndarray
 
     def __len__(self) -> int:
