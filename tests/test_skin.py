@@ -45,13 +45,16 @@ def test_finite_with_finite_gradients_at_every_corner(model, dtype):
         assert not ((R > 0) & (torch.finfo(dtype).tiny > R)).any()
 
 
-@pytest.mark.parametrize("model", skin.MODELS)
+EPIDERMAL_BLOOD = replace(skin.MODELS["layered"], epidermal_blood=0.3)
+
+
+@pytest.mark.parametrize("model", [*skin.MODELS, EPIDERMAL_BLOOD])
 def test_analytic_derivatives_equal_autograd(model):
     m = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5
     h = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.2
     physics = skin.SkinModel(model)
-    R, log_slope = physics.with_log_slope(m, h)
-    dm, dh = -2 * physics.per_melanin * R, log_slope * R
+    R, dm, dh = physics.with_slopes(m, h)
+    assert torch.allclose(R, physics.reflectance(m, h), rtol=1e-12)
     J = torch.func.vmap(torch.func.jacrev(skin.SkinModel(model).reflectance, (0, 1)))(m, h)
     assert torch.allclose(J[0], dm, rtol=1e-9)
     assert torch.allclose(J[1], dh, rtol=1e-9, atol=1e-12)

@@ -144,8 +144,12 @@ def test_lines_of_a_lamp_are_not_smeared():
     e = illumination.standard("F11", nm).numpy()
     R = skin.reflectance(np.float64(0.1), np.float64(0.03), wavelengths=nm)
     seen = (0.8 * R + 0.05)[None]
-    found, plain = fit(e * seen, nm, e), fit(seen, nm)
-    assert np.allclose(found.maps[:, :2], plain.maps[:, :2], atol=5e-4)  # interpolating radiance: 7e-4 off in blood
+    grid = spectra.WAVELENGTHS.numpy()
+    light = np.interp(grid, nm, e)
+    found, expected = fit(e * seen, nm, e), fit(light * np.interp(grid, nm, seen[0])[None], grid, light)
+    assert np.allclose(found.maps, expected.maps, atol=1e-6)
+    smeared = fit(np.interp(grid, nm, e * seen[0])[None], grid, light)
+    assert np.abs(smeared.maps - expected.maps).max() > 1e-4
 
 
 def test_any_array_of_numbers_goes_in():
@@ -191,7 +195,8 @@ def test_same_answer_whatever_the_chunk(monkeypatch):
     _, radiance = pixels(100, noise=0.002)
     whole = fit(radiance, illuminant=E).maps
     monkeypatch.setattr(smith2019, "CHUNK", 7)
-    assert np.abs(fit(radiance, illuminant=E).maps - whole).max() < 1e-7
+    # single precision rounds by the chunk, and steps end at 1e-7 of the cost, far below what noise does
+    assert np.abs(fit(radiance, illuminant=E).maps - whole).max() < 1e-5
 
 
 @pytest.mark.slow
