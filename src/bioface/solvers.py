@@ -28,7 +28,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from bioface import identifiability, skin
+from bioface import identifiability, skin, slopes
 
 
 class Status(enum.IntEnum):
@@ -124,7 +124,7 @@ def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
     white = bool((e == 1).all())
     rows = []
     for m, h, some in zip(*(part.split(_SLICE) for part in (*p, y)), strict=True):
-        a, am, ah = problem.model.with_slopes(m, h)
+        a, am, ah = slopes.of_skin(problem.model, m, h)
         if not white:
             a, am, ah = a * e, am * e, ah * e
         pairs = ((a, a), (a, am), (am, am), (a, ah), (am, ah), (ah, ah))

@@ -3,7 +3,7 @@
 The photo is what the image formation model makes of the maps: rendering the maps gives the photo back to the last of
 its eight bits. The base colours are measured: for every face one of the measured face spectra of a group of people is
 drawn, of which the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
-:data:`BASE_HAEMOGLOBIN`, about a quarter, are not drawn: lips, cheeks and brows need room between the base and the
+:data:`BASE_HAEMOGLOBIN`, about a sixth, are not drawn: lips, cheeks and brows need room between the base and the
 ends of the tables.
 
 References
@@ -27,8 +27,8 @@ from bioface.datasets import heads, painting, skin_spectra
 SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
-BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
-BASE_HAEMOGLOBIN = (0.008, 0.045)
+BASE_MELANIN = (0.008, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
+BASE_HAEMOGLOBIN = (0.004, 0.045)
 COVERED = 0.7  #: a pixel belongs to the mask when this share of its rays meets the face
 
 #: Ancestry of the shape (African, Asian, Caucasian concentrations) that goes with the groups of the spectra.
