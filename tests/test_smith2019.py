@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from conftest import refuses
 
 from bioface import identifiability, illumination, minima, skin, smith2019, spectra
+from bioface.datasets import skin_spectra
 from bioface.smith2019 import Status, fit
 
 E = illumination.standard("D65").numpy() * 33  # mean 1
@@ -111,6 +113,7 @@ def test_pixels_without_skin_say_so(solver):
     assert "no skin" in str(found)
 
 
+@pytest.mark.filterwarnings("ignore:no skin fits")
 @pytest.mark.parametrize("solver", ["varpro", "lm", "adam", "sgd"])
 def test_odd_pixels_do_not_break_the_fit(solver):
     spike = np.where(np.arange(33) == 20, 1.0, 0.01)
@@ -227,8 +230,45 @@ print(*peaks)
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     first, last = map(float, out.split())
-    answer = 260_000 * (4 + 4 + 1 + 1) * 8 / 2**20  # MB of maps, deviations, residual and status that the second adds
+    answer = (
+        260_000 * (4 + 4 + 1 + 1 + 1) * 8 / 2**20
+    )  # MB of maps, deviations, residual, misfit and status that the second adds
     assert last - first < 3 * answer + 60, out  # its radiance alone would be 308 MB
+
+
+def ramp(n):
+    """Spectra (n, 33) of something that reflects more of the longer wavelengths, without a trace of blood."""
+    return np.linspace(0.2, 0.7, 33) * np.linspace(0.5, 1, n)[:, None]
+
+
+@pytest.mark.parametrize("solver", ["varpro", "lm"])
+def test_a_fit_says_when_no_skin_fits(solver):
+    with pytest.warns(UserWarning, match=r"no skin fits: the median residual is \d+\.\d % of the radiance"):
+        found = fit(ramp(3), solver=solver)
+    assert found.doubt and (found.misfit > smith2019.UNLIKE_SKIN).all()
+    np.testing.assert_allclose(found.misfit, found.residual / np.sqrt((ramp(3) ** 2).mean(-1)))
+    assert not fit(ramp(3), solver=solver, bounds="paper").residual.min() < found.residual.min()  # no warning there
+
+
+def test_noise_is_no_reason_to_doubt_and_measured_skin_is_believed(issa_build, monkeypatch):
+    _, radiance = pixels(400, noise=0.05)
+    with pytest.warns(UserWarning, match="noisier than sigma says"):
+        assert fit(radiance, illuminant=E).doubt
+    assert not fit(radiance, illuminant=E, sigma=0.05).doubt
+    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
+    measured = skin_spectra.load("issa")
+    found = fit(measured.reflectance, measured.wavelengths)
+    assert not found.doubt and 0.985 < (found.misfit < smith2019.UNLIKE_SKIN).mean() < 0.995
+
+
+@pytest.mark.parametrize("number", [1, 3, 7])
+def test_portraits_whose_spectra_were_made_up_are_doubted(real_file, number):
+    """Three scenes whose spectra were estimated from a few broad channels: no blood, flat at both ends."""
+    scene = scipy.io.loadmat(real_file(f"iset_scenes/people_small_{number}_scene.mat"), simplify_cells=True)["scene"]
+    face = scene["data"]["photons"][60:100:5, 50:100:5].astype(float)
+    light = scene["illuminant"]["data"]["photons"].astype(float)
+    with pytest.warns(UserWarning, match="no skin fits"):
+        fit(face, scene["spectrum"]["wave"].astype(float), light)
 
 
 def test_loss_surface_is_lowest_at_the_truth():
