@@ -48,8 +48,8 @@ def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
 
 
 def test_fit_of_what_is_no_skin_says_so(cube_file, tmp_path, capsys):
-    ramp = np.linspace(0.2, 0.7, 31) * np.ones((2, 4, 1))
-    scipy.io.savemat(cube_file[0], {"photons": ramp, "wave": WAVE, "illuminant": np.ones(31)})
+    green = (0.1 + 0.5 * np.exp(-(((WAVE - 550) / 40) ** 2))) * np.ones((2, 4, 1))
+    scipy.io.savemat(cube_file[0], {"photons": green, "wave": WAVE, "illuminant": np.ones(31)})
     assert cli.main(["fit", str(cube_file[0]), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert said.err.startswith("warning: no skin fits") and said.err.count("\n") == 1

@@ -130,7 +130,7 @@ MODELS = {
         epidermal_blood=0.0,
         oxygen_saturation=0.9,
         baseline_scale=0.1,
-        vessel_radius_cm=0.00055,
+        vessel_radius_cm=0.0006,
         haemoglobin_g_mol=64500.0,
         diffuse_path=2.0,
         scattering_share=0.75,
@@ -138,7 +138,7 @@ MODELS = {
         mie_power=0.0,
         rayleigh_cm=0.0,
         melanin_cm=405.0,
-        melanin_power=3.3,
+        melanin_power=3.2,
         band_cm=0.5,
         band_nm=486.0,
         band_width_nm=20.0,
@@ -262,7 +262,9 @@ def reflectance(
     model: str | SkinConstants = "layered",
     wavelengths: object = spectra.WAVELENGTHS,
 ) -> Tensor:
-    """Reflectance of skin.
+    """Reflectance of skin, of the light that enters it; what the surface itself reflects is specular shading.
+
+    Held against radiative transfer, `layered` needs :data:`BIAS` times the true fractions for the same spectrum.
 
     Parameters
     ----------

@@ -90,9 +90,9 @@ class FitResult:
         if misfit <= UNLIKE_SKIN:
             return ""
         return (
-            f"no skin fits: the median residual is {100 * misfit:.1f} % of the radiance, and of measured skin one spectrum"
-            f" in a hundred leaves more than {100 * UNLIKE_SKIN:g} %; the pigments mean nothing, unless the cube is noisier"
-            " than sigma says"
+            f"no skin fits: the median residual is {100 * misfit:.1f} % of the radiance, and of measured skin one"
+            f" spectrum in a hundred leaves more than {100 * UNLIKE_SKIN:g} %; the pigments mean nothing, unless the"
+            " cube is noisier than sigma says"
         )
 
     def __str__(self) -> str:
