@@ -44,7 +44,7 @@ def held(spectra: np.ndarray, wavelengths: np.ndarray, model: str | skin.SkinCon
         better = new.square().sum(-1, keepdim=True) < r.square().sum(-1, keepdim=True)
         x, r, J = torch.where(better, trial, x), torch.where(better, new, r), torch.where(better[..., None], new_J, J)
         damping = torch.where(better, damping * 0.3, damping * 5).clamp(1e-9, 1e9)
-    shadings = torch.tensor([1.0, SURFACE]).double().expand(len(x), 2)
+    shadings = torch.tensor([1.0, SURFACE], dtype=torch.float64).expand(len(x), 2)
     return torch.cat([x.exp(), shadings], -1).numpy()
 
 
