@@ -47,6 +47,15 @@ def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
     assert (tmp_path / "build/fit/face_fit.npz").is_file()
 
 
+def test_fit_of_what_is_no_skin_says_so(cube_file, tmp_path, capsys):
+    green = (0.1 + 0.5 * np.exp(-(((WAVE - 550) / 40) ** 2))) * np.ones((2, 4, 1))
+    scipy.io.savemat(cube_file[0], {"photons": green, "wave": WAVE, "illuminant": np.ones(31)})
+    assert cli.main(["fit", str(cube_file[0]), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("warning: no skin fits") and said.err.count("\n") == 1
+    assert "times the true fraction" in said.out
+
+
 def one_line_error(arguments, capsys):
     assert cli.main(arguments) == 2
     said = capsys.readouterr().err

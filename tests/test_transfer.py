@@ -50,10 +50,11 @@ def test_coefficients_are_the_skin_models():
     for name, c in skin.MODELS.items():
         model, (baseline, melanin, blood, scattering) = skin.SkinModel(name), transfer.coefficients(name)
         depth = c.epidermis_melanin_cm * 0.3 * melanin + c.epidermis_baseline_cm * 0.7 * baseline
+        depth += c.epidermal_scattering_cm * scattering
         np.testing.assert_allclose(model.offset + 0.3 * model.per_melanin, depth)
         absorption = c.diffuse_path * (0.05 * blood + 0.95 * baseline)
         np.testing.assert_allclose(model.bloodless + 0.05 * model.per_blood, absorption)
-        np.testing.assert_allclose(scattering, model.scattering)
+        np.testing.assert_allclose(c.scattering_share * scattering, model.scattering)
 
 
 def test_more_pigment_and_a_surface_leave_less_light():

@@ -120,14 +120,16 @@ def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
 
 def fit(cube_file: Path, out: Path) -> int:
     """Fit skin to an ISET cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``."""
-    from bioface import identifiability, plotting, smith2019
+    from bioface import identifiability, plotting, skin, smith2019
     from bioface.datasets import iset
 
     paths.make_folder(out)
     cube = iset.load(cube_file)
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
-    found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask, progress=sys.stderr.isatty())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # told below
+        found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask, progress=sys.stderr.isatty())
     names = (*identifiability.MAPS, "residual")
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
@@ -140,6 +142,10 @@ def fit(cube_file: Path, out: Path) -> int:
     with paths.whole_file(target.with_suffix(".png")) as partial:
         figure.savefig(partial)
     print(found)
+    low, high = skin.BIAS[1]
+    print(f"of radiative transfer's blood the skin model finds {low:g} to {high:g} times the true fraction")
+    if found.doubt:
+        print(f"warning: {found.doubt}", file=sys.stderr)
     print(f"maps in {target}, picture in {target.with_suffix('.png')}")
     return 0
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import skin, spectra
+from bioface import skin, slopes, spectra
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError
 
@@ -52,13 +52,12 @@ def jacobian(
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
-    R, log_slope = model.with_log_slope(melanin, haemoglobin)
-    seen = illuminant.to(R) * R
-    skin_seen = diffuse[..., None] * seen
+    R, by_melanin, by_haemoglobin = slopes.of_skin(model, melanin, haemoglobin)
+    illuminant = illuminant.to(R)
+    light = diffuse[..., None] * illuminant
     # each column in one piece, which is what sums over wavelengths are quick with
-    return torch.stack(
-        [-2 * model.per_melanin * skin_seen, log_slope * skin_seen, seen, illuminant.to(R).expand(R.shape)], dim=-2
-    ).mT
+    seen = [by_melanin * light, by_haemoglobin * light, R * illuminant, illuminant.expand(R.shape)]
+    return torch.stack(seen, dim=-2).mT
 
 
 _UNKNOWABLE = 1e12  #: variance of a unit-length column beyond which double precision cannot tell it from infinity

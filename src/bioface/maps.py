@@ -25,7 +25,8 @@ class Decomposition:
 
     Attributes
     ----------
-    melanin, haemoglobin : (..., H, W) volume fractions, 0–0.43 and 0–0.07
+    melanin, haemoglobin : (..., H, W) volume fractions, 0–0.43 and 0–0.07, those of the skin model: against radiative
+        transfer it is off by the factors in :data:`bioface.skin.BIAS`
     diffuse_shading, specular_shading : (..., H, W), ≥ 0
     albedo : (..., H, W, 3) linear RGB of the skin under diffuse shading 1 without highlights
     reconstruction : (..., H, W, 3) linear RGB that the maps make

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numbers
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,9 @@ from bioface.solvers import SOLVERS, Problem, Status
 #: Bounds of (melanin, haemoglobin): any volume fraction, or those of the paper.
 BOUNDS = {"free": ((0.0, 1.0), (0.0, 1.0)), "paper": (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE)}
 
+#: Median misfit above which a fit is not handed out in silence: 99 % of ISSA's face spectra are fitted closer.
+UNLIKE_SKIN = 0.04
+
 CHUNK = 16384  # pixels at a time, on one thread each: fewer are done before a second one has begun
 
 
@@ -39,9 +43,10 @@ class FitResult:
 
     Attributes
     ----------
-    melanin, haemoglobin : (...) volume fractions
+    melanin, haemoglobin : (...) volume fractions, with the bias of the skin model: :data:`bioface.skin.BIAS`
     diffuse_shading, specular_shading : (...) ≥ 0, in units of radiance / illuminant
     residual : (...) root mean square over bands of l − fit, in the unit of the cube
+    misfit : (...) residual, less the noise ``sigma`` where given, over the root mean square of l
     standard_deviation : (..., 4) predicted for each map (order of ``identifiability.MAPS``) from the Jacobian and
         ``sigma`` or the pixel's own residual; NaN for a map at its bound, infinite where nothing can be told
     status : (...) :class:`Status` codes
@@ -55,6 +60,7 @@ class FitResult:
     diffuse_shading: np.ndarray
     specular_shading: np.ndarray
     residual: np.ndarray
+    misfit: np.ndarray
     standard_deviation: np.ndarray
     status: np.ndarray
     wavelengths: np.ndarray
@@ -76,6 +82,18 @@ class FitResult:
     def fitted(self) -> np.ndarray:
         """(...) bool: pixels inside the mask."""
         return self.status != Status.OUTSIDE
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against the maps, in one sentence; empty when half of the pixels fit as measured skin does."""
+        misfit = float(np.nanmedian(self.misfit))
+        if misfit <= UNLIKE_SKIN:
+            return ""
+        return (
+            f"no skin fits: the median residual is {100 * misfit:.1f} % of the radiance, and of measured skin one"
+            f" spectrum in a hundred leaves more than {100 * UNLIKE_SKIN:g} %; the pigments mean nothing, unless the"
+            " cube is noisier than sigma says"
+        )
 
     def __str__(self) -> str:
         """One line that says how it went."""
@@ -130,6 +148,10 @@ def fit(
     -------
     FitResult
 
+    Warns
+    -----
+    UserWarning : :attr:`FitResult.doubt`, when with free bounds the residual is far above that of measured skin
+
     Raises
     ------
     BiofaceError : wrong shapes, wavelengths that do not rise or miss 400–720 nm, an illuminant with a band ≤ 0, an
@@ -156,13 +178,14 @@ def fit(
     options: dict[str, Any] = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
     options["rng"] = np.random.default_rng(seed)
     maps, deviation = np.full((2, where.size, 4), np.nan)
-    residual, status = np.full(where.size, np.nan), np.full(where.size, Status.OUTSIDE, dtype=np.uint8)
+    residual, misfit = np.full((2, where.size), np.nan)
+    status = np.full(where.size, Status.OUTSIDE, dtype=np.uint8)
 
     def work(piece: tuple[np.ndarray, np.ndarray]) -> int:
         index, radiance = piece
         y = problem.pixels(finite(radiance))
         found = _finish(problem, *SOLVERS[solver](problem, y, options), y, sigma)
-        for answer, values in zip((maps, status, residual, deviation), found, strict=True):
+        for answer, values in zip((maps, status, residual, misfit, deviation), found, strict=True):
             answer[index] = values.numpy()
         return len(index)
 
@@ -174,12 +197,13 @@ def fit(
         for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
             bar.update(done)
     melanin, haemoglobin, diffuse, specular = np.moveaxis(maps.reshape(*where.shape, 4), -1, 0)
-    return FitResult(
+    result = FitResult(
         melanin,
         haemoglobin,
         diffuse,
         specular,
         residual=residual.reshape(where.shape),
+        misfit=misfit.reshape(where.shape),
         standard_deviation=deviation.reshape(*where.shape, 4),
         status=status.reshape(where.shape),
         wavelengths=problem.grid.numpy(),
@@ -187,6 +211,10 @@ def fit(
         model=model,
         seconds=time.perf_counter() - began,
     )
+    # the descents are not expected to arrive, and bounds may be what the residual comes from
+    if result.doubt and solver in ("varpro", "lm") and bounds == "free":
+        warnings.warn(result.doubt, stacklevel=2)
+    return result
 
 
 def _pieces(cube: Any, where: np.ndarray, all_at_once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -270,7 +298,7 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _finish(problem: Problem, x: Tensor, state: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, ...]:
-    """Maps (n, 4), status (n,), RMS residual (n,) in the cube's unit and predicted deviations (n, 4)."""
+    """Maps (n, 4), status (n,), RMS residual (n,) in the cube's unit, misfit (n,) and predicted deviations (n, 4)."""
     J = problem.jacobian(x)
     pigments, shadings = x[:, :2], x[:, 2:]
     rms = (y - shadings[:, :1] * J[..., 2] - shadings[:, 1:] * J[..., 3]).square().mean(-1).sqrt()
@@ -290,6 +318,9 @@ def _finish(problem: Problem, x: Tensor, state: Tensor, y: Tensor, sigma: float 
         level = rms * (D / max(D - 4, 1)) ** 0.5
     else:
         level = torch.full_like(rms, sigma / problem.unit)
+    apart = rms if sigma is None else (rms**2 - level**2).clamp_min(0).sqrt()
+    misfit = apart / y.square().mean(-1).sqrt().clamp_min(torch.finfo(y.dtype).tiny)
     J[no_skin, :, :2] = 0
     white = bool((noise - torch.eye(D)).abs().max() < 1e-9)
-    return x, state, rms * problem.unit, identifiability.standard_deviation(J, level, free, None if white else noise)
+    deviation = identifiability.standard_deviation(J, level, free, None if white else noise)
+    return x, state, rms * problem.unit, misfit, deviation

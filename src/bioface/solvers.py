@@ -28,7 +28,7 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from bioface import identifiability, skin
+from bioface import identifiability, skin, slopes
 
 
 class Status(enum.IntEnum):
@@ -118,18 +118,19 @@ def _scan(problem: Problem, y: Tensor) -> Tensor:
 def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
     """Inner products (13, n) of pixels y, a = e r at pigments p (2, n), a's slopes and e, from which all else follows.
 
-    ∂a/∂m = k a, with one k(λ) for all pixels, and ∂a/∂h = t a. Some pixels at a time: the processor's cache is small.
+    Some pixels at a time: the processor's cache is small.
     """
-    e, k = problem.e, -2 * problem.model.per_melanin
-    one, kk, ke = torch.ones_like(k), k * k, k * e
+    e, one = problem.e, torch.ones_like(problem.e)
+    white = bool((e == 1).all())
     rows = []
     for m, h, some in zip(*(part.split(_SLICE) for part in (*p, y)), strict=True):
-        R, t = problem.model.with_log_slope(m, h)
-        a = R * e
-        ah = a * t
-        aa, aah, ay = a * a, a * ah, a * some
-        of_a = aa @ one, aa @ k, aa @ kk, aah @ one, aah @ k, (ah * ah) @ one, a @ e, a @ ke, ah @ e
-        rows.append(torch.stack([*of_a, some @ e, ay @ one, ay @ k, (ah * some) @ one]))
+        a, am, ah = slopes.of_skin(problem.model, m, h)
+        if not white:
+            a, am, ah = a * e, am * e, ah * e
+        pairs = ((a, a), (a, am), (am, am), (a, ah), (am, ah), (ah, ah))
+        sums = [(left * right) @ one for left, right in pairs]
+        of_y = [(part * some) @ one for part in (a, am, ah)]
+        rows.append(torch.stack([*sums, a @ e, am @ e, ah @ e, some @ e, *of_y]))
     return torch.cat(rows, 1)
 
 
@@ -200,10 +201,10 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
     p, steps = _scan(problem, single), options["steps"] or 80
     rough = min(4, steps - 2)
     if rough > 0:
-        p = _gauss_newton(problem.single, p.float(), single, rough, 1e-3)[0][:2].double()
+        p = _gauss_newton(problem.single, p.float(), single, rough, 1e-4)[0][:2].double()
         p = torch.minimum(torch.maximum(p, problem.box[:, :1]), problem.box[:, 1:])
         steps -= rough
-    found, status = _gauss_newton(problem, p, y, steps, 1e-9)
+    found, status = _gauss_newton(problem, p, y, steps, 1e-7)
     found[2:] *= length[:, 0]
     return found.T, status
 

@@ -120,13 +120,17 @@ def _chromophore_table() -> np.ndarray:
     return np.loadtxt(paths.TABLES / "chromophores.csv", delimiter=",", comments="#").T
 
 
-def chromophores(wavelengths: object = WAVELENGTHS) -> Chromophores:
+def chromophores(wavelengths: object = WAVELENGTHS, bandpass: bool = False) -> Chromophores:
     """Extinction of skin's four absorbers at ``wavelengths`` (D,) nm, linear between points 10 nm apart.
+
+    With ``bandpass`` that of blood is what a spectrometer of 10 nm sees: its 2 nm table averaged over a triangle that
+    is 10 nm wide at half its height. Melanin has no structure so fine.
 
     >>> float(chromophores().oxyhaemoglobin[14])  # the alpha-beta pair's first peak, 540 nm
     53236.0
     """
-    return Chromophores(*_interpolated(_chromophore_table()[1:], wavelengths))
+    eumelanin, pheomelanin, *blood = _chromophore_table()[1:]
+    return Chromophores(*_interpolated(np.stack([eumelanin, pheomelanin, *blood[2 * bandpass :][:2]]), wavelengths))
 
 
 @functools.cache

@@ -76,10 +76,7 @@ def load(file: str | Path = FILE) -> Table:
 
 def coefficients(model: str | skin.SkinConstants = "layered") -> np.ndarray:
     """(4, 33) 1/cm: absorption of bloodless skin, of pure melanosomes and of blood, and reduced scattering."""
-    c, m = skin.constants(model), skin.SkinModel(model)
-    baseline = m.bloodless / c.diffuse_path
-    melanin = (m.per_melanin + c.epidermis_baseline_cm * baseline) / c.epidermis_melanin_cm
-    return torch.stack([baseline, melanin, m.per_blood / c.diffuse_path + baseline, m.scattering]).numpy()
+    return skin.SkinModel(model).coefficients.numpy()
 
 
 def nodes(count: int, largest: float) -> np.ndarray:

@@ -70,17 +70,10 @@ def test_an_image(benchmark, faces, pixels, method):
 def by_scipy(cube, light):
     """Root-mean-square residuals of the layered skin fitted as one writes it with scipy, a pixel at a time."""
     model = skin.SkinModel("layered", spectra.WAVELENGTHS)
-    names = ("offset", "per_melanin", "per_haemoglobin", "bloodless", "per_blood", "scattering")
-    offset, per_melanin, per_haemoglobin, bloodless, per_blood, scattering = (getattr(model, n).numpy() for n in names)
 
     def misfit(x, pixel):
-        melanin, haemoglobin, diffuse, specular = x
-        absorption = bloodless + haemoglobin * per_blood
-        K = np.sqrt(absorption * (absorption + 2 * scattering))
-        decay = np.exp(-2 * model.dermis_cm * K)
-        dermis = scattering / (absorption + scattering + K * (1 + decay) / (1 - decay))
-        depth = offset + melanin * per_melanin + haemoglobin * per_haemoglobin
-        return light * (diffuse * np.exp(-2 * depth) * dermis + specular) - pixel
+        melanin, haemoglobin = torch.from_numpy(x[:2])
+        return light * (x[2] * model.reflectance(melanin, haemoglobin).numpy() + x[3]) - pixel
 
     start, bounds = (0.1, 0.04, 1.0, 0.05), ((0, 0, 0, 0), (1, 1, np.inf, np.inf))
     how = dict(bounds=bounds, method="dogbox", x_scale="jac")  # the fastest of scipy's, at its own tolerances

@@ -6,7 +6,7 @@ a photographer takes, so that the brightness of a face says little of its skin.
 
 The base colours are measured: for every face one of the measured face spectra of a group of people is drawn, of which
 the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
-:data:`BASE_HAEMOGLOBIN`, about a quarter, are not drawn: lips, cheeks and brows need room between the base and the
+:data:`BASE_HAEMOGLOBIN`, about a sixth, are not drawn: lips, cheeks and brows need room between the base and the
 ends of the tables. Of a measured spectrum a usual face has the pigments only. One "beyond" in being "measured" reflects
 as the spectrum itself does.
 
@@ -32,8 +32,8 @@ from bioface.datasets import heads, painting, skin_spectra
 SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
-BASE_MELANIN = (0.02, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
-BASE_HAEMOGLOBIN = (0.008, 0.045)
+BASE_MELANIN = (0.008, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
+BASE_HAEMOGLOBIN = (0.004, 0.045)
 #: Octaves around what a photographer takes (:func:`exposure`) that faces are drawn in. Upwards it ends where highlights
 #: begin to clip: of the default twin 0.4 % of all pixels of faces do, and in 6 % of faces more than 1 % of the pixels.
 EXPOSURES = (-2.0, 0.6)
