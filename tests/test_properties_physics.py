@@ -214,6 +214,7 @@ def test_shading_is_never_negative_and_proportional_to_the_light(normals, lighti
     np.testing.assert_allclose(scaled, factor * shading, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:no skin fits")
 @few
 @given(st.lists(SKIN, min_size=1, max_size=4), lights(), SCALES, number(0.1, 10))
 def test_a_fit_does_not_depend_on_the_unit_and_shading_follows_the_exposure(pixels, e, unit, exposure):

@@ -92,7 +92,7 @@ def test_the_number_comes_back_after_a_failure(count):
 
 def fit_and_decompose(seed):
     rng = np.random.default_rng(seed)
-    found = smith2019.fit(rng.uniform(0.2, 0.9, (5000, 33)))
+    found = smith2019.fit(rng.uniform(0.2, 0.9, (5000, 33)), bounds=smith2019.BOUNDS["free"])  # given: no word of doubt
     torch.manual_seed(0)
     d = decomposition.decompose(rng.random((64, 64, 3)), np.ones((64, 64), bool), network.BioFaceNet(width=2).eval())
     return found.residual.sum(), d.melanin.sum()
