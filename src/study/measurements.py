@@ -77,7 +77,7 @@ def cameras() -> Iterator[Measured]:
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
 SOURCES: dict[str, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
     "issa": (issa, ("issa_layered", "issa_layered_groups")),
-    "cheeks": (cheeks, ("cheeks_layered",)),
+    "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
 }
 
