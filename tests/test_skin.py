@@ -141,9 +141,9 @@ def test_layered_against_radiative_transfer_without_a_surface():
     m, h, R = cells(transfer.load(), "matched", "diffuse/diffuse")
     matched = replace(skin.MODELS["layered"], refractive_index=1.0, internal_reflection=0.0)
     apart = [
-        np.sqrt(np.mean((skin.reflectance(m, h, replace(matched, scattering_share=s)) - R) ** 2)) for s in (0.75, 1)
+        np.sqrt(np.mean((skin.reflectance(m, h, replace(matched, scattering_share=s)) - R) ** 2)) for s in (0.75, 1.0)
     ]
-    assert apart[0] <= 0.007 and apart[1] > 2 * apart[0]
+    assert apart[0] <= 0.007 < apart[1]
 
 
 @needs_transfer
