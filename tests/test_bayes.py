@@ -121,6 +121,7 @@ def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
         assert answer(found, at) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_expectation_is_that_of_the_joint_law(truth, prior):
     """Against a sum over skins and over a dense grid of both shadings."""
     sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
@@ -246,6 +247,7 @@ def test_draws_weigh_what_bayes_gives_them(persons, known):
     assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
 
 
+@pytest.mark.slow
 def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
     one, same = (by_draws(persons, known, DRAWS[which]) for which in ([1], [1, 1, 1]))
     np.testing.assert_allclose(same.melanin, one.melanin, rtol=1e-4)
@@ -281,6 +283,7 @@ def test_whole_faces_of_any_photo_and_what_will_not_do_is_refused(persons, known
     takes_any_photo(bayes.image_posterior, known, DRAWS, lights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, bayes.image_posterior])
 def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, known):
     more = (DRAWS, bayes.mean_camera_d65(9)[1]) if method is bayes.image_posterior else ()

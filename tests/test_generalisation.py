@@ -39,6 +39,7 @@ def same(a: BioFaceNet, b: BioFaceNet) -> bool:
     return all(torch.equal(v, b.state_dict()[name]) for name, v in a.state_dict().items())
 
 
+@pytest.mark.slow
 def test_weights_are_a_function_of_plan_and_seed():
     a, b, other = (generalisation.train(TINY, seed) for seed in (1, 1, 2))
     assert same(a, b) and not same(a, other)
@@ -54,6 +55,7 @@ def times_trained(build, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_weights_are_kept_and_another_plan_is_another_training(build, times_trained):
     first = generalisation.weights(TINY)
     assert same(first, generalisation.weights(TINY.but("another name")))  # a name is not what it is made of
@@ -126,6 +128,7 @@ def test_inverted_maps_know_nothing_of_the_truth(faces):
     assert np.array_equal(found.melanin, without.melanin)
 
 
+@pytest.mark.slow
 def test_inverted_maps_render_to_the_photo_and_are_of_the_order_of_the_truth(faces):
     batch = objective.Batch.of(dataclasses.replace(faces, truth=generalisation.inverted(faces)))
     image, _ = objective.decode(batch.truth, batch, recipes.WORKING)

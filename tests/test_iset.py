@@ -336,6 +336,7 @@ def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
         iset.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["mcCOEF", "photons"])
 def test_a_large_v73_cube_is_never_in_memory(tmp_path, layout):
     """300 × 300 × 148 is 107 MB in double precision; loading and going through it stays below."""

@@ -216,6 +216,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert peak < 40e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):

@@ -40,6 +40,8 @@ from bioface.objective import Batch
 from bioface.recipes import WORKING
 from study import claims
 
+pytestmark = pytest.mark.slow  # a process that opens files, for each worker
+
 PATIENCE = 20  # seconds for one file
 MEMORY = 3 * 2**30  # bytes that opening one file may take
 RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="constant")
@@ -427,7 +429,6 @@ def said_of(path):
         return safetensors.torch.load_file(path), file.metadata()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["weights", "checkpoint"])
 def test_changed_tensors(kind, tmp_path, open_there):
     path = whole(tmp_path, kind)

@@ -155,6 +155,7 @@ def test_an_enlarged_mask_shrinks_to_itself(mask, rows, columns):
 SKIN = st.tuples(number(0.005, 0.35), number(0.005, 0.1), number(0.2, 2), number(0, 0.4))
 
 
+@pytest.mark.slow
 @few
 @given(st.lists(SKIN, min_size=1, max_size=6), lights(), SCALES)
 def test_a_rendered_pixel_is_fitted_back_whatever_the_light(pixels, e, scale):
@@ -167,6 +168,7 @@ def test_a_rendered_pixel_is_fitted_back_whatever_the_light(pixels, e, scale):
         np.testing.assert_allclose(getattr(found, name), true, atol=2e-4, rtol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @repeatable
 @given(maps(), lights(), cameras(), SCALES, SCALES, st.sampled_from(["table", "exact"]), MODELS, ROWS)
 def test_the_strength_of_light_and_camera_cancels(maps, e, S, light_scale, camera_scale, method, model, rows):
@@ -175,6 +177,7 @@ def test_the_strength_of_light_and_camera_cancels(maps, e, S, light_scale, camer
     np.testing.assert_allclose(scaled, image, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @repeatable
 @given(maps(), lights(), cameras(), number(0, 10), st.sampled_from(["table", "exact"]))
 def test_an_image_is_linear_in_its_shadings(maps, e, S, factor, method):
@@ -206,6 +209,7 @@ def test_light_is_never_negative_and_sums_to_one_and_only_the_shares_of_a_mixtur
     np.testing.assert_allclose(scaled, mixed, rtol=1e-9)
 
 
+@pytest.mark.slow
 @repeatable
 @given(floats(-1, 1, (2, 2, 3)), floats(-5, 5, (9,)), number(0, 100))
 def test_shading_is_never_negative_and_proportional_to_the_light(normals, lighting, factor):
@@ -214,6 +218,7 @@ def test_shading_is_never_negative_and_proportional_to_the_light(normals, lighti
     np.testing.assert_allclose(scaled, factor * shading, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:no skin fits")
 @few
 @given(st.lists(SKIN, min_size=1, max_size=4), lights(), SCALES, number(0.1, 10))

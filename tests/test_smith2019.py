@@ -40,6 +40,7 @@ def test_known_truth_is_recovered(solver, model):
     assert np.abs(found.maps - maps).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_varpro_reaches_the_best_of_many_lm_starts():
     _, radiance = pixels(12, noise=0.002)
     ours = fit(radiance, illuminant=E)

@@ -348,6 +348,7 @@ def test_no_person_is_in_two_splits_or_twice_in_one(faces):
         assert np.abs(a.coordinates - b.coordinates).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_face_depends_on_its_number_only(faces):
     """Not on the size of its split, the faces before it, or the number of threads."""
     index, mismatch, group = twin.plan(SMALL, "train")[4]
@@ -427,6 +428,7 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_cleaned_up(made, tm
     assert manifest(again) == manifest(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
 def test_a_damaged_twin_is_made_again(made, damage):
     path = made / twin.file_names("test")[0]
