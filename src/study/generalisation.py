@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from bioface import decomposition, identifiability, illumination, image_formation, metrics, recipes, threads, training
-from bioface.bayes import Prior, image_posterior
+from bioface.bayes import Prior
 from bioface.datasets import skin_spectra, twin
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, unknown_name
+from bioface.face_posterior import image_posterior
 from bioface.maps import Decomposition, of_twin
 from bioface.network import BioFaceNet
 from bioface.paths import whole_file
@@ -180,8 +181,8 @@ def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def inverted(faces: Faces) -> types.SimpleNamespace:
     """Maps of faces that nobody told, to stand for their ``truth``: their photos, each under the law of measured skin.
 
-    They are those of :func:`bioface.bayes.image_posterior` with :func:`measured_prior`, under cameras and lights of
-    the twin's law. Whatever is true of the faces is left out.
+    They are those of :func:`bioface.face_posterior.image_posterior` with :func:`measured_prior`, under cameras and
+    lights of the twin's law. Whatever is true of the faces is left out.
     """
     image = image_formation.srgb_decode(faces.rgb)
     draws = draw_cameras(TEACHER_DRAWS, np.random.default_rng(0))
