@@ -73,8 +73,8 @@ def decompose(
     as it is and its maps are the network's. Of any other, a square around the mask, a tenth wider, is brought to
     64 × 64 (averaged in linear light) and the maps back to the photo's size by linear interpolation. They hold no more
     detail than 64 × 64 pixels do. The photo's own goes into the shadings: pores, wrinkles and edges are shading for the
-    most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated pigments' colour a, and white w for
-    highlights, as given, the shadings of each pixel p are those ≥ 0 of least
+    most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated pigments' colour
+    a, and white w for highlights, as given, the shadings of each pixel p are those ≥ 0 of least
 
         |i_d a + i_s w − p|² + 0.04 (i_d − network's)² + 1 (i_s − network's)²
 
@@ -167,7 +167,7 @@ def _scene() -> face_posterior.Scene:
 
 
 def draw(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What photos may be taken with: cameras (count, 2), lights (count, 33) by the law of the twin, exposures (count,)."""
+    """Cameras (count, 2), lights (count, 33), exposures (count,) that photos may be taken with, as the twin's are."""
     b, weights, cct = portrait.draw_cameras(count, rng)
     exposure = 2 ** rng.uniform(*face_posterior.EXPOSURES, count)
     return b, illumination.mix(weights, cct), exposure

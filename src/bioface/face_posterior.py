@@ -37,6 +37,7 @@ DRAWS = 128  #: cameras, lights and exposures that a photo is held against
 #: Deviation of a colour from the model's, linear RGB, noise apart, and how many independent pixels a face counts for:
 #: neighbours say the same again, and no law of theirs is the true one.
 SIGMA, COUNTS = 0.001, 4.0
+EVERY = 2  # of GRID, along both pigments, whose skins are judged by
 LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge
 REPRESENTATIVES = 6  # draws under which all pixels are inverted
 BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
@@ -46,7 +47,7 @@ OUTLIER = 0.1  # of log shading: pixels this far from the field count half
 LEFT = 0.1  # deviation of what the field leaves of the shading, of its mean
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
-STEPS = (0.12, 0.05, 0.06)  # of the table: mean log RGB, log R/G, log B/G
+STEPS = (0.18, 0.075, 0.09)  # of the table, mean log RGB, log R/G, log B/G: errors a tenth of the deviations
 MOST_POINTS = 40_000  # of it; with more colours its steps become wider
 DARKEST = 5e-4  # linear RGB that is taken for the least
 
@@ -115,7 +116,7 @@ class Scene:
         self.skins = [_Skins.every(*draw) for draw in zip(self.camera_b, self.illuminant, strict=True)]
         self.priors = [prior.exposed(float(f)) for f in self.exposure]
         self.people, self.log_people, self.scatter = _people(prior, self.skins[0].coordinates)
-        self.blocks = _in_blocks(self.scatter) / 4
+        self.some = torch.arange(GRID**2).view(GRID, GRID)[::EVERY, ::EVERY].flatten()
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
 
     @torch.no_grad()
@@ -138,7 +139,7 @@ class Scene:
             chosen.append((times, self.skins[j].with_law(law.log()), self.priors[j]))
         field = np.ones(small.mask.shape, np.float32)
         if smooth:
-            first = _Table.of(colours, functools.partial(_expected, chosen=chosen, sigma=sigma))
+            first = _Table.of(colours, functools.partial(_expected, chosen=chosen, sigma=sigma), 1.5)
             shading = np.zeros(small.mask.shape)
             shading[small.mask] = first(colours)[:, 2].clamp_min(1e-3).log()
             field = _smooth(shading, small.mask).astype(np.float32)
@@ -152,22 +153,17 @@ class Scene:
 
     def weight_of_draws(self, colours: Tensor, sigma: float) -> Tensor:
         """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
-        flat = torch.zeros(len(self.any_skin))
+        flat, scatter = torch.zeros(len(self.some)), self.scatter[:, self.some].T.contiguous()
 
         def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
             skins, prior = draw
-            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins, prior, sigma), flat)
+            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins[self.some], prior, sigma), flat)
             top = evidence.amax(-1, keepdim=True)
-            likelihood = _in_blocks(evidence.sub_(top).exp_()) @ self.blocks.T  # (n, U)
+            likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
             return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
 
         logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, self.priors, strict=True))))
         return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
-
-
-def _in_blocks(values: Tensor) -> Tensor:
-    """Sums (n, GRID²/4) over 2 × 2 neighbours of a grid's skins (n, GRID²): a quarter of the work afterwards."""
-    return values.view(-1, GRID // 2, 2, GRID // 2, 2).sum((2, 4)).flatten(1)
 
 
 def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
