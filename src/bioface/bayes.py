@@ -272,11 +272,13 @@ class _Quadratic:
     z: Tensor
 
     @classmethod
-    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> _Quadratic:
+    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float, typical: float = 0.0) -> _Quadratic:
+        """With a ``typical`` brightness of the face, highlights are as much weaker where a pixel is darker than that."""
+        shine = prior.specular * (colours.mean(-1) / typical).clamp(0.1, 3) if typical else prior.specular
         t, w, precision = skins.colours / sigma, skins.white / sigma, prior.diffuse_deviation**-2
         aa, ab, bb = (t * t).sum(-1) + precision, t @ w, w @ w
         a = torch.addmm(torch.tensor(prior.diffuse * precision), colours / sigma, t.T)
-        b = (colours / sigma @ w - 1 / prior.specular)[:, None]
+        b = (colours / sigma @ w - 1 / shine)[:, None]
         stiffness = bb - ab * ab / aa
         z = torch.addcmul(b, a, -ab / aa) * stiffness.rsqrt()
         return cls(aa, ab, bb, a, b, stiffness, z)

@@ -44,7 +44,8 @@ BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
-LEFT = 0.1  # deviation of what the field leaves of the shading, of its mean
+SHINE = 1.0
+LEFT = 0.085  # deviation of what the field leaves of the shading, of its mean
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
 STEPS = (0.18, 0.075, 0.09)  # of the table, mean log RGB, log R/G, log B/G: errors a tenth of the deviations
@@ -131,33 +132,37 @@ class Scene:
         sigma = math.hypot(SIGMA, noise / small.step)
         judges = np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))
         some = colours[judges]
-        weight = self.weight_of_draws(some, sigma)
+        typical = float(colours.mean(-1).median().clamp_min(DARKEST)) * SHINE
+        weight = self.weight_of_draws(some, sigma, typical)
         of_draw = weight.sum(1)
         chosen = []
         for j, times in representatives(of_draw, weight @ self.people[:, 1] / of_draw):
             law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter) + STRANGE * self.any_skin
             chosen.append((times, self.skins[j].with_law(law.log()), self.priors[j]))
-        field = np.ones(small.mask.shape, np.float32)
-        if smooth:
-            first = _Table.of(colours, functools.partial(_expected, chosen=chosen, sigma=sigma), 1.5)
-            shading = np.zeros(small.mask.shape)
-            shading[small.mask] = first(colours)[:, 2].clamp_min(1e-3).log()
-            field = _smooth(shading, small.mask).astype(np.float32)
-            field = np.exp(field - field[small.mask].mean())
-            even = some / torch.from_numpy(field[small.mask][judges])[:, None]
-            chosen = [(n, s, _held(p, even, s, sigma)) for n, s, p in chosen]
         b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
         exposure = np.exp(of_draw.numpy() @ np.log(self.exposure))
-        expected = functools.partial(_expected, chosen=chosen, sigma=math.hypot(SIGMA, noise))
-        return Look(b, e, exposure, mask.shape, small, field, expected)
+        expected = functools.partial(_expected, typical=typical)
+        sigma_here = math.hypot(SIGMA, noise)
+        plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
+        if not smooth:
+            return Look(b, e, exposure, mask.shape, small, np.ones(small.mask.shape, np.float32), plain, None)
+        fewer = functools.partial(expected, chosen=chosen[::2], sigma=sigma)
+        shading = np.zeros(small.mask.shape)
+        shading[small.mask] = _looked_up(colours, fewer, 1.5)[:, 2].clamp_min(1e-3).log()
+        field = _smooth(shading, small.mask).astype(np.float32)
+        field = np.exp(field - field[small.mask].mean())
+        even = some / torch.from_numpy(field[small.mask][judges])[:, None]
+        held = [(n, s, _held(p, even, s, sigma, typical)) for n, s, p in chosen]
+        smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
+        return Look(b, e, exposure, mask.shape, small, field, smoothed, plain)
 
-    def weight_of_draws(self, colours: Tensor, sigma: float) -> Tensor:
+    def weight_of_draws(self, colours: Tensor, sigma: float, typical: float = 0.0) -> Tensor:
         """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
         flat, scatter = torch.zeros(len(self.some)), self.scatter[:, self.some].T.contiguous()
 
         def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
             skins, prior = draw
-            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins[self.some], prior, sigma), flat)
+            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins[self.some], prior, sigma, typical), flat)
             top = evidence.amax(-1, keepdim=True)
             likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
             return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
@@ -189,19 +194,19 @@ def representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
     return list(zip(chosen.tolist(), counts.tolist(), strict=True))
 
 
-def _expected(colours: Tensor, chosen: list[tuple[int, _Skins, Prior]], sigma: float) -> Tensor:
+def _expected(colours: Tensor, chosen: list[tuple[int, _Skins, Prior]], sigma: float, typical: float) -> Tensor:
     """(n, 14) expectations and deviations of colours (n, 3) under some draws, each counted so many times."""
 
     def average(some: Tensor) -> Tensor:
-        under = (times * bayes.expected(_Quadratic.of(some, s, p, sigma), s) for times, s, p in chosen)
+        under = (times * bayes.expected(_Quadratic.of(some, s, p, sigma, typical), s) for times, s, p in chosen)
         return bayes.with_deviations(sum(under, torch.zeros(())) / sum(times for times, _, _ in chosen))
 
     return torch.cat(list(threads.blocks(average, colours.split(bayes.CHUNK))))
 
 
-def _held(prior: Prior, colours: Tensor, skins: _Skins, sigma: float) -> Prior:
+def _held(prior: Prior, colours: Tensor, skins: _Skins, sigma: float, typical: float) -> Prior:
     """The prior with shadings close to the median that colours (n, 3), already divided by the field, have under it."""
-    level = float(bayes.expected(_Quadratic.of(colours, skins, prior, sigma), skins)[:, 2].median())
+    level = float(bayes.expected(_Quadratic.of(colours, skins, prior, sigma, typical), skins)[:, 2].median())
     level = max(level, 0.02 * prior.diffuse)  # of what is no skin
     return dataclasses.replace(prior, diffuse=level, diffuse_deviation=LEFT * level)
 
@@ -259,14 +264,13 @@ class _Small:
         reach = margin * max(np.ptp(np.flatnonzero(self.mask.any(axis))) + 1 for axis in (0, 1))
         return scipy.ndimage.distance_transform_edt(~self.mask) <= reach + 1
 
-    def enlarged(self, values: np.ndarray, rows: slice) -> np.ndarray:
-        """Values (h, w) over some rows of the box, as large as the photo."""
-        height, width = (part.stop - part.start for part in self.box)
+    def enlarged(self, values: np.ndarray) -> np.ndarray:
+        """Values (h, w) as large as the box, by linear interpolation."""
         if self.step == 1:
-            return values[rows]
-        h, w = values.shape
-        down = pictures.windows(h, rows.start * h / height, h / height, rows.stop - rows.start)
-        return pictures.resample(values, down, pictures.windows(w, 0, w / width, width))
+            return values
+        sides = [part.stop - part.start for part in self.box]
+        over = [pictures.windows(n, 0, n / side, side) for n, side in zip(values.shape, sides, strict=True)]
+        return pictures.resample(values, *over)
 
 
 def _smooth(log_shading: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -299,34 +303,37 @@ class Look:
     small: _Small
     field: np.ndarray
     expected: Callable[[Tensor], Tensor]
+    plain: Callable[[Tensor], Tensor] | None
 
     def region(self, margin: float) -> np.ndarray:
         """(H, W) bool, the mask with what is up to ``margin`` of its sides away."""
         found = np.zeros(self.size, bool)
-        box = self.small.box
-        found[box] = (
-            self.small.enlarged(self.small.region(margin).astype(np.float32), slice(0, box[0].stop - box[0].start))
-            > 0.5
-        )
+        found[self.small.box] = self.small.enlarged(self.small.region(margin).astype(np.float32)) > 0.5
         return found
 
     @torch.no_grad()
     def maps(self, image: np.ndarray, region: np.ndarray) -> np.ndarray:
-        """(H, W, 14) coordinates, shadings, albedo and the deviations of all seven in a region (H, W), else NaN."""
-        box, (H, W) = self.small.box, region[self.small.box].shape
-        height = max(1, pictures.STRIP // W)
-        strips = [slice(y, min(y + height, H)) for y in range(0, H, height)]
-        fields = [np.maximum(self.small.enlarged(self.field, rows), 1e-3)[region[box][rows]] for rows in strips]
-        flat = [
-            torch.from_numpy(image[box][rows][region[box][rows]] / field[:, None])
-            for rows, field in zip(strips, fields, strict=True)
-        ]
-        table = _Table.of(torch.cat(flat), self.expected)
-        found = np.full((*region.shape, 14), np.nan, np.float32)
-        for rows, field, values in zip(strips, fields, threads.blocks(table, flat), strict=True):
-            values[:, [2, 3, 9, 10]] *= torch.from_numpy(field)[:, None]
-            found[box][rows][region[box][rows]] = values.numpy()
-        return found
+        """(H, W, 14) coordinates, shadings, albedo and the deviations of all seven in a region (H, W), else NaN.
+
+        Highlights are those of the answer without the field: with it, hair that is greyer than skin shines.
+        """
+        box, maps = self.small.box, np.full((*region.shape, 14), np.nan, np.float32)
+        inside = region[box]
+        field = torch.from_numpy(self.small.enlarged(self.field)[inside])[:, None].clamp_min(1e-3)
+        colours = torch.from_numpy(image[box][inside].astype(np.float32))
+        found = _looked_up(colours / field, self.expected)
+        found[:, [2, 3, 9, 10]] *= field
+        plain = self.plain
+        if plain is not None:
+            found[:, [3, 10]] = _looked_up(colours, lambda some: plain(some)[:, [3, 10]])
+        maps[box][inside] = found.numpy()
+        return maps
+
+
+def _looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
+    """A function (n, C) of colours (n, 3) by way of a table, whose steps are so many times the usual ones."""
+    table = _Table.of(colours, function, scale)
+    return torch.cat(list(threads.blocks(table, colours.split(pictures.STRIP))))
 
 
 _TURN = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])  # of log RGB
