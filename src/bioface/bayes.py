@@ -273,7 +273,7 @@ class _Quadratic:
 
     @classmethod
     def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float, typical: float = 0.0) -> _Quadratic:
-        """With a ``typical`` brightness of the face, highlights are as much weaker where a pixel is darker than that."""
+        """With a ``typical`` brightness of the face, highlights are weaker where a pixel is darker than that."""
         shine = prior.specular * (colours.mean(-1) / typical).clamp(0.1, 3) if typical else prior.specular
         t, w, precision = skins.colours / sigma, skins.white / sigma, prior.diffuse_deviation**-2
         aa, ab, bb = (t * t).sum(-1) + precision, t @ w, w @ w

@@ -36,7 +36,7 @@ DRAWS = 128  #: cameras, lights and exposures that a photo is held against
 
 #: Deviation of a colour from the model's, linear RGB, noise apart, and how many independent pixels a face counts for:
 #: neighbours say the same again, and no law of theirs is the true one.
-SIGMA, COUNTS = 0.001, 4.0
+SIGMA, COUNTS = 0.002, 4.0
 EVERY = 2  # of GRID, along both pigments, whose skins are judged by
 LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge
 REPRESENTATIVES = 6  # draws under which all pixels are inverted
@@ -44,11 +44,11 @@ BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
-SHINE = 1.0
-LEFT = 0.085  # deviation of what the field leaves of the shading, of its mean
+LEFT = 0.075  # deviation of what the field leaves of the shading, of its mean
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
 STEPS = (0.18, 0.075, 0.09)  # of the table, mean log RGB, log R/G, log B/G: errors a tenth of the deviations
+FEW = 512  # colours, for which there is no table
 MOST_POINTS = 40_000  # of it; with more colours its steps become wider
 DARKEST = 5e-4  # linear RGB that is taken for the least
 
@@ -132,7 +132,7 @@ class Scene:
         sigma = math.hypot(SIGMA, noise / small.step)
         judges = np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))
         some = colours[judges]
-        typical = float(colours.mean(-1).median().clamp_min(DARKEST)) * SHINE
+        typical = float(colours.mean(-1).median().clamp_min(DARKEST))
         weight = self.weight_of_draws(some, sigma, typical)
         of_draw = weight.sum(1)
         chosen = []
@@ -140,7 +140,7 @@ class Scene:
             law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter) + STRANGE * self.any_skin
             chosen.append((times, self.skins[j].with_law(law.log()), self.priors[j]))
         b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
-        exposure = np.exp(of_draw.numpy() @ np.log(self.exposure))
+        exposure = np.asarray(np.exp(of_draw.numpy() @ np.log(self.exposure)), np.float32)
         expected = functools.partial(_expected, typical=typical)
         sigma_here = math.hypot(SIGMA, noise)
         plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
@@ -152,7 +152,8 @@ class Scene:
         field = _smooth(shading, small.mask).astype(np.float32)
         field = np.exp(field - field[small.mask].mean())
         even = some / torch.from_numpy(field[small.mask][judges])[:, None]
-        held = [(n, s, _held(p, even, s, sigma, typical)) for n, s, p in chosen]
+        left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), DARKEST))
+        held = [(n, s, _held(p, even, s, sigma, typical, left)) for n, s, p in chosen]
         smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
         return Look(b, e, exposure, mask.shape, small, field, smoothed, plain)
 
@@ -204,11 +205,11 @@ def _expected(colours: Tensor, chosen: list[tuple[int, _Skins, Prior]], sigma: f
     return torch.cat(list(threads.blocks(average, colours.split(bayes.CHUNK))))
 
 
-def _held(prior: Prior, colours: Tensor, skins: _Skins, sigma: float, typical: float) -> Prior:
+def _held(prior: Prior, colours: Tensor, skins: _Skins, sigma: float, typical: float, left: float) -> Prior:
     """The prior with shadings close to the median that colours (n, 3), already divided by the field, have under it."""
     level = float(bayes.expected(_Quadratic.of(colours, skins, prior, sigma, typical), skins)[:, 2].median())
     level = max(level, 0.02 * prior.diffuse)  # of what is no skin
-    return dataclasses.replace(prior, diffuse=level, diffuse_deviation=LEFT * level)
+    return dataclasses.replace(prior, diffuse=level, diffuse_deviation=left * level)
 
 
 def noise_of(image: np.ndarray, mask: np.ndarray) -> float:
@@ -331,7 +332,9 @@ class Look:
 
 
 def _looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
-    """A function (n, C) of colours (n, 3) by way of a table, whose steps are so many times the usual ones."""
+    """A function (n, C) of colours (n, 3), of many by way of a table, whose steps are so many times the usual ones."""
+    if len(colours) <= FEW:
+        return function(colours)
     table = _Table.of(colours, function, scale)
     return torch.cat(list(threads.blocks(table, colours.split(pictures.STRIP))))
 

@@ -64,7 +64,7 @@ class Decomposition:
     diffuse_deviation: np.ndarray = _UNKNOWN
     specular_deviation: np.ndarray = _UNKNOWN
     albedo_deviation: np.ndarray = _UNKNOWN
-    exposure: np.ndarray = _UNKNOWN
+    exposure: np.ndarray | np.floating[Any] = _UNKNOWN
 
     def __post_init__(self) -> None:
         for name in (*DEVIATIONS, "exposure"):
