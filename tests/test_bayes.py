@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import scipy.optimize
 import torch
 from conftest import refuses
 
-from bioface import bayes, metrics, skin
+from bioface import bayes, face_posterior, metrics, skin
 from bioface.maps import Decomposition
 from study import baselines
 
@@ -125,7 +126,7 @@ def test_the_likeliest_is_the_least_of_the_objective(truth, prior):
 def test_the_expectation_is_that_of_the_joint_law(truth, prior):
     """Against a sum over skins and over a dense grid of both shadings."""
     sigma, at = 0.03, tuple(np.argwhere(truth.mask)[0])
-    found = bayes._each_pixel(bayes._expected, sigma, truth.image, truth.mask, prior, None, None)
+    found = bayes._each_pixel(bayes.expected, sigma, truth.image, truth.mask, prior, None, None)
     b, e = bayes.mean_camera_d65(1)
     skins = bayes._Skins.under(prior, b[0], e[0])
     d, s = (
@@ -201,7 +202,11 @@ def known():
 
 
 def by_draws(faces, prior, draws=DRAWS):
-    return bayes.image_posterior(faces.image, faces.mask, prior, draws, bayes.mean_camera_d65(len(draws))[1])
+    lights = bayes.mean_camera_d65(len(draws))[1]
+    with mock.patch.object(
+        face_posterior, "noise_of", return_value=0.0
+    ):  # pixels that differ by themselves look like it
+        return face_posterior.image_posterior(faces.image, faces.mask, prior, draws, lights, smooth=False)
 
 
 def test_a_face_tells_its_camera(persons, known):
@@ -227,23 +232,23 @@ def test_what_pixels_share_makes_each_of_them_better(persons, known):
 
 
 def test_draws_weigh_what_bayes_gives_them(persons, known):
-    """Against sums in double precision, skin by skin and person by person."""
+    """Against sums in double precision, skin by skin and person by person; under exposures, too."""
     colours = torch.from_numpy(persons.image[0][persons.mask[0]][:20])
-    e = bayes.mean_camera_d65(9)[1]
-    skins = [bayes._Skins.under(known, b, light) for b, light in zip(DRAWS, e, strict=True)]
-    coordinates, log_people, scatter = bayes._people(known, skins[0].coordinates)
-    sigma = 0.01
-    found = bayes._weight_of_draws(colours, skins, log_people, scatter, known, sigma)
-    logs = log_people.double().numpy() + np.zeros((9, 1))
-    for j, under in enumerate(skins):
-        quadratic = bayes._Quadratic.of(colours, under, known, sigma)
-        evidence = bayes._evidence(quadratic, torch.zeros(len(under.colours)))[0].double()
-        for u, share in enumerate(scatter.double()):
-            logs[j, u] += (evidence + share.log()).logsumexp(-1).mean() * bayes.FACE_COUNTS
+    exposure = np.linspace(0.5, 1.3, 9)
+    scene = face_posterior.Scene(known, DRAWS, bayes.mean_camera_d65(9)[1], exposure)
+    sigma, some = 0.01, scene.some
+    found = scene.weight_of_draws(colours, sigma)
+    logs = scene.log_people.double().numpy() + np.zeros((9, 1))
+    for j, (under, seen) in enumerate(zip(scene.skins, scene.priors, strict=True)):
+        assert seen.diffuse == pytest.approx(exposure[j] * known.diffuse)
+        quadratic = bayes._Quadratic.of(colours, under[some], seen, sigma)
+        gain = bayes.evidence(quadratic, torch.zeros(len(some)))[0].double() - 2 * np.log(exposure[j])
+        for u, share in enumerate(scene.scatter[:, some].double()):
+            logs[j, u] += (gain + share.log()).logsumexp(-1).mean() * face_posterior.COUNTS
     expected = np.exp(logs - logs.max())
     np.testing.assert_allclose(found.numpy(), expected / expected.sum(), rtol=0.02, atol=1e-5)
-    centre = (scatter @ skins[0].coordinates - coordinates).abs()
-    inside = coordinates.abs().amax(-1) < 0.6
+    centre = (scene.scatter @ scene.skins[0].coordinates - scene.people).abs()
+    inside = scene.people.abs().amax(-1) < 0.6
     assert centre[inside].max() < 0.05  # pixels scatter around the person's skin
 
 
@@ -258,14 +263,14 @@ def test_a_draw_given_twice_counts_twice_and_order_does_not(persons, known):
 
 
 def test_draws_that_stand_for_all():
-    count = bayes.REPRESENTATIVES
+    count = face_posterior.REPRESENTATIVES
     even = torch.full((2 * count,), 0.5 / count)
     value = torch.arange(2.0 * count).flip(0)
-    chosen = dict(bayes._representatives(even, value))
+    chosen = dict(face_posterior.representatives(even, value))
     assert sum(chosen.values()) == count and set(chosen.values()) == {1}
     assert np.diff(sorted(chosen)).tolist() == [2] * (count - 1)  # every other one, whatever the order
-    assert bayes._representatives(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])) == [(1, count)]
-    heavy = dict(bayes._representatives(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 2.0, 3.0])))
+    assert face_posterior.representatives(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([3.0, 1.0, 2.0])) == [(1, count)]
+    heavy = dict(face_posterior.representatives(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([1.0, 2.0, 3.0])))
     assert heavy[0] == count // 2 and sum(heavy.values()) == count
 
 
@@ -278,15 +283,15 @@ def test_whole_faces_of_any_photo_and_what_will_not_do_is_refused(persons, known
         (DRAWS, lights[:2], "illuminant"),
         (DRAWS, lights[:, :31], "illuminant"),
     ):
-        refuses(what, bayes.image_posterior, image, mask, known, b, e)
-    refuses_bad_photos(bayes.image_posterior, persons, known, DRAWS, lights)
-    takes_any_photo(bayes.image_posterior, known, DRAWS, lights)
+        refuses(what, face_posterior.image_posterior, image, mask, known, b, e)
+    refuses_bad_photos(face_posterior.image_posterior, persons, known, DRAWS, lights)
+    takes_any_photo(face_posterior.image_posterior, known, DRAWS, lights)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*METHODS, bayes.image_posterior])
+@pytest.mark.parametrize("method", [*METHODS, face_posterior.image_posterior])
 def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, known):
-    more = (DRAWS, bayes.mean_camera_d65(9)[1]) if method is bayes.image_posterior else ()
+    more = (DRAWS, bayes.mean_camera_d65(9)[1]) if method is face_posterior.image_posterior else ()
     before = torch.get_num_threads()
     found = []
     try:
@@ -304,7 +309,7 @@ def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, kn
 
 def by_64_draws(image, mask, prior):
     draws = np.random.default_rng(0).normal(0, 1, (64, 2)).astype(np.float32)
-    return bayes.image_posterior(image, mask, prior, draws, bayes.mean_camera_d65(64)[1])
+    return face_posterior.image_posterior(image, mask, prior, draws, bayes.mean_camera_d65(64)[1])
 
 
 @pytest.mark.alone
@@ -349,3 +354,117 @@ def test_places_on_a_person_stand_for_the_pixels_of_a_face(measured):
         refuses("measured skins", bayes.Prior.measured, *five, made.image, made.mask, np.zeros(5))
     refuses("a person for each", bayes.Prior.measured, *skins, made.image, made.mask, person[1:])
     refuses("several places", bayes.Prior.measured, *skins, made.image, made.mask, np.arange(len(person)))
+
+
+# --- exposure, shading, tables
+
+
+def smooth_faces(seed, count=3, size=32, brow=False):
+    """Faces of smooth shading, D65 and the mean camera; with a band of dark melanin for a brow."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    shading = np.exp(0.5 * x + 0.3 * y) * rng.uniform(0.8, 1.2, (count, 1, 1))
+    person = rng.normal((0.0, 0.4), 0.1, (count, 2))
+    g, k = (person[:, i, None, None] + 0.06 * np.sin(9 * (x + rng.random()) + 7 * i * y) for i in range(2))
+    where = (np.abs(y + 0.2) < 0.05) & (np.abs(x) < 0.3)
+    if brow:
+        g = np.where(where, g + 0.5, g)
+    pigments = bayes.fractions(np.stack([g, k], -1).clip(-1, 1))
+    shine = 0.02 * (1 + np.sin(11 * x + 8 * y)) + np.zeros(shape)
+    b, d65 = bayes.mean_camera_d65(count)
+    made = Decomposition.of_maps(*pigments, shading, shine, b, d65, np.zeros((*shape, 3)), x**2 + y**2 + 0 * g < 0.22)
+    return dataclasses.replace(made, image=made.reconstruction), where & made.mask[0]
+
+
+@pytest.fixture(scope="module")
+def even():
+    return bayes.Prior.learn(smooth_faces(0, 20)[0])
+
+
+def under(faces, prior, exposure=None, **options):
+    count = 1 if exposure is None else len(exposure)
+    return face_posterior.image_posterior(
+        faces.image, faces.mask, prior, *bayes.mean_camera_d65(count), exposure, **options
+    )
+
+
+def test_a_darker_photo_is_the_same_skin(even):
+    """With exposures drawn; without, darkness is taken for melanin."""
+    faces, _ = smooth_faces(1)
+    dark = dataclasses.replace(faces, image=faces.image / 3)
+    draws = 2.0 ** np.arange(-2.5, 0.6, 0.25)
+    change = {}
+    for name, exposure in (("drawn", draws), ("fixed", None)):
+        light, less = (under(f, even, exposure) for f in (faces, dark))
+        change[name] = np.abs(less.melanin_coordinate - light.melanin_coordinate)[faces.mask].mean()
+        if name == "drawn":
+            np.testing.assert_allclose(less.exposure / light.exposure, 1 / 3, rtol=0.1)
+        else:
+            assert (light.exposure == 1).all()
+    assert change["drawn"] < 0.02 < 0.05 < change["fixed"]
+
+
+def test_a_brow_is_pigment_where_shading_is_smooth(even):
+    faces, brow = smooth_faces(2, brow=True)
+    found = {smooth: under(faces, even, smooth=smooth) for smooth in (True, False)}
+    off = {s: np.abs(d.melanin_coordinate - faces.melanin_coordinate)[:, brow].mean() for s, d in found.items()}
+    assert off[True] < 0.7 * off[False]
+    error = {s: metrics.rmse(d.diffuse_shading, faces.diffuse_shading, faces.mask).mean() for s, d in found.items()}
+    assert error[True] < 0.8 * error[False]
+
+
+def test_deviations_are_those_of_the_errors(even):
+    """Of every map, or more: the prior knows other faces too. Unknown outside the mask, and to the likeliest."""
+    faces, _ = smooth_faces(3, 6)
+    for found in (under(faces, even, smooth=False), bayes.posterior_mean(faces.image, faces.mask, even)):
+        sure = *found.coordinate_deviations, found.diffuse_deviation, found.albedo_deviation
+        names = "melanin_coordinate", "haemoglobin_coordinate", "diffuse_shading", "albedo"
+        for name, deviation in zip(names, sure, strict=True):
+            off = (getattr(found, name) - getattr(faces, name))[faces.mask]
+            assert 0.3 < np.sqrt((off**2).mean() / (deviation[faces.mask] ** 2).mean()) < 1.5, name
+        assert np.isnan(found.melanin_deviation[~faces.mask]).all()
+    likeliest = bayes.maximum_a_posteriori(faces.image, faces.mask, even)
+    assert np.isnan(likeliest.melanin_deviation).all() and np.isnan(likeliest.exposure).all()
+
+
+def test_the_table_gives_what_it_was_made_of(even):
+    """Errors of a small part of the deviations; none of what is linear in the logarithms."""
+    faces, _ = smooth_faces(4, 1, 64)
+    scene = face_posterior.Scene(even, DRAWS, bayes.mean_camera_d65(9)[1])
+    look = scene.look(faces.image[0], faces.mask[0])
+    colours = torch.from_numpy(faces.image[0][faces.mask[0]])
+    exact, table = look.expected(colours), face_posterior._Table.of(colours, look.expected)
+    off = (table(colours) - exact)[:, :7].square().mean(0) / exact[:, 7:].square().mean(0)
+    assert off.sqrt().max() < 0.15 and len(table.values) < len(colours)
+    linear = face_posterior._Table.of(colours, lambda c: c.log())
+    np.testing.assert_allclose(linear(colours), colours.log(), atol=1e-4)
+
+
+def test_a_table_of_very_many_colours_has_wider_steps(monkeypatch):
+    colours = torch.rand(20_000, 3)
+    monkeypatch.setattr(face_posterior, "MOST_POINTS", 5000)
+    table = face_posterior._Table.of(colours, torch.log)
+    assert len(table.values) <= 5000 and table.scale > 1
+    np.testing.assert_allclose(table(colours), colours.clamp_min(face_posterior.DARKEST).log(), atol=1e-3)
+
+
+def test_noise_is_found_but_not_shading():
+    rng = np.random.default_rng(0)
+    mask = np.ones((64, 64), bool)
+    shading = np.exp(rng.normal(0, 0.1, (64, 64, 1))) * np.array([0.5, 0.25, 0.15])
+    assert face_posterior.noise_of(shading.astype(np.float32), mask) < 1e-6
+    noisy = shading + rng.normal(0, 0.02, shading.shape[:2] + (3,))
+    assert face_posterior.noise_of(noisy.astype(np.float32), mask) == pytest.approx(0.02, rel=0.1)
+    assert face_posterior.noise_of(noisy, mask & (np.arange(64) < 1)) == 0  # too few pixels to tell
+
+
+def test_the_tail_of_the_normal_law_is_that_of_torch():
+    z = torch.linspace(-300, 12, 5000)
+    exact = torch.special.log_ndtr(z.double()) + z.double() ** 2 / 2
+    np.testing.assert_allclose(bayes._log_tail(z), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize(("exposure", "match"), [([0.0], "exposures > 0"), ([1.0, 1.0], "exposure of shape")])
+def test_exposures_that_will_not_do(even, exposure, match):
+    refuses(match, face_posterior.Scene, even, *bayes.mean_camera_d65(1), np.array(exposure))

@@ -4,13 +4,14 @@ Methods take photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what is 
 give a :class:`~bioface.maps.Decomposition`. :func:`maximum_a_posteriori` and :func:`posterior_mean` see each pixel by
 itself, under the mean camera and D65; told the true ones, which no network is, they are an oracle that shows what those
 cost. The mean has the least squared error of all that see one pixel, as far as the laws it takes for the faces are
-theirs. :func:`image_posterior` sees a whole face, whose pixels share a camera, a light and a person's skin.
+theirs. :mod:`bioface.face_posterior` sees a whole face, whose pixels share a camera, a light and a person's skin.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from bioface import camera, illumination, skin, threads
 from bioface.errors import BiofaceError
-from bioface.maps import Decomposition, checked_mask
+from bioface.maps import DEVIATIONS, Decomposition, checked_mask, slope
 
 #: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
 #: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is
@@ -30,23 +31,14 @@ from bioface.maps import Decomposition, checked_mask
 #: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
 SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
 
-#: The same where a photo is held against many cameras and lights, one of which is nearly its own, and how many
-#: independent pixels a face counts for: neighbours say the same again, and no law of theirs is the true one. By the sum
-#: of the errors of pigments, diffuse shading and albedo on the 64 validation faces of the twin, under 64 draws that 48
-#: pixels judge: 0.237, 0.232, 0.234, 0.235 at 0.0005, 0.0007, 0.001, 0.0015 and 8 pixels; 0.242, 0.234, 0.237 for 4, 8,
-#: 16 pixels at 0.001. The other choices by the same sum.
-SIGMA_FACE, FACE_COUNTS = 0.001, 8.0
-LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge; 0.234, 0.231, 0.229 for 48, 96, 200
-REPRESENTATIVES = 6  # cameras and lights under which all pixels are inverted; 0.234, 0.234, 0.233 for 3, 6, 12
-BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried; 0.233, 0.234, 0.247 for 1, 2, 3
-SCATTER_SMOOTHING = 0.4  # steps of GRID, of the law of pixels around their face's; 0.233, 0.234, 0.246 for 0, 0.4, 1.2
-
 SPREAD = 0.3  # of diffuse shading over a face, of its mean, where none is known; 0.26 on the training faces of the twin
 FRESNEL = (0.4 / 2.4) ** 2  # ((n − 1)/(n + 1))² at the refractive index of skin, n = 1.4
 
 GRID = 48  # skins along either pigment, even in table coordinates
+SCATTER_SMOOTHING = 0.4  # steps of GRID, of the law of pixels around their face's; 0.233, 0.234, 0.246 for 0, 0.4, 1.2
 SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 and one Gaussian law worse
 NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
+DEEP = 60.0  # nats: exponentials of less are ten times slower
 CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 
 #: Cameras or lights where they are known.
@@ -109,28 +101,27 @@ class Prior:
         cls,
         melanin: np.ndarray,
         haemoglobin: np.ndarray,
-        images: np.ndarray,
-        mask: np.ndarray,
+        images: np.ndarray | None,
+        mask: np.ndarray | None,
         person: np.ndarray,
     ) -> Prior:
         """Without any truth: the law of measured skin, and shadings from how bright the photos are.
 
         The mean photo over the mean colour of the skins, under the mean camera and D65, is the mean diffuse shading:
-        over many people the brightness ambiguity averages out. Its deviation, :data:`SPREAD`, is assumed; highlights
-        are on average what smooth skin reflects straight back, :data:`FRESNEL` of the light. Places on the face of one
-        person stand for its pixels.
+        over many people the brightness ambiguity averages out. Without photos it is 1, the light that makes a white
+        surface just not clip. Its deviation, :data:`SPREAD`, is assumed; highlights are on average what smooth skin
+        reflects straight back, :data:`FRESNEL` of the light. Places on the face of one person stand for its pixels.
 
         Parameters
         ----------
         melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
-        images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people
+        images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people, or None
         person : (M,) whose skin it is, some of them measured in several places
 
         Raises
         ------
         BiofaceError : see :func:`maximum_a_posteriori`; skins that are NaN, or all the same; as many persons as skins
         """
-        mask = checked_mask(images, mask)
         fractions = np.stack([melanin, haemoglobin]).astype(float)
         if not np.isfinite(fractions).all() or not fractions.std(1).min() > 0:
             raise BiofaceError("expected measured skins that vary and are finite, found others")
@@ -143,10 +134,19 @@ class Prior:
             raise BiofaceError("expected persons who were measured in several places, found none")
         to_rgb = rgb_of_reflectance(*(v[0] for v in mean_camera_d65(1))).double()
         albedo = (to_rgb @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
-        colour = images[mask].astype(float).mean(0)
+        colour = albedo
+        if images is not None and mask is not None:
+            colour = images[checked_mask(images, mask)].astype(float).mean(0)
         level = float(colour.mean() / albedo.mean())
         shadings = level, SPREAD * level, FRESNEL * level
         return cls(coordinates.mean(1), _law(coordinates), *shadings, albedo, colour, *_between_and_within(places))
+
+    def exposed(self, factor: float) -> Prior:
+        """The same faces with so many times the light."""
+        shadings = (factor * v for v in (self.diffuse, self.diffuse_deviation, self.specular))
+        return dataclasses.replace(
+            self, **dict(zip(("diffuse", "diffuse_deviation", "specular"), shadings, strict=True))
+        )
 
 
 def _between_and_within(faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +203,7 @@ def posterior_mean(
     Parameters, errors: as :func:`maximum_a_posteriori`, with :data:`SIGMA_EXPECTED`. Both shadings are integrated out
     in closed form, where i_d ≥ 0 is left out: 0 is some deviations away from its mean.
     """
-    return _each_pixel(_expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant)
+    return _each_pixel(expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant)
 
 
 @torch.no_grad()
@@ -212,12 +212,13 @@ def _each_pixel(
 ) -> Decomposition:
     mask = checked_mask(images, mask)
     b, e = mean_camera_d65(len(mask))
-    b = b if camera_b is None else _finite("camera_b", camera_b, b.shape)
-    e = e if illuminant is None else _finite("illuminant", illuminant, e.shape)
+    b = b if camera_b is None else finite("camera_b", camera_b, b.shape)
+    e = e if illuminant is None else finite("illuminant", illuminant, e.shape)
     sigma = sigma if camera_b is None or illuminant is None else SIGMA_ORACLE
     skins = (_Skins.under(prior, *known) for known in zip(b, e, strict=True))
     found = [_found(find, *face, prior, sigma) for face in zip(_colours(images, mask), skins, strict=True)]
-    return _decomposed(found, prior, b, e, images, mask)
+    found = [with_deviations(of_face) if of_face.shape[-1] == 14 else of_face for of_face in found]
+    return decomposed(found, prior, b, e, images, mask)
 
 
 @dataclass(frozen=True)
@@ -231,14 +232,21 @@ class _Skins:
 
     @classmethod
     def under(cls, prior: Prior, b: np.ndarray, e: np.ndarray) -> _Skins:
-        g, to_rgb, log_prior = torch.linspace(-1, 1, GRID), rgb_of_reflectance(b, e), torch.from_numpy(prior.law)
-        every = cls(torch.cartesian_prod(g, g), log_prior, (to_rgb @ _reflectance().T).T, to_rgb.sum(-1))
-        return every.with_law(log_prior.flatten())
+        return cls.every(b, e).with_law(torch.from_numpy(prior.law).flatten())
+
+    @classmethod
+    def every(cls, b: np.ndarray, e: np.ndarray) -> _Skins:
+        """All of the grid, equally likely."""
+        g, to_rgb = torch.linspace(-1, 1, GRID), rgb_of_reflectance(b, e)
+        return cls(torch.cartesian_prod(g, g), torch.zeros(GRID**2), (to_rgb @ _reflectance().T).T, to_rgb.sum(-1))
 
     def with_law(self, log_prior: Tensor) -> _Skins:
         """The same under another law (M,), of which those that it hardly knows are left out."""
         keep = log_prior > log_prior.max() - NEGLIGIBLE
-        return _Skins(self.coordinates[keep], log_prior[keep].float(), self.colours[keep], self.white)
+        return dataclasses.replace(self[keep], log_prior=log_prior[keep].float())
+
+    def __getitem__(self, some: Tensor) -> _Skins:
+        return _Skins(self.coordinates[some], self.log_prior[some], self.colours[some], self.white)
 
 
 @functools.cache
@@ -264,11 +272,13 @@ class _Quadratic:
     z: Tensor
 
     @classmethod
-    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> _Quadratic:
+    def of(cls, colours: Tensor, skins: _Skins, prior: Prior, sigma: float, typical: float = 0.0) -> _Quadratic:
+        """With a ``typical`` brightness of the face, highlights are weaker where a pixel is darker than that."""
+        shine = prior.specular * (colours.mean(-1) / typical).clamp(0.1, 3) if typical else prior.specular
         t, w, precision = skins.colours / sigma, skins.white / sigma, prior.diffuse_deviation**-2
         aa, ab, bb = (t * t).sum(-1) + precision, t @ w, w @ w
         a = torch.addmm(torch.tensor(prior.diffuse * precision), colours / sigma, t.T)
-        b = (colours / sigma @ w - 1 / prior.specular)[:, None]
+        b = (colours / sigma @ w - 1 / shine)[:, None]
         stiffness = bb - ab * ab / aa
         z = torch.addcmul(b, a, -ab / aa) * stiffness.rsqrt()
         return cls(aa, ab, bb, a, b, stiffness, z)
@@ -289,138 +299,87 @@ def _likeliest(q: _Quadratic, skins: _Skins) -> Tensor:
     return torch.cat([skins.coordinates[best], diffuse.clamp_min(0), specular, skins.colours[best]], -1)
 
 
-def _expected(q: _Quadratic, skins: _Skins) -> Tensor:
-    """(n, 7) expectation over the skins, with the shadings integrated out: coordinates, shadings, albedo."""
-    evidence, tail = _evidence(q, skins.log_prior)
-    weight = evidence.softmax(-1)
-    mills = tail.neg_().exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
+def expected(q: _Quadratic, skins: _Skins) -> Tensor:
+    """(n, 14) expectation over the skins, shadings integrated out: of coordinates, shadings, albedo, and their squares.
+
+    Of a skin's i_s there is left a Gaussian law cut at 0, and of i_d, given i_s, a Gaussian one.
+    """
+    log_weight, tail = evidence(q, skins.log_prior)
+    weight = log_weight.sub_(log_weight.amax(-1, keepdim=True)).clamp_min_(-DEEP).exp_()  # as a softmax
+    weight /= weight.sum(-1, keepdim=True)
+    mills = tail.neg_().clamp_min_(-DEEP).exp_().mul_((2 * torch.pi) ** -0.5)  # φ(z)/Φ(z)
     specular = (q.z + mills).clamp_min_(0) * q.stiffness.rsqrt()
-    diffuse = (q.a - q.ab * specular) / q.aa
-    shadings = [(weight * v).sum(-1, keepdim=True).clamp_min(0) for v in (diffuse, specular)]
-    return torch.cat([weight @ skins.coordinates, *shadings, weight @ skins.colours], -1)
+    variance = (1 - mills * (mills + q.z)).clamp_(0, 1) / q.stiffness
+    slope = q.ab / q.aa
+    diffuse = q.a / q.aa - slope * specular
+    second = diffuse.square() + 1 / q.aa + slope.square() * variance, specular.square() + variance
+    shadings = [(weight * v).sum(-1, keepdim=True).clamp_min(0) for v in (diffuse, specular, *second)]
+    both = weight @ torch.cat([skins.coordinates, skins.colours, skins.coordinates**2, skins.colours**2], -1)
+    return torch.cat([both[:, :2], *shadings[:2], both[:, 2:7], *shadings[2:], both[:, 7:]], -1)
 
 
-def _evidence(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+def evidence(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor]:
     """(n, M) log likelihood of colour and skin together, but for a constant of the colour's; and log Φ(z) + z²/2."""
-    log_tail = torch.special.log_ndtr(q.z)  # of the half line i_s ≥ 0
-    half = 0.5 * q.z.square()
-    evidence = (q.a.square() / (2 * q.aa)).add_(half).add_(log_tail)
-    return evidence.add_(log_prior - 0.5 * (q.aa * q.stiffness).log()), half.add_(log_tail)
+    tail = _log_tail(q.z)  # of the half line i_s ≥ 0
+    gain = (q.a.square() / (2 * q.aa)).add_(tail)
+    return gain.add_(log_prior - 0.5 * (q.aa * q.stiffness).log()), tail
+
+
+def _log_tail(z: Tensor) -> Tensor:
+    """log Φ(z) + z²/2 within 3e-5, five times as fast as ``torch.special.log_ndtr``.
+
+    Below −3 by the continued fraction of Mills' ratio (Laplace), where 1 + erf would lose its digits.
+    """
+    y = -z.clamp_max(-3)
+    low = -(y + 1 / (y + 2 / (y + 3 / (y + 4 / (y + 5 / y))))).mul_((2 * torch.pi) ** 0.5).log_()
+    high = (0.5 + 0.5 * torch.erf(z * 0.5**0.5)).clamp_min_(1e-12).log_().addcmul_(z, z, value=0.5)
+    return torch.where(z < -3, low, high)
 
 
 def _found(find: _Find, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> Tensor:
-    """(n, 7) what ``find`` says of colours (n, 3)."""
+    """(n, 7 or 14) what ``find`` says of colours (n, 3)."""
     parts = threads.blocks(lambda c: find(_Quadratic.of(c, skins, prior, sigma), skins), colours.split(CHUNK))
     return torch.cat(list(parts))
 
 
-def _decomposed(
-    found: list[Tensor], prior: Prior, b: np.ndarray, e: np.ndarray, images: np.ndarray, mask: np.ndarray
+def with_deviations(moments: Tensor) -> Tensor:
+    """(n, 14) expectations and standard deviations from expectations of seven quantities and of their squares."""
+    mean, square = moments.split(7, -1)
+    return torch.cat([mean, (square - mean**2).clamp_min(0).sqrt()], -1)
+
+
+def decomposed(
+    found: list[Tensor],
+    prior: Prior,
+    b: np.ndarray,
+    e: np.ndarray,
+    images: np.ndarray,
+    mask: np.ndarray,
+    exposure: np.ndarray | float = math.nan,
 ) -> Decomposition:
-    """Of what was found of the pixels (n, 7) of each mask: coordinates, shadings, albedo."""
-    maps = np.zeros((*mask.shape, 7), np.float32)
+    """Of what was found in each mask, (n, 7 or 14): coordinates, shadings, albedo, and deviations where known."""
+    maps = np.full((*mask.shape, 14), np.nan, np.float32)
+    maps[..., :7] = 0
     maps[..., :2] = prior.pigments
-    maps[mask] = torch.cat(found).numpy()
+    maps[mask, : found[0].shape[-1]] = torch.cat(found).numpy()
+    exposed = np.broadcast_to(np.float32(exposure), len(mask))
     with threads.number(1):
         made = Decomposition.of_maps(*fractions(maps[..., :2]), maps[..., 2], maps[..., 3], b, e, images, mask)
-    return dataclasses.replace(made, albedo=maps[..., 4:])
+    return dataclasses.replace(made, albedo=maps[..., 4:7], exposure=exposed, **deviations(maps))
 
 
-# --- the pixels of a face together -------------------------------------------------------------------------
+def deviations(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of a :class:`~bioface.maps.Decomposition` that say how sure it is, of (..., 14) maps.
 
-
-@torch.no_grad()
-def image_posterior(
-    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray
-) -> Decomposition:
-    """The expectation of every map where the pixels of a face share what they do share: camera, light and person.
-
-    A face is seen by one of n cameras and lights, all equally likely beforehand, and is one person's, whose skin u
-    follows the law of the faces' medians; its pixels scatter around u, independently, by the law of the training faces.
-    Each camera j and skin u is as likely as the photo's colours c under them,
-
-        log w(j, u) = log p(u) + κ · mean over pixels of log Σ_skins p(skin | u) p(c | skin, j),
-
-    where κ is how many pixels a face counts for and p(c | skin, j) has the shadings integrated out as in
-    :func:`posterior_mean`. The mean is over some of the pixels (:data:`LOOKED_AT`), and κ is small
-    (:data:`FACE_COUNTS`), because neighbours are not independent. Maps and albedo are those of :func:`posterior_mean`
-    under camera j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
-    (:data:`REPRESENTATIVES`). It knows nothing of where in the face a pixel is.
-
-    Parameters
-    ----------
-    images, mask, prior : as :func:`maximum_a_posteriori`
-    camera_b, illuminant : (n, 2), (n, 33), draws from the law of cameras and lights, the same for all faces; 64 do
-        nearly as well as 192, and a single one is a camera and light that are known
-
-    Returns
-    -------
-    with each face's ``camera_b`` and ``illuminant`` their expectation over all draws
-
-    Raises
-    ------
-    BiofaceError : as :func:`maximum_a_posteriori`; not one draw or not as many of both
+    Those of the pigments are the coordinate's times the slope of the fraction.
     """
-    mask = checked_mask(images, mask)
-    count = max(1, len(np.atleast_1d(camera_b)))
-    b, e = _finite("camera_b", camera_b, (count, 2)), _finite("illuminant", illuminant, (count, 33))
-    skins = list(threads.blocks(lambda draw: _Skins.under(prior, *draw), zip(b, e, strict=True)))
-    people, log_people, scatter = _people(prior, skins[0].coordinates)
-    found, cameras, lights = [], [], []
-    for colours in _colours(images, mask):
-        weight = _weight_of_draws(colours, skins, log_people, scatter, prior)
-        of_draw = weight.sum(1)
-        cameras.append(of_draw.numpy() @ b)
-        lights.append(of_draw.numpy() @ e)
-        total = torch.zeros(())
-        for j, times in _representatives(of_draw, weight @ people[:, 1] / of_draw):
-            law = (weight[j] / of_draw[j] @ scatter).log()
-            total = total + times * _found(_expected, colours, skins[j].with_law(law), prior, SIGMA_FACE)
-        found.append(total / REPRESENTATIVES)
-    return _decomposed(found, prior, np.stack(cameras), np.stack(lights), images, mask)
+    pigments = [slope(v, top) for v, top in zip(fractions(maps[..., :2]), _TOPS, strict=True)]
+    values = *(maps[..., 7 + i] * pigments[i] for i in (0, 1)), maps[..., 9], maps[..., 10], maps[..., 11:]
+    return dict(zip(DEVIATIONS, values, strict=True))
 
 
-def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over the skins (M, 2), (U, M)."""
-    some = prior.base[::BASE_STEP, ::BASE_STEP]
-    points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
-    to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
-    steps = to - points[:, None] + GRID - 1  # (U, M, 2)
-    scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
-    log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
-    return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
-
-
-def _weight_of_draws(
-    colours: Tensor, skins: list[_Skins], log_people: Tensor, scatter: Tensor, prior: Prior, sigma: float = SIGMA_FACE
-) -> Tensor:
-    """(draws, U), of sum 1: how likely each camera and light and each person's skin are given colours (n, 3)."""
-    some = colours[np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))]
-    flat = torch.zeros(len(scatter.T))
-
-    def mean_log(under: _Skins) -> Tensor:
-        evidence, _ = _evidence(_Quadratic.of(some, under, prior, sigma), flat)
-        top = evidence.amax(-1, keepdim=True)
-        likelihood = evidence.sub_(top).exp_() @ scatter.T  # (n, U)
-        return (likelihood.clamp_min_(1e-30).log_() + top).mean(0)
-
-    logs = torch.stack(list(threads.blocks(mean_log, skins)))
-    return (log_people + FACE_COUNTS * logs).flatten().softmax(0).view(len(skins), -1)
-
-
-def _representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
-    """Which draws (n,) stand for all, and how often each: those in the middle of equal shares of the weight.
-
-    In the order of ``value``, the person's haemoglobin under each draw: of all maps it depends most on the camera.
-    """
-    order = value.argsort(stable=True)
-    middles = (torch.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
-    at = torch.searchsorted(weight[order].cumsum(0), middles).clamp_max(len(weight) - 1)
-    chosen, counts = order[at].unique(return_counts=True)
-    return list(zip(chosen.tolist(), counts.tolist(), strict=True))
-
-
-def _finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Values as float32, once they are finite and of that shape; else a BiofaceError."""
     values = np.asarray(values, np.float32)
     if values.shape != shape or not np.isfinite(values).all():
         raise BiofaceError(f"expected finite {name} of shape {shape}, found {values.shape}")

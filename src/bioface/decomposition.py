@@ -1,6 +1,6 @@
 """What a face is taken apart into, whoever did it: the network, a per-pixel inversion, a fit, or the truth.
 
-:func:`decompose` does it to a photo with the trained network, and :func:`edit` puts it together again in another way.
+:func:`decompose` does it to a photo, and :func:`edit` puts it together again in another way.
 
 References
 ----------
@@ -21,8 +21,8 @@ import scipy.ndimage
 import torch
 from tqdm import tqdm
 
-from bioface import camera, illumination, image_formation, paths, pictures, skin
-from bioface.datasets import photos
+from bioface import bayes, camera, face_posterior, illumination, image_formation, paths, pictures, skin
+from bioface.datasets import photos, portrait, skin_spectra
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.maps import Decomposition as Decomposition
 from bioface.maps import of_twin as of_twin
@@ -36,6 +36,7 @@ MARGIN = 64 / 58
 #: How much diffuse and specular shading of a pixel are held to the network's, against its colour: the squares of what
 #: colours are off by (0.03) over what the two shadings are (0.15 and 0.03); see :func:`decompose`.
 HOLD = (0.04, 1.0)
+METHODS = ("bayes", "network")
 WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
 FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
@@ -50,20 +51,30 @@ class NoMask(UserWarning):
     """A photo came without a mask, so that where its face is had to be taken for granted."""
 
 
+class NotSkin(UserWarning):
+    """Much of what should be a face has colours that the skin model cannot make."""
+
+
 def decompose(
     image: str | Path | photos.Photo | np.ndarray,
     mask: str | Path | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
     progress: bool = False,
+    method: str | None = None,
 ) -> Decomposition:
-    """Take a photo of a face apart with the trained network.
+    """Take a photo of a face apart, at the photo's own resolution.
 
-    The network knows faces that fill most of 64 × 64 pixels. A photo of that size goes in as it is and its maps are
-    the network's. Of any other, a square around the mask, a tenth wider, is brought to 64 × 64 (averaged in linear
-    light) and the maps back to the photo's size by linear interpolation. They hold no more detail than 64 × 64 pixels
-    do. The photo's own goes into the shadings: pores, wrinkles and edges are shading for the most part, and the three
-    colours of a pixel cannot tell four maps, but two. With the interpolated pigments' colour a, and white w for
-    highlights, as given, the shadings of each pixel p are those ≥ 0 of least
+    "bayes" is :mod:`bioface.face_posterior` with the distribution of measured skin (ISSA) and draws of cameras, lights
+    and exposures: nothing is trained. Every map comes with its standard deviation. Maps reach 0.05 sides of the mask
+    beyond it, and are NaN further out. Where more than a third of the mask has colours that no skin has under any of
+    the lights, black and white among them, it warns and says how much.
+
+    "network" is the trained network, which knows faces that fill most of 64 × 64 pixels. A photo of that size goes in
+    as it is and its maps are the network's. Of any other, a square around the mask, a tenth wider, is brought to
+    64 × 64 (averaged in linear light) and the maps back to the photo's size by linear interpolation. They hold no more
+    detail than 64 × 64 pixels do. The photo's own goes into the shadings: pores, wrinkles and edges are shading for the
+    most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated pigments' colour
+    a, and white w for highlights, as given, the shadings of each pixel p are those ≥ 0 of least
 
         |i_d a + i_s w − p|² + 0.04 (i_d − network's)² + 1 (i_s − network's)²
 
@@ -81,8 +92,9 @@ def decompose(
         with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
     mask : where the face is: a picture that is light there, or (H, W), see :func:`bioface.datasets.photos.read`. Left
         out, it is where the photo is opaque; if that is everywhere, all of it is taken for face, with a warning
-    weights : a network, or the safetensors file of one; None is the one that ships
+    weights : a network, or the safetensors file of one, for the network; None is the one that ships
     progress : show a progress bar
+    method : "bayes" or "network"; None is the network where ``weights`` are given, else Bayes
 
     Returns
     -------
@@ -91,8 +103,14 @@ def decompose(
     Raises
     ------
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
-    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels
+    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels; an
+        unknown method, weights for Bayes
     """
+    method = method or ("bayes" if weights is None else "network")
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if method == "bayes" and weights is not None:
+        raise BiofaceError("expected weights for the network only, found some for method 'bayes'")
     linear, face = pictures.read(image, mask)
     if mask is None and face.all():
         warnings.warn(
@@ -101,7 +119,61 @@ def decompose(
             NoMask,
             stacklevel=2,
         )
-    network = weights if isinstance(weights, BioFaceNet) else _network(weights)
+    if method == "bayes":
+        return _by_bayes(linear, face)
+    return _by_network(weights if isinstance(weights, BioFaceNet) else _network(weights), linear, face, progress)
+
+
+def _by_bayes(linear: np.ndarray, face: np.ndarray) -> Decomposition:
+    look = _scene().look(linear, face, margin=FEATHER)
+    maps = look.maps(linear, face | look.region(FEATHER))
+    g, k, diffuse, specular = np.moveaxis(maps[..., :4], -1, 0)
+    to_rgb = _to_rgb(look.camera_b, look.illuminant, look.illuminant)
+    made = np.full_like(linear, np.nan)
+    height = max(1, pictures.STRIP // face.shape[1])
+    for y in range(0, len(face), height):
+        part = slice(y, y + height)
+        skins = _albedo(np.nan_to_num(g[part]), np.nan_to_num(k[part]), to_rgb)
+        made[part] = diffuse[part, :, None] * skins + specular[part, :, None] * to_rgb.sum(-1).astype(np.float32)
+    strange = _not_skin(linear[face], made[face], specular[face])
+    if strange > 1 / 3:
+        message = (
+            f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, rightly exposed?"
+        )
+        warnings.warn(message, NotSkin, stacklevel=3)
+    b, e, exposure = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant, look.exposure))
+    pigments = bayes.fractions(maps[..., :2])
+    sure = bayes.deviations(maps)
+    return Decomposition(
+        *pigments, diffuse, specular, maps[..., 4:7], made, linear, face, b, e, exposure=exposure, **sure
+    )
+
+
+def _not_skin(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:
+    """Share of pixels (n, 3) that the maps miss by a tenth, that are black, or more highlight than skin."""
+    bright = np.linalg.norm(photo, axis=-1)
+    missed = np.linalg.norm(made - photo, axis=-1) > 0.1 * bright + 0.02
+    return float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
+
+
+@functools.cache
+def _scene() -> face_posterior.Scene:
+    """Measured skin, and cameras, lights and exposures by the law of the twin."""
+    melanin, haemoglobin = skin_spectra.pigments()
+    inside = np.isfinite(melanin)
+    skins = melanin[inside], haemoglobin[inside]
+    prior = bayes.Prior.measured(*skins, None, None, skin_spectra.people()[inside])
+    return face_posterior.Scene(prior, *draw(face_posterior.DRAWS, np.random.default_rng(0)))
+
+
+def draw(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cameras (count, 2), lights (count, 33), exposures (count,) that photos may be taken with, as the twin's are."""
+    b, weights, cct = portrait.draw_cameras(count, rng)
+    exposure = 2 ** rng.uniform(*face_posterior.EXPOSURES, count)
+    return b, illumination.mix(weights, cct), exposure
+
+
+def _by_network(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool) -> Decomposition:
     H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)

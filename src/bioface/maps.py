@@ -18,6 +18,16 @@ from bioface import camera, image_formation, paths, skin
 from bioface.arrays import read_npz
 from bioface.errors import BiofaceError, DataError
 
+#: The fields that say how sure a method is.
+DEVIATIONS = (
+    "melanin_deviation",
+    "haemoglobin_deviation",
+    "diffuse_deviation",
+    "specular_deviation",
+    "albedo_deviation",
+)
+_UNKNOWN: Any = np.float32(np.nan)
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -34,6 +44,10 @@ class Decomposition:
     mask : (..., H, W) bool, the face; maps mean nothing outside
     camera_b : (..., 2) camera coefficients
     illuminant : (..., 33) of unit sum
+    melanin_deviation, haemoglobin_deviation, diffuse_deviation, specular_deviation : (..., H, W) standard deviations of
+        the maps, where a method knows how sure it is; of pigments in volume fractions
+    albedo_deviation : (..., H, W, 3) of the albedo
+    exposure : (...) how bright the face's light is, in units of what the method takes for usual
     """
 
     melanin: np.ndarray
@@ -46,6 +60,19 @@ class Decomposition:
     mask: np.ndarray
     camera_b: np.ndarray
     illuminant: np.ndarray
+    melanin_deviation: np.ndarray = _UNKNOWN
+    haemoglobin_deviation: np.ndarray = _UNKNOWN
+    diffuse_deviation: np.ndarray = _UNKNOWN
+    specular_deviation: np.ndarray = _UNKNOWN
+    albedo_deviation: np.ndarray = _UNKNOWN
+    exposure: np.ndarray | np.floating[Any] = _UNKNOWN
+
+    def __post_init__(self) -> None:
+        for name in (*DEVIATIONS, "exposure"):
+            if getattr(self, name) is _UNKNOWN:  # takes no memory
+                like = self.albedo if name == "albedo_deviation" else self.melanin
+                shape = np.shape(like)[:-2] if name == "exposure" else np.shape(like)
+                object.__setattr__(self, name, np.broadcast_to(_UNKNOWN, shape))
 
     @classmethod
     def of_maps(
@@ -98,7 +125,7 @@ class Decomposition:
         arrays = read_npz(path, [f.name for f in dataclasses.fields(cls)], "a decomposition (.npz)")
         *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
         ends = {"albedo": (H, W, 3), "reconstruction": (H, W, 3), "image": (H, W, 3), "camera_b": (2,)}
-        ends["illuminant"] = (33,)
+        ends |= {"illuminant": (33,), "albedo_deviation": (H, W, 3), "exposure": ()}
         for name, array in arrays.items():
             kind, shape = ("b" if name == "mask" else "f"), (*batch, *ends.get(name, (H, W)))
             if array.dtype.kind != kind or array.shape != shape:
@@ -123,6 +150,22 @@ class Decomposition:
     def haemoglobin_coordinate(self) -> np.ndarray:
         """(..., H, W) haemoglobin in table coordinates, [−1, 1]."""
         return skin.table_coordinate(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+
+    @property
+    def coordinate_deviations(self) -> tuple[np.ndarray, np.ndarray]:
+        """(..., H, W) standard deviations of melanin and haemoglobin in table coordinates, to first order."""
+        melanin = self.melanin_deviation / slope(self.melanin, skin.MELANIN_RANGE[1])
+        return melanin, self.haemoglobin_deviation / slope(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
+
+
+def slope(fraction: np.ndarray, maximum: float) -> np.ndarray:
+    """Change of a volume fraction for a change of 1 in its table coordinate: see :func:`bioface.skin.table_fraction`.
+
+    >>> float(slope(np.array(0.43), 0.43).round(4))  # 3 · 0.495 · 0.43
+    0.6385
+    """
+    u = (np.asarray(fraction) / maximum).clip(1e-6) ** (1 / 3)
+    return (1.485 * maximum * u**2).astype(np.float32)
 
 
 def of_twin(faces: Any) -> Decomposition:

@@ -6,6 +6,7 @@ plan and seed and are kept, see :mod:`study.cache`.
 
 import dataclasses
 import functools
+import math
 import sys
 import types
 from collections.abc import Iterable, Mapping
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from bioface import decomposition, identifiability, illumination, image_formation, recipes, threads, training
-from bioface.bayes import Prior, image_posterior
+from bioface.bayes import Prior
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, unknown_name
+from bioface.face_posterior import EXPOSURES, image_posterior
 from bioface.maps import Decomposition, of_twin
 from bioface.network import BioFaceNet
 from bioface.paths import whole_file
@@ -184,6 +186,9 @@ def unseen_spectra() -> dict[str, np.ndarray]:
 def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = None) -> Prior:
     """What is known of faces without any truth: :meth:`bioface.bayes.Prior.measured` of ISSA's face spectra.
 
+    Its shadings are those at the exposure of a photographer: photos are on average darker by what
+    :data:`bioface.face_posterior.EXPOSURES` are.
+
     Parameters
     ----------
     image, mask : (N, H, W, 3) linear RGB, (N, H, W) bool, photos that tell how bright skin is lit
@@ -199,23 +204,28 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     if some.shape != melanin.shape or some.dtype != bool:
         raise BiofaceError(f"expected {len(melanin)} booleans, one a spectrum, found {some.dtype} {some.shape}")
     inside = np.isfinite(melanin) & some
-    return Prior.measured(melanin[inside], haemoglobin[inside], image, mask, measured.subject[inside])
+    low, high = EXPOSURES
+    mean_exposure = (2**high - 2**low) / ((high - low) * math.log(2))
+    seen = Prior.measured(melanin[inside], haemoglobin[inside], image, mask, measured.subject[inside])
+    return seen.exposed(1 / mean_exposure)
 
 
-def draw_cameras(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (count, 2) and illuminants (count, 33) by the law of the twin: what a photo may be taken with."""
-    b, weights, cct = twin.draw_cameras(count, rng)
-    return b, illumination.mix(weights, cct)
+def exposed_alike(faces: Faces) -> Decomposition:
+    """What is true of faces of the twin, had all been exposed as a photographer does; for laws that know of exposure."""
+    truth, factor = of_twin(faces), faces.truth.exposure[:, None, None]
+    diffuse, specular = truth.diffuse_shading / factor, truth.specular_shading / factor
+    image = truth.image / factor[..., None]
+    return dataclasses.replace(truth, image=image, diffuse_shading=diffuse, specular_shading=specular)
 
 
 def inverted(faces: Faces) -> types.SimpleNamespace:
     """Maps of faces that nobody told, to stand for their ``truth``: their photos, each under the law of measured skin.
 
-    They are those of :func:`bioface.bayes.image_posterior` with :func:`measured_prior`, under cameras and lights of
-    the twin's law. Whatever is true of the faces is left out.
+    They are those of :func:`bioface.face_posterior.image_posterior` with :func:`measured_prior`, under cameras and
+    lights of the twin's law. Whatever is true of the faces is left out.
     """
     image = image_formation.srgb_decode(faces.rgb)
-    draws = draw_cameras(TEACHER_DRAWS, np.random.default_rng(0))
+    draws = decomposition.draw(TEACHER_DRAWS, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
     daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))

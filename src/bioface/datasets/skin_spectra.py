@@ -38,6 +38,7 @@ NAMES = ("issa", "iset")
 FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
 #: Melanin and haemoglobin of ISSA's face spectra, which ship: see :func:`pigments`.
 PIGMENTS = paths.ASSETS / "issa_pigments.npz"
+PEOPLE = paths.ASSETS / "issa_people.npz"  #: whose each of them is: see :func:`people`
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
 CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
@@ -118,6 +119,11 @@ def pigments() -> tuple[np.ndarray, np.ndarray]:
     """
     arrays = read_npz(PIGMENTS, ("melanin", "haemoglobin"), "pigments of measured skin")
     return arrays["melanin"], arrays["haemoglobin"]
+
+
+def people() -> np.ndarray:
+    """(7 553,) int, the person of each of ISSA's face spectra; they ship, since reading the workbook takes seconds."""
+    return read_npz(PEOPLE, ("subject",), "the people of measured skin")["subject"]
 
 
 def _workbook() -> Path:

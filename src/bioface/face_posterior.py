@@ -1,0 +1,394 @@
+"""A whole face taken apart by Bayes' rule: its pixels share a camera, a light, an exposure and a person's skin.
+
+What they share is found on a sample of pixels (:class:`Scene`). From then on every map is a function of a pixel's three
+colours alone: it is tabulated over log RGB and looked up, so that a photo of any size costs little more than a small
+one. Shading is smooth, pigment need not be: a smooth field of shading is fitted to a first answer, leaving out what is
+darker than its surroundings, the photo is divided by it, and what is left of the shading is held close to even. So a
+brow is pigment, not shadow.
+
+References
+----------
+Tsumura et al. (2003), "Image-based skin color and texture analysis/synthesis by extracting hemoglobin and melanin
+information in the skin", SIGGRAPH: shading taken out of the log colours of a face.
+Barron & Malik (2015), "Shape, illumination, and reflectance from shading", PAMI 37: a prior on each of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from bioface import bayes, pictures, threads
+from bioface.bayes import GRID, NEGLIGIBLE, Prior, _Quadratic, _Skins
+from bioface.errors import BiofaceError
+from bioface.maps import Decomposition, checked_mask
+
+EXPOSURES = (-2.0, 0.6)  #: octaves around the prior's mean shading within which a photo's exposure is drawn
+DRAWS = 128  #: cameras, lights and exposures that a photo is held against
+
+#: Deviation of a colour from the model's, linear RGB, noise apart, and how many independent pixels a face counts for:
+#: neighbours say the same again, and no law of theirs is the true one.
+SIGMA, COUNTS = 0.002, 4.0
+EVERY = 2  # of GRID, along both pigments, whose skins are judged by
+LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge
+REPRESENTATIVES = 6  # draws under which all pixels are inverted
+BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
+STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
+WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
+OUTLIER = 0.1  # of log shading: pixels this far from the field count half
+LEFT = 0.075  # deviation of what the field leaves of the shading, of its mean
+QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
+SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
+STEPS = (0.18, 0.075, 0.09)  # of the table, mean log RGB, log R/G, log B/G: errors a tenth of the deviations
+FEW = 512  # colours, for which there is no table
+MOST_POINTS = 40_000  # of it; with more colours its steps become wider
+DARKEST = 5e-4  # linear RGB that is taken for the least
+
+
+@torch.no_grad()
+def image_posterior(
+    images: np.ndarray,
+    mask: np.ndarray,
+    prior: Prior,
+    camera_b: np.ndarray,
+    illuminant: np.ndarray,
+    exposure: np.ndarray | None = None,
+    smooth: bool = True,
+) -> Decomposition:
+    """The expectation of every map, and its standard deviation, where the pixels of a face share what they do share.
+
+    A face is seen by one of n cameras and lights with an exposure, all equally likely beforehand, and is one person's,
+    whose skin u follows the law of the faces' medians; its pixels scatter around u, independently, by the law of the
+    training faces, but for a share of strangers (:data:`STRANGE`), which are any skin. Each draw j and skin u is as
+    likely as the photo's colours c under them,
+
+        log w(j, u) = log p(u) + κ · mean over pixels of log Σ_skins p(skin | u) p(c | skin, j),
+
+    where κ is how many pixels a face counts for (:data:`COUNTS`) and p(c | skin, j) has the shadings integrated out as
+    in :func:`bioface.bayes.posterior_mean`, with shadings exposure times the prior's. Maps are those of that function
+    under draw j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
+    (:data:`REPRESENTATIVES`). Deviations take in how much those differ.
+
+    Parameters
+    ----------
+    images : (N, H, W, 3) linear RGB
+    mask : (N, H, W) bool
+    prior : what is known of faces
+    camera_b, illuminant, exposure : (n, 2), (n, 33), (n,) > 0, draws, the same for all faces; without exposures all are
+        1. 64 do nearly as well as 192, and a single one is what is known
+    smooth : hold the shading to a smooth field; without it nothing depends on where in the face a pixel is
+
+    Returns
+    -------
+    with each face's ``camera_b``, ``illuminant`` and ``exposure`` their expectation over all draws
+
+    Raises
+    ------
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it; not one draw or not as
+        many of each
+    """
+    mask = checked_mask(images, mask)
+    scene = Scene(prior, camera_b, illuminant, exposure)
+    looks = [scene.look(np.asarray(i, np.float32), m, smooth) for i, m in zip(images, mask, strict=True)]
+    found = [look.maps(i, m)[m] for look, i, m in zip(looks, images, mask, strict=True)]
+    b, e, f = (np.stack([getattr(look, name) for look in looks]) for name in ("camera_b", "illuminant", "exposure"))
+    return bayes.decomposed([torch.from_numpy(v) for v in found], prior, b, e, images, mask, f)
+
+
+class Scene:
+    """What faces may be: a prior, and draws of cameras, lights and exposures; see :func:`image_posterior`."""
+
+    def __init__(self, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray, exposure: np.ndarray | None = None):
+        count = max(1, len(np.atleast_1d(camera_b)))
+        self.prior = prior
+        self.camera_b = bayes.finite("camera_b", camera_b, (count, 2))
+        self.illuminant = bayes.finite("illuminant", illuminant, (count, 33))
+        self.exposure = bayes.finite("exposure", np.ones(count) if exposure is None else exposure, (count,))
+        if not (self.exposure > 0).all():
+            raise BiofaceError(f"expected exposures > 0, found {self.exposure.min():g}")
+        self.skins = [_Skins.every(*draw) for draw in zip(self.camera_b, self.illuminant, strict=True)]
+        self.priors = [prior.exposed(float(f)) for f in self.exposure]
+        self.people, self.log_people, self.scatter = _people(prior, self.skins[0].coordinates)
+        self.some = torch.arange(GRID**2).view(GRID, GRID)[::EVERY, ::EVERY].flatten()
+        self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
+
+    @torch.no_grad()
+    def look(self, image: np.ndarray, mask: np.ndarray, smooth: bool = True, margin: float = 0.0) -> Look:
+        """Find what the pixels of a face share: linear RGB (H, W, 3) float32, mask (H, W).
+
+        The maps can be had up to ``margin`` sides of the mask beyond it.
+        """
+        noise = noise_of(image, mask)
+        small = _Small.of(image, mask, margin, noise)
+        colours = torch.from_numpy(small.image[small.mask])
+        sigma = math.hypot(SIGMA, noise / small.step)
+        judges = np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))
+        some = colours[judges]
+        typical = float(colours.mean(-1).median().clamp_min(DARKEST))
+        weight = self.weight_of_draws(some, sigma, typical)
+        of_draw = weight.sum(1)
+        chosen = []
+        for j, times in representatives(of_draw, weight @ self.people[:, 1] / of_draw):
+            law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter) + STRANGE * self.any_skin
+            chosen.append((times, self.skins[j].with_law(law.log()), self.priors[j]))
+        b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
+        exposure = np.asarray(np.exp(of_draw.numpy() @ np.log(self.exposure)), np.float32)
+        expected = functools.partial(_expected, typical=typical)
+        sigma_here = math.hypot(SIGMA, noise)
+        plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
+        if not smooth:
+            return Look(b, e, exposure, mask.shape, small, np.ones(small.mask.shape, np.float32), plain, None)
+        fewer = functools.partial(expected, chosen=chosen[::2], sigma=sigma)
+        shading = np.zeros(small.mask.shape)
+        shading[small.mask] = _looked_up(colours, fewer, 1.5)[:, 2].clamp_min(1e-3).log()
+        field = _smooth(shading, small.mask).astype(np.float32)
+        field = np.exp(field - field[small.mask].mean())
+        even = some / torch.from_numpy(field[small.mask][judges])[:, None]
+        left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), DARKEST))
+        held = [(n, s, _held(p, even, s, sigma, typical, left)) for n, s, p in chosen]
+        smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
+        return Look(b, e, exposure, mask.shape, small, field, smoothed, plain)
+
+    def weight_of_draws(self, colours: Tensor, sigma: float, typical: float = 0.0) -> Tensor:
+        """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
+        flat, scatter = torch.zeros(len(self.some)), self.scatter[:, self.some].T.contiguous()
+
+        def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
+            skins, prior = draw
+            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins[self.some], prior, sigma, typical), flat)
+            top = evidence.amax(-1, keepdim=True)
+            likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
+            return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
+
+        logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, self.priors, strict=True))))
+        return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
+
+
+def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over the skins (M, 2), (U, M)."""
+    some = prior.base[::BASE_STEP, ::BASE_STEP]
+    points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
+    to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+    steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+    scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
+    log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
+    return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
+
+
+def representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
+    """Which draws (n,) stand for all, and how often each: those in the middle of equal shares of the weight.
+
+    In the order of ``value``, the person's haemoglobin under each draw: of all maps it depends most on the camera.
+    """
+    order = value.argsort(stable=True)
+    middles = (torch.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
+    at = torch.searchsorted(weight[order].cumsum(0), middles).clamp_max(len(weight) - 1)
+    chosen, counts = order[at].unique(return_counts=True)
+    return list(zip(chosen.tolist(), counts.tolist(), strict=True))
+
+
+def _expected(colours: Tensor, chosen: list[tuple[int, _Skins, Prior]], sigma: float, typical: float) -> Tensor:
+    """(n, 14) expectations and deviations of colours (n, 3) under some draws, each counted so many times."""
+
+    def average(some: Tensor) -> Tensor:
+        under = (times * bayes.expected(_Quadratic.of(some, s, p, sigma, typical), s) for times, s, p in chosen)
+        return bayes.with_deviations(sum(under, torch.zeros(())) / sum(times for times, _, _ in chosen))
+
+    return torch.cat(list(threads.blocks(average, colours.split(bayes.CHUNK))))
+
+
+def _held(prior: Prior, colours: Tensor, skins: _Skins, sigma: float, typical: float, left: float) -> Prior:
+    """The prior with shadings close to the median that colours (n, 3), already divided by the field, have under it."""
+    level = float(bayes.expected(_Quadratic.of(colours, skins, prior, sigma, typical), skins)[:, 2].median())
+    level = max(level, 0.02 * prior.diffuse)  # of what is no skin
+    return dataclasses.replace(prior, diffuse=level, diffuse_deviation=left * level)
+
+
+def noise_of(image: np.ndarray, mask: np.ndarray) -> float:
+    """Standard deviation of the noise of a photo (H, W, 3) inside its mask: of second differences along some rows.
+
+    Of each only what is across the mean colour: shading, so pores and wrinkles, is along it. Their median is hardly
+    moved by what else is in the picture: edges are few.
+    """
+    rows = slice(None, None, max(1, len(mask) // 256))
+    inside = mask[rows, :-2] & mask[rows, 1:-1] & mask[rows, 2:]
+    if not inside.any():
+        return 0.0
+    second = (image[rows, :-2] - 2 * image[rows, 1:-1] + image[rows, 2:])[inside]
+    along = image[rows, 1:-1][inside].mean(0)
+    along /= max(float(np.linalg.norm(along)), 1e-6)
+    across = second - (second @ along)[:, None] * along
+    return float(np.median(np.linalg.norm(across, axis=1))) / (1.1774 * 6**0.5)  # the median of a Rayleigh law
+
+
+# --- the field of shading ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A face in few pixels: image (h, w, 3), mask (h, w); the box of the photo that it is, and its step in pixels."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    box: tuple[slice, slice]
+    step: float
+
+    @classmethod
+    def of(cls, image: np.ndarray, mask: np.ndarray, margin: float, noise: float) -> _Small:
+        lines = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
+        beyond = math.ceil(margin * max(np.ptp(line) + 1 for line in lines))
+        ends = [
+            (max(0, int(v[0]) - beyond), min(n, int(v[-1]) + 1 + beyond))
+            for v, n in zip(lines, mask.shape, strict=True)
+        ]
+        box = slice(*ends[0]), slice(*ends[1])
+        sides = [high - low for low, high in ends]
+        step = max(1.0, max(sides) / SIDE, min(noise / QUIET, max(sides) / 20))
+        if step == 1:
+            return cls(image[box], mask[box], box, step)
+        down, across = (pictures.windows(n, 0, n / math.ceil(n / step), math.ceil(n / step)) for n in sides)
+        share = pictures.resample(mask[box].astype(np.float32), down, across)
+        light = pictures.resample(np.where(mask[box][..., None], image[box], 0), down, across)
+        small = share >= min(0.5, share.max())
+        return cls(light / np.maximum(share, 1e-6)[..., None], small, box, step)
+
+    def region(self, margin: float) -> np.ndarray:
+        """Mask (h, w) with what is up to ``margin`` of its longer side away."""
+        reach = margin * max(np.ptp(np.flatnonzero(self.mask.any(axis))) + 1 for axis in (0, 1))
+        return scipy.ndimage.distance_transform_edt(~self.mask) <= reach + 1
+
+    def enlarged(self, values: np.ndarray) -> np.ndarray:
+        """Values (h, w) as large as the box, by linear interpolation."""
+        if self.step == 1:
+            return values
+        sides = [part.stop - part.start for part in self.box]
+        over = [pictures.windows(n, 0, n / side, side) for n, side in zip(values.shape, sides, strict=True)]
+        return pictures.resample(values, *over)
+
+
+def _smooth(log_shading: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A smooth field (h, w) of log shading (h, w) in a mask: a low pass in which what is far from it counts little."""
+    width = WIDTH * math.sqrt(mask.sum())
+
+    def low_pass(weight: np.ndarray) -> np.ndarray:
+        over, under = (
+            scipy.ndimage.gaussian_filter(v, width, mode="constant", truncate=6) for v in (weight * log_shading, weight)
+        )
+        return over / np.maximum(under, 1e-9)
+
+    field = low_pass(mask.astype(float))
+    for _ in range(4):
+        field = low_pass(mask / (1 + ((log_shading - field) / OUTLIER) ** 2))
+    return field
+
+
+# --- a photo looked up -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a photo says of its face: camera (2,), light (33,), exposure (), and what its maps are looked up with."""
+
+    camera_b: np.ndarray
+    illuminant: np.ndarray
+    exposure: np.ndarray
+    size: tuple[int, ...]
+    small: _Small
+    field: np.ndarray
+    expected: Callable[[Tensor], Tensor]
+    plain: Callable[[Tensor], Tensor] | None
+
+    def region(self, margin: float) -> np.ndarray:
+        """(H, W) bool, the mask with what is up to ``margin`` of its sides away."""
+        found = np.zeros(self.size, bool)
+        found[self.small.box] = self.small.enlarged(self.small.region(margin).astype(np.float32)) > 0.5
+        return found
+
+    @torch.no_grad()
+    def maps(self, image: np.ndarray, region: np.ndarray) -> np.ndarray:
+        """(H, W, 14) coordinates, shadings, albedo and the deviations of all seven in a region (H, W), else NaN.
+
+        Highlights are those of the answer without the field: with it, hair that is greyer than skin shines.
+        """
+        box, maps = self.small.box, np.full((*region.shape, 14), np.nan, np.float32)
+        inside = region[box]
+        field = torch.from_numpy(self.small.enlarged(self.field)[inside])[:, None].clamp_min(1e-3)
+        colours = torch.from_numpy(image[box][inside].astype(np.float32))
+        found = _looked_up(colours / field, self.expected)
+        found[:, [2, 3, 9, 10]] *= field
+        plain = self.plain
+        if plain is not None:
+            found[:, [3, 10]] = _looked_up(colours, lambda some: plain(some)[:, [3, 10]])
+        maps[box][inside] = found.numpy()
+        return maps
+
+
+def _looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
+    """A function (n, C) of colours (n, 3), of many by way of a table, whose steps are so many times the usual ones."""
+    if len(colours) <= FEW:
+        return function(colours)
+    table = _Table.of(colours, function, scale)
+    return torch.cat(list(threads.blocks(table, colours.split(pictures.STRIP))))
+
+
+_TURN = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])  # of log RGB
+_CORNERS = torch.cartesian_prod(*[torch.arange(2)] * 3)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Values of a function of colour where a photo has colours, linear between the points of a grid in log RGB.
+
+    low, shape : (3,) first point and number of points; row : of ``values``, for every point; scale : of the steps
+    """
+
+    low: Tensor
+    shape: Tensor
+    row: Tensor
+    values: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> _Table:
+        cells = _place(colours, scale).floor().int()
+        low, high = cells.amin(0), cells.amax(0)
+        shape = (high - low + 2).long()
+        stride = _stride(shape)
+        used = torch.zeros(int(shape.prod()), dtype=torch.bool)
+        used[(cells - low).long() @ stride] = True
+        first = used.nonzero()[:, 0]
+        for corner in _CORNERS:
+            used[first + corner @ stride] = True
+        points = used.nonzero()[:, 0]
+        if len(points) > MOST_POINTS:
+            return cls.of(colours, function, 1.5 * scale)
+        row = torch.zeros(len(used), dtype=torch.int32)
+        row[points] = torch.arange(len(points), dtype=torch.int32)
+        at = torch.stack([points // stride[0], points // stride[1] % shape[1], points % shape[2]], -1) + low
+        logs = at * scale * torch.tensor(STEPS) @ torch.linalg.inv(_TURN).T
+        return cls(low, shape, row, function(logs.exp()), scale)
+
+    def __call__(self, colours: Tensor) -> Tensor:
+        """(n, C) of colours (n, 3)."""
+        place = _place(colours, self.scale) - self.low
+        first = place.floor()
+        share = (place - first)[:, None]
+        index = (first.long() @ _stride(self.shape))[:, None] + _CORNERS @ _stride(self.shape)
+        weight = torch.where(_CORNERS == 1, share, 1 - share).prod(-1)
+        return torch.nn.functional.embedding_bag(self.row[index], self.values, per_sample_weights=weight, mode="sum")
+
+
+def _place(colours: Tensor, scale: float) -> Tensor:
+    return colours.clamp_min(DARKEST).log() @ _TURN.T / (scale * torch.tensor(STEPS))
+
+
+def _stride(shape: Tensor) -> Tensor:
+    return torch.stack([shape[1] * shape[2], shape[2], torch.ones_like(shape[0])])
