@@ -84,7 +84,7 @@ def test_components_of_the_twins_kind_of_skin(vectors):
     truth = faces(2, size=32, specular=1e-6)
     found = OpticalDensity.learn(truth, bayes.Prior.learn(truth), vectors).decompose(truth.image, truth.mask)
     row = metrics.table1_row(found, truth)
-    assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
+    assert row["melanin_correlation"].min() > 0.88 and row["haemoglobin_correlation"].min() > 0.4
     assert row["reconstruction"].max() < 1e-3
     assert np.isnan(found.specular_shading).all() and np.isnan(row["specular"]).all()
 

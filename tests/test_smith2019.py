@@ -101,6 +101,7 @@ def test_the_unit_of_radiance_does_not_matter(solver, light, unit):
     assert (a.status == b.status).all()
 
 
+@pytest.mark.filterwarnings("ignore:no skin fits")
 @pytest.mark.parametrize("solver", ["varpro", "lm"])
 def test_pixels_without_skin_say_so(solver):
     """Black, a pure highlight, slightly negative: no diffuse light, so no pigments."""

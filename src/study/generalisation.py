@@ -211,7 +211,7 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
 
 
 def exposed_alike(faces: Faces) -> Decomposition:
-    """What is true of faces of the twin, had all been exposed as a photographer does; for laws that know of exposure."""
+    """What would be true of faces of the twin, had all been exposed alike; for laws that know of exposure."""
     truth, factor = of_twin(faces), faces.truth.exposure[:, None, None]
     diffuse, specular = truth.diffuse_shading / factor, truth.specular_shading / factor
     image = truth.image / factor[..., None]

@@ -114,7 +114,7 @@ IRIS_COLOURS = np.array([[0.030, 0.016, 0.010], [0.075, 0.040, 0.020], [0.11, 0.
 
 def draw_complexion(rng: np.random.Generator, shape: Shape, melanin: float, haemoglobin: float) -> Complexion:
     """Colour a person of a given shape and base skin; light hair and eyes only come with light skin."""
-    light = float(np.clip((0.10 - melanin) / 0.08, 0, 1))
+    light = float(np.clip((0.05 - melanin) / 0.035, 0, 1))
     european = light * shape.ancestry[2]
     shade = float(np.clip(rng.beta(1.3, 2.0) * 3.4 * european, 0, 2.999))  # along HAIR_COLOURS
     hair = HAIR_COLOURS[int(shade)] * (1 - shade % 1) + HAIR_COLOURS[min(int(shade) + 1, 3)] * (shade % 1)

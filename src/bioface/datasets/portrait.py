@@ -6,9 +6,9 @@ a photographer takes, so that the brightness of a face says little of its skin.
 
 The base colours are measured: for every face one of the measured face spectra of a group of people is drawn, of which
 the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
-:data:`BASE_HAEMOGLOBIN`, about a sixth, are not drawn: lips, cheeks and brows need room between the base and the
-ends of the tables. Of a measured spectrum a usual face has the pigments only. One "beyond" in being "measured" reflects
-as the spectrum itself does.
+:data:`BASE_HAEMOGLOBIN`, about a tenth, are not drawn: lips, cheeks and brows need room between the base and the
+ends of the tables. The pigments are those that explain a spectrum as it is, brightness and all, so that a face is as
+bright as the measured skin. One "beyond" in being "measured" reflects as the spectrum itself does.
 
 References
 ----------
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
-import scipy.optimize
 
 from bioface import camera, degradation, illumination, image_formation, skin
 from bioface.datasets import heads, painting, skin_spectra
@@ -33,7 +32,7 @@ SIZE = 64
 SAMPLES = 2  #: rays along a pixel's side
 SPLITS = {"train": 1, "validation": 2, "test": 3}  #: the number in the names of the files of each split
 BASE_MELANIN = (0.008, 0.36)  #: volume fractions of the spectra that are drawn from; see the module's docstring
-BASE_HAEMOGLOBIN = (0.004, 0.045)
+BASE_HAEMOGLOBIN = (0.003, 0.045)
 #: Octaves around what a photographer takes (:func:`exposure`) that faces are drawn in. Upwards it ends where highlights
 #: begin to clip: of the default twin 0.4 % of all pixels of faces do, and in 6 % of faces more than 1 % of the pixels.
 EXPOSURES = (-2.0, 0.6)
@@ -101,8 +100,7 @@ def base_colours() -> dict[str, np.ndarray]:
 def measured_paint(row: int) -> Paint:
     """Skin that *is* a measured spectrum where it has its pigments, and changes as the model does where it has others.
 
-    A measurement is i_d R(m, h) + i_s + residual, with the shadings of least squares for the pigments that ship. The
-    instrument sees the surface, a photo's diffuse reflection does not: of i_s, :data:`SURFACE` at most is taken off.
+    The instrument sees the surface, a photo's diffuse reflection does not: :data:`SURFACE` is taken off.
 
     Parameters
     ----------
@@ -110,16 +108,13 @@ def measured_paint(row: int) -> Paint:
 
     Returns
     -------
-    Paint with ``scale`` i_d and ``rest`` max(i_s − 0.028, 0) + residual; 710 and 720 nm, which were not measured, have
-    the residual of 700
+    Paint with ``scale`` 1 and what the model misses as ``rest``; 710 and 720 nm, which were not measured, have that of
+    700
     """
     spectra, pigments = _measured()
-    bands, spectrum = len(spectra.wavelengths), spectra.reflectance[row]
-    model = skin.reflectance(*pigments[row])
-    parts = np.stack([model[:bands], np.ones(bands)], axis=-1)
-    i_d, i_s = scipy.optimize.nnls(parts, spectrum)[0]
-    residual = spectrum - parts @ (i_d, i_s)
-    return Paint(float(i_d), max(i_s - SURFACE, 0.0) + np.pad(residual, (0, len(model) - bands), mode="edge"))
+    bands, model = len(spectra.wavelengths), skin.reflectance(*pigments[row])
+    rest = spectra.reflectance[row] - SURFACE - model[:bands]
+    return Paint(1.0, np.pad(rest, (0, len(model) - bands), mode="edge"))
 
 
 def spherical_harmonics(direction: np.ndarray, width: float = 0.0) -> np.ndarray:

@@ -113,9 +113,11 @@ def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSp
 
 
 def pigments() -> tuple[np.ndarray, np.ndarray]:
-    """Melanin and haemoglobin (7 553,), volume fractions, of ISSA's face spectra; NaN where the fit did not converge.
+    """Melanin and haemoglobin (7 553,), volume fractions, of ISSA's face spectra.
 
-    By the ``layered`` model. They ship, so that faces made from them do not follow the last digit of a solver.
+    By the ``layered`` model, held to what a contact instrument sees: diffuse shading 1, and the surface's 2.8 % beside
+    it, so that skin painted with them is as bright as it was measured. They ship, so that faces made from them do not
+    follow the last digit of a solver.
     """
     arrays = read_npz(PIGMENTS, ("melanin", "haemoglobin"), "pigments of measured skin")
     return arrays["melanin"], arrays["haemoglobin"]
