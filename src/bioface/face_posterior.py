@@ -34,9 +34,9 @@ from bioface.maps import Decomposition, checked_mask
 EXPOSURES = (-2.0, 0.6)  #: octaves around the prior's mean shading within which a photo's exposure is drawn
 DRAWS = 128  #: cameras, lights and exposures that a photo is held against
 
-#: Deviation of a colour from the model's, linear RGB, noise apart, and how many independent pixels a face counts for:
+#: Deviation of a colour from the model's in brightnesses of the face, noise apart, and how many independent pixels a face counts for:
 #: neighbours say the same again, and no law of theirs is the true one.
-SIGMA, COUNTS = 0.002, 4.0
+SIGMA, COUNTS = 0.008, 4.0
 EVERY = 2  # of GRID, along both pigments, whose skins are judged by
 LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge
 REPRESENTATIVES = 6  # draws under which all pixels are inverted
@@ -129,10 +129,10 @@ class Scene:
         noise = noise_of(image, mask)
         small = _Small.of(image, mask, margin, noise)
         colours = torch.from_numpy(small.image[small.mask])
-        sigma = math.hypot(SIGMA, noise / small.step)
         judges = np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))
         some = colours[judges]
         typical = float(colours.mean(-1).median().clamp_min(DARKEST))
+        sigma = math.hypot(SIGMA * typical, noise / small.step)
         weight = self.weight_of_draws(some, sigma, typical)
         of_draw = weight.sum(1)
         chosen = []
@@ -142,7 +142,7 @@ class Scene:
         b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
         exposure = np.asarray(np.exp(of_draw.numpy() @ np.log(self.exposure)), np.float32)
         expected = functools.partial(_expected, typical=typical)
-        sigma_here = math.hypot(SIGMA, noise)
+        sigma_here = math.hypot(SIGMA * typical, noise)
         plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
         if not smooth:
             return Look(b, e, exposure, mask.shape, small, np.ones(small.mask.shape, np.float32), plain, None)
