@@ -113,11 +113,10 @@ def test_painted_faces_have_the_colour_of_their_spectrum(faces):
     """Half of them: their photos are no longer what the skin model makes of their pigments."""
     row = int(portrait.base_rows()["African"][0])
     painted = augmentation.Augmented(faces, 1, processed=False, painted={"African": np.array([row])})
-    base, scale, rest = painted._skins(200, np.random.default_rng(0))
-    paint = portrait.measured_paint(row)
-    ours = np.isclose(scale, paint.scale)
-    assert 70 < ours.sum() < 130 and (scale[~ours] == 1).all() and not rest[~ours].any()
-    assert np.allclose(rest[ours], paint.rest, atol=1e-6)
+    base, rest = painted._skins(200, np.random.default_rng(0))
+    ours = rest.any(1)
+    assert 70 < ours.sum() < 130
+    assert np.allclose(rest[ours], portrait.measured_paint(row).rest, atol=1e-6)
     assert np.allclose(base[ours], np.stack(skin_spectra.pigments(), -1)[row])
     batch = painted[ROWS]
     error = metrics.rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask)

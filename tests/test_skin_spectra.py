@@ -7,9 +7,10 @@ import openpyxl
 import pytest
 import scipy.io
 
-from bioface import paths
+from bioface import paths, skin
 from bioface.datasets import skin_spectra
 from bioface.errors import BiofaceError, DataError
+from study import calibration
 
 #: Face spectra of each group in the archive of 17 January 2025, counted in its workbook.
 GROUPS = {

@@ -292,11 +292,11 @@ def test_measured_skin_is_the_measurement_without_its_surface(row):
     surface = measured - found[:31]  # the same at all bands, and no more than the surface's
     np.testing.assert_allclose(surface, surface.mean(), atol=1e-9)
     assert 0 <= surface.mean() <= portrait.SURFACE + 1e-9
-    rest = found - paint.scale * skin.reflectance(m, h)[0]
+    rest = found - skin.reflectance(m, h)[0]
     np.testing.assert_allclose(rest[31:], rest[30], atol=1e-9)  # 710 and 720 nm were not measured
     assert np.std(rest[:31]) > 1e-4  # skin is not the model
     more = paint.reflectance(1.1 * m, h)[0]  # other pigments move it as they move the model
-    step = paint.scale * (skin.reflectance(1.1 * m, h) - skin.reflectance(m, h))[0]
+    step = (skin.reflectance(1.1 * m, h) - skin.reflectance(m, h))[0]
     np.testing.assert_allclose(more - found, step, atol=1e-9)
     assert (paint.reflectance(0 * m + 0.43, 0 * h + 0.07) >= 0).all()
 

@@ -87,8 +87,8 @@ class Augmented:
             batch = self._recoloured(batch, rows, rng)
         return _mirrored(batch, in_mirror)
 
-    def _skins(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Base pigments (count, 2) of other people, and their paint: scale (count,) and rest (count, 33)."""
+    def _skins(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Base pigments (count, 2) of other people, and the rest (count, 33) of their paint."""
         base = self._base[rng.integers(len(self._base), size=count)]
         paints = [portrait.Paint()] * count
         if self.painted:
@@ -97,12 +97,12 @@ class Augmented:
                 row = int(rng.choice(self.painted[rng.integers(len(self.painted))]))
                 base[face], paints[face] = pigments[row], portrait.measured_paint(row)
         rest = np.stack([np.broadcast_to(paint.rest, len(spectra.WAVELENGTHS)) for paint in paints])
-        return base, np.array([paint.scale for paint in paints], np.float32), rest.astype(np.float32)
+        return base, rest.astype(np.float32)
 
     def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         true, mask, n = batch.truth, batch.mask, len(rows)
         assert true is not None and batch.lighting is not None  # as was checked when made
-        base, scale, rest = self._skins(n, rng)
+        base, rest = self._skins(n, rng)
         factors = torch.from_numpy(base / self._base[rows])
         fractions, tops = (
             (true.melanin_fraction, true.haemoglobin_fraction),
@@ -115,8 +115,7 @@ class Augmented:
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         sensitivity = camera.CameraModel.load().sensitivity(b)
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), sensitivity).to(batch.image)
-        lit = true.diffuse * torch.from_numpy(scale)[:, None, None]
-        image = image_formation.render_coordinates(melanin, haemoglobin, lit, true.specular, to_rgb)
+        image = image_formation.render_coordinates(melanin, haemoglobin, true.diffuse, true.specular, to_rgb)
         more = (to_rgb @ torch.from_numpy(rest)[..., None])[:, None, None, :, 0]  # (n, 1, 1, 3)
         image = (image + true.diffuse[..., None] * more).clamp_min(0)
 

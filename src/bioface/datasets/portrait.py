@@ -66,15 +66,14 @@ CHAINS = {
 
 
 class Paint(NamedTuple):
-    """How a face reflects: ``scale`` × the skin model + ``rest`` (33,), as :func:`measured_paint` has it."""
+    """How a face reflects: as the skin model does, and ``rest`` (33,), as :func:`measured_paint` has it."""
 
-    scale: float = 1.0
     rest: np.ndarray | float = 0.0
 
     def reflectance(self, melanin: np.ndarray, haemoglobin: np.ndarray) -> np.ndarray:
         """(..., 33) at volume fractions (...), in their precision; never below 0."""
         model = skin.reflectance(melanin, haemoglobin)
-        return (self.scale * model + np.asarray(self.rest, model.dtype)).clip(0)
+        return (model + np.asarray(self.rest, model.dtype)).clip(0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,13 +107,13 @@ def measured_paint(row: int) -> Paint:
 
     Returns
     -------
-    Paint with ``scale`` 1 and what the model misses as ``rest``; 710 and 720 nm, which were not measured, have that of
+    Paint with what the model misses as ``rest``; 710 and 720 nm, which were not measured, have that of
     700
     """
     spectra, pigments = _measured()
     bands, model = len(spectra.wavelengths), skin.reflectance(*pigments[row])
     rest = spectra.reflectance[row] - SURFACE - model[:bands]
-    return Paint(1.0, np.pad(rest, (0, len(model) - bands), mode="edge"))
+    return Paint(np.pad(rest, (0, len(model) - bands), mode="edge"))
 
 
 def spherical_harmonics(direction: np.ndarray, width: float = 0.0) -> np.ndarray:
