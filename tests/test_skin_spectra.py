@@ -222,3 +222,7 @@ def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):
     for shipped, fitted in zip(skin_spectra.pigments(), (fit.melanin, fit.haemoglobin), strict=True):
         np.testing.assert_array_equal(np.isfinite(shipped), fit.converged)
         np.testing.assert_allclose(shipped[fit.converged], fitted[fit.converged], atol=1e-5)
+
+
+def test_the_people_that_ship_are_those_of_the_workbook():
+    np.testing.assert_array_equal(skin_spectra.people(), skin_spectra.load("issa").subject)
