@@ -15,7 +15,7 @@ from PIL import Image
 import bioface
 from bioface import camera, decomposition, illumination, image_formation, maps, metrics, pictures, skin, training
 from bioface.datasets import photos, twin
-from bioface.decomposition import Decomposition, NoMask, decompose, edit
+from bioface.decomposition import Decomposition, NoMask, NotSkin, decompose, edit
 from bioface.errors import BiofaceError, DataError
 
 
@@ -287,7 +287,8 @@ def test_large_photos_are_shrunk(network, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_100_million_pixels_fit_in_memory(weights, tmp_path):
+@pytest.mark.parametrize("method", decomposition.METHODS)
+def test_100_million_pixels_fit_in_memory(method, weights, tmp_path):
     Image.new("RGB", (10_000, 10_000), (180, 120, 100)).save(tmp_path / "me.jpg")
     mask = Image.new("L", (10_000, 10_000))
     mask.paste(255, (2500, 2000, 8000, 8000))
@@ -299,7 +300,8 @@ def test_100_million_pixels_fit_in_memory(weights, tmp_path):
     )
     if not os.path.exists("/proc/self/status"):
         pytest.skip("no /proc: peak memory is unknown")
-    command = [sys.executable, "-c", code, str(tmp_path / "me.jpg"), str(tmp_path / "mask.png"), str(weights)]
+    command = [sys.executable, "-c", code, str(tmp_path / "me.jpg"), str(tmp_path / "mask.png")]
+    command += [str(weights)] if method == "network" else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     shape, kilobytes = done.stdout.splitlines()
@@ -393,6 +395,68 @@ def test_1024_by_1024_takes_less_than_5_s(tmp_path):
     training.build("working", 8).save(tmp_path / "w.safetensors")
     rgb, mask = picture(1024, 1024), np.ones((1024, 1024), bool)
     assert seconds(lambda: decompose(rgb, mask, tmp_path / "w.safetensors"), 3) < 5
+
+
+# --- by Bayes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_bayes(astronaut):
+    return decompose(astronaut)
+
+
+def test_by_bayes_every_map_comes_with_how_sure_it_is(by_bayes, astronaut):
+    d = by_bayes
+    assert all(np.isfinite(getattr(d, name)[d.mask]).all() for name in (*maps.DEVIATIONS, "albedo", "reconstruction"))
+    assert all((getattr(d, name)[d.mask] > 0).all() for name in maps.DEVIATIONS)
+    assert 0.013 < np.median(d.melanin[d.mask]) < 0.1 and 0.25 < d.exposure < 1.5
+    assert metrics.rmse(d.reconstruction[None], d.image[None], d.mask[None])[0] < 0.05
+    assert (d.mask == astronaut.mask).all() and np.isnan(d.melanin).any()  # far from the face there is nothing
+    assert np.isfinite(d.melanin).sum() > d.mask.sum()  # but there is a rim for edits
+    np.testing.assert_array_equal(edit(d), np.clip(image_formation.srgb_encode(d.image), 0, 1))
+    assert np.abs(edit(d, melanin=0.6) - edit(d))[d.mask].mean() > 0.05
+
+
+def test_a_larger_photo_has_the_maps_of_the_small_one(by_bayes, astronaut):
+    """At its own resolution: the doubled photo's maps are the doubled maps, nearly."""
+    twice = np.kron(astronaut.rgb, np.ones((2, 2, 1), np.float32)), np.kron(astronaut.mask, np.ones((2, 2)))
+    d = decompose(*twice)
+    assert d.melanin.shape == (128, 128)
+    for name, tolerance in (("melanin_coordinate", 0.1), ("haemoglobin_coordinate", 0.2), ("diffuse_shading", 0.2)):
+        means = getattr(d, name).reshape(64, 2, 64, 2).mean((1, 3))
+        assert np.abs(means - getattr(by_bayes, name))[by_bayes.mask].mean() < tolerance, name
+
+
+def test_a_photo_at_a_third_of_its_light_is_the_same_skin(by_bayes, astronaut):
+    linear = image_formation.srgb_decode(astronaut.rgb) / np.float32(3)
+    dark = decompose(image_formation.srgb_encode(linear), astronaut.mask)
+    change = np.median(dark.melanin[dark.mask]) / np.median(by_bayes.melanin[dark.mask])
+    assert change == pytest.approx(1, abs=0.15)
+    assert dark.exposure < 0.6 * by_bayes.exposure
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (0.2, 0.3, 0.9), (0.2, 0.7, 0.2)])
+def test_what_cannot_be_skin_is_said_to_be_none(colour):
+    with pytest.warns(NotSkin, match="100% of the mask has colours that no skin has"):
+        d = decompose(np.tile(np.array(colour, np.float32), (32, 32, 1)), np.ones((32, 32)))
+    assert np.isfinite(d.melanin).all()
+
+
+def test_one_pixel_and_a_face_cut_by_the_frame(astronaut):
+    one = np.zeros((64, 64), bool)
+    one[30, 30] = True
+    d = decompose(astronaut.rgb, one)
+    assert np.isfinite(d.melanin[one]).all() and np.isfinite(d.melanin_deviation[one]).all()
+    half = decompose(astronaut.rgb[:, :32], astronaut.mask[:, :32])
+    assert np.isfinite(half.melanin[half.mask]).all()
+
+
+def test_methods(astronaut, network):
+    with pytest.raises(BiofaceError, match="method"):
+        decompose(astronaut, method="magic")
+    with pytest.raises(BiofaceError, match="weights for the network only"):
+        decompose(astronaut, weights=network, method="bayes")
+    assert np.isnan(decompose(astronaut, weights=network).melanin_deviation).all()
 
 
 # --- edit --------------------------------------------------------------------------------------------------

@@ -226,3 +226,7 @@ def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):
     for group in issa.groups:
         ratio = painted[issa.group == group].mean(1) / issa.reflectance[issa.group == group].mean(1)
         assert abs(np.median(ratio) - 1) < 0.05, group
+
+
+def test_the_people_that_ship_are_those_of_the_workbook():
+    np.testing.assert_array_equal(skin_spectra.people(), skin_spectra.load("issa").subject)

@@ -41,7 +41,7 @@ def data() -> int:
     return 2 if failed else 0
 
 
-def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -> int:
+def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str | None, out: Path) -> int:
     """Take a photo apart and write its maps: ``NAME_maps.npz``, ``NAME_overview.png`` and a picture of each.
 
     Albedo and reconstruction are sRGB. The pictures of maps are grey, from 0 (black) to the highest value of the
@@ -55,7 +55,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        found = decomposition.decompose(photo, mask, weights, progress=show)
+        found = decomposition.decompose(photo, mask, weights, progress=show, method=method)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
@@ -221,10 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the data sets that can be, and say how to get the others")
-    photo = commands.add_parser("decompose", help="take the face of a photo apart with the trained network")
+    photo = commands.add_parser("decompose", help="take the face of a photo apart")
     photo.add_argument("photo", type=Path, metavar="PHOTO")
     photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
+    photo.add_argument("--method", help="bayes (default, or network where there are weights) or network")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")
     fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
     fitting.add_argument("cube", type=Path, metavar="CUBE.mat")

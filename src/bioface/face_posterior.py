@@ -34,11 +34,11 @@ from bioface.maps import Decomposition, checked_mask
 EXPOSURES = (-2.0, 0.6)  #: octaves around the prior's mean shading within which a photo's exposure is drawn
 DRAWS = 128  #: cameras, lights and exposures that a photo is held against
 
-#: Deviation of a colour from the model's in brightnesses of the face, noise apart, and how many independent pixels a face counts for:
-#: neighbours say the same again, and no law of theirs is the true one.
+#: Deviation of a colour from the model's, noise apart, in brightnesses of the face, and how many independent pixels a
+#: face counts for: neighbours say the same again, and no law of theirs is the true one.
 SIGMA, COUNTS = 0.008, 4.0
 EVERY = 2  # of GRID, along both pigments, whose skins are judged by
-LOOKED_AT = 96  # pixels of a face, evenly over its mask, that judge
+LOOKED_AT = 64  # pixels of a face, evenly over its mask, that judge
 REPRESENTATIVES = 6  # draws under which all pixels are inverted
 BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
@@ -83,7 +83,8 @@ def image_posterior(
     mask : (N, H, W) bool
     prior : what is known of faces
     camera_b, illuminant, exposure : (n, 2), (n, 33), (n,) > 0, draws, the same for all faces; without exposures all are
-        1. 64 do nearly as well as 192, and a single one is what is known
+        1. 64 do nearly as well as 192, and a single one is what is known. Exposures are taken for even draws of their
+        logarithm, and brought into the part of their range that a photo leaves
     smooth : hold the shading to a smooth field; without it nothing depends on where in the face a pixel is
 
     Returns
@@ -115,7 +116,6 @@ class Scene:
         if not (self.exposure > 0).all():
             raise BiofaceError(f"expected exposures > 0, found {self.exposure.min():g}")
         self.skins = [_Skins.every(*draw) for draw in zip(self.camera_b, self.illuminant, strict=True)]
-        self.priors = [prior.exposed(float(f)) for f in self.exposure]
         self.people, self.log_people, self.scatter = _people(prior, self.skins[0].coordinates)
         self.some = torch.arange(GRID**2).view(GRID, GRID)[::EVERY, ::EVERY].flatten()
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
@@ -133,20 +133,23 @@ class Scene:
         some = colours[judges]
         typical = float(colours.mean(-1).median().clamp_min(DARKEST))
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        weight = self.weight_of_draws(some, sigma, typical)
+        exposure = self._narrowed(some[:: max(1, LOOKED_AT // 24)], sigma, typical)
+        weight = self.weight_of_draws(some, sigma, typical, exposure)
         of_draw = weight.sum(1)
         chosen = []
         for j, times in representatives(of_draw, weight @ self.people[:, 1] / of_draw):
             law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter) + STRANGE * self.any_skin
-            chosen.append((times, self.skins[j].with_law(law.log()), self.priors[j]))
+            chosen.append((times, self.skins[j].with_law(law.log()), self.prior.exposed(float(exposure[j]))))
         b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
-        exposure = np.asarray(np.exp(of_draw.numpy() @ np.log(self.exposure)), np.float32)
+        exposed = np.asarray(np.exp(of_draw.numpy() @ np.log(exposure)), np.float32)
         expected = functools.partial(_expected, typical=typical)
         sigma_here = math.hypot(SIGMA * typical, noise)
-        plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
         if not smooth:
-            return Look(b, e, exposure, mask.shape, small, np.ones(small.mask.shape, np.float32), plain, None)
-        fewer = functools.partial(expected, chosen=chosen[::2], sigma=sigma)
+            plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
+            return Look(b, e, exposed, mask.shape, small, np.ones(small.mask.shape, np.float32), plain, None)
+        some_draws = chosen[::2]  # do for a field and for highlights
+        fewer = functools.partial(expected, chosen=some_draws, sigma=sigma)
+        plain = functools.partial(expected, chosen=some_draws, sigma=sigma_here)
         shading = np.zeros(small.mask.shape)
         shading[small.mask] = _looked_up(colours, fewer, 1.5)[:, 2].clamp_min(1e-3).log()
         field = _smooth(shading, small.mask).astype(np.float32)
@@ -155,10 +158,28 @@ class Scene:
         left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), DARKEST))
         held = [(n, s, _held(p, even, s, sigma, typical, left)) for n, s, p in chosen]
         smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
-        return Look(b, e, exposure, mask.shape, small, field, smoothed, plain)
+        return Look(b, e, exposed, mask.shape, small, field, smoothed, plain)
 
-    def weight_of_draws(self, colours: Tensor, sigma: float, typical: float = 0.0) -> Tensor:
+    def _narrowed(self, colours: Tensor, sigma: float, typical: float) -> np.ndarray:
+        """The exposures brought into the part of their range that a few colours leave: there the draws do not thin out.
+
+        They count as even in their logarithm before and after.
+        """
+        log_f = np.log(self.exposure)
+        low, high = log_f.min(), log_f.max()
+        of_draw = self.weight_of_draws(colours, sigma, typical).sum(1).numpy()
+        mean = of_draw @ log_f
+        reach = 3 * max(math.sqrt(of_draw @ (log_f - mean) ** 2), 0.1)
+        if high - low <= 2 * reach:
+            return self.exposure
+        start, end = max(low, mean - reach), min(high, mean + reach)
+        return np.exp(start + (log_f - low) / (high - low) * (end - start))
+
+    def weight_of_draws(
+        self, colours: Tensor, sigma: float, typical: float = 0.0, exposure: np.ndarray | None = None
+    ) -> Tensor:
         """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
+        priors = [self.prior.exposed(float(f)) for f in (self.exposure if exposure is None else exposure)]
         flat, scatter = torch.zeros(len(self.some)), self.scatter[:, self.some].T.contiguous()
 
         def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
@@ -168,7 +189,7 @@ class Scene:
             likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
             return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
 
-        logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, self.priors, strict=True))))
+        logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, priors, strict=True))))
         return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
 
 
@@ -336,7 +357,11 @@ def _looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: flo
     if len(colours) <= FEW:
         return function(colours)
     table = _Table.of(colours, function, scale)
-    return torch.cat(list(threads.blocks(table, colours.split(pictures.STRIP))))
+    found = torch.empty(len(colours), table.values.shape[1])  # a list to join would take its memory twice
+    strips = found.split(pictures.STRIP), threads.blocks(table, colours.split(pictures.STRIP))
+    for strip, values in zip(*strips, strict=True):
+        strip[:] = values
+    return found
 
 
 _TURN = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])  # of log RGB
