@@ -258,7 +258,7 @@ def test_kinds_of_files(network, tmp_path):
 
 
 def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
-    with pytest.warns(NoMask, match="no mask given: .* the whole picture is taken as face"):
+    with pytest.warns(NoMask, match="no mask given and no face .* the whole picture is taken as face"):
         d = decompose(picture(), weights=network)
     assert d.mask.all() and np.isfinite(d.melanin).all()
     with warnings.catch_warnings():

@@ -14,14 +14,14 @@ import functools
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import scipy.ndimage
 import torch
 from tqdm import tqdm
 
-from bioface import camera, illumination, image_formation, paths, pictures, skin
+from bioface import camera, faces, illumination, image_formation, paths, pictures, skin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.maps import Decomposition as Decomposition
@@ -47,15 +47,26 @@ _Pair = tuple[np.ndarray, np.ndarray]
 
 
 class NoMask(UserWarning):
-    """A photo came without a mask, so that where its face is had to be taken for granted."""
+    """A photo came without a mask and no face was found, so that where its face is had to be taken for granted."""
 
 
+@overload
 def decompose(
     image: str | Path | photos.Photo | np.ndarray,
     mask: str | Path | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
     progress: bool = False,
-) -> Decomposition:
+    face: int | None = None,
+) -> Decomposition: ...
+@overload
+def decompose(image: Any, *, face: Literal["all"], weights: Any = None, progress: bool = False) -> list[Any]: ...
+def decompose(
+    image: str | Path | photos.Photo | np.ndarray,
+    mask: str | Path | np.ndarray | None = None,
+    weights: str | Path | BioFaceNet | None = None,
+    progress: bool = False,
+    face: int | str | None = None,
+) -> Decomposition | list[Decomposition]:
     """Take a photo of a face apart with the trained network.
 
     The network knows faces that fill most of 64 × 64 pixels. A photo of that size goes in as it is and its maps are
@@ -80,28 +91,42 @@ def decompose(
     image : file of a photo; or a :class:`bioface.datasets.photos.Photo`; or display sRGB, (H, W, 3), grey (H, W), or
         with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
     mask : where the face is: a picture that is light there, or (H, W), see :func:`bioface.datasets.photos.read`. Left
-        out, it is where the photo is opaque; if that is everywhere, all of it is taken for face, with a warning
+        out, it is where the photo is opaque; if that is everywhere, it is the skin of the face that
+        :mod:`bioface.faces` finds; if there is none, all of it is taken for face, with a warning
     weights : a network, or the safetensors file of one; None is the one that ships
     progress : show a progress bar
+    face : which of several faces, where no mask says: 1 for the largest, which None takes too; "all" for all of them
 
     Returns
     -------
-    of one photo, (H, W) maps
+    of one photo, (H, W) maps; of all faces a list of them, the largest face first
 
     Raises
     ------
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
-    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels
+    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels, a
+        face that is asked for and not there
     """
-    linear, face = pictures.read(image, mask)
-    if mask is None and face.all():
-        warnings.warn(
-            "no mask given: where the face is cannot be known, so the whole picture is taken as face; give a mask or a "
-            "crop of the face",
-            NoMask,
-            stacklevel=2,
-        )
+    linear, given = pictures.read(image, mask)
+    masks = [given]
+    if mask is None and given.all():
+        masks = faces.masks(linear, face) or masks
+        if masks[0] is given:
+            warnings.warn(
+                "no mask given and no face found for certain: the whole picture is taken as face; give a mask or a "
+                "crop of the face",
+                NoMask,
+                stacklevel=2,
+            )
+    elif face is not None:
+        raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
     network = weights if isinstance(weights, BioFaceNet) else _network(weights)
+    found = [_of_face(linear, one, network, progress) for one in masks]
+    return found if face == "all" else found[0]
+
+
+def _of_face(linear: np.ndarray, face: np.ndarray, network: BioFaceNet, progress: bool) -> Decomposition:
+    """The face of linear RGB (H, W, 3) within a mask (H, W)."""
     H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)
