@@ -1,4 +1,4 @@
-"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
+"""The command line: ``python -m bioface`` with ``data``, ``decompose``, ``prepare``, ``fit`` or ``train``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -133,6 +133,17 @@ def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
         print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {size[0]} × {size[1]}", file=sys.stderr)
 
 
+def prepare(folder: Path, out: Path | None) -> int:
+    """Make a folder of photos into training data in NFE's layout; 2 when there is no face in them."""
+    from bioface.datasets import prepare
+
+    made = prepare.prepare(folder, out, progress=sys.stderr.isatty())
+    for reason, count in made.left_out.items():
+        print(f"left out: {count} {reason}", file=sys.stderr)
+    print(f"{made.faces} faces in {made.files[0].parent}; what became of each photo: {made.files[-1]}")
+    return 0
+
+
 def fit(cube_file: Path, out: Path) -> int:
     """Fit skin to an ISET cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``."""
     from bioface import identifiability, plotting, smith2019
@@ -240,6 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photo.add_argument("--face", type=_face, metavar="N", help="which face, 1 for the largest; or all of them: all")
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")
+    preparing = commands.add_parser("prepare", help="make a folder of photos into training data in NFE's layout")
+    preparing.add_argument("folder", type=Path, metavar="FOLDER", help="of photos; they are only read")
+    preparing.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default data/nfe)")
     fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
     fitting.add_argument("cube", type=Path, metavar="CUBE.mat")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
@@ -260,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "data":
             return data()
+        if command == "prepare":
+            return prepare(**given)
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bioface import image_formation, paths, pictures, threads
+from bioface import arrays, image_formation, paths, pictures, threads
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError
 
@@ -38,7 +38,7 @@ ASSET = paths.ASSETS / "face_mesh.npz"
 SCORE = 0.9  #: Face Mesh's score from which on something is taken for a face
 LARGEST = 1024  #: pixels; a photo's longer side is shrunk to no more before anything looks at it
 SMALLEST = 256  #: pixels; a photo's longer side is enlarged to no less, so that small faces are not lost between pixels
-BATCH = 16  #: squares at a time
+BATCH = 8  #: squares at a time
 LEVEL = 0.1  #: what counts for an upright face when the detector is in doubt: most are
 FIRST = 0.5  #: the detector's score from which on Face Mesh looks at a place
 SIDES = (1.0, 0.5, 0.25)  #: of the squares that the detector looks at, in the photo's longer side
@@ -110,12 +110,12 @@ def _load(path: Path = ASSET) -> tuple[_Network, _Network, _Mesh]:
     DataError : the asset is missing, damaged or something else
     """
     expected = "the face detector and Face Mesh"
+    asset = arrays.read_npz(path, None, expected)
     try:
-        asset = dict(np.load(path))
         mesh = _Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
         return _Network("detector", asset), _Network("mesh", asset), mesh
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(path, expected, f"something else ({error})") from error
+    except KeyError as error:
+        raise DataError(path, expected, f"one without {error.args[0]}") from error
 
 
 # --- looking at squares of a photo -------------------------------------------------------------------------
