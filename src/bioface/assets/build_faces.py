@@ -103,7 +103,8 @@ def convert(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
         if len(raw):
             constant[k] = raw.view(TYPES[tensor.number(1, "b")]).reshape(shapes[k])
     layers: list[tuple[str, list[int], int, dict[str, Any]]] = []
-    weights, alias = {}, {}
+    weights: dict[int, np.ndarray] = {}
+    alias: dict[int, int] = {}
     for operator in graph.tables(3):
         kind = KINDS[codes[operator.number(0, "I")]]
         inputs = [alias.get(k, k) for k in operator.array(1).tolist()]
@@ -183,7 +184,7 @@ def mesh(source: str) -> dict[str, np.ndarray]:
 
 def build(wheel_path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of the asset, in the order of the file (see ``README.md`` for what each one is)."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(wheel_path) as wheel:
         arrays |= mesh(wheel.read(EDGES).decode())
         for name, file in MODELS.items():
