@@ -9,7 +9,7 @@ from PIL import Image
 
 import bioface
 from bioface import __main__ as cli
-from bioface import decomposition, faces, image_formation, paths
+from bioface import decomposition, face_mesh, faces, image_formation, paths
 from bioface.datasets import photos, portrait
 from bioface.errors import BiofaceError, DataError
 
@@ -194,7 +194,7 @@ def test_normals_of_a_sphere(face):
     xy = face.points[:, :2]
     centre, radius = (xy.min(0) + xy.max(0)) / 2, 0.8 * np.ptp(xy, 0).max()
     depth = -np.sqrt(radius**2 - ((xy - centre) ** 2).sum(-1, keepdims=True))
-    ball = faces.Face(1.0, np.concatenate([xy, depth], 1), face.shape)
+    ball = face_mesh.Face(1.0, np.concatenate([xy, depth], 1), face.shape)
     normals, mask = ball.normals(), ball.mask(filled=True)
     assert (np.abs(normals).sum(-1) > 0).tolist() == mask.tolist()
     y, x = np.nonzero(mask)
@@ -228,6 +228,14 @@ def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
         for values, cosine in ((found, (normals * head["normals"]).sum(-1)), (flat, head["normals"][..., 2])):
             values.append(np.degrees(np.arccos(cosine.clip(-1, 1)))[both].mean())
     assert np.mean(found) <= most and np.mean(flat) > 1.5 * most
+
+
+def test_a_face_beyond_the_photo_has_no_mask(face):
+    for step in ((600, 0, 0), (0, -700, 0)):
+        gone = face_mesh.Face(1.0, face.points + step, face.shape)
+        assert not gone.mask().any() and not gone.normals().any() and np.isnan(gone.depth()).all()
+    half = face_mesh.Face(1.0, face.points - (225, 0, 0), face.shape)
+    assert 0.3 < half.mask().sum() / face.mask().sum() < 0.7
 
 
 # --- decompose without a mask --------------------------------------------------------------------------------
@@ -312,19 +320,19 @@ def test_maps_with_the_found_mask_are_those_with_the_given_one(photo_files):
 
 def test_damaged_assets_are_named(tmp_path):
     with pytest.raises(DataError, match="expected the face detector and Face Mesh, found no such file"):
-        faces._load(tmp_path / "none.npz")
+        face_mesh.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", triangles=np.zeros((3, 3)))
     with pytest.raises(DataError, match="one without part"):
-        faces._load(tmp_path / "other.npz")
+        face_mesh.load(tmp_path / "other.npz")
 
 
 def test_the_mesh_is_closed_and_faces_us(face):
-    mesh = faces._load()[2]
+    mesh = face_mesh.load()[2]
     sides = {(a, b) for t in mesh.triangles.tolist() for a, b in zip(t, t[1:] + t[:1], strict=True)}
     assert len(sides) == 3 * len(mesh.triangles) == 3 * 898  # no side twice in one direction: one orientation
     rim = {a for a, b in sides if (b, a) not in sides}
     assert rim == set(mesh.outline.tolist()) and np.bincount(mesh.part).tolist()[1:4] == [14, 14, 18]
-    assert np.mean(faces._vertex_normals(face.points * (1, 1, -1))[:, 2] > 0) > 0.95
+    assert np.mean(face_mesh._vertex_normals(face.points * (1, 1, -1))[:, 2] > 0) > 0.95
 
 
 @pytest.mark.parametrize("size", [8, 9])
