@@ -3,9 +3,9 @@
     python build_faces.py mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl [face_mesh.npz]
 
 The wheel carries two networks as TensorFlow Lite files (Apache-2.0): a detector (BlazeFace, short range) and Face Mesh.
-Their weights are taken as they are, in half precision, and their layers written down as ``bioface.face_mesh`` runs them:
-channels first, paddings as numbers. Mediapipe itself is not needed. The mesh is the wheel's list of edges, three to a
-triangle, and strips of triangles that close eyes and mouth.
+Their weights are taken as they are, in half precision, and their layers written down as ``bioface.face_mesh`` runs
+them: channels first, paddings as numbers. Mediapipe itself is not needed. The mesh is the wheel's list of edges, three
+to a triangle, and strips of triangles that close eyes and mouth.
 
 Sources: https://github.com/google-ai-edge/mediapipe; the layout of TensorFlow Lite files: its ``schema.fbs``.
 """
