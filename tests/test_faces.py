@@ -218,16 +218,16 @@ def test_normals_of_a_sphere(face):
 )
 def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
     monkeypatch.setattr(portrait, "SIZE", 256)
-    groups, found, flat = sorted(portrait.base_colours()), [], []
+    groups, found, flat, covered = sorted(portrait.base_colours()), [], [], []
     for k in range(count):
         head = portrait.make_face(7, "test", k, False, groups[k % len(groups)], beyond)
         (face,) = faces.find(np.rint(255 * head["rgb"]).astype(np.uint8))
         normals = face.normals()
         both = head["mask"] & (np.abs(normals).sum(-1) > 0)
-        assert both.sum() > 0.8 * head["mask"].sum()
+        covered.append(both.sum() / head["mask"].sum())
         for values, cosine in ((found, (normals * head["normals"]).sum(-1)), (flat, head["normals"][..., 2])):
             values.append(np.degrees(np.arccos(cosine.clip(-1, 1)))[both].mean())
-    assert np.mean(found) <= most and np.mean(flat) > 1.5 * most
+    assert np.mean(found) <= most and np.mean(flat) > 1.5 * most and np.mean(covered) > 0.8
 
 
 def test_a_face_beyond_the_photo_has_no_mask(face):
