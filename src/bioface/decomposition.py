@@ -52,11 +52,7 @@ class NoMask(UserWarning):
 
 @overload
 def decompose(
-    image: str | Path | photos.Photo | np.ndarray,
-    mask: str | Path | np.ndarray | None = None,
-    weights: str | Path | BioFaceNet | None = None,
-    progress: bool = False,
-    face: int | None = None,
+    image: Any, mask: Any = None, weights: Any = None, progress: bool = False, face: int | None = None
 ) -> Decomposition: ...
 @overload
 def decompose(image: Any, *, face: Literal["all"], weights: Any = None, progress: bool = False) -> list[Any]: ...
@@ -112,12 +108,8 @@ def decompose(
     if mask is None and given.all():
         masks = faces.masks(linear, face) or masks
         if masks[0] is given:
-            warnings.warn(
-                "no mask given and no face found for certain: the whole picture is taken as face; give a mask or a "
-                "crop of the face",
-                NoMask,
-                stacklevel=2,
-            )
+            whole = "no mask given and no face found for certain: the whole picture is taken as face; give a mask"
+            warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=2)
     elif face is not None:
         raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
     network = weights if isinstance(weights, BioFaceNet) else _network(weights)
