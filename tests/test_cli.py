@@ -98,7 +98,7 @@ def test_decompose_writes_maps_and_pictures(decompose, folders, tmp_path, capsys
 def test_decompose_without_a_mask_says_so_in_one_line(decompose, folders, tmp_path, capsys):
     assert cli.main(["decompose", str(folders / "me.png"), "--weights", str(folders / "w.safetensors")]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("no mask given: where the face is, or whether there is one, cannot be known")
+    assert said.startswith("no mask given and no face found for certain: the whole picture is taken as face")
     assert "give --mask or a crop" in said and said.count("\n") == 1
     assert (tmp_path / "build/decompose/me_maps.npz").is_file()
 

@@ -13,7 +13,18 @@ import torch
 from PIL import Image
 
 import bioface
-from bioface import camera, decomposition, illumination, image_formation, maps, metrics, pictures, skin, training
+from bioface import (
+    by_network,
+    camera,
+    decomposition,
+    illumination,
+    image_formation,
+    maps,
+    metrics,
+    pictures,
+    skin,
+    training,
+)
 from bioface.datasets import photos, twin
 from bioface.decomposition import Decomposition, NoMask, NotSkin, decompose, edit
 from bioface.errors import BiofaceError, DataError
@@ -190,11 +201,11 @@ def test_refining_finds_the_least_squares_with_shadings_of_0_or_more():
     image = rng.uniform(0, 1, (1, 40, 3)).astype(np.float32)
     d0, s0 = rng.uniform(0, 1, (2, 1, 40)).astype(np.float32) * 0.3
     white = np.ones(3, np.float32)
-    d, s = decomposition._refined(d0, s0, albedo, white, image)
+    d, s = by_network._refined(d0, s0, albedo, white, image)
 
     def cost(d, s):
         misfit = ((d[..., None] * albedo + s[..., None] * white - image) ** 2).sum(-1)
-        return misfit + decomposition.HOLD[0] * (d - d0) ** 2 + decomposition.HOLD[1] * (s - s0) ** 2
+        return misfit + by_network.HOLD[0] * (d - d0) ** 2 + by_network.HOLD[1] * (s - s0) ** 2
 
     grid_d, grid_s = np.meshgrid(np.linspace(0, 4, 401), np.linspace(0, 1.2, 121))
     best = cost(grid_d.reshape(-1, 1), grid_s.reshape(-1, 1)).min(0)
@@ -258,7 +269,7 @@ def test_kinds_of_files(network, tmp_path):
 
 
 def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
-    with pytest.warns(NoMask, match="no mask given: .* the whole picture is taken as face"):
+    with pytest.warns(NoMask, match="no mask given and no face .* the whole picture is taken as face"):
         d = decompose(picture(), weights=network)
     assert d.mask.all() and np.isfinite(d.melanin).all()
     with warnings.catch_warnings():
@@ -345,14 +356,14 @@ def test_files_at_fault_are_named(network, tmp_path):
 
 
 def test_weights(astronaut, network, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(decomposition, "WEIGHTS", tmp_path / "none.safetensors")
+    monkeypatch.setattr(by_network, "WEIGHTS", tmp_path / "none.safetensors")
     with pytest.raises(DataError, match="none.safetensors: expected the network that ships, found .*make weights"):
         decompose(astronaut, method="network")
     with pytest.raises(DataError, match="other.safetensors: expected BioFaceNet weights.*no such file"):
         decompose(astronaut, weights=tmp_path / "other.safetensors")
     first = decompose(astronaut, weights=str(weights))
     same(first, decompose(astronaut, weights=network))
-    monkeypatch.setattr(decomposition, "WEIGHTS", weights)
+    monkeypatch.setattr(by_network, "WEIGHTS", weights)
     same(first, decompose(astronaut, method="network"))
     training.build("working", 2, seed=5).save(weights)  # another network under the same name is read again
     os.utime(weights, (0, 0))

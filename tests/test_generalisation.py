@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import decomposition, image_formation, maps, metrics, objective, paths, recipes
+from bioface import by_network, image_formation, maps, metrics, objective, paths, recipes
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet
@@ -162,18 +162,18 @@ def test_half_of_the_measured_people_give_another_prior_of_the_same_kind(faces):
         generalisation.measured_prior(image, faces.mask, half[:-1])
 
 
-CARD = decomposition.WEIGHTS.with_suffix(".md").read_text()
+CARD = by_network.WEIGHTS.with_suffix(".md").read_text()
 
 
 @pytest.fixture(scope="module")
 def errors():
     """Of the network that ships, for every table of its card."""
-    return generalisation.card_errors(BioFaceNet.from_file(decomposition.WEIGHTS))
+    return generalisation.card_errors(BioFaceNet.from_file(by_network.WEIGHTS))
 
 
 @pytest.mark.slow
 def test_the_weights_that_ship_are_small_and_do_what_their_card_says(errors):
-    assert decomposition.WEIGHTS.stat().st_size <= 4_000_000
+    assert by_network.WEIGHTS.stat().st_size <= 4_000_000
     assert "synthetic" in CARD and "**Not for**" in CARD
     lines = [line.split("|") for line in CARD.splitlines() if line.startswith("| ")]
     for kind in ("", "exposure"):
@@ -186,7 +186,7 @@ def test_the_weights_that_ship_are_small_and_do_what_their_card_says(errors):
 @pytest.mark.slow
 def test_the_card_is_filled_with_the_numbers_of_its_network(monkeypatch, errors):
     monkeypatch.setattr(generalisation, "card_errors", lambda model: errors)
-    filled = generalisation.model_card(BioFaceNet.from_file(decomposition.WEIGHTS))
+    filled = generalisation.model_card(BioFaceNet.from_file(by_network.WEIGHTS))
     digits = re.compile(r"\b\d\.\d{2,3}\b|\d\d%")  # another processor rounds to other last digits
     assert digits.sub("", filled) == digits.sub("", CARD)
 

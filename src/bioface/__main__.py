@@ -1,4 +1,4 @@
-"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
+"""The command line: ``python -m bioface`` with ``data``, ``decompose``, ``prepare``, ``fit`` or ``train``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -22,11 +22,11 @@ from tqdm import tqdm
 from bioface import paths
 from bioface.errors import BiofaceError
 
+if TYPE_CHECKING:  # brings torch
+    from bioface.maps import Decomposition
+
 #: What :class:`bioface.decomposition.NoMask` means here.
-NO_MASK = (
-    "no mask given: where the face is, or whether there is one, cannot be known, so the whole picture is taken as "
-    "face; give --mask or a crop"
-)
+NO_MASK = "no mask given and no face found for certain: the whole picture is taken as face; give --mask or a crop"
 BATCH = 64  #: faces a step of ``train``, as in the paper
 
 
@@ -41,13 +41,17 @@ def data() -> int:
     return 2 if failed else 0
 
 
-def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str | None, out: Path) -> int:
+def decompose(
+    photo: Path, mask: Path | None, weights: Path | None, method: str | None, face: int | str | None, out: Path
+) -> int:
     """Take a photo apart and write its maps: ``NAME_maps.npz``, ``NAME_overview.png`` and a picture of each.
 
-    Albedo and reconstruction are sRGB. The pictures of maps are grey, from 0 (black) to the highest value of the
-    quantity in :data:`bioface.plotting.QUANTITIES` (white); where there is nothing to say they are black.
+    Without a mask ``NAME_found.png`` shows the faces found, with their numbers; the maps of each are named
+    ``NAME_1_maps.npz`` and so on where all are asked for. Albedo and reconstruction are sRGB. The pictures of maps are
+    grey, from 0 (black) to the highest value of the quantity in :data:`bioface.plotting.QUANTITIES` (white); where
+    there is nothing to say they are black.
     """
-    from bioface import decomposition, image_formation, plotting
+    from bioface import decomposition, faces
 
     paths.make_folder(out)
     show = sys.stderr.isatty()
@@ -55,17 +59,32 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        found = decomposition.decompose(photo, mask, weights, progress=show, method=method)
+        if isinstance(face, str):
+            several = decomposition.decompose(photo, mask, weights, show, method, face="all")
+        else:
+            several = [decomposition.decompose(photo, mask, weights, show, method, face)]
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
+    if mask is None and (found := faces.find(photo, everyone=face is not None)):
+        with paths.whole_file(out / f"{photo.stem}_found.png") as partial:
+            Image.fromarray(faces.picture(photo, found)).save(partial)
+    for number, one in enumerate(several, start=1):
+        _write_maps(one, f"{photo.stem}_{number}" if face == "all" else photo.stem, out, show)
+    _say_if_shrunk(photo, several[0].mask.shape)
+    return 0
+
+
+def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
+    """The maps of one face, and pictures of them."""
+    from bioface import image_formation, plotting
 
     images: dict[str, np.ndarray] = {}
     greys = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
-    for name in greys:
-        images[name] = getattr(found, name) / plotting.QUANTITIES[name].high
-    for name in ("albedo", "reconstruction"):
-        images[name] = image_formation.srgb_encode(getattr(found, name))
+    for quantity in greys:
+        images[quantity] = getattr(found, quantity) / plotting.QUANTITIES[quantity].high
+    for quantity in ("albedo", "reconstruction"):
+        images[quantity] = image_formation.srgb_encode(getattr(found, quantity))
 
     # the overview: the face, in the paper's order, and no more pixels than it needs
     rows, columns = (np.flatnonzero(np.isfinite(found.melanin).any(axis)) for axis in (1, 0))
@@ -91,21 +110,19 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
         todo = tqdm([*images, "overview", "maps"], desc="write", disable=not show)
 
         def partial(ending: str) -> Path:
-            return files.enter_context(paths.whole_file(out / f"{photo.stem}_{ending}"))
+            return files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
 
-        for name in todo:
-            if name == "overview":
+        for what in todo:
+            if what == "overview":
                 figure.savefig(partial("overview.png"))
-            elif name == "maps":
+            elif what == "maps":
                 found.save(partial("maps.npz"))
             else:
-                eight_bits = np.rint(np.nan_to_num(images[name]).clip(0, 1) * 255).astype(np.uint8)
-                Image.fromarray(eight_bits).save(partial(f"{name.removesuffix('_shading')}.png"))
-    _say_if_shrunk(photo, found.mask.shape)
+                eight_bits = np.rint(np.nan_to_num(images[what]).clip(0, 1) * 255).astype(np.uint8)
+                Image.fromarray(eight_bits).save(partial(f"{what.removesuffix('_shading')}.png"))
     size = " × ".join(map(str, found.mask.shape))
-    whites = ", ".join(f"{name} {plotting.QUANTITIES[name].high:g}" for name in greys)
-    print(f"{photo.stem}: maps of {size} in {out / photo.stem}_maps.npz, pictures beside them; white is {whites}")
-    return 0
+    whites = ", ".join(f"{quantity} {plotting.QUANTITIES[quantity].high:g}" for quantity in greys)
+    print(f"{name}: maps of {size} in {out / name}_maps.npz, pictures beside them; white is {whites}")
 
 
 def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
@@ -116,6 +133,17 @@ def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
             pixels = image.width * image.height
     if pixels > size[0] * size[1]:
         print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {size[0]} × {size[1]}", file=sys.stderr)
+
+
+def prepare(folder: Path, out: Path | None) -> int:
+    """Make a folder of photos into training data in NFE's layout; 2 when there is no face in them."""
+    from bioface.datasets import prepare
+
+    made = prepare.prepare(folder, out, progress=sys.stderr.isatty())
+    for reason, count in made.left_out.items():
+        print(f"left out: {count} {reason}", file=sys.stderr)
+    print(f"{made.faces} faces in {made.files[0].parent}; what became of each photo: {made.files[-1]}")
+    return 0
 
 
 def fit(cube_file: Path, out: Path) -> int:
@@ -216,6 +244,11 @@ def _write_history(path: Path, recipe: str, history: Any) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def _face(word: str) -> int | str:
+    """Which face: a number, or the word "all"."""
+    return "all" if word == "all" else int(word)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
@@ -224,9 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photo = commands.add_parser("decompose", help="take the face of a photo apart")
     photo.add_argument("photo", type=Path, metavar="PHOTO")
     photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
+    photo.add_argument("--face", type=_face, metavar="N", help="which face, 1 for the largest; or all of them: all")
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
     photo.add_argument("--method", help="bayes (default, or network where there are weights) or network")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")
+    preparing = commands.add_parser("prepare", help="make a folder of photos into training data in NFE's layout")
+    preparing.add_argument("folder", type=Path, metavar="FOLDER", help="of photos; they are only read")
+    preparing.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default data/nfe)")
     fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
     fitting.add_argument("cube", type=Path, metavar="CUBE.mat")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
@@ -247,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command == "data":
             return data()
+        if command == "prepare":
+            return prepare(**given)
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)

@@ -117,12 +117,12 @@ def join(parts: Sequence[Any]) -> Any:
     return None if first is None else np.concatenate(parts)
 
 
-def read_npz(path: str | Path, names: Iterable[str], expected: str) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, names: Iterable[str] | None, expected: str) -> dict[str, np.ndarray]:
     """Some arrays of an .npz archive, whose checksums are verified.
 
     Parameters
     ----------
-    names : which arrays
+    names : which arrays; None for all
     expected : what the file should be, for the error
 
     Raises
@@ -134,7 +134,7 @@ def read_npz(path: str | Path, names: Iterable[str], expected: str) -> dict[str,
     try:
         # numpy leaves a file that it opened itself open when it is damaged
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+            return {name: file[name] for name in (file.files if names is None else names)}
     except KeyError as error:
         raise DataError(path, expected, f"one without some of its arrays ({error.args[0]})") from error
     except Exception as error:  # of any type: as numpy and zipfile happen to stumble over the damage

@@ -10,33 +10,22 @@ Shafer (1985), "Using color to separate reflection components": the two shadings
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import scipy.ndimage
-import torch
-from tqdm import tqdm
 
-from bioface import by_bayes, camera, illumination, image_formation, paths, pictures, skin
+from bioface import by_bayes, by_network, camera, faces, illumination, image_formation, pictures, skin
 from bioface.by_bayes import NotSkin as NotSkin
 from bioface.datasets import photos
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition as Decomposition
 from bioface.maps import of_twin as of_twin
 from bioface.network import BioFaceNet
 
-#: The network that ships with the package; ``make weights`` makes it again.
-WEIGHTS = paths.ASSETS / "biofacenet.safetensors"
-SIZE = photos.SIZE  #: height and width of what the network was trained on
-#: Side of the crop, in sides of the square around the mask: of the twin's 64 pixels the mask takes 58 (median).
-MARGIN = 64 / 58
-#: How much diffuse and specular shading of a pixel are held to the network's, against its colour: the squares of what
-#: colours are off by (0.03) over what the two shadings are (0.15 and 0.03); see :func:`decompose`.
-HOLD = (0.04, 1.0)
 METHODS = ("bayes", "network")
 WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
@@ -49,16 +38,36 @@ _Pair = tuple[np.ndarray, np.ndarray]
 
 
 class NoMask(UserWarning):
-    """A photo came without a mask, so that where its face is had to be taken for granted."""
+    """A photo came without a mask and no face was found, so that where its face is had to be taken for granted."""
 
 
+@overload
+def decompose(
+    image: Any,
+    mask: Any = None,
+    weights: Any = None,
+    progress: bool = False,
+    method: str | None = None,
+    face: int | None = None,
+) -> Decomposition: ...
+@overload
+def decompose(
+    image: Any,
+    mask: Any = None,
+    weights: Any = None,
+    progress: bool = False,
+    method: str | None = None,
+    *,
+    face: Literal["all"],
+) -> list[Decomposition]: ...
 def decompose(
     image: str | Path | photos.Photo | np.ndarray,
     mask: str | Path | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
     progress: bool = False,
     method: str | None = None,
-) -> Decomposition:
+    face: int | str | None = None,
+) -> Decomposition | list[Decomposition]:
     """Take a photo of a face apart, at the photo's own resolution.
 
     "bayes" is :mod:`bioface.face_posterior` with the distribution of measured skin (ISSA) and draws of cameras, lights
@@ -66,146 +75,54 @@ def decompose(
     beyond it, and are NaN further out. Where more than a third of the mask has colours that no skin has under any of
     the lights, black and white among them, it warns and says how much.
 
-    "network" is the trained network, which knows faces that fill most of 64 × 64 pixels. A photo of that size goes in
-    as it is and its maps are the network's. Of any other, a square around the mask, a tenth wider, is brought to
-    64 × 64 (averaged in linear light) and the maps back to the photo's size by linear interpolation. They hold no more
-    detail than 64 × 64 pixels do. The photo's own goes into the shadings: pores, wrinkles and edges are shading for the
-    most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated pigments' colour
-    a, and white w for highlights, as given, the shadings of each pixel p are those ≥ 0 of least
-
-        |i_d a + i_s w − p|² + 0.04 (i_d − network's)² + 1 (i_s − network's)²
-
-    in linear RGB (:data:`HOLD`). What this buys is the photo's detail, not truer shading: on faces of the twin whose
-    true maps were blurred to a quarter of their size, the error of the reconstruction falls from 0.063 to 0.032 (RMSE),
-    while that of the diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too.
+    "network" is the trained network, :mod:`bioface.by_network`: maps of 64 × 64 pixels, the photo's detail in their
+    shadings. Where its crop of the face ends, the maps end: beyond, they are NaN.
 
     Photos of more than 4 million pixels are shrunk to that first, by averaging: the result is of the reduced size and
-    its ``image`` the photo that it describes. Files are averaged in display values, arrays in linear light. Where the
-    crop ends, the maps end: beyond, they are NaN.
+    its ``image`` the photo that it describes. Files are averaged in display values, arrays in linear light.
 
     Parameters
     ----------
     image : file of a photo; or a :class:`bioface.datasets.photos.Photo`; or display sRGB, (H, W, 3), grey (H, W), or
         with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
     mask : where the face is: a picture that is light there, or (H, W), see :func:`bioface.datasets.photos.read`. Left
-        out, it is where the photo is opaque; if that is everywhere, all of it is taken for face, with a warning
+        out, it is where the photo is opaque; if that is everywhere, it is the skin of the face that
+        :mod:`bioface.faces` finds; if there is none, all of it is taken for face, with a warning
     weights : a network, or the safetensors file of one, for the network; None is the one that ships
     progress : show a progress bar
     method : "bayes" or "network"; None is the network where ``weights`` are given, else Bayes
+    face : which of several faces, where no mask says: 1 for the largest, which None takes too; "all" for all of them
 
     Returns
     -------
-    of one photo, (H, W) maps
+    of one photo, (H, W) maps; of all faces a list of them, the largest face first
 
     Raises
     ------
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
     BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels; an
-        unknown method, weights for Bayes
+        unknown method, weights for Bayes; a face that is asked for and not there
     """
     method = method or ("bayes" if weights is None else "network")
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     if method == "bayes" and weights is not None:
         raise BiofaceError("expected weights for the network only, found some for method 'bayes'")
-    linear, face = pictures.read(image, mask)
-    if mask is None and face.all():
-        warnings.warn(
-            "no mask given: where the face is cannot be known, so the whole picture is taken as face; give a mask or a "
-            "crop of the face",
-            NoMask,
-            stacklevel=2,
-        )
+    linear, given = pictures.read(image, mask)
+    masks = [given]
+    if mask is None and given.all():
+        masks = faces.masks(linear, face) or masks
+        if masks[0] is given:
+            whole = "no mask given and no face found for certain: the whole picture is taken as face; give a mask"
+            warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=2)
+    elif face is not None:
+        raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
     if method == "bayes":
-        return by_bayes.decompose(linear, face, FEATHER)
-    return _by_network(weights if isinstance(weights, BioFaceNet) else _network(weights), linear, face, progress)
-
-
-def _by_network(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool) -> Decomposition:
-    H, W = face.shape
-    if (H, W) == (SIZE, SIZE):
-        g, k, diffuse, specular, b, e = _ask(network, linear)
-        pigments = skin.table_fraction(g, skin.MELANIN_RANGE[1]), skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
-        return Decomposition.of_maps(*pigments, diffuse, specular, b, e, linear, face)
-
-    top, left, side = _square(face)
-    step = side / SIZE
-    rows, columns = (pictures.windows(n, start, step, SIZE) for n, start in ((H, top), (W, left)))
-    *maps, b, e = _ask(network, pictures.resample(linear, rows, columns))
-    # the pixels whose centres are inside the square
-    y0, y1 = max(0, math.ceil(top - 0.5)), min(H, math.ceil(top + side - 0.5))
-    x0, x1 = max(0, math.ceil(left - 0.5)), min(W, math.ceil(left + side - 0.5))
-    across = pictures.windows(SIZE, (x0 - left) / step, 1 / step, x1 - x0)
-    to_rgb = _to_rgb(b, e, e)
-    white = to_rgb.sum(-1).astype(np.float32)
-    found = {name: np.full((H, W), np.nan, np.float32) for name in _MAPS}
-    found |= {name: np.full((H, W, 3), np.nan, np.float32) for name in ("albedo", "reconstruction")}
-    height = max(1, pictures.STRIP // (x1 - x0))
-    for y in tqdm(range(y0, y1, height), desc="decompose", disable=not progress):
-        part = slice(y, min(y + height, y1)), slice(x0, x1)
-        down = pictures.windows(SIZE, (y - top) / step, 1 / step, part[0].stop - y)
-        g, k, diffuse, specular = (pictures.resample(m, down, across) for m in maps)
-        albedo = _albedo(g, k, to_rgb)
-        diffuse, specular = _refined(diffuse, specular, albedo, white, linear[part])
-        found["melanin"][part] = skin.table_fraction(g, skin.MELANIN_RANGE[1])
-        found["haemoglobin"][part] = skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
-        found["diffuse_shading"][part], found["specular_shading"][part] = diffuse, specular
-        found["albedo"][part] = albedo
-        found["reconstruction"][part] = diffuse[..., None] * albedo + specular[..., None] * white
-    return Decomposition(**found, image=linear, mask=face, camera_b=b, illuminant=e)
-
-
-def _square(mask: np.ndarray) -> tuple[float, float, float]:
-    """Top, left and side of the crop around a mask, in pixels; it may reach beyond the photo."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    side = MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]) + MARGIN
-    top, left = ((line[0] + line[-1] + 1 - side) / 2 for line in (rows, columns))
-    return float(top), float(left), float(side)
-
-
-def _network(weights: str | Path | None) -> BioFaceNet:
-    path = WEIGHTS if weights is None else Path(weights)
-    if weights is None and not path.is_file():
-        raise DataError(path, "the network that ships", "no such file; `make weights` trains it")
-    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(path: Path, changed_ns: int) -> BioFaceNet:
-    """The network of a file as it was at that time, read once."""
-    return BioFaceNet.from_file(path)
-
-
-@torch.no_grad()  # not inference_mode: what the physics keeps for later would be of no use to training
-def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pigments in table coordinates, shadings (64, 64), camera (2,) and light (33,) of linear RGB (64, 64, 3)."""
-    is_training = network.training
-    network.eval()
-    try:
-        said = network(torch.from_numpy(linear)[None])
-    finally:
-        network.train(is_training)
-    light = illumination.mix(said.weights, said.cct)
-    answers = (said.melanin, said.haemoglobin, said.diffuse, said.specular, said.camera, light)
-    return tuple(v[0].float().cpu().numpy() for v in answers)
-
-
-def _refined(
-    diffuse: np.ndarray, specular: np.ndarray, albedo: np.ndarray, white: np.ndarray, image: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shadings (H, W) ≥ 0 that make the image (H, W, 3) of given colours, held to those given: :func:`decompose`."""
-    hold_d, hold_s = HOLD
-    aa, ww, aw = (albedo**2).sum(-1) + hold_d, white @ white + hold_s, albedo @ white
-    ap, wp = (albedo * image).sum(-1) + hold_d * diffuse, image @ white + hold_s * specular
-    determinant = aa * ww - aw**2  # > 0, for both of HOLD are
-    d, s = (ww * ap - aw * wp) / determinant, (aa * wp - aw * ap) / determinant
-    # where one of them is negative the least is on an edge, at the end of one of the two axes
-    d_alone, s_alone = (ap / aa).clip(0), (wp / ww).clip(0)
-    diffuse_only = aa * d_alone**2 - 2 * ap * d_alone < ww * s_alone**2 - 2 * wp * s_alone
-    inside = (d >= 0) & (s >= 0)
-    d = np.where(inside, d, np.where(diffuse_only, d_alone, 0))
-    s = np.where(inside, s, np.where(diffuse_only, 0, s_alone))
-    return d, s
+        found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
+    else:
+        network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
+        found = [by_network.decompose(network, linear, one, progress) for one in masks]
+    return found if face == "all" else found[0]
 
 
 # --- and put together in another way -----------------------------------------------------------------------
@@ -308,7 +225,7 @@ def _skin_colour(
     """Colours (N, 3) of the skin of N pixels (N, 1), edited; camera and light (3, 33) as of :func:`_to_rgb`."""
     g = skin.table_coordinate(m, skin.MELANIN_RANGE[1]) + np.float32(melanin)
     k = skin.table_coordinate(h * np.float32(haemoglobin), skin.HAEMOGLOBIN_RANGE[1])
-    return _albedo(g.T.clip(-1, 1), k.T, to_rgb)[0]
+    return image_formation.skin_colour(g.T.clip(-1, 1), k.T, to_rgb)[0]
 
 
 def _change(
@@ -371,13 +288,6 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
     if not (white > 0).all():
         raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
     return camera.XYZ_TO_SRGB.numpy() @ camera.raw_to_xyz(S) @ (S * light / white[:, None])
-
-
-def _albedo(g: np.ndarray, k: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
-    """Linear RGB (H, W, 3) under diffuse shading 1 of pigments (H, W) in table coordinates."""
-    g, k = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (g, k))
-    one, none = torch.ones_like(g), torch.zeros_like(g)
-    return image_formation.render_coordinates(g, k, one, none, torch.from_numpy(to_rgb)).numpy()
 
 
 # --- looking at one ----------------------------------------------------------------------------------------

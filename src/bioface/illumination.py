@@ -103,6 +103,24 @@ def mix(weights: Float[Tensor, "*batch 14"], cct: Tensor | float) -> Float[Tenso
 
 
 @accepts_numpy
+def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
+    """What each of nine lighting coefficients gives on unit normals: the columns of :func:`sh_shading`'s sum.
+
+    Parameters
+    ----------
+    normals : (..., 3) unit normals, x right, y up, z to the viewer
+
+    >>> sh_basis(torch.tensor([0.0, 0.0, 1.0]))[:3]
+    tensor([0.8862, 0.0000, 1.0233])
+    """
+    x, y, z = normals.unbind(-1)
+    c1, c2, c3, c4, c5 = 0.429043, 0.511664, 0.743125, 0.886227, 0.247708  # Ramamoorthi & Hanrahan, eq. 12
+    linear = [torch.full_like(x, c4), 2 * c2 * y, 2 * c2 * z, 2 * c2 * x]
+    quadratic = [2 * c1 * x * y, 2 * c1 * y * z, c3 * z**2 - c5, 2 * c1 * x * z, c1 * (x**2 - y**2)]
+    return torch.stack([*linear, *quadratic], dim=-1)
+
+
+@accepts_numpy
 def sh_shading(
     normals: Float[Tensor, "*batch H W 3"], lighting: Float[Tensor, "*batch 9"]
 ) -> Float[Tensor, "*batch H W"]:
@@ -116,9 +134,5 @@ def sh_shading(
     >>> sh_shading(torch.tensor([[[0.0, 0.0, 1.0]]]), torch.eye(9)[0])
     tensor([[0.8862]])
     """
-    x, y, z = normals.unbind(-1)
-    c1, c2, c3, c4, c5 = 0.429043, 0.511664, 0.743125, 0.886227, 0.247708  # Ramamoorthi & Hanrahan, eq. 12
-    linear = [torch.full_like(x, c4), 2 * c2 * y, 2 * c2 * z, 2 * c2 * x]
-    quadratic = [2 * c1 * x * y, 2 * c1 * y * z, c3 * z**2 - c5, 2 * c1 * x * z, c1 * (x**2 - y**2)]
-    basis = torch.stack([*linear, *quadratic], dim=-1)
+    basis = sh_basis(normals)
     return (basis * lighting[..., None, None, :].to(basis)).sum(-1).clamp_min(0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -208,3 +209,9 @@ def render_coordinates(
     white = to_rgb.to(melanin).sum(-1)[..., None, None]  # a highlight reflects all wavelengths alike
     diffuse, specular = diffuse.unsqueeze(-3), specular.unsqueeze(-3)
     return (diffuse * _planes(table, melanin, haemoglobin) + specular * white).movedim(-3, -1)
+
+
+def skin_colour(melanin: np.ndarray, haemoglobin: np.ndarray, to_rgb: np.ndarray) -> np.ndarray:
+    """Linear RGB (H, W, 3) of pigments (H, W) in table coordinates, under diffuse shading 1, without highlights."""
+    g, k = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (melanin, haemoglobin))
+    return render_coordinates(g, k, torch.ones_like(g), torch.zeros_like(g), torch.from_numpy(to_rgb)).numpy()

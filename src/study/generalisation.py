@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import by_bayes, decomposition, identifiability, illumination, image_formation, recipes, threads, training
+from bioface import by_bayes, by_network, identifiability, illumination, image_formation, recipes, threads, training
 from bioface.bayes import Prior
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
@@ -350,4 +350,4 @@ def model_card(model: BioFaceNet) -> str:
 
 
 if __name__ == "__main__":
-    print(ship(decomposition.WEIGHTS))
+    print(ship(by_network.WEIGHTS))
