@@ -64,7 +64,7 @@ def test_large_arrays_are_read_by_rows(tmp_path, monkeypatch):
 def test_something_else(tmp_path, content):
     path = tmp_path / "a.mat"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"v5 or v7.3, found {len(content)} bytes of something else"):
+    with pytest.raises(DataError, match=f"v5 or v7.3, or HDF5, found {len(content)} bytes of something else"):
         matlab.read(path)
     with pytest.raises(DataError, match="b.mat: expected a MATLAB .mat file, found no such file"):
         matlab.read(tmp_path / "b.mat")

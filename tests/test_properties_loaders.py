@@ -29,7 +29,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from test_iset import compressed, matlab5, matlab73, plain
+from test_cubes import compressed, matlab5, matlab73, plain
 
 from bioface import training
 from bioface.datasets import iset, nfe, photos, twin

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_iset import HYSPEX, light, matlab5, matlab73
+from test_cubes import HYSPEX, light, matlab5, matlab73
 from test_nfe import random_images
 
 from bioface import __main__ as cli

@@ -1,4 +1,4 @@
-"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE.mat`` and ``train --recipe NAME``.
+"""The command line: ``python -m bioface data``, ``decompose PHOTO``, ``fit CUBE`` and ``train --recipe NAME``.
 
 Thin over the functions that notebooks call. What is wrong with the input is said in one line, exit code 2.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import paths
-from bioface.errors import BiofaceError
+from bioface.errors import BiofaceError, DataError
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = (
@@ -118,17 +118,24 @@ def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
         print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {size[0]} × {size[1]}", file=sys.stderr)
 
 
-def fit(cube_file: Path, out: Path) -> int:
-    """Fit skin to an ISET cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``."""
+def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | None = None) -> int:
+    """Fit skin to a multispectral cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``.
+
+    ``wavelengths`` are stated as FIRST:STEP:LAST in nm, ``axes`` as in :func:`bioface.datasets.cubes.load`.
+    """
     from bioface import identifiability, plotting, smith2019
-    from bioface.datasets import iset
+    from bioface.datasets import cubes
 
     paths.make_folder(out)
-    cube = iset.load(cube_file)
+    cube = cubes.load(cube_file, axes, None if wavelengths is None else _spaced(wavelengths))
+    for note in cube.notes:
+        print(f"{cube.name}: {note}")
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
     found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask, progress=sys.stderr.isatty())
     names = (*identifiability.MAPS, "residual")
+    if (found.status[cube.mask] == smith2019.Status.NO_SKIN).all():
+        raise DataError(cube_file, "the spectra of skin (or its axes and wavelengths stated otherwise)", "none at all")
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
     with paths.whole_file(target) as partial:
@@ -142,6 +149,19 @@ def fit(cube_file: Path, out: Path) -> int:
     print(found)
     print(f"maps in {target}, picture in {target.with_suffix('.png')}")
     return 0
+
+
+def _spaced(text: str) -> np.ndarray:
+    """The wavelengths FIRST:STEP:LAST.
+
+    >>> _spaced("400:10:420").tolist()
+    [400.0, 410.0, 420.0]
+    """
+    try:
+        first, step, last = map(float, text.split(":"))
+        return first + step * np.arange(round((last - first) / step) + 1)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise BiofaceError(f"expected wavelengths like 400:10:720, found {text!r}") from error
 
 
 def train(
@@ -220,8 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")
-    fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
-    fitting.add_argument("cube", type=Path, metavar="CUBE.mat")
+    fitting = commands.add_parser("fit", help="fit skin to a multispectral cube (.mat, HDF5, ENVI, pictures)")
+    fitting.add_argument("cube", type=Path, metavar="CUBE")
+    fitting.add_argument("--axes", metavar="RCB", help="their order in the file, where it is not clear: r, c, b")
+    fitting.add_argument("--wavelengths", metavar="A:S:B", help="nm, where the file has none, such as 400:10:720")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
     training = commands.add_parser("train", help="train a network on faces, or go on from its checkpoint")
     training.add_argument("--recipe", required=True, metavar="NAME", help="such as working or paper_literal")
@@ -243,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)
-        return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
+        return fit(given.pop("cube"), **given) if command == "fit" else train(**given)
     except BiofaceError as error:
         told = str(error)
     except OSError as error:

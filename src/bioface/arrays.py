@@ -88,6 +88,37 @@ def as_float64(value: Any, what: str) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64))
 
 
+#: Whole numbers that masks have at the white end, by the depth of what they were painted or measured in.
+WHITES = (1, 255, 1023, 4095, 16383, 65535)
+
+
+def as_mask(values: Any, what: str = "a mask") -> np.ndarray:
+    """Booleans of the same shape: true above half of white, for arrays, variables and pictures alike.
+
+    White is the smallest of :data:`WHITES` that nothing exceeds. Of whole numbers that are two at most, the lower of
+    them 0, all others are true, such as 0 and 128. A mask of zeros is false throughout.
+
+    Raises
+    ------
+    BiofaceError : not of real numbers, or without anything bright: labels, for example
+
+    >>> as_mask(np.array([0, 1])).tolist(), as_mask(np.array([0, 1, 90, 255])).tolist()
+    ([False, True], [False, False, False, True])
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "biuf":
+        raise BiofaceError(f"expected {what} made of real numbers, found {values.dtype}")
+    top = float(np.nanmax(values, initial=0))
+    if top <= 0 or values.dtype.kind == "b":
+        return values > 0
+    if values.dtype.kind != "f" and ((values == 0) | (values == top)).all():
+        return values > 0
+    white = next((w for w in WHITES if w >= top), top)
+    if top <= white / 2:
+        raise BiofaceError(f"expected {what} with white in it, found {top:g} of {white:g} as its brightest")
+    return values > white / 2
+
+
 def take(rows: Any, index: Any) -> Any:
     """``rows[index]`` of an array, of a tuple, of every field of a dataclass of those, or None.
 

@@ -109,7 +109,7 @@ def fit(
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.iset.Cube`), read block by block (adam and sgd, which move
+        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block (adam and sgd, which move
         all pixels at once, read it whole)
     wavelengths : (S,) nm, rising. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in their range,
         by linear interpolation of radiance / illuminant; wider ones are fitted where they are

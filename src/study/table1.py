@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bioface import camera, illumination, metrics, skin, smith2019, spectra
-from bioface.datasets.iset import Cube
+from bioface.datasets.cubes import Cube
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition
 

@@ -134,7 +134,7 @@ def astronaut(size: int = SIZE) -> Photo:
 
 def _read(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """sRGB (h, w, 3) and opacity (h, w) of at most ``limit`` pixels, and the file's own size (H, W)."""
-    image = _open(path)
+    image = open_picture(path)
     height, width = whole = image.height, image.width
     if limit is not None and width * height > limit:
         shrink = math.sqrt(limit / (width * height))
@@ -144,7 +144,7 @@ def _read(path: Path, limit: int | None) -> tuple[np.ndarray, np.ndarray, tuple[
     return *_to_srgb(path, image, (width, height)), whole
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
     """The picture, decoded and turned upright."""
     if not path.is_file():
         raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
