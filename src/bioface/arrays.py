@@ -7,10 +7,11 @@ precision stays double.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
@@ -27,6 +28,23 @@ R = TypeVar("R", covariant=True)
 torch.set_flush_denormal(True)
 # A forked process has none of the threads that torch had started, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@contextlib.contextmanager
+def _device(device: torch.device) -> Iterator[None]:
+    """New tensors lie there."""
+    if torch.get_default_device().type == device.type:  # a context of torch's makes each of its calls slower
+        yield
+        return
+    with device:
+        yield
+
+
+@contextlib.contextmanager
+def torch_as_it_starts() -> Iterator[None]:
+    """Gradients on and new tensors on the CPU, whatever the caller of a function has switched: for decorating."""
+    with torch.inference_mode(False), torch.enable_grad(), _device(torch.device("cpu")):
+        yield
 
 
 def _to_torch(value: Any) -> Any:
@@ -55,13 +73,18 @@ class AcceptsNumpy(Protocol[P, R]):
 
 
 def accepts_numpy(function: Callable[P, R]) -> AcceptsNumpy[P, R]:
-    """Let a torch function take NumPy arrays; the answer is NumPy when an argument was."""
+    """Let a torch function take NumPy arrays; the answer is NumPy when an argument was.
+
+    What it makes itself lies where the tensors lie that it is given, else on the CPU.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
         numpy_in = any(isinstance(v, np.ndarray | np.generic) for v in given)
-        answer = function(*map(_to_torch, args), **{k: _to_torch(v) for k, v in kwargs.items()})
+        where = next((v.device for v in given if isinstance(v, torch.Tensor)), torch.device("cpu"))
+        with _device(where):
+            answer = function(*map(_to_torch, args), **{k: _to_torch(v) for k, v in kwargs.items()})
         return _to_numpy(answer) if numpy_in else answer
 
     return wrapper

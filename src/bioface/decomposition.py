@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, pictures, skin
+from bioface.arrays import torch_as_it_starts
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.maps import Decomposition as Decomposition
@@ -50,6 +51,7 @@ class NoMask(UserWarning):
     """A photo came without a mask, so that where its face is had to be taken for granted."""
 
 
+@torch_as_it_starts()
 def decompose(
     image: str | Path | photos.Photo | np.ndarray,
     mask: str | Path | np.ndarray | None = None,
@@ -162,7 +164,7 @@ def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
     is_training = network.training
     network.eval()
     try:
-        said = network(torch.from_numpy(linear)[None])
+        said = network(torch.from_numpy(linear)[None].to(next(network.parameters()).device))
     finally:
         network.train(is_training)
     light = illumination.mix(said.weights, said.cct)
@@ -191,6 +193,7 @@ def _refined(
 # --- and put together in another way -----------------------------------------------------------------------
 
 
+@torch_as_it_starts()
 def edit(
     decomposition: Decomposition,
     melanin: int | float = 0.0,
