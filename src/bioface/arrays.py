@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def as_float64(value: Any, what: str) -> torch.Tensor:
 WHITES = (1, 255, 1023, 4095, 16383, 65535)
 
 
-def as_mask(values: Any, what: str = "a mask") -> np.ndarray:
+def as_mask(values: Any, path: str | Path | None = None) -> np.ndarray:
     """Booleans of the same shape: true above half of white, for arrays, variables and pictures alike.
 
     White is the smallest of :data:`WHITES` that nothing exceeds. Of whole numbers that are two at most, the lower of
@@ -123,23 +124,22 @@ def as_mask(values: Any, what: str = "a mask") -> np.ndarray:
 
     Raises
     ------
-    BiofaceError : not of real numbers, or without anything bright: labels, for example
+    BiofaceError : not of real numbers, or without anything bright, as labels are; a DataError if there is a ``path``
 
     >>> as_mask(np.array([0, 1])).tolist(), as_mask(np.array([0, 1, 90, 255])).tolist()
     ([False, True], [False, False, False, True])
     """
     values = np.asarray(values)
-    if values.dtype.kind not in "biuf":
-        raise BiofaceError(f"expected {what} made of real numbers, found {values.dtype}")
-    top = float(np.nanmax(values, initial=0))
-    if top <= 0 or values.dtype.kind == "b":
-        return values > 0
-    if values.dtype.kind != "f" and ((values == 0) | (values == top)).all():
-        return values > 0
+    top = float(np.nanmax(values, initial=0)) if values.dtype.kind in "biuf" else math.nan
     white = next((w for w in WHITES if w >= top), top)
-    if top <= white / 2:
-        raise BiofaceError(f"expected {what} with white in it, found {top:g} of {white:g} as its brightest")
-    return values > white / 2
+    two = values.dtype.kind != "f" and bool(((values == 0) | (values == top)).all())
+    if top <= 0 or two:
+        return values > 0
+    if top > white / 2:
+        return values > white / 2
+    found = f"{values.dtype}" if math.isnan(top) else f"{top:g} of {white:g} as its brightest (labels?)"
+    expected = "a mask of numbers with white in it"
+    raise BiofaceError(f"expected {expected}, found {found}") if path is None else DataError(path, expected, found)
 
 
 def take(rows: Any, index: Any) -> Any:

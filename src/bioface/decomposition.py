@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, pictures, skin
@@ -53,8 +54,8 @@ class NoMask(UserWarning):
 
 @torch_as_it_starts()
 def decompose(
-    image: str | Path | photos.Photo | np.ndarray,
-    mask: str | Path | np.ndarray | None = None,
+    image: str | Path | photos.Photo | Image.Image | np.ndarray,
+    mask: str | Path | Image.Image | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
     progress: bool = False,
 ) -> Decomposition:
@@ -79,8 +80,8 @@ def decompose(
 
     Parameters
     ----------
-    image : file of a photo; or a :class:`bioface.datasets.photos.Photo`; or display sRGB, (H, W, 3), grey (H, W), or
-        with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
+    image : file of a photo, or Pillow's picture; or a :class:`bioface.datasets.photos.Photo`; or display sRGB,
+        (H, W, 3), grey (H, W), or with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
     mask : where the face is: a picture that is light there, or (H, W), see :func:`bioface.datasets.photos.read`. Left
         out, it is where the photo is opaque; if that is everywhere, all of it is taken for face, with a warning
     weights : a network, or the safetensors file of one; None is the one that ships

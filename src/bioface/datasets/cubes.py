@@ -400,7 +400,7 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     if mask is None:
         return np.ones(shape, bool)
-    mask = as_mask(np.asarray(numbers(path, "mask", mask)))
+    mask = as_mask(numbers(path, "mask", mask), path)
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
     if not mask.any():
