@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError, DataError, print_anywhere
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = (
@@ -48,7 +48,9 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
     quantity in :data:`bioface.plotting.QUANTITIES` (white); where there is nothing to say they are black.
     """
     from bioface import decomposition, image_formation, plotting
+    from bioface.datasets import photos
 
+    plotting.use_style()
     paths.make_folder(out)
     show = sys.stderr.isatty()
     if show:
@@ -102,6 +104,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, out: Path) -
                 eight_bits = np.rint(np.nan_to_num(images[name]).clip(0, 1) * 255).astype(np.uint8)
                 Image.fromarray(eight_bits).save(partial(f"{name.removesuffix('_shading')}.png"))
     _say_if_shrunk(photo, found.mask.shape)
+    print(f"{photo.name}: colours are {photos.colours_of(photo)}")
     size = " × ".join(map(str, found.mask.shape))
     whites = ", ".join(f"{name} {plotting.QUANTITIES[name].high:g}" for name in greys)
     print(f"{photo.stem}: maps of {size} in {out / photo.stem}_maps.npz, pictures beside them; white is {whites}")
@@ -123,9 +126,10 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
 
     ``wavelengths`` are stated as FIRST:STEP:LAST in nm, ``axes`` as in :func:`bioface.datasets.cubes.load`.
     """
-    from bioface import identifiability, plotting, smith2019
+    from bioface import identifiability, plotting, smith2019, solvers
     from bioface.datasets import cubes
 
+    plotting.use_style()
     paths.make_folder(out)
     cube = cubes.load(cube_file, axes, None if wavelengths is None else _spaced(wavelengths))
     for note in cube.notes:
@@ -134,7 +138,7 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
     found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask, progress=sys.stderr.isatty())
     names = (*identifiability.MAPS, "residual")
-    if (found.status[cube.mask] == smith2019.Status.NO_SKIN).all():
+    if (found.status[cube.mask] == solvers.Status.NO_SKIN).all():
         raise DataError(cube_file, "the spectra of skin (or its axes and wavelengths stated otherwise)", "none at all")
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
@@ -232,6 +236,7 @@ def _write_history(path: Path, recipe: str, history: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    print_anywhere()
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the data sets that can be, and say how to get the others")

@@ -71,7 +71,7 @@ class CameraModel:
         """
         expected = "a camera table: 33 rows of 10 numbers, with deviations and variances in its comments"
         try:
-            lines = Path(path).read_text().splitlines()
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
             values = dict(x[1:].split(":", 1) for x in lines if x.startswith("#") and ":" in x)
             columns = np.loadtxt(lines, delimiter=",", comments="#").T[1:].reshape(3, 3, 33)
             deviations = np.array(values[" deviations"].split(), float).reshape(2)
@@ -134,7 +134,7 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
     """
     expected = "blocks of a camera's name and three rows (R, G, B) of 33 sensitivities, 400:10:720 nm"
     try:
-        lines = [x.strip() for x in Path(path).read_text().splitlines() if x.strip() and x[0] != "#"]
+        lines = [x.strip() for x in Path(path).read_text(encoding="utf-8").splitlines() if x.strip() and x[0] != "#"]
         names, rows = lines[::4], [line.split() for k, line in enumerate(lines) if k % 4]
         table = np.array(rows, np.float64).reshape(len(names), 3, 33)
     except (OSError, ValueError) as fault:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError, DataError, print_anywhere
 
 FILE = "claims.json"
 HELD = ("at_least", "at_most", "equals", "tol", "digits", "set")  #: what is declared of a claim beside its words
@@ -198,6 +198,7 @@ def format_table(claims: Iterable[Claim], width: int = 44) -> str:
 
 
 if __name__ == "__main__":
+    print_anywhere()
     try:
         print(format_table(read()))
     except DataError as error:

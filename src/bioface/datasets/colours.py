@@ -45,7 +45,17 @@ ADOBE = (*D65, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 #: slope). 2 is "unspecified".
 _BT709 = (1 / 0.45, 0.099, 0.081, 4.5)
 _CURVE = (2.4, 0.055, 0.04045, 12.92)
-TRANSFERS = {1: _BT709, 2: _CURVE, 4: 2.2, 5: 2.8, 6: _BT709, 8: 1.0, 13: _CURVE, 14: _BT709, 15: _BT709}
+TRANSFERS: dict[int, float | tuple[float, ...]] = {
+    1: _BT709,
+    2: _CURVE,
+    4: 2.2,
+    5: 2.8,
+    6: _BT709,
+    8: 1.0,
+    13: _CURVE,
+    14: _BT709,
+    15: _BT709,
+}
 HDR = {16: "PQ", 18: "HLG"}
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _FAMILIES = {"GRAY": ("grey",), "RGB": ("RGB", "grey"), "CMYK": ("CMYK",)}  # what a kind of profile is for

@@ -109,7 +109,7 @@ class Cube:
 
         Yields (rows as a slice, radiance of these rows (h, W, D)).
         """
-        for start, stop in _spans(*self.mask.shape, 1, pixels):
+        for start, stop in _spans(self.mask.shape, 1, pixels):
             yield slice(start, stop), self.rows(start, stop)
 
     @classmethod
@@ -199,8 +199,9 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
 # --- from variables to a cube -----------------------------------------------------------------------------
 
 
-def _spans(height: int, width: int, each: int, most: int = BLOCK_VALUES) -> Iterator[tuple[int, int]]:
+def _spans(size: tuple[int, ...], each: int, most: int = BLOCK_VALUES) -> Iterator[tuple[int, int]]:
     """(start, stop) of blocks of rows, at most ``most`` values in them; ``each`` a pixel; one row at least."""
+    height, width = size
     step = max(1, most // (width * each))
     for start in range(0, height, step):
         yield start, min(start + step, height)
@@ -288,7 +289,7 @@ def _order(path: Path, shape: tuple[int, ...], bands: int, axes: str | None) -> 
 def _survey(path: Path, read: Rows, mask: np.ndarray, bands: int) -> np.ndarray:
     """(bands,) largest absolute value of each band inside the mask; one pass in blocks that also finds NaN."""
     largest = np.zeros(bands)
-    for start, stop in _spans(*mask.shape, bands):
+    for start, stop in _spans(mask.shape, bands):
         inside = mask[start:stop]
         if not inside.any():
             continue
@@ -368,7 +369,7 @@ def _one_light(path: Path, image: Any, mask: np.ndarray) -> np.ndarray:
     bands = image.shape[2]
 
     def blocks() -> Iterator[np.ndarray]:
-        for start, stop in _spans(*mask.shape, bands):
+        for start, stop in _spans(mask.shape, bands):
             yield np.asarray(image[start:stop], dtype=float)[mask[start:stop]]
 
     mean = sum(block.sum(0) for block in blocks()) / mask.sum()

@@ -98,7 +98,7 @@ def read(
         drawn = _open(mask)
         where, found, own = drawn.path, _levels(drawn), drawn.turn
     if found.ndim == 2 and opened.turn is not None and own is None:
-        found = _turned_as(found, opened, where)
+        found = _turned_as(found, opened, opened.turn, where)
     if found.ndim != 2 or (found.shape != whole and not resize_mask):
         raise DataError(where, f"a mask of {whole[0]} × {whole[1]} as {path.name}", f"shape {found.shape}")
     found = nearest(found, rgb.shape[:2])
@@ -119,11 +119,12 @@ def read_mask(path: str | Path | Image.Image) -> np.ndarray:
     return _levels(_open(path))
 
 
-def colours_of(path: str | Path | Image.Image) -> str:
-    """What a picture says of its colours, or what is assumed; as ``Photo.colours``. Errors as of :func:`read`."""
+def colours_of(path: str | Path) -> str:
+    """What the file of a picture says of its colours, or what is assumed, as ``Photo.colours``: its header is read."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", colours.Ignored)
-        return _open(path).colours.said
+        warnings.simplefilter("ignore")  # of what :func:`read` warns
+        with Image.open(path) as image:
+            return colours.stated(Path(path), image).said
 
 
 def nearest(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -162,21 +163,24 @@ class _Opened:
 _TURNS = dict(zip(range(2, 9), [Image.Transpose(k) for k in (0, 3, 1, 5, 4, 6, 2)], strict=True))  # EXIF's orientations
 
 
+_FLIPS = {_TURNS[k] for k in (2, 3, 4)}  # which leave the size as it is
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """The picture as Pillow has it, decoded and turned upright; errors as of :func:`read`."""
     return _open(path).image
 
 
 def _open(source: str | Path | Image.Image) -> _Opened:
-    opened = isinstance(source, Image.Image)
-    path = Path((getattr(source, "filename", "") or "picture") if opened else source)
-    if not opened and not path.is_file():
+    picture = source if isinstance(source, Image.Image) else None
+    path = Path(source if not isinstance(source, Image.Image) else getattr(source, "filename", "") or "picture")
+    if picture is None and not path.is_file():
         raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
             # from half of the pixels that it refuses on, Pillow warns: those are photos of today
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with contextlib.nullcontext(source) if opened else Image.open(path) as image:
+            with contextlib.nullcontext(picture) if picture is not None else Image.open(path) as image:
                 return _decoded(path, image)
     except Image.DecompressionBombError as error:
         raise DataError(path, f"a picture of at most {LARGEST // 10**6} million pixels", "a larger one") from error
@@ -209,7 +213,7 @@ def _is_thumbnail(image: Any) -> bool:
 
     try:
         image.fp.seek(0)
-        below = tifffile.TiffFile(image.fp).pages[0].pages
+        below: Any = tifffile.TiffFile(image.fp).pages[0].pages
         return not all(page.imagewidth * page.imagelength < image.width * image.height for page in below)
     except Exception:  # of any type, as tifffile stumbles
         return True
@@ -222,7 +226,7 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _planar(image: Image.Image) -> Image.Image | None:
+def _planar(image: Any) -> Image.Image | None:
     """A TIFF of 16 bits whose colours are stored one after the other, which Pillow reads wrongly; else None."""
     tags = getattr(image, "tag_v2", {})
     if (
@@ -234,18 +238,18 @@ def _planar(image: Image.Image) -> Image.Image | None:
         return None
     import tifffile
 
-    image.fp.seek(0)  # type: ignore[union-attr]  # it is not loaded yet
+    image.fp.seek(0)
     planes = tifffile.imread(image.fp)  # (channels, H, W)
     return Image.fromarray(np.rint(np.moveaxis(planes, 0, -1) / 257).astype(np.uint8))
 
 
-def _turned_as(mask: np.ndarray, photo: _Opened, where: Path) -> np.ndarray:
+def _turned_as(mask: np.ndarray, photo: _Opened, turn: Image.Transpose, where: Path) -> np.ndarray:
     """A mask (H, W) that was drawn on the stored pixels, upright."""
     upright = photo.image.height, photo.image.width
-    stored = upright if photo.turn in _TURNS.values() and photo.turn.value in (0, 1, 3) else upright[::-1]
+    stored = upright if turn in _FLIPS else upright[::-1]
     if mask.shape == stored != upright:
         say = "it is of the photo as it is stored, and turned with it"
-        mask = np.asarray(Image.fromarray(mask).transpose(photo.turn))
+        mask = np.asarray(Image.fromarray(mask).transpose(turn))
     elif mask.shape == stored:
         say = "taken for drawn on the photo as it is shown; turn it if it was drawn on the pixels as they are stored"
     else:
@@ -284,9 +288,8 @@ def _to_srgb(opened: _Opened, limit: int | None) -> tuple[np.ndarray, np.ndarray
         opaque = np.asarray(fitted(image.getchannel("A")), np.float32) / 255
         image = image.convert("RGB")  # before it shrinks: what is transparent keeps its colour
     if image.mode == "LAB":
-        image = ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        lab, srgb = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     if image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
     image = fitted(image)
