@@ -370,6 +370,8 @@ def test_cubes_are_read_one_at_a_time(tmp_path):
     with pytest.raises(DataError, match="face1.mat"):
         list(several)
     assert cubes.find(tmp_path / "nowhere") == []
+    (tmp_path / "unpacked").mkdir()  # a folder without pictures is no cube
+    assert len(cubes.find(tmp_path)) == 3
 
 
 # --- other layouts -----------------------------------------------------------------------------------------

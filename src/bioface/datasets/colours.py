@@ -14,6 +14,7 @@ References: ITU-T H.273 (2021), tables 2 and 3, for the codes of cICP and nclx; 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
@@ -131,43 +132,44 @@ def stated(path: Path, image: Image.Image) -> Colours:
     tags = getattr(image, "tag_v2", {})
     if 318 in tags and 319 in tags:
         chromaticity = tuple(float(v) for v in (*tags[318], *tags[319]))
-    chromaticity = SRGB if np.allclose(chromaticity, SRGB, atol=1e-3) else chromaticity
+    if not _is_triangle(chromaticity) or np.allclose(chromaticity, SRGB, atol=1e-3):
+        chromaticity = SRGB
     # what writers put beside sRGB's primaries for sRGB's curve (PNG, section 11.3.2.5)
     transfer = _CURVE if not gamma or (abs(gamma - 1 / 2.2) < 1e-3 and chromaticity == SRGB) else 1 / gamma
-    if (gamma or chromaticity != SRGB) and len(chromaticity) == 8 and _is_triangle(chromaticity):
+    if gamma or chromaticity != SRGB:
         return Colours("its own gamma and primaries, as it says", None, transfer, chromaticity)
     if _is_adobe(image):
         return Colours("Adobe RGB, as its EXIF says", None, 563 / 256, ADOBE)
     return Colours()
 
 
-def family(mode: str) -> str:
-    """The kind of colour of one of Pillow's modes: "grey", "CMYK" or "RGB"."""
-    return "grey" if mode[0] in "1IF" or mode in ("L", "LA", "La") else "CMYK" if mode == "CMYK" else "RGB"
-
-
 def by_profile(path: Path, image: Image.Image, profile: bytes) -> Image.Image:
     """An 8-bit picture in sRGB, by its ICC profile. DataError when that is damaged."""
-    try:
+    with _damage_is_said(path):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         # A grey picture may carry an RGB profile: bring it to the profile's own kind of colour first.
         kind = {"GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip(), "RGB")
         image = image if image.mode == kind else image.convert(kind)
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise DataError(path, "a readable colour profile", f"a damaged one ({error})") from error
     return converted or image  # None only when asked to change in place
 
 
-def _profile(path: Path, image: Image.Image, profile: bytes) -> Colours:
+@contextlib.contextmanager
+def _damage_is_said(path: Path) -> Iterator[None]:
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        kind, name = source.profile.xcolor_space.strip(), ImageCms.getProfileDescription(source).strip()
+        yield
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         raise DataError(path, "a readable colour profile", f"a damaged one ({error})") from error
-    mine = family(image.mode)
-    if image.mode == "LAB":  # Pillow's own profile for it, which says no more
+
+
+def _profile(path: Path, image: Image.Image, profile: bytes) -> Colours:
+    mode = image.mode
+    if mode == "LAB":  # Pillow's own profile for it, which says no more
         return Colours("Lab, as it says")
+    with _damage_is_said(path):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        kind, name = source.profile.xcolor_space.strip(), ImageCms.getProfileDescription(source).strip()
+    mine = "grey" if mode[0] in "1IF" or mode in ("L", "LA", "La") else "CMYK" if mode == "CMYK" else "RGB"
     if mine in _FAMILIES.get(kind, ()):
         return Colours(f"{name or 'a profile without a name'}, as its profile says", profile)
     warnings.warn(f"{path.name}: its colour profile is for {kind}, and it is {mine}: ignored", Ignored, stacklevel=2)
@@ -237,6 +239,8 @@ def _decode(values: np.ndarray, transfer: float | tuple[float, ...]) -> np.ndarr
 
 def _is_triangle(chromaticity: tuple[float, ...]) -> bool:
     """Whether primaries can be colours: apart from each other, with light."""
+    if len(chromaticity) != 8:
+        return False
     points = np.array(chromaticity).reshape(4, 2)
     return bool((points[:, 1] > 0).all() and abs(np.linalg.det(np.c_[points[1:], np.ones(3)])) > 1e-3)
 

@@ -147,7 +147,8 @@ def find(folder: str | Path | None = None) -> list[Path]:
     """
     folder = paths.data() / "iset" if folder is None else Path(folder)
     seen = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [p for p in seen if not p.name.startswith(".") and (p.is_dir() or p.suffix.lower() in layouts.ENDINGS)]
+    seen = [p for p in seen if not p.name.startswith(".")]
+    return [p for p in seen if p.suffix.lower() in layouts.ENDINGS or (p.is_dir() and layouts.pictures_in(p))]
 
 
 class Cubes(Sequence[Cube]):
@@ -255,7 +256,7 @@ def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
     low, high = SPECTRUM
-    fits = [unit for unit, nm in UNITS.items() if ((values * nm >= low) & (values * nm <= high)).all()]
+    fits = [unit for unit, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]
     if not fits:
         raise DataError(path, "wavelengths in nm, µm or m", "others: " + np.array2string(values, threshold=6))
     unit = fits[0]

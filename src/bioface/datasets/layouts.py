@@ -83,6 +83,11 @@ def read(path: Path) -> Stored:
     return _of_variables(path, matlab.read(path))
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """What may be pictures of bands, anywhere below a folder."""
+    return [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+
+
 def mask_beside(path: Path) -> Path | None:
     """``NAME_mask`` beside a cube, in any format of pictures; None where there is none.
 
@@ -210,7 +215,7 @@ def _envi(header: Path, data: Path | None) -> Stored:
 
 
 def _pictures(folder: Path) -> Stored:
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+    found = pictures_in(folder)
     named = [(float(n[1]), p) for p in found if (n := re.search(r"(\d+(?:\.\d+)?) *(?:nm)?$", p.stem, re.IGNORECASE))]
     if not named:
         raise DataError(folder, "pictures of bands whose names end in a number (see data/README.md)", "none")
