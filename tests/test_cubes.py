@@ -382,20 +382,22 @@ SHUFFLED = np.random.default_rng(4).permutation(33)
 DOWN = slice(None, None, -1)
 
 
-def hdf5(path, variables, **attributes):
+RGB = np.ones((5, 4, 3))
+SCENE = {"data": {"photons": RADIANCE, "luminance": 3.0}, "spectrum": {"wave": GRID}, "name": "x"}
+SCENE |= {"illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"}}
+
+
+def hdf5(path, variables):
+    """The wavelengths are variables or an attribute."""
     with h5py.File(path, "w") as file:
         for name, value in variables.items():
             file[name] = value
-            file[name].attrs.update(attributes)
+            file[name].attrs["wavelength"] = GRID
 
 
-def scene(data=RADIANCE):
-    lamp = {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65", "type": "illuminant"}
-    return {"data": {"photons": data, "luminance": 3.0}, "spectrum": {"wave": GRID}, "illuminant": lamp, "name": "x"}
-
-
-def raw_envi(path, interleave, scale=1.0, header=""):
+def raw_envi(path, interleave):
     """A header in the capitals that some cameras write, and its data in big-endian numbers."""
+    scale, header = (5000, "reflectance scale factor = 5000\n") if interleave == "bsq" else (1, "")
     axes = {"bip": (0, 1, 2), "bil": (0, 2, 1), "bsq": (2, 0, 1)}[interleave]
     path.with_suffix(".raw").write_bytes((REFLECTANCE * scale).transpose(axes).astype(">f4").tobytes())
     wave = ", ".join(f"{w / 1000:g}" for w in GRID)
@@ -405,56 +407,48 @@ def raw_envi(path, interleave, scale=1.0, header=""):
     )
 
 
-def pictures(folder, name, dtype=np.uint16, depth=65535):
+def pictures(folder, name):
+    dtype, depth = (np.uint8, 255) if name.endswith("tif") else (np.uint16, 65535)
     folder.mkdir()
     (folder / "._face_01.png").write_bytes(b"a dotfile is no data")
     Image.new("L", (3, 3)).save(folder / "preview.png")
     for i, w in enumerate(GRID):
         plane = np.rint(REFLECTANCE[..., i] * depth).astype(dtype)
-        Image.fromarray(plane).save(folder / name(i, w))
+        Image.fromarray(plane).save(folder / name.format(i + 1, w))
 
 
-LAYOUTS = {
-    "bands first": ("face.mat", lambda p: matlab5(p, {"cube": REFLECTANCE.transpose(2, 0, 1), "wavelengths": GRID})),
-    "bands between, v7.3": ("a.mat", lambda p: matlab73(p, {"ref": REFLECTANCE.transpose(0, 2, 1), "lambda": GRID})),
+LAMP = {"data": light(GRID)[DOWN], "wave": GRID[DOWN]}
+LAYOUTS = {  # a name, what writes it, and what of
+    "bands first": ("a.mat", matlab5, {"cube": REFLECTANCE.transpose(2, 0, 1), "wavelengths": GRID}),
+    "bands between, v7.3": ("a.mat", matlab73, {"ref": REFLECTANCE.transpose(0, 2, 1), "lambda": GRID}),
     "bands are wavelengths": (
-        "face.mat",
-        lambda p: matlab73(p, {"rad": RADIANCE, "bands": GRID, "illuminant": light(GRID), "rgb": np.ones((5, 4, 3))}),
+        "a.mat",
+        matlab73,
+        {"rad": RADIANCE, "bands": GRID, "illuminant": light(GRID), "rgb": RGB},
     ),
-    "bands are the cube": ("face.mat", lambda p: matlab5(p, {"bands": REFLECTANCE, "wave": GRID})),
-    "a name of one's own": ("face.mat", lambda p: matlab5(p, {"Gesicht": REFLECTANCE, "Wavelength": GRID})),
-    "µm, any order": ("a.mat", lambda p: matlab5(p, {"REF": REFLECTANCE[..., SHUFFLED], "wl": GRID[SHUFFLED] / 1e3})),
-    "m": ("face.mat", lambda p: matlab5(p, {"reflectance": REFLECTANCE, "wave": GRID * 1e-9})),
-    "descending": (
-        "face.mat",
-        lambda p: matlab5(p, {"photons": RADIANCE[..., DOWN], "wave": GRID[DOWN], "illuminant": light(GRID)[DOWN]}),
-    ),
-    "descending light": (
-        "face.mat",
-        lambda p: matlab5(
-            p, {"photons": RADIANCE, "wave": GRID, "illuminant": {"data": light(GRID)[DOWN], "wave": GRID[DOWN]}}
-        ),
-    ),
-    "ISETCam's scene": ("face.mat", lambda p: matlab5(p, {"scene": scene()})),
-    "ISETCam's scene, v7.3": ("face.mat", lambda p: matlab73(p, {"scene": scene(), "comment": "x"})),
-    "a struct": ("face.mat", lambda p: matlab5(p, {"s": {"ref": REFLECTANCE, "wave": GRID}})),
-    "HDF5": ("face.h5", lambda p: hdf5(p, {"cube": REFLECTANCE}, wavelength=GRID)),
-    "HDF5, bands first, grouped": (
-        "face.hdf5",
-        lambda p: hdf5(p, {"x/ref": REFLECTANCE.transpose(2, 0, 1), "x/wl": GRID}),
-    ),
-    "ENVI, bil": ("face.hdr", lambda p: raw_envi(p, "bil")),
-    "ENVI, bip": ("face.hdr", lambda p: raw_envi(p, "bip")),
-    "ENVI, bsq": ("face.hdr", lambda p: raw_envi(p, "bsq", 5000, "reflectance scale factor = 5000\n")),
-    "pictures": ("face", lambda p: pictures(p, lambda i, w: f"face_{w:.0f}nm.png")),
-    "pictures, 8 bits": ("face", lambda p: pictures(p, lambda i, w: f"{w:g}.tif", np.uint8, 255)),
+    "bands are the cube": ("a.mat", matlab5, {"bands": REFLECTANCE, "wave": GRID}),
+    "a name of one's own": ("a.mat", matlab5, {"Gesicht": REFLECTANCE, "Wavelength": GRID}),
+    "µm, any order": ("a.mat", matlab5, {"REF": REFLECTANCE[..., SHUFFLED], "wl": GRID[SHUFFLED] / 1e3}),
+    "m": ("a.mat", matlab5, {"reflectance": REFLECTANCE, "wave": GRID * 1e-9}),
+    "down": ("a.mat", matlab5, {"photons": RADIANCE[..., DOWN], "wave": GRID[DOWN], "illuminant": light(GRID)[DOWN]}),
+    "the light down": ("a.mat", matlab5, {"photons": RADIANCE, "wave": GRID, "illuminant": LAMP}),
+    "ISETCam's scene": ("a.mat", matlab5, {"scene": SCENE}),
+    "ISETCam's scene, v7.3": ("a.mat", matlab73, {"scene": SCENE, "comment": "x"}),
+    "a struct": ("a.mat", matlab5, {"s": {"ref": REFLECTANCE, "wave": GRID}}),
+    "HDF5": ("a.h5", hdf5, {"cube": REFLECTANCE}),
+    "HDF5, bands first, grouped": ("a.hdf5", hdf5, {"x/ref": REFLECTANCE.transpose(2, 0, 1), "x/wl": GRID}),
+    "ENVI, bil": ("a.hdr", raw_envi, "bil"),
+    "ENVI, bip": ("a.hdr", raw_envi, "bip"),
+    "ENVI, bsq, scaled": ("a.hdr", raw_envi, "bsq"),
+    "pictures": ("a", pictures, "face_{1:.0f}nm.png"),
+    "pictures, 8 bits": ("a", pictures, "{1:g}.tif"),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_cube(layout, tmp_path):
-    name, write = LAYOUTS[layout]
-    write(tmp_path / name)
+    name, write, content = LAYOUTS[layout]
+    write(tmp_path / name, content)
     np.testing.assert_array_equal(cubes.find(tmp_path), [tmp_path / name])
     cube = cubes.load(tmp_path / name)
     np.testing.assert_allclose(cube.wavelengths, GRID, rtol=1e-12)
@@ -462,13 +456,13 @@ def test_every_layout_gives_the_same_cube(layout, tmp_path):
     np.testing.assert_allclose(cube.reflectance, REFLECTANCE, atol=depth)
     np.testing.assert_allclose(cube[1:3] / cube.illuminant, REFLECTANCE[1:3], atol=depth)
     if name.endswith("hdr"):
-        np.testing.assert_array_equal(cubes.load(tmp_path / "face.raw").radiance, cube.radiance)
-    assumed = name == "face" or layout.startswith(("ENVI", "bands first", "bands are the", "a name", "HDF5, x", "µ"))
+        np.testing.assert_array_equal(cubes.load(tmp_path / "a.raw").radiance, cube.radiance)
+    assumed = name == "a" or layout.startswith(("ENVI", "bands first", "bands are the", "a name", "HDF5, x", "µ"))
     assert assumed <= bool(cube.notes)
 
 
 def test_31_numbered_pictures_are_those_of_cave(tmp_path):
-    pictures(tmp_path / "face", lambda i, w: f"face_ms_{i + 1:02d}.png")
+    pictures(tmp_path / "face", "face_ms_{0:02d}.png")
     with pytest.raises(DataError, match=r"face: expected the wavelengths .*--wavelengths of the command\), found none"):
         cubes.load(tmp_path / "face")
     np.testing.assert_allclose(cubes.load(tmp_path / "face", wavelengths=GRID).reflectance, REFLECTANCE, atol=1e-5)
