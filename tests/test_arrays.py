@@ -1,9 +1,12 @@
 """NumPy in, NumPy out."""
 
 import numpy as np
+import pytest
 import torch
 
+from bioface import decomposition, illumination, skin, smith2019, training
 from bioface.arrays import accepts_numpy, as_float
+from bioface.objective import Batch
 
 
 @accepts_numpy
@@ -28,3 +31,32 @@ def test_plain_numbers_become_single_precision():
 
 def test_denormals_are_zero():
     assert float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0.0
+
+
+SWITCHED = {
+    "no gradients": lambda: torch.set_grad_enabled(False),
+    "inference mode": torch.inference_mode,
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("switched", SWITCHED)
+def test_what_a_caller_has_switched_does_not_matter(switched):
+    """A default device is not where NumPy's arrays are, and a fit needs gradients."""
+    spectra = skin.reflectance(np.array([0.1, 0.2]), np.array([0.03, 0.05]))
+    supervision = torch.ones(2, 16, 16, 3), torch.ones(2, 9)
+    face = Batch(torch.full((2, 16, 16, 3), 0.4), torch.ones(2, 16, 16, dtype=torch.bool), *supervision)
+    networks = [training.build("working", 1) for _ in range(3)]
+
+    def work(trained, network=networks[2]):
+        fitted = smith2019.fit(spectra, solver="adam", steps=3).maps
+        history = training.train(trained, face, "working", 2, progress=False)
+        taken = decomposition.decompose(np.full((20, 20, 3), 0.5), np.ones((20, 20), bool), network)
+        light = np.asarray(illumination.standard("D65"))
+        return fitted, history.total, taken.melanin, decomposition.edit(taken, melanin=0.5), light
+
+    expected = work(networks[0])
+    with SWITCHED[switched]():
+        found = work(networks[1])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

@@ -1,5 +1,7 @@
 """The command line: results in files, mistakes in one line with exit code 2."""
 
+import io
+import os
 import subprocess
 import sys
 from unittest import mock
@@ -10,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import decomposition, image_formation, maps, pictures, skin, training
+from bioface import decomposition, errors, image_formation, maps, pictures, skin, training
 from bioface.datasets import registry
 from bioface.errors import DataError
 
@@ -63,6 +65,33 @@ def one_line_error(arguments, capsys):
     return said
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "expected axes that 33 wavelengths tell apart, or stated"),
+        (["--axes", "bcr", "--wavelengths", "750:10:1070"], "within 400–720 nm, found 0 of 33 bands"),
+        (["--axes", "rcb", "--wavelengths", "400-720"], "expected wavelengths like 400:10:720, found '400-720'"),
+    ],
+)
+def test_fit_asks_for_axes_and_takes_what_is_stated(options, said, folders, capsys):
+    reflectance = np.full((33, 33, 33), 0.8) * skin.reflectance(np.array(0.1), np.array(0.04))
+    path = folders / "face.mat"
+    scipy.io.savemat(path, {"cube": reflectance.transpose(2, 0, 1), "wavelengths": np.arange(400, 721, 10) / 1e3})
+    assert said in one_line_error(["fit", str(path), *options], capsys)
+    assert cli.main(["fit", str(path), "--axes", "brc", "--wavelengths", "400:10:720"]) == 0
+    said = capsys.readouterr().out
+    assert "face: no illuminant in it, so cube is taken for reflectance" in said and "face: axes: bands, rows" in said
+
+
+def test_a_cube_without_any_skin_is_an_error(folders, capsys):
+    path = folders / "face.mat"
+    scipy.io.savemat(path, {"reflectance": np.ones((4, 3, 33)), "wave": np.arange(400, 721, 10)})
+    assert "expected the spectra of skin" in one_line_error(["fit", str(path)], capsys)
+
+
+# --- decompose
+
+
 @pytest.fixture
 def decompose(folders):
     """``decompose(*options)`` runs the command on the photo me.png with its mask, and gives its exit code."""
@@ -82,6 +111,7 @@ def test_decompose_writes_maps_and_pictures(decompose, folders, tmp_path, capsys
     said = capsys.readouterr()
     assert said.err == "" and "maps of 80 × 60" in said.out and str(out / "me_maps.npz") in said.out
     assert "melanin 0.43" in said.out  # what white is
+    assert "me.png: colours are sRGB, assumed: it states none" in said.out
     shown = ["albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular"]
     assert {p.name for p in out.iterdir()} == {"me_maps.npz", *(f"me_{name}.png" for name in shown)}
     found = maps.Decomposition.load(out / "me_maps.npz")
@@ -113,6 +143,33 @@ def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch
     said = capsys.readouterr().err
     assert said.startswith("me.png: read, taken apart, then written to") and "decompose: 100%" in said
     assert "write: 100%" in said and "8/8" in said
+
+
+@pytest.mark.slow
+def test_any_output_and_any_matplotlibrc(decompose, folders, tmp_path):
+    """Neither an output of ASCII nor what a user likes in plots changes the files."""
+    assert decompose("--out", str(tmp_path / "one")) == 0
+    (tmp_path / "matplotlibrc").write_text("image.origin: lower\ntext.usetex: True\nsavefig.dpi: 30\n")
+    photo, weights, mask = (str(folders / name) for name in ("me.png", "w.safetensors", "mask.png"))
+    command = [sys.executable, "-m", "bioface", "decompose", photo, "--mask", mask, "--weights", weights]
+    env = os.environ | {
+        "PYTHONIOENCODING": "ascii",
+        "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"),
+        "MPLBACKEND": "Agg",
+    }
+    done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, timeout=120, env=env)
+    assert done.returncode == 0 and b"maps of 80 ? 60" in done.stdout and done.stderr == b""
+    pictures = [np.asarray(Image.open(tmp_path / out / "me_overview.png")) for out in ("one", "two")]
+    np.testing.assert_array_equal(*pictures)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_output_cannot_show_is_a_question_mark(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    errors.print_anywhere()
+    print("80 × 60, 面, λ", flush=True)
+    assert stream.buffer.getvalue().decode(encoding).strip() in ("80 ? 60, ?, ?", "80 × 60, ?, ?")
 
 
 @pytest.mark.parametrize(
@@ -198,4 +255,4 @@ def test_it_runs_as_a_module(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "nobody.mat: expected an ISET cube" in done.stderr
+    assert "nobody.mat: expected a multispectral cube" in done.stderr

@@ -8,7 +8,7 @@ import scipy.io
 from test_nfe import write_pair
 
 from bioface import datasets, smith2019
-from bioface.datasets import iset, nfe, twin
+from bioface.datasets import cubes, nfe, twin
 from bioface.errors import BiofaceError
 
 
@@ -39,9 +39,9 @@ def test_nfe_by_split_and_limit(placed, monkeypatch):
 
 
 def test_iset_by_limit(placed):
-    cubes = datasets.load("iset", limit=2)
-    assert isinstance(cubes, iset.Cubes)
-    assert [round(float(c.reflectance[0, 0, 0]), 6) for c in cubes] == [0.1, 0.2]
+    found = datasets.load("iset", limit=2)
+    assert isinstance(found, cubes.Cubes)
+    assert [round(float(c.reflectance[0, 0, 0]), 6) for c in found] == [0.1, 0.2]
     assert len(datasets.load("iset", split="test")) == 3
     with pytest.raises(BiofaceError, match="split 'test' or None for 'iset', a test set, found 'train'"):
         datasets.load("iset", split="train")

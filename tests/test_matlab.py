@@ -55,6 +55,8 @@ def test_large_arrays_are_read_by_rows(tmp_path, monkeypatch):
     assert isinstance(lazy, matlab.Lazy) and lazy.shape == (10, 3, 2) and lazy.step == 3
     for rows in (slice(0, 10), slice(4, 5), slice(2, 8), slice(8, None), slice(5, 5), slice(None)):
         np.testing.assert_array_equal(lazy[rows], values[rows])
+    turned = lazy.transpose(2, 0, 1).transpose(0, 2, 1)  # as of a cube that stores its bands first
+    np.testing.assert_array_equal(turned[1:2], values.transpose(2, 1, 0)[1:2])
     path.unlink()
     with pytest.raises(DataError, match="a.mat: expected readable values in /a"):
         lazy[0:1]
@@ -64,7 +66,7 @@ def test_large_arrays_are_read_by_rows(tmp_path, monkeypatch):
 def test_something_else(tmp_path, content):
     path = tmp_path / "a.mat"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"v5 or v7.3, found {len(content)} bytes of something else"):
+    with pytest.raises(DataError, match=f"v5 or v7.3, or HDF5, found {len(content)} bytes of something else"):
         matlab.read(path)
     with pytest.raises(DataError, match="b.mat: expected a MATLAB .mat file, found no such file"):
         matlab.read(tmp_path / "b.mat")

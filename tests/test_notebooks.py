@@ -75,6 +75,13 @@ def test_committed_notebook(path):
     assert [other.stem for other in NOTEBOOKS if other.stem[:2] == path.stem[:2]] == [path.stem]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_notebook_needs_a_pair_of_nfe_that_a_reader_may_not_have(path):
+    """The smallest pair, 20, is one of the split "test": who has only that has NFE."""
+    code = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    assert not re.search(r"""(load\(.nfe., *|open_split\()(split *= *)?["'](train|validation|test)""", code)
+
+
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figure_is_drawn_by_its_notebook(path):
     beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

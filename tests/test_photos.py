@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
+from bioface import pictures
 from bioface.datasets import photos
 from bioface.errors import DataError
 
@@ -127,6 +128,77 @@ def test_a_mask_of_another_size(tmp_path, picture):
     np.testing.assert_array_equal(fitted.mask, np.eye(6, 4, dtype=bool))
     with pytest.raises(DataError, match="expected a mask of 6 × 4"):
         photos.read(path, np.ones((6, 4, 3), bool))
+
+
+def masks():
+    """The same face, painted in every way that is met."""
+    inside = np.zeros((60, 40), bool)
+    inside[10:50, 8:32] = True
+    noise = np.random.default_rng(0).integers(0, 20, inside.shape)
+    soft = np.where(inside, 255 - noise, noise)
+    wide = soft.copy()
+    wide[5:10, 8:32] = 90  # feathered outwards
+    red, black = np.zeros((60, 40, 3), np.uint8), np.zeros((60, 40, 4), np.uint8)
+    red[inside] = 255, 0, 0
+    black[..., 3] = 255 * inside
+    palette = Image.fromarray(inside.astype(np.uint8))
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    bright = np.dstack([255 * inside.astype(np.uint8)] * 3 + [np.full((60, 40), 255, np.uint8)])
+    made = {"0 and 1": inside.astype(np.uint8), "noise": soft.astype(np.uint8), "feather": wide.astype(np.uint8)}
+    made |= {"8 bits in 16": soft.astype(np.uint16), "12 bits": (inside * 4095).astype(np.uint16), "floats": soft / 255}
+    made |= {"true": inside, "0 and 7": inside * 7, "float32": (soft / 255).astype(np.float32), "0 to 255.": soft * 1.0}
+    files = {"red": red, "black, with opacity": black, "palette": palette, "white": bright}
+    return inside, made, {**{k: v for k, v in made.items() if v.dtype.name not in ("int64", "float64")}, **files}
+
+
+@pytest.mark.parametrize("kind", [*masks()[1], *masks()[2]])
+def test_one_rule_for_masks_whether_arrays_or_files(kind, tmp_path, picture):
+    inside, arrays, files = masks()
+    photo = save(tmp_path / "me.png", np.zeros((60, 40, 3), np.uint8))
+    for mask in [d[kind] for d in (arrays, files) if kind in d]:
+        if isinstance(mask, np.ndarray) and kind in arrays:
+            np.testing.assert_array_equal(photos.read(photo, mask).mask, inside)
+            np.testing.assert_array_equal(pictures.read(np.zeros((60, 40, 3)), mask)[1], inside)
+        if kind in files:
+            image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
+            ending = "tif" if image.mode == "F" else "png"
+            image.save(tmp_path / f"mask.{ending}")
+            np.testing.assert_array_equal(photos.read(photo, tmp_path / f"mask.{ending}").mask, inside)
+
+
+def test_what_is_no_mask_is_said(tmp_path, picture):
+    photo = save(tmp_path / "me.png", picture)
+    labels = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    for mask in (labels, save(tmp_path / "mask.png", labels)):
+        with pytest.raises(DataError, match=r"with white in it, found 23 of 255 as its brightest \(labels\?\)"):
+            photos.read(photo, mask)
+    flag = np.repeat(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]], np.uint8)[None], 6, 0)
+    with pytest.raises(DataError, match=r"mask.png: expected a mask of one colour on black, found several colours"):
+        photos.read(photo, save(tmp_path / "mask.png", flag))
+    with pytest.raises(DataError, match="a mask of numbers"):
+        photos.read(photo, np.array([["face"]]))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_mask_drawn_on_the_stored_pixels_of_a_turned_photo(tmp_path, orientation):
+    """It is turned with the photo, and said; where sizes do not tell, it is said what was assumed."""
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+    inside = np.arange(24).reshape(6, 4) > 14
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = save(tmp_path / "me.png", rgb, exif=exif)
+    drawn = save(tmp_path / "mask.png", inside.astype(np.uint8) * 255)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(photo)))
+    truly = save(tmp_path / "own.png", inside.astype(np.uint8) * 255, exif=exif)
+    stays = photos.read(photo, truly)  # a mask that says so itself is turned without a word
+    np.testing.assert_allclose(stays.rgb, upright / 255, atol=1e-6)
+    for mask in (drawn, inside):
+        said = "of the photo as it is stored, and turned with it" if orientation > 4 else "as it is shown; turn it if"
+        with pytest.warns(photos.Turned, match=said):
+            found = photos.read(photo, mask)
+        np.testing.assert_array_equal(found.mask, stays.mask if orientation > 4 else inside)
+    if orientation > 4:
+        np.testing.assert_array_equal(photos.read(photo, stays.mask).mask, stays.mask)
 
 
 def test_an_empty_mask(tmp_path, picture):

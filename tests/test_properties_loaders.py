@@ -29,10 +29,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from test_iset import compressed, matlab5, matlab73, plain
+from test_cubes import compressed, matlab5, matlab73, plain
 
 from bioface import training
-from bioface.datasets import iset, nfe, photos, twin
+from bioface.datasets import colours, cubes, nfe, photos, twin
 from bioface.errors import BiofaceError, DataError
 from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
@@ -158,7 +158,7 @@ def open_truth(path):
 
 
 def open_cube(path):
-    cube = iset.load(path)
+    cube = cubes.load(path)
     assert is_finite(cube.radiance, cube.wavelengths, cube.illuminant) and cube.radiance.shape == cube.shape
     assert (np.diff(cube.wavelengths) > 0).all() and (cube.illuminant > 0).all() and cube.mask.any()
 
@@ -236,6 +236,7 @@ def outcome(kind, path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", colours.Ignored)
             warnings.filterwarnings("ignore", module="PIL")  # a photo with a damaged note is still a photo
             WHOLE[kind][2](path)
     except BiofaceError as error:

@@ -18,12 +18,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_iset import HYSPEX, light, matlab5, matlab73
+from test_cubes import HYSPEX, light, matlab5, matlab73
 from test_nfe import random_images
 
 from bioface import __main__ as cli
 from bioface import skin, training
-from bioface.datasets import iset, nfe
+from bioface.datasets import cubes, nfe
 from bioface.objective import Batch
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -219,7 +219,7 @@ def tile() -> np.ndarray:
     random = np.random.default_rng(0)
     count = (SIDE // 10) ** 2
     melanin, haemoglobin = random.uniform(0.02, 0.3, count), random.uniform(0.02, 0.07, count)
-    inside = np.less_equal(HYSPEX, iset.GRID[1])
+    inside = np.less_equal(HYSPEX, cubes.GRID[1])
     reflectance = skin.reflectance(melanin, haemoglobin, wavelengths=HYSPEX[inside])
     reflectance = np.pad(reflectance, ((0, 0), (0, int((~inside).sum()))), mode="edge")
     radiance = random.uniform(0.4, 1, (count, 1)) * reflectance + random.uniform(0, 0.1, (count, 1))

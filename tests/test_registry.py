@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from bioface import camera, paths
+from bioface import camera, datasets, paths
 from bioface.datasets import nfe, registry
 from bioface.errors import BiofaceError, DataError
+from study import fingerprint
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -225,6 +226,18 @@ def test_the_loaders_look_where_the_registry_puts_files():
     for pattern in (nfe.IMAGE_NAME, nfe.LIGHT_NAME):
         numbers = {int(m["number"]) for m in map(pattern.fullmatch, names) if m}
         assert numbers == {n for split in nfe.SPLITS.values() for n in split}
+
+
+def test_dotfiles_are_no_data(folders):
+    """As macOS leaves them beside every file that it copies to another disk."""
+    for name in ("iset/._face.mat", "iset/.DS_Store", "nfe/._zx_7_d10_inmc_celebA_20.hdf5", "skin/._cheeks.mat"):
+        (folders / name).parent.mkdir(exist_ok=True)
+        (folders / name).write_bytes(b"Mac OS X")
+    assert not registry.is_placed("iset") and not registry.is_placed("nfe") and fingerprint.data_files(folders) == []
+    scipy.io.savemat(
+        folders / "iset" / "face.mat", {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
+    )
+    assert [cube.name for cube in datasets.load("iset")] == ["face"] and registry.status("iset").state == "present"
 
 
 def test_the_readme_says_what_the_registry_says_and_whom_to_cite():

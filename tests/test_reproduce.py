@@ -115,6 +115,21 @@ def test_a_parameter_takes_the_type_of_its_default_and_goes_where_there_is_one(p
     refuses("unknown notebook parameter 'rate'", reproduce.jobs, place / "notebooks", ["04"], ["rate=2"])
 
 
+def test_a_path_is_taken_from_where_make_was_called_and_counts_by_its_content(place, monkeypatch):
+    """Notebooks run in their own folder; a parameter whose default is "" is a path."""
+    write(place, "06_a", parameters='photo = ""\nmask = ""\nname = "x"')
+    monkeypatch.chdir(place)
+    (place / "me.png").write_bytes(b"one")
+    given = ["photo=me.png", "mask=~/m.png", "name=me.png"]
+    (job,) = reproduce.jobs(place / "notebooks", parameters=given)
+    home = str(Path("~/m.png").expanduser())
+    assert job.parameters == {"photo": str(place / "me.png"), "mask": home, "name": "me.png"}
+    before = fingerprint.content(job.parameters["photo"])
+    (place / "me.png").write_bytes(b"another")
+    assert fingerprint.content(job.parameters["photo"]) != before and fingerprint.content("me.png") == "me.png"
+    assert reproduce.jobs(place / "notebooks", parameters=["photo="])[0].parameters == {"photo": ""}
+
+
 def test_other_parameters_never_write_where_the_notebooks_own_do(place):
     write(place, "01_a")
     wanted = [[], ["profile=full"], ["n=2"], ["n=3"]]

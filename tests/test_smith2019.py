@@ -168,9 +168,17 @@ def test_any_array_of_numbers_goes_in():
     single = fit(torch.from_numpy(radiance).float(), illuminant=torch.from_numpy(E).float())
     assert np.abs(single.maps - maps).max() < 1e-3
     counts = np.round(radiance * 60000).astype(np.uint16)
-    found = fit(counts, illuminant=E * 60000, mask=np.array([255, 0.6, 0]))
+    found = fit(counts, illuminant=E * 60000, mask=np.array([255, 200.6, 1]))
     assert found.fitted.tolist() == [True, True, False]
     assert np.abs(found.maps - maps)[:2].max() < 1e-2
+
+
+def test_bands_in_any_order_give_the_same_maps():
+    maps, radiance = pixels(8)
+    order = np.random.default_rng(0).permutation(33)
+    for turned in (slice(None, None, -1), order):
+        found = fit(radiance[:, turned], spectra.WAVELENGTHS.numpy()[turned], E[turned])
+        assert np.abs(found.maps - maps).max() < 1e-4 and (np.diff(found.wavelengths) > 0).all()
 
 
 def test_reflectance_needs_no_illuminant_and_grids_may_be_short_or_fine():
@@ -311,7 +319,7 @@ def test_recorder_keeps_maps_at_growing_steps_and_ends_the_fit():
         (dict(mask=np.zeros(4, bool)), "an empty one"),
         (dict(mask=np.ones(5, bool)), "a mask of shape"),
         (dict(wavelengths=np.arange(800, 1130, 10.0)), "at least 4 bands within 400–720 nm"),
-        (dict(wavelengths=np.arange(720, 399, -10.0)), "wavelengths in nm that rise"),
+        (dict(wavelengths=np.r_[400.0, np.arange(400, 711, 10)]), "wavelengths in nm that rise"),
         (dict(cube=np.ones((4, 33)) * 1j), "a cube made of real numbers"),
         (dict(mask=np.array([1, 0, np.nan, 1])), "found NaN in it"),
         (dict(sigma=-1.0), "sigma to be one number above 0"),

@@ -8,7 +8,7 @@ import torch
 from conftest import refuses
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
-from bioface.datasets import iset
+from bioface.datasets import cubes
 from bioface.errors import DataError
 from bioface.maps import Decomposition
 from study import table1
@@ -27,7 +27,7 @@ def cube_of(maps, wavelengths=NM, mask=None):
     light = 1 + (wavelengths - 400) / 300
     R = skin.reflectance(maps[0], maps[1], wavelengths=wavelengths)
     factor = maps[2][..., None] * R + maps[3][..., None]
-    return iset.Cube.from_array(factor * light, wavelengths, light, mask)
+    return cubes.Cube.from_array(factor * light, wavelengths, light, mask)
 
 
 def test_known_maps_come_back():
@@ -39,6 +39,16 @@ def test_known_maps_come_back():
         np.testing.assert_allclose(getattr(truth, name)[mask], expected[mask], rtol=2e-3, atol=1e-5, err_msg=name)
     assert truth.reconstruction[mask] == pytest.approx(truth.image[mask], abs=2e-3)
     assert (truth.camera_b == 0).all() and truth.illuminant.sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 4])
+def test_what_is_missing_outside_the_mask_does_not_matter(size):
+    maps, mask = known_maps(8, 8), np.arange(8) < np.full((8, 1), 5)
+    there = table1.pseudo_truth(cube_of(maps, mask=mask), size=size)
+    maps[2][~mask] = np.nan
+    missing = table1.pseudo_truth(cube_of(maps, mask=mask), size=size)
+    np.testing.assert_allclose(missing.melanin, there.melanin, atol=1e-6)
+    assert np.isfinite(missing.image).all()
 
 
 def test_the_image_is_what_the_mean_camera_takes_under_d65():
@@ -120,7 +130,7 @@ def test_what_cannot_be_scored_is_refused():
         cube_of(maps, mask=np.ones((7, 8), bool))
     refuses("at least 1 pixel", table1.pseudo_truth, cube_of(maps), size=0)
     refuses("at least one cube", table1.pseudo_truths, [])
-    white = iset.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
+    white = cubes.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
     refuses("converges", table1.pseudo_truth, white, size=4)
 
 

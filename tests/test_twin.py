@@ -17,7 +17,7 @@ from conftest import refuses
 from test_objective import unchecked
 
 from bioface import camera, degradation, illumination, image_formation, paths, skin, smith2019
-from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra, twin
+from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra, twin
 from bioface.errors import DataError
 from bioface.identifiability import MAPS
 from bioface.maps import of_twin
@@ -320,7 +320,7 @@ def test_faces_of_measured_skin_have_its_albedo_and_the_pigments_of_its_fit(by_k
 def test_a_cube_of_measured_skin_is_measured(by_kind, tmp_path):
     face = by_kind["measured"]
     twin.write_cube(tmp_path / "cube.mat", face, face["mask"], "images.hdf5", 1)
-    cube, mask = iset.Cubes([tmp_path / "cube.mat"])[0], face["mask"]
+    cube, mask = cubes.Cubes([tmp_path / "cube.mat"])[0], face["mask"]
     factor = cube.radiance / cube.illuminant - face["specular_shading"][..., None]
     albedo = factor / face["diffuse_shading"][..., None].clip(1e-6)
     expected = face["paint"].reflectance(face["melanin"], face["haemoglobin"])
@@ -487,10 +487,10 @@ def test_a_truth_file_without_a_field_is_named(tmp_path):
 
 
 def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
-    cubes, faces = twin.load_cubes(SMALL)
-    assert len(cubes) == len(faces) == 1
-    cube, truth = cubes[0], faces.truth
-    assert isinstance(cube, iset.Cube)
+    found, faces = twin.load_cubes(SMALL)
+    assert len(found) == len(faces) == 1
+    cube, truth = found[0], faces.truth
+    assert isinstance(cube, cubes.Cube)
     assert cube.extra["twin_index"] == 0 and cube.extra["twin_file"] == twin.file_names("test")[0]
     np.testing.assert_array_equal(cube.mask, faces.mask[0])
     assert cube.illuminant.mean() == pytest.approx(1)

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import paths
-from bioface.errors import BiofaceError
+from bioface.errors import BiofaceError, DataError, print_anywhere
 
 if TYPE_CHECKING:  # brings torch
     from bioface.maps import Decomposition
@@ -51,8 +51,10 @@ def decompose(
     grey, from 0 (black) to the highest value of the quantity in :data:`bioface.plotting.QUANTITIES` (white); where
     there is nothing to say they are black.
     """
-    from bioface import decomposition, faces
+    from bioface import decomposition, faces, plotting
+    from bioface.datasets import photos
 
+    plotting.use_style()
     paths.make_folder(out)
     show = sys.stderr.isatty()
     if show:
@@ -72,6 +74,7 @@ def decompose(
     for number, one in enumerate(several, start=1):
         _write_maps(one, f"{photo.stem}_{number}" if face == "all" else photo.stem, out, show)
     _say_if_shrunk(photo, several[0].mask.shape)
+    print(f"{photo.name}: colours are {photos.colours_of(photo)}")
     return 0
 
 
@@ -146,19 +149,27 @@ def prepare(folder: Path, out: Path | None) -> int:
     return 0
 
 
-def fit(cube_file: Path, out: Path) -> int:
-    """Fit skin to an ISET cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``."""
-    from bioface import identifiability, plotting, skin, smith2019
-    from bioface.datasets import iset
+def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | None = None) -> int:
+    """Fit skin to a multispectral cube and write its maps as ``NAME_fit.npz`` and ``NAME_fit.png``.
 
+    ``wavelengths`` are stated as FIRST:STEP:LAST in nm, ``axes`` as in :func:`bioface.datasets.cubes.load`.
+    """
+    from bioface import identifiability, plotting, skin, smith2019, solvers
+    from bioface.datasets import cubes
+
+    plotting.use_style()
     paths.make_folder(out)
-    cube = iset.load(cube_file)
+    cube = cubes.load(cube_file, axes, None if wavelengths is None else _spaced(wavelengths))
+    for note in cube.notes:
+        print(f"{cube.name}: {note}")
     if cube.dropped:
         print("left out, zero-filled: " + ", ".join(f"{w:g}" for w in cube.dropped) + " nm")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # told below
         found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask, progress=sys.stderr.isatty())
     names = (*identifiability.MAPS, "residual")
+    if (found.status[cube.mask] == solvers.Status.NO_SKIN).all():
+        raise DataError(cube_file, "the spectra of skin (or its axes and wavelengths stated otherwise)", "none at all")
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
     with paths.whole_file(target) as partial:
@@ -176,6 +187,19 @@ def fit(cube_file: Path, out: Path) -> int:
         print(f"warning: {found.doubt}", file=sys.stderr)
     print(f"maps in {target}, picture in {target.with_suffix('.png')}")
     return 0
+
+
+def _spaced(text: str) -> np.ndarray:
+    """The wavelengths FIRST:STEP:LAST.
+
+    >>> _spaced("400:10:420").tolist()
+    [400.0, 410.0, 420.0]
+    """
+    try:
+        first, step, last = map(float, text.split(":"))
+        return first + step * np.arange(round((last - first) / step) + 1)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise BiofaceError(f"expected wavelengths like 400:10:720, found {text!r}") from error
 
 
 def train(
@@ -251,6 +275,7 @@ def _face(word: str) -> int | str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    print_anywhere()
     parser = argparse.ArgumentParser(prog="python -m bioface", description="BioFaceNet, revisited")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("data", help="download the data sets that can be, and say how to get the others")
@@ -264,8 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preparing = commands.add_parser("prepare", help="make a folder of photos into training data in NFE's layout")
     preparing.add_argument("folder", type=Path, metavar="FOLDER", help="of photos; they are only read")
     preparing.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default data/nfe)")
-    fitting = commands.add_parser("fit", help="fit skin to a multispectral cube in ISET's .mat layout")
-    fitting.add_argument("cube", type=Path, metavar="CUBE.mat")
+    fitting = commands.add_parser("fit", help="fit skin to a multispectral cube (.mat, HDF5, ENVI, pictures)")
+    fitting.add_argument("cube", type=Path, metavar="CUBE")
+    fitting.add_argument("--axes", metavar="RCB", help="their order in the file, where it is not clear: r, c, b")
+    fitting.add_argument("--wavelengths", metavar="A:S:B", help="nm, where the file has none, such as 400:10:720")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
     training = commands.add_parser("train", help="train a network on faces, or go on from its checkpoint")
     training.add_argument("--recipe", required=True, metavar="NAME", help="such as working or paper_literal")
@@ -289,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given["out"] = given["out"] or paths.build() / command
         if command == "decompose":
             return decompose(**given)
-        return fit(given["cube"], given["out"]) if command == "fit" else train(**given)
+        return fit(given.pop("cube"), **given) if command == "fit" else train(**given)
     except BiofaceError as error:
         told = str(error)
     except OSError as error:

@@ -7,10 +7,12 @@ precision stays double.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
@@ -27,6 +29,23 @@ R = TypeVar("R", covariant=True)
 torch.set_flush_denormal(True)
 # A forked process has none of the threads that torch had started, and would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@contextlib.contextmanager
+def _device(device: torch.device) -> Iterator[None]:
+    """New tensors lie there."""
+    if torch.get_default_device().type == device.type:  # a context of torch's makes each of its calls slower
+        yield
+        return
+    with device:
+        yield
+
+
+@contextlib.contextmanager
+def torch_as_it_starts() -> Iterator[None]:
+    """Gradients on and new tensors on the CPU, whatever the caller of a function has switched: for decorating."""
+    with torch.inference_mode(False), torch.enable_grad(), _device(torch.device("cpu")):
+        yield
 
 
 def _to_torch(value: Any) -> Any:
@@ -55,13 +74,18 @@ class AcceptsNumpy(Protocol[P, R]):
 
 
 def accepts_numpy(function: Callable[P, R]) -> AcceptsNumpy[P, R]:
-    """Let a torch function take NumPy arrays; the answer is NumPy when an argument was."""
+    """Let a torch function take NumPy arrays; the answer is NumPy when an argument was.
+
+    What it makes itself lies where the tensors lie that it is given, else on the CPU.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
         numpy_in = any(isinstance(v, np.ndarray | np.generic) for v in given)
-        answer = function(*map(_to_torch, args), **{k: _to_torch(v) for k, v in kwargs.items()})
+        where = next((v.device for v in given if isinstance(v, torch.Tensor)), torch.device("cpu"))
+        with _device(where):
+            answer = function(*map(_to_torch, args), **{k: _to_torch(v) for k, v in kwargs.items()})
         return _to_numpy(answer) if numpy_in else answer
 
     return wrapper
@@ -86,6 +110,36 @@ def as_float64(value: Any, what: str) -> torch.Tensor:
     if array.dtype.kind not in "biuf":
         raise BiofaceError(f"expected {what} made of real numbers, found {array.dtype}")
     return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+#: Whole numbers that masks have at the white end, by the depth of what they were painted or measured in.
+WHITES = (1, 255, 1023, 4095, 16383, 65535)
+
+
+def as_mask(values: Any, path: str | Path | None = None) -> np.ndarray:
+    """Booleans of the same shape: true above half of white, for arrays, variables and pictures alike.
+
+    White is the smallest of :data:`WHITES` that nothing exceeds. Of whole numbers that are two at most, the lower of
+    them 0, all others are true, such as 0 and 128. A mask of zeros is false throughout.
+
+    Raises
+    ------
+    BiofaceError : not of real numbers, or without anything bright, as labels are; a DataError if there is a ``path``
+
+    >>> as_mask(np.array([0, 1])).tolist(), as_mask(np.array([0, 1, 90, 255])).tolist()
+    ([False, True], [False, False, False, True])
+    """
+    values = np.asarray(values)
+    top = float(np.nanmax(values, initial=0)) if values.dtype.kind in "biuf" else math.nan
+    white = next((w for w in WHITES if w >= top), top)
+    two = values.dtype.kind != "f" and bool(((values == 0) | (values == top)).all())
+    if top <= 0 or two:
+        return values > 0
+    if top > white / 2:
+        return values > white / 2
+    found = f"{values.dtype}" if math.isnan(top) else f"{top:g} of {white:g} as its brightest (labels?)"
+    expected = "a mask of numbers with white in it"
+    raise BiofaceError(f"expected {expected}, found {found}") if path is None else DataError(path, expected, found)
 
 
 def take(rows: Any, index: Any) -> Any:

@@ -32,7 +32,7 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     strange = share_of_others(linear[face], made[face], maps[..., 3][face])
     if strange > 1 / 3:
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
-        warnings.warn(message, NotSkin, stacklevel=3)
+        warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator
     pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
     photo = made, linear, face, np.float32(look.camera_b), np.float32(look.illuminant)
     sure = bayes.deviations(maps)

@@ -103,7 +103,7 @@ def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
     is_training = network.training
     network.eval()
     try:
-        said = network(torch.from_numpy(linear)[None])
+        said = network(torch.from_numpy(linear)[None].to(next(network.parameters()).device))
     finally:
         network.train(is_training)
     light = illumination.mix(said.weights, said.cct)

@@ -25,17 +25,19 @@ from bioface.errors import BiofaceError, DataError, unknown_name
 
 #: XYZ to linear sRGB (IEC 61966-2-1:1999, four digits as in the standard)
 XYZ_TO_SRGB = torch.tensor(
-    [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]], dtype=torch.float64
+    [[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]],
+    dtype=torch.float64,
+    device="cpu",
 )
 
 #: What the rows of the raw-to-XYZ matrix sum to, that is the XYZ of a white-balanced white.
 ROW_SUMS = {
     # white is linear sRGB (1, 1, 1), to the last digit of the matrix above; Y = 1
-    "d65": torch.linalg.solve(XYZ_TO_SRGB, torch.ones(3, dtype=torch.float64)),
+    "d65": torch.linalg.solve(XYZ_TO_SRGB, torch.ones(3, dtype=torch.float64, device="cpu")),
     # D65's chromaticity, as the authors' code has it: white is neutral at 0.342
-    "code": torch.tensor([0.3253, 0.3425, 0.3723], dtype=torch.float64),
+    "code": torch.tensor([0.3253, 0.3425, 0.3723], dtype=torch.float64, device="cpu"),
     # as the paper's text says: white becomes (1.205, 0.948, 0.909)
-    "paper": torch.ones(3, dtype=torch.float64),
+    "paper": torch.ones(3, dtype=torch.float64, device="cpu"),
 }
 
 
@@ -69,7 +71,7 @@ class CameraModel:
         """
         expected = "a camera table: 33 rows of 10 numbers, with deviations and variances in its comments"
         try:
-            lines = Path(path).read_text().splitlines()
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
             values = dict(x[1:].split(":", 1) for x in lines if x.startswith("#") and ":" in x)
             columns = np.loadtxt(lines, delimiter=",", comments="#").T[1:].reshape(3, 3, 33)
             deviations = np.array(values[" deviations"].split(), float).reshape(2)
@@ -132,7 +134,7 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
     """
     expected = "blocks of a camera's name and three rows (R, G, B) of 33 sensitivities, 400:10:720 nm"
     try:
-        lines = [x.strip() for x in Path(path).read_text().splitlines() if x.strip() and x[0] != "#"]
+        lines = [x.strip() for x in Path(path).read_text(encoding="utf-8").splitlines() if x.strip() and x[0] != "#"]
         names, rows = lines[::4], [line.split() for k, line in enumerate(lines) if k % 4]
         table = np.array(rows, np.float64).reshape(len(names), 3, 33)
     except (OSError, ValueError) as fault:

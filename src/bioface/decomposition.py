@@ -17,8 +17,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import scipy.ndimage
+from PIL import Image
 
 from bioface import by_bayes, by_network, camera, faces, illumination, image_formation, pictures, skin
+from bioface.arrays import torch_as_it_starts
 from bioface.by_bayes import NotSkin as NotSkin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, unknown_name
@@ -60,9 +62,10 @@ def decompose(
     *,
     face: Literal["all"],
 ) -> list[Decomposition]: ...
+@torch_as_it_starts()
 def decompose(
-    image: str | Path | photos.Photo | np.ndarray,
-    mask: str | Path | np.ndarray | None = None,
+    image: str | Path | photos.Photo | Image.Image | np.ndarray,
+    mask: str | Path | Image.Image | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
     progress: bool = False,
     method: str | None = None,
@@ -83,8 +86,8 @@ def decompose(
 
     Parameters
     ----------
-    image : file of a photo; or a :class:`bioface.datasets.photos.Photo`; or display sRGB, (H, W, 3), grey (H, W), or
-        with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
+    image : file of a photo, or Pillow's picture; or a :class:`bioface.datasets.photos.Photo`; or display sRGB,
+        (H, W, 3), grey (H, W), or with opacity (H, W, 4), as floats in [0, 1], uint8 or uint16
     mask : where the face is: a picture that is light there, or (H, W), see :func:`bioface.datasets.photos.read`. Left
         out, it is where the photo is opaque; if that is everywhere, it is the skin of the face that
         :mod:`bioface.faces` finds; if there is none, all of it is taken for face, with a warning
@@ -114,20 +117,25 @@ def decompose(
         masks = faces.masks(linear, face) or masks
         if masks[0] is given:
             whole = "no mask given and no face found for certain: the whole picture is taken as face; give a mask"
-            warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=2)
+            warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=3)
     elif face is not None:
         raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
-    if method == "bayes":
-        found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
-    else:
+    network = None
+    if method == "network":
         network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
-        found = [by_network.decompose(network, linear, one, progress) for one in masks]
+    found = []
+    for one in masks:
+        if network is None:
+            found.append(by_bayes.decompose(linear, one, FEATHER))
+        else:
+            found.append(by_network.decompose(network, linear, one, progress))
     return found if face == "all" else found[0]
 
 
 # --- and put together in another way -----------------------------------------------------------------------
 
 
+@torch_as_it_starts()
 def edit(
     decomposition: Decomposition,
     melanin: int | float = 0.0,

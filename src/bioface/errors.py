@@ -7,6 +7,8 @@ wrong is said in one sentence: where, what was expected, what was found.
 from __future__ import annotations
 
 import difflib
+import io
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,13 @@ class DataError(BiofaceError):
 
     def __reduce__(self) -> tuple[Any, ...]:  # a DataLoader worker hands its errors over by pickle
         return type(self), (self.path, self.expected, self.found)
+
+
+def print_anywhere() -> None:
+    """Let ``print`` write "?" for what an output of ASCII or cp1252 cannot show, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> BiofaceError:

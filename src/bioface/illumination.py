@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bioface import spectra
-from bioface.arrays import accepts_numpy, as_float
+from bioface.arrays import accepts_numpy, as_float, torch_as_it_starts
 from bioface.errors import BiofaceError
 
 CCT_RANGE = (4000.0, 25000.0)  #: K, where the CIE's daylight formula holds
@@ -62,6 +62,7 @@ def daylight(cct: Tensor | float, wavelengths: object = spectra.WAVELENGTHS) -> 
     return _unit_sum(S0 + M1[..., None] * S1 + M2[..., None] * S2)
 
 
+@torch_as_it_starts()
 def standard(illuminant: str | float, wavelengths: object = spectra.WAVELENGTHS) -> Float[Tensor, "D"]:
     """A standard illuminant (D,) of unit sum, float64: "A", "D65", "F1" … "F12", or daylight of so many K.
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+from PIL import Image
 
 from bioface import image_formation
+from bioface.arrays import as_mask
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError
 
@@ -23,8 +25,8 @@ def read(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters, errors: those of :func:`bioface.decomposition.decompose`.
     """
-    if isinstance(image, str | Path):
-        given = mask if mask is None or isinstance(mask, str | Path) else np.asarray(mask)
+    if isinstance(image, str | Path | Image.Image):
+        given = mask if mask is None or isinstance(mask, str | Path | Image.Image) else np.asarray(mask)
         photo = photos.read(image, given, limit=MAX_PIXELS)
         _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
@@ -39,14 +41,14 @@ def read(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         raise BiofaceError(f"expected a photo of floats in [0, 1], uint8 or uint16, found {values.dtype}")
     size = values.shape[:2]
     _check_sides(size)
-    if top == 1 and not (values.min() >= 0 and values.max() <= 1):
+    if top == 1 and not (values.min() >= -photos.SLIGHT and values.max() <= 1 + photos.SLIGHT):
         range_found = f"{values.min():g} to {values.max():g}" if np.isfinite(values).all() else "NaN or infinity"
         raise BiofaceError(f"expected display values within 0–1, found {range_found}")
     values = np.atleast_3d(values)
-    if isinstance(mask, str | Path):
+    if isinstance(mask, str | Path | Image.Image):
         found = photos.read_mask(mask)
     elif mask is not None:
-        found = photos.as_mask(np.asarray(mask))
+        found = as_mask(mask)
     else:
         found = values[..., 3] > top / 2 if values.shape[2] == 4 else np.ones(size, bool)
         if not found.any():
@@ -84,7 +86,7 @@ def _linear(display: np.ndarray, top: int) -> np.ndarray:
     for y in range(0, height, at_once):
         some = rows[y : y + at_once]
         low, high = int(some.indices.min()), int(some.indices.max()) + 1
-        linear = image_formation.srgb_decode(np.asarray(display[low:high], np.float32) / np.float32(top))
+        linear = image_formation.srgb_decode(np.asarray(display[low:high], np.float32).clip(0, top) / np.float32(top))
         small[y : y + at_once] = resample(np.broadcast_to(linear, (high - low, W, 3)), some[:, low:high], columns)
     return small
 

@@ -66,9 +66,13 @@ QUANTITIES: dict[str, Quantity] = {
 }
 
 
+#: The project's style, upon matplotlib's own defaults: a user's ``matplotlibrc`` may turn pictures upside down.
+STYLE = ("default", str(paths.PACKAGE / "bioface.mplstyle"))
+
+
 def use_style() -> None:
     """Switch matplotlib to the project's style."""
-    plt.style.use(paths.PACKAGE / "bioface.mplstyle")
+    plt.style.use(STYLE)
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -163,9 +167,9 @@ def show_map(
     if shown.cmap is None:
         colours = _colours(image, quantity)
         colours[outside | ~np.isfinite(colours).all(-1)] = BACKGROUND
-        return ax.imshow(colours)
+        return ax.imshow(colours, origin="upper")
     cmap = matplotlib.colormaps[shown.cmap].with_extremes(bad=str(BACKGROUND))
-    return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high)
+    return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high, origin="upper")
 
 
 def _finish(bar: Colorbar, shown: Quantity) -> Colorbar:

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bioface import identifiability, skin, spectra, threads
-from bioface.arrays import as_float64
+from bioface.arrays import as_float64, as_mask, torch_as_it_starts
 from bioface.errors import BiofaceError, unknown_name
 from bioface.solvers import SOLVERS, Problem, Status
 
@@ -106,6 +106,7 @@ class FitResult:
         return f"{self.solver}: {n} pixels, {shares}; median residual {np.nanmedian(self.residual):.3g}"
 
 
+@torch_as_it_starts()
 def fit(
     cube: Any,
     wavelengths: Any = spectra.WAVELENGTHS,
@@ -127,12 +128,12 @@ def fit(
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.iset.Cube`), read block by block (adam and sgd, which move
+        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block (adam and sgd, which move
         all pixels at once, read it whole)
-    wavelengths : (S,) nm, rising. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in their range,
+    wavelengths : (S,) nm, in any order. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in range,
         by linear interpolation of radiance / illuminant; wider ones are fitted where they are
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
-    mask : (...) bool, or numbers above 0.5, pixels to fit; None fits all
+    mask : (...), pixels to fit, see :func:`bioface.arrays.as_mask`; None fits all
     model : "layered", "published" or a :class:`bioface.skin.SkinConstants`
     solver : "varpro", "lm", "adam" or "sgd", see :data:`SOLVERS`
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
@@ -154,7 +155,7 @@ def fit(
 
     Raises
     ------
-    BiofaceError : wrong shapes, wavelengths that do not rise or miss 400–720 nm, an illuminant with a band ≤ 0, an
+    BiofaceError : wrong shapes, wavelengths that are doubled or miss 400–720 nm, an illuminant with a band ≤ 0, an
         empty mask, NaN or infinity inside the mask, numbers out of range, unknown names
 
     >>> R = skin.reflectance(torch.tensor([0.1]).double(), torch.tensor([0.03]).double())
@@ -241,9 +242,11 @@ def problem_of(
     nm = as_float64(wavelengths, "wavelengths")
     if len(shape) < 2 or 0 in shape or nm.ndim != 1 or shape[-1] != len(nm):
         raise BiofaceError(f"expected a cube (..., {nm.numel()}), one band per wavelength, found {shape}")
-    grid = spectra.bands_to_fit(nm)
+    rising = torch.argsort(nm)
+    grid = spectra.bands_to_fit(nm[rising])
     source = _check_illuminant(illuminant, nm)
-    resample = spectra.resampling_matrix(nm, grid)
+    resample = torch.empty(len(grid), len(nm), dtype=torch.float64)
+    resample[:, rising] = spectra.resampling_matrix(nm[rising], grid)
     e = resample @ source
     # radiance / illuminant is what is smooth enough to interpolate: the light of a lamp has lines
     to_grid = e[:, None] * resample / source
@@ -286,10 +289,12 @@ def _check_illuminant(illuminant: Any, nm: Tensor) -> Tensor:
 
 
 def _check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
-    inside = torch.ones(shape) if mask is None else as_float64(mask, "a mask")
-    if bool(torch.isnan(inside).any()):
-        raise BiofaceError("expected a mask of numbers, found NaN in it")
-    where = (inside > 0.5).numpy()
+    where = np.ones(shape, bool)
+    if mask is not None:
+        mask = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        if mask.dtype.kind == "f" and np.isnan(mask).any():
+            raise BiofaceError("expected a mask of numbers, found NaN in it")
+        where = as_mask(mask)
     if where.shape != shape:
         raise BiofaceError(f"expected a mask of shape {shape}, found {where.shape}")
     if not where.any():

@@ -23,7 +23,7 @@ from bioface import paths
 from bioface.errors import BiofaceError, unknown_name
 
 #: (33,) nm, 400 to 720 in steps of 10: the grid of everything in this study.
-WAVELENGTHS: Tensor = torch.arange(400, 721, 10, dtype=torch.float64)
+WAVELENGTHS: Tensor = torch.arange(400, 721, 10, dtype=torch.float64, device="cpu")
 
 #: The fourteen illuminants that the light of a photo is mixed from; D is daylight of any temperature.
 ILLUMINANTS = ("A", "D", *(f"F{k}" for k in range(1, 13)))
@@ -108,7 +108,7 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
 
 def _interpolated(values: np.ndarray, wavelengths: object) -> Tensor:
     """Rows (R, 33) of tabulated spectra at ``wavelengths``: (R, D) float64."""
-    table = torch.as_tensor(np.asarray(values, dtype=np.float64))
+    table = torch.from_numpy(np.array(values, dtype=np.float64))
     nm = check_wavelengths(wavelengths)
     if len(nm) == len(WAVELENGTHS) and torch.equal(nm, WAVELENGTHS):
         return table

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bioface import losses, objective
+from bioface.arrays import torch_as_it_starts
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
 from bioface.errors import BiofaceError, DataError
@@ -95,6 +96,7 @@ def build(recipe: str | Recipe, width: int = 32, seed: int = 0) -> BioFaceNet:
     return model
 
 
+@torch_as_it_starts()
 def train(
     model: BioFaceNet,
     dataset: Any,

@@ -19,6 +19,7 @@ import numpy as np
 import traitlets
 
 from bioface import decomposition, paths, plotting, shading
+from bioface.arrays import as_mask
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, unknown_name
 from bioface.identifiability import MAPS
@@ -129,7 +130,7 @@ def scrub(
     N, H, W = shapes.pop() if shapes else (0, 0, 0)
     if N == 0 or H * W == 0:
         return _nothing("No sample to show.")
-    mask = None if mask is None else plotting.to_numpy(mask) > 0.5
+    mask = None if mask is None else as_mask(plotting.to_numpy(mask))
     scores = None if scores is None else plotting.to_numpy(scores).astype(float)
     names = [f"sample {k}" for k in range(N)] if names is None else [str(name) for name in names]
     for what, given, expected in (("mask", mask, (N, H, W)), ("scores", scores, (N,)), ("names", names, (N,))):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError, DataError, print_anywhere
 
 FILE = "claims.json"
 RECORDED = Path("recorded", "measurements.json")  #: in the folder of the figures
@@ -248,6 +248,7 @@ def format_table(claims: Iterable[Claim], width: int = 44) -> str:
 
 
 if __name__ == "__main__":
+    print_anywhere()
     try:
         print(format_table(read()))
     except DataError as error:

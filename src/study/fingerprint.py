@@ -17,6 +17,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def content(value: Any) -> Any:
+    """A value, or the hash of the file of which it is the absolute path."""
+    is_file = isinstance(value, str) and os.path.isabs(value) and os.path.isfile(value)
+    return digest(Path(value).read_bytes()) if is_file else value
+
+
 def files(folder: Path) -> list[Path]:
     """Every file below a folder, links followed, without Python's caches."""
     found: list[Path] = []
@@ -32,8 +38,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def data_files(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change (ns) of every file of the data folder but its README."""
-    found = [(path, path.stat()) for path in files(folder) if path != folder / "README.md"]
+    """Name, size and time of change (ns) of every file of the data folder but its README and dotfiles."""
+    every = [path for path in files(folder) if path != folder / "README.md" and not path.name.startswith(".")]
+    found = [(path, path.stat()) for path in every]
     return [(os.path.relpath(path, folder), status.st_size, status.st_mtime_ns) for path, status in found]
 
 

@@ -289,7 +289,7 @@ def ship(weights_file: Path, progress: bool = True) -> str:
     model.save(weights_file, half=True, plan=SHIPPED.name, trained_on="synthetic faces only")
     card = model_card(BioFaceNet.from_file(weights_file))  # as it ships, rounded
     with whole_file(weights_file.with_suffix(".md")) as partial:
-        partial.write_text(card)
+        partial.write_text(card, encoding="utf-8")
     return card
 
 

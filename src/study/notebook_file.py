@@ -33,6 +33,8 @@ def source(path: str | Path) -> list[tuple[str, str, list[str]]]:
 def parameters(notebooks: Sequence[Path], given: Sequence[str]) -> dict[Path, dict[str, Any]]:
     """For each notebook those of the given parameters (``name=value``) that it has, of the type of its default.
 
+    Text whose default is "" is a path, from the folder that this runs in: notebooks run in another.
+
     Raises
     ------
     BiofaceError : a name that none of them has (the nearest is suggested), or text of another type
@@ -52,6 +54,8 @@ def parameters(notebooks: Sequence[Path], given: Sequence[str]) -> dict[Path, di
             kind = type(ast.literal_eval(default))  # text or a number: a test holds the notebooks to that
             try:
                 values[path][name] = kind(text)
+                if kind is str and text and not ast.literal_eval(default):
+                    values[path][name] = str(Path(text).expanduser().absolute())
             except ValueError:
                 expected = f"expected {kind.__name__} as in {name}={default}"
                 raise BiofaceError(f"notebook parameter {name}: {expected}, found {text!r}") from None

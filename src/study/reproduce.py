@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.errors import BiofaceError, DataError, print_anywhere, unknown_name
 from study import claims, fingerprint, notebook_file
 
 #: Folders of ``data/`` whose small public files the committed notebooks may show, in cells that nbval ignores.
@@ -181,7 +181,9 @@ def run(todo: Sequence[Job], publish: bool = False) -> int:
     common = fingerprint.foundation(todo[0].notebook.parent)
     for job in todo:
         name, stamp = job.notebook.stem, job.file("stamp")
-        made_of = fingerprint.digest([notebook_file.source(job.notebook), job.parameters, common])
+        # a parameter may be a file, which counts by its content
+        given = {k: fingerprint.content(v) for k, v in job.parameters.items()}
+        made_of = fingerprint.digest([notebook_file.source(job.notebook), given, common])
         if stamp.exists() and stamp.read_bytes() == state(job, made_of).encode():
             print(f"{name}  up to date")
         else:
@@ -211,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compare", action="store_true", help="run again under nbval and compare outputs")
     parser.add_argument("--folder", type=Path, default=paths.notebooks(), help="of the notebooks")
     options = parser.parse_args(arguments)
+    print_anywhere()
     try:
         profile = [f"profile={options.profile}"] if options.profile != "default" else []
         todo = jobs(options.folder, options.notebook, profile + options.parameter)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bioface import camera, illumination, metrics, skin, smith2019, spectra
-from bioface.datasets.iset import Cube
+from bioface.datasets.cubes import Cube
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition
 
@@ -68,7 +68,7 @@ def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     bands = spectra.bands_to_fit(source)
     to_bands = spectra.resampling_matrix(source, bands).numpy()
     if cube.shape[:2] == (size, size):
-        factor, mask = cube.reflectance @ to_bands.T, cube.mask
+        factor, mask = np.nan_to_num(cube.reflectance @ to_bands.T), cube.mask  # outside the mask it may be missing
     else:
         factor, mask = _shrunk(cube, to_bands, size)
     light = to_bands @ cube.illuminant  # of each band its weight in the fit, as when the cube is fitted as it is
@@ -118,7 +118,7 @@ def _shrunk(cube: Cube, to_bands: np.ndarray, size: int) -> tuple[np.ndarray, np
     down, across = _areas(top, side, size, height), _areas(left, side, size, width)
     total = np.zeros((2, size, size, len(to_bands)))  # over all of a pixel, and over its skin
     for rows, radiance in cube.blocks():
-        factor = radiance / cube.illuminant @ to_bands.T
+        factor = np.nan_to_num(radiance / cube.illuminant @ to_bands.T)
         for k, part in enumerate((factor, factor * cube.mask[rows, :, None])):
             total[k] += np.einsum("oh,hpb->opb", down[:, rows], np.einsum("pw,hwb->hpb", across, part), optimize=True)
     area, covered = down.sum(1)[:, None] * across.sum(1), down @ cube.mask @ across.T

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 from types import ModuleType
 
-from bioface.datasets import iset, nfe, registry, skin_spectra
+from bioface.datasets import cubes, nfe, registry, skin_spectra
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.paths import data
 
@@ -45,17 +45,17 @@ def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
     return stream[:count]
 
 
-def _iset(split: str | None, limit: int | None) -> iset.Cubes:
+def _iset(split: str | None, limit: int | None) -> cubes.Cubes:
     if split in ("train", "validation"):
         raise BiofaceError(f"expected the split 'test' or None for 'iset', a test set, found {split!r}")
-    files = iset.find()
+    files = cubes.find()
     if not files:
         raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
-    return iset.Cubes(files[:limit])
+    return cubes.Cubes(files[:limit])
 
 
 #: From a split, None for all, and a limit, None for no limit: the samples.
-LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | iset.Cubes]] = {
+LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | cubes.Cubes]] = {
     "twin": _twin,
     "nfe": _nfe,
     "iset": _iset,
@@ -63,7 +63,7 @@ LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | iset.Cubes]] =
 NAMES = tuple(LOADERS)
 
 
-def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.Faces | iset.Cubes:
+def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.Faces | cubes.Cubes:
     """Samples of one data set.
 
     Parameters
@@ -75,7 +75,7 @@ def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.F
 
     Returns
     -------
-    ``nfe.Faces`` for twin and nfe (the twin's with ``truth``); ``iset.Cubes``, a sequence of cubes read one
+    ``nfe.Faces`` for twin and nfe (the twin's with ``truth``); ``cubes.Cubes``, a sequence of cubes read one
     at a time, for iset.
 
     Raises
@@ -102,4 +102,4 @@ def available() -> dict[str, bool]:
     return {name: registry.is_placed(name) for name in ("nfe", "iset", "cheeks", "cameras", "issa")}
 
 
-__all__ = ["LOADERS", "NAMES", "SPLITS", "available", "iset", "load", "nfe", "registry", "skin_spectra"]
+__all__ = ["LOADERS", "NAMES", "SPLITS", "available", "cubes", "load", "nfe", "registry", "skin_spectra"]

@@ -1,7 +1,7 @@
-"""MATLAB .mat files, v5 and v7.3, as dictionaries: arrays with MATLAB's axes, strings, and dictionaries for structs.
+"""MATLAB .mat files, v5 and v7.3, and HDF5, as dictionaries: arrays, strings, and dictionaries for structs or groups.
 
-v5 is read by scipy, once the tags of the file were found to make sense. v7.3 is HDF5 with reversed axes; its large
-arrays stay on disk and are read by rows.
+v5 is read by scipy, once the tags of the file were found to make sense. v7.3 is HDF5 with reversed axes, which are
+brought to MATLAB's order. Large arrays of HDF5 stay on disk and are read by rows.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ SLAB = 8_000_000  # numbers read at once from an array on disk: 64 MB in double 
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The variables of a .mat file. Large arrays of v7.3 are :class:`Lazy`: read by rows, when they are asked for.
+    """The variables of a .mat or HDF5 file, in HDF5 with its attributes.
+
+    Large arrays of HDF5 are :class:`Lazy`: read by rows, when they are asked for.
 
     Raises
     ------
-    DataError : when the file is missing, damaged or no .mat of v5 or v7.3
+    DataError : when the file is missing, damaged, or neither HDF5 nor .mat of v5 or v7.3
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -41,15 +43,20 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError(path, "a MATLAB .mat file", "no such file")
-    is_v73 = h5py.is_hdf5(path)
+    is_hdf5 = h5py.is_hdf5(path)
     with path.open("rb") as file:
         header = file.read(128)
-    if not is_v73 and header[126:] not in (b"IM", b"MI"):  # how a v5 file marks its byte order
-        raise DataError(path, "a MATLAB .mat file, v5 or v7.3", f"{path.stat().st_size} bytes of something else")
+    is_matlab = path.suffix.lower() == ".mat" or header.startswith(b"MATLAB")
+    if not is_hdf5 and header[126:] not in (b"IM", b"MI"):  # how a v5 file marks its byte order
+        raise DataError(
+            path, "a MATLAB .mat file, v5 or v7.3, or HDF5", f"{path.stat().st_size} bytes of something else"
+        )
     try:
-        return _read_v73(path) if is_v73 else _read_v5(path, "<" if header[126:] == b"IM" else ">")
+        return _read_hdf5(path, is_matlab) if is_hdf5 else _read_v5(path, "<" if header[126:] == b"IM" else ">")
     except Exception as error:  # of any type: as scipy and h5py happen to stumble over the damage
-        raise DataError(path, "a whole .mat file", f"a damaged or truncated one ({error})") from error
+        raise DataError(
+            path, f"a whole {path.suffix or '.mat'} file", f"a damaged or truncated one ({error})"
+        ) from error
 
 
 # --- v5 ----------------------------------------------------------------------------------------------------
@@ -146,20 +153,29 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# --- v7.3 --------------------------------------------------------------------------------------------------
+# --- HDF5 --------------------------------------------------------------------------------------------------
 
 
 class Lazy:
-    """An array (rows, ...) in a v7.3 file, read by rows: ``lazy[start:stop]``.
+    """An array in an HDF5 file, read along its first axis: ``lazy[start:stop]``.
 
-    On disk MATLAB's axes are reversed, so a few rows lie scattered over the whole file. It is read in slabs
-    of rows, of which the last is kept.
+    Axes may stand in another order than on disk (MATLAB's are reversed there), so that a few rows lie scattered over
+    the whole file. It is read in slabs of rows, of which the last is kept.
+
+    Parameters
+    ----------
+    axes : which axis on disk each axis is
     """
 
-    def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype):
-        self.path, self.key, self.shape, self.dtype, self.ndim = path, key, shape, dtype, len(shape)
+    def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype, axes: tuple[int, ...]):
+        self.path, self.key, self.shape, self.dtype, self.ndim, self.axes = path, key, shape, dtype, len(shape), axes
         self.step = max(1, SLAB // int(np.prod(shape[1:])))
         self._first, self._slab = -1, np.empty((0, *shape[1:]), dtype)
+
+    def transpose(self, *order: int) -> Lazy:
+        """The same with its axes in another order, as NumPy's."""
+        shape, axes = ([of[i] for i in order] for of in (self.shape, self.axes))
+        return Lazy(self.path, self.key, tuple(shape), self.dtype, tuple(axes))
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
@@ -171,32 +187,42 @@ class Lazy:
         """The slab that begins with row ``first``."""
         if self._first != first:
             self._first, self._slab = -1, self._slab[:0]  # free the old one before reading
+            where = [slice(None)] * self.ndim
+            where[self.axes[0]] = slice(first, first + self.step)
             try:
                 with h5py.File(self.path, "r") as file:
-                    self._slab = np.ascontiguousarray(file[self.key][..., first : first + self.step].T)
+                    self._slab = np.ascontiguousarray(file[self.key][tuple(where)].transpose(self.axes))
             except Exception as error:
                 raise DataError(self.path, f"readable values in {self.key}", f"damage ({error})") from error
             self._first = first
         return self._slab
 
 
-def _read_v73(path: Path) -> dict[str, Any]:
+def _read_hdf5(path: Path, is_matlab: bool) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
-        return {name: _value(path, file, file[name]) for name in map(str, file) if not name.startswith("#")}
+        return _fields(path, file, file, is_matlab)
 
 
-def _value(path: Path, file: h5py.File, node: h5py.Group | h5py.Dataset) -> Any:
+def _fields(path: Path, file: h5py.File, group: h5py.Group, is_matlab: bool) -> dict[str, Any]:
+    """The members of a group, and the attributes of it and of them, as wavelengths are kept in some files."""
+    nodes = {name: group[name] for name in map(str, group) if not name.startswith("#")}
+    notes = {} if is_matlab else {k: v for node in (group, *nodes.values()) for k, v in node.attrs.items()}
+    return notes | {name: _value(path, file, node, is_matlab) for name, node in nodes.items()}
+
+
+def _value(path: Path, file: h5py.File, node: h5py.Group | h5py.Dataset, is_matlab: bool) -> Any:
     """One variable, or a part of one."""
     if isinstance(node, h5py.Group):  # a struct
-        return {name: _value(path, file, node[name]) for name in node}
+        return _fields(path, file, node, is_matlab)
     kind = node.attrs.get("MATLAB_class", b"")
     if node.attrs.get("MATLAB_empty", 0):
         return "" if kind == b"char" else np.empty(0)
     if node.dtype == h5py.ref_dtype:  # a struct array or a cell: its one element, or its elements
-        elements = [_value(path, file, file[reference]) for reference in node[()].flat]
+        elements = [_value(path, file, file[reference], is_matlab) for reference in node[()].flat]
         return elements[0] if len(elements) == 1 else elements
     if kind == b"char":
         return "".join(map(chr, node[()].ravel(order="F")))
+    axes = tuple(range(node.ndim))[:: -1 if is_matlab else 1]
     if node.ndim == 3 and node.size > SLAB:
-        return Lazy(path, node.name, node.shape[::-1], node.dtype)
-    return node[()].T
+        return Lazy(path, node.name, tuple(node.shape[i] for i in axes), node.dtype, axes)
+    return np.transpose(node[()], axes)

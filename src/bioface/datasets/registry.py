@@ -18,7 +18,7 @@ from types import MappingProxyType
 import requests
 
 from bioface import paths
-from bioface.datasets import iset, nfe
+from bioface.datasets import cubes, nfe
 from bioface.errors import DataError, unknown_name
 
 
@@ -259,7 +259,9 @@ def _present(entry: Entry, folder: Path) -> list[Path]:
             raise DataError(inside, f"the installed package {package}", "none")
         path = Path(spec.origin).parent / inside
         return [path] if path.is_file() else []
-    return sorted(path for pattern in entry.files for path in folder.glob(pattern))
+    if entry.name == "iset":
+        return cubes.find(folder / "iset")
+    return sorted(p for pattern in entry.files for p in folder.glob(pattern) if not p.name.startswith("."))
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
@@ -282,7 +284,7 @@ def _check(entry: Entry, found: list[Path]) -> None:
             nfe.NFE(pair.images, pair.lights)
     elif entry.name == "iset":
         for path in found:
-            iset.load(path)
+            cubes.load(path)
 
 
 def _describe(entry: Entry, found: list[Path]) -> str:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from bioface import arrays, camera, degradation, identifiability, illumination, image_formation, paths, skin, spectra
 from bioface import threads as torch_threads
-from bioface.datasets import heads, iset, nfe, painting, portrait, skin_spectra
+from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
 from bioface.datasets.portrait import base_colours as base_colours
@@ -363,10 +363,10 @@ def load(
     return dataclasses.replace(faces, truth=truth[:limit])
 
 
-def load_cubes(config: TwinConfig | None = None, progress: bool = True) -> tuple[iset.Cubes, nfe.Faces]:
+def load_cubes(config: TwinConfig | None = None, progress: bool = True) -> tuple[cubes.Cubes, nfe.Faces]:
     """The multispectral cubes, and the test faces (with truth) that they show, in the same order."""
     config = config or TwinConfig()
     if not config.cubes:
         raise BiofaceError("expected a configuration with at least one cube, found cubes=0")
     where = make(config, progress)
-    return iset.Cubes(sorted(where.glob("twin_cube_*.mat"))), load("test", config.cubes, config, progress)
+    return cubes.Cubes(sorted(where.glob("twin_cube_*.mat"))), load("test", config.cubes, config, progress)

@@ -1,4 +1,4 @@
-"""ISET cubes: every layout in both .mat formats, and each way a file can be wrong.
+"""Cubes: every layout, ISET's in both .mat formats, and each way a file can be wrong.
 
 The v7.3 files are written as MATLAB writes them: axes reversed, structs as groups, a 512-byte header first.
 """
@@ -13,7 +13,7 @@ import scipy.io
 from PIL import Image
 
 from bioface import skin
-from bioface.datasets import iset
+from bioface.datasets import cubes
 from bioface.errors import DataError
 
 HYSPEX = np.linspace(415, 950, 148)
@@ -82,7 +82,7 @@ def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=No
 def plain(name="photons", wavelengths=GRID, rows=4, columns=3, seed=0):
     """Variables of an uncompressed cube, and its radiance."""
     radiance = np.random.default_rng(seed).uniform(0.1, 0.9, (rows, columns, len(wavelengths)))
-    variables = {name: radiance, "wave": np.asarray(wavelengths, float)}
+    variables = {name: radiance, "wave": np.array(wavelengths, float)}
     if name != "reflectance":
         variables["illuminant"] = light(wavelengths)
     return variables, radiance
@@ -90,7 +90,7 @@ def plain(name="photons", wavelengths=GRID, rows=4, columns=3, seed=0):
 
 def test_compressed_cube(write):
     variables, radiance = compressed()
-    cube = iset.load(write(variables))
+    cube = cubes.load(write(variables))
     assert cube.shape == (5, 4, 148) and cube.name == "face" and cube.dropped == ()
     np.testing.assert_allclose(cube.wavelengths, HYSPEX)
     np.testing.assert_allclose(cube.reflectance, radiance / light(HYSPEX), rtol=1e-12)
@@ -102,13 +102,13 @@ def test_compressed_cube(write):
     np.testing.assert_allclose(cube.illuminant / cube.illuminant[0], light(HYSPEX) / light(HYSPEX)[0])
     del variables["imgMean"]
     expected = variables["mcCOEF"] @ variables["basis"]["basis"].T / light(HYSPEX)
-    np.testing.assert_allclose(iset.load(write(variables)).reflectance, expected, rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(cubes.load(write(variables)).reflectance, expected, rtol=1e-10, atol=1e-15)
 
 
 def test_one_basis_function(write):
     variables, radiance = compressed(k=1)
     variables["mcCOEF"] = variables["mcCOEF"][..., 0]  # as MATLAB stores it
-    np.testing.assert_allclose(iset.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-12)
+    np.testing.assert_allclose(cubes.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["photons", "data", "reflectance"])
@@ -117,17 +117,17 @@ def test_plain_radiance_or_reflectance(write, name, wave):
     variables, values = plain(name)
     variables[wave] = variables.pop("wave")
     twin = {"twin_index": 17, "twin_file": "zx_7_d10_inmc_celebA_03.hdf5"}
-    cube = iset.load(write(variables | twin))
+    cube = cubes.load(write(variables | twin))
     under = 1 if name == "reflectance" else light(cube.wavelengths)
     np.testing.assert_allclose(cube.reflectance, values / under, rtol=1e-12)
     assert name != "reflectance" or (cube.illuminant == 1).all()
     assert cube.extra == twin  # handed on
     variables[name] = values.astype(np.float32)  # single precision stays
-    np.testing.assert_allclose(iset.load(write(variables)).reflectance, values / under, rtol=1e-5)
+    np.testing.assert_allclose(cubes.load(write(variables)).reflectance, values / under, rtol=1e-5)
 
 
 def test_rows_blocks_and_slices_agree(write):
-    cube = iset.load(write(compressed(rows=7)[0]))
+    cube = cubes.load(write(compressed(rows=7)[0]))
     whole = cube.radiance
     np.testing.assert_array_equal(cube.rows(2, 5), whole[2:5])
     np.testing.assert_array_equal(cube[3:], whole[3:])
@@ -142,10 +142,10 @@ def test_rows_blocks_and_slices_agree(write):
 def test_a_cube_of_arrays_is_checked_like_a_file():
     variables, radiance = plain()
     wave = variables["wave"]
-    cube = iset.Cube.from_array(radiance, wave, light(wave), name="mine")
+    cube = cubes.Cube.from_array(radiance, wave, light(wave), name="mine")
     np.testing.assert_allclose(cube.reflectance, radiance / light(wave), rtol=1e-12)
     with pytest.raises(DataError, match="array: expected finite radiance"):
-        iset.Cube.from_array(np.where(radiance == radiance.max(), np.nan, radiance), wave, light(wave))
+        cubes.Cube.from_array(np.where(radiance == radiance.max(), np.nan, radiance), wave, light(wave))
 
 
 def test_a_fit_reads_it(write):
@@ -156,7 +156,7 @@ def test_a_fit_reads_it(write):
     melanin, blood = np.array([[0.05, 0.12], [0.2, 0.3]]), np.array([[0.02, 0.05], [0.04, 0.06]])
     r = skin.reflectance(melanin, blood, wavelengths=wave)
     radiance = 1e16 * light(wave) * (0.8 * r + 0.05)
-    cube = iset.load(write({"photons": radiance, "wave": wave, "illuminant": 1e16 * light(wave)}))
+    cube = cubes.load(write({"photons": radiance, "wave": wave, "illuminant": 1e16 * light(wave)}))
     found = smith2019.fit(cube, cube.wavelengths, cube.illuminant, mask=cube.mask)
     np.testing.assert_allclose(found.melanin, melanin, atol=1e-4)
     np.testing.assert_allclose(found.haemoglobin, blood, atol=1e-4)
@@ -174,7 +174,7 @@ def test_a_fit_reads_it(write):
 )
 def test_illuminant_structs(write, struct):
     variables, radiance = compressed(illuminant=struct(light(HYSPEX), HYSPEX))
-    np.testing.assert_allclose(iset.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-9)
+    np.testing.assert_allclose(cubes.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-9)
 
 
 def test_photons_under_an_illuminant_in_energy(write):
@@ -183,7 +183,7 @@ def test_photons_under_an_illuminant_in_energy(write):
     watts = 0.01 * light(HYSPEX)
     per_joule = HYSPEX * 1e-9 / (scipy.constants.h * scipy.constants.c)
     variables = {"photons": reflectance * watts * per_joule, "wave": HYSPEX}
-    cube = iset.load(write(variables | {"illuminant": {"data": watts, "wavelength": HYSPEX}}))
+    cube = cubes.load(write(variables | {"illuminant": {"data": watts, "wavelength": HYSPEX}}))
     np.testing.assert_allclose(cube.reflectance, reflectance, rtol=1e-6)
 
 
@@ -193,12 +193,12 @@ def test_an_illuminant_image_of_one_spectrum(write):
     brightness = np.random.default_rng(1).uniform(0.6, 1.0, (6, 4))
     image = brightness[..., None] * light(HYSPEX)
     variables["illuminant"] = {"data": {"photons": image}, "spectrum": {"wave": HYSPEX}}
-    cube = iset.load(write(variables))
+    cube = cubes.load(write(variables))
     expected = radiance / (brightness.mean() * light(HYSPEX))
     np.testing.assert_allclose(cube.reflectance, expected, rtol=1e-6)
     image[0] *= np.linspace(0.5, 1.5, 148)
     with pytest.raises(DataError, match=r"face.mat: expected an illuminant image with one spectrum"):
-        iset.load(write(variables | {"illuminant": image}))
+        cubes.load(write(variables | {"illuminant": image}))
 
 
 @pytest.mark.parametrize("layout", ["photons", "mcCOEF"])
@@ -211,7 +211,7 @@ def test_zero_filled_bands_are_dropped_and_named(write, layout):
         variables, radiance = compressed(wave)
         variables["basis"]["basis"][:2], variables["imgMean"][:2] = 0, 0
     variables["illuminant"] = np.where(wave < 420, 0, light(wave))  # zero-filled as well
-    cube = iset.load(write(variables))
+    cube = cubes.load(write(variables))
     assert cube.dropped == (400.0, 410.0)
     np.testing.assert_array_equal(cube.wavelengths, wave[2:])
     np.testing.assert_allclose(cube.reflectance, radiance[..., 2:] / light(wave)[2:], rtol=1e-12)
@@ -230,39 +230,40 @@ def test_zeros_at_the_long_end_are_dropped_too_and_elsewhere_an_error(write, ban
     variables, _ = plain()
     variables["photons"][..., bands] = 0
     if said is None:
-        assert iset.load(write(variables)).dropped == (720.0,)
+        assert cubes.load(write(variables)).dropped == (720.0,)
     else:
         with pytest.raises(DataError, match=f"face.mat: expected {said}"):
-            iset.load(write(variables))
+            cubes.load(write(variables))
 
 
 @pytest.mark.parametrize(
     ("wave", "found"),
     [
         (np.arange(750.0, 1001, 10), r"0 of 26 bands, at 750–1000 nm"),
-        (np.arange(0.4, 0.721, 0.01), r"0 of 33 bands, at 0.4–0.72 nm"),  # micrometres
+        (np.arange(0.7, 1.021, 0.01), r"3 of 33 bands, at 700–1020 nm"),  # micrometres
         (np.arange(690.0, 951, 10), r"4 of 27 bands"),
     ],
 )
 def test_a_grid_that_misses_ours(write, wave, found):
     variables, _ = plain(wavelengths=wave)
     with pytest.raises(DataError, match=f"face.mat: expected at least 5 bands within 400–720 nm, found {found}"):
-        iset.load(write(variables))
+        cubes.load(write(variables))
 
 
 #: what happens to a plain or a compressed cube, and what is said
 WRONG = {
     "photons": [
         (lambda v: v.pop("wave"), "the wavelengths of its bands in nm .*found none"),
-        (lambda v: v.update(wave=v["wave"][:-1]), "33 wavelengths.*found 32"),
-        (lambda v: v.update(wave=v["wave"][::-1]), "rising wavelengths"),
+        (lambda v: v.update(wave=v["wave"][:-1]), "a wavelength a band along 4 × 3 × 33, found 32"),
+        (lambda v: v["wave"].__setitem__(3, 420), "each wavelength once, found two bands at 420 nm"),
+        (lambda v: v["wave"].__setitem__(3, 0.43), "wavelengths in nm, µm or m"),
         (lambda v: v.pop("illuminant"), "an illuminant .*found none"),
         (lambda v: v["illuminant"].__setitem__(5, 0.0), "above zero.*found zero or less at 450 nm"),
         (lambda v: v["illuminant"].__setitem__(5, np.nan), "a finite illuminant, found NaN"),
         (lambda v: v.update(illuminant=np.ones(30)), "an illuminant with 33 bands.*found 30"),
         (lambda v: v.update(illuminant={"data": FIVE, "wave": 500 + 10 * FIVE.cumsum()}), "covers 400–720 nm, found"),
-        (lambda v: v.update(illuminant={"data": FIVE, "wave": FIVE[1:]}), "for each of its rising .*found 5 and 4"),
-        (lambda v: v["photons"].__setitem__((2, 1, 3), np.nan), "finite radiance.*in row 2"),
+        (lambda v: v.update(illuminant={"data": FIVE, "wave": GRID[:4]}), "for each of its wavelengths.*found 5 and 4"),
+        (lambda v: v["photons"].__setitem__((2, 1, 3), np.nan), "finite radiance inside the mask.*in row 2"),
         (lambda v: v.update(photons=v["photons"][0]), r"photons of shape \(rows, cols, bands\)"),
         (lambda v: v.update(mask=np.ones((3, 3))), "a mask of 4 × 3.*found 3 × 3"),
         (lambda v: v.update(mask=np.zeros((4, 3))), "at least one pixel, found an empty one"),
@@ -274,7 +275,7 @@ WRONG = {
     ],
     "mcCOEF": [
         (lambda v: v["basis"].pop("wave"), "the wavelengths of its bands in nm .*found none"),
-        (lambda v: v["mcCOEF"].__setitem__((4, 1, 0), np.inf), "finite radiance.*in row 4"),
+        (lambda v: v["mcCOEF"].__setitem__((4, 1, 0), np.inf), "finite radiance inside the mask.*in row 4"),
         (lambda v: v.pop("basis"), "a struct basis .*found none"),
         (lambda v: v["basis"].update(basis=np.ones((148, 2))), r"one k, found \(5, 4, 3\) and \(148, 2\)"),
         (lambda v: v.update(imgMean=np.ones(7)), "imgMean with 148 bands.*found 7"),
@@ -288,19 +289,19 @@ def test_what_is_wrong_is_said(write, layout, harm, said):
     harm(variables)
     path = write(variables)
     with pytest.raises(DataError, match=said) as raised:
-        iset.load(path)
+        cubes.load(path)
     assert str(raised.value).startswith(f"{path}: expected ")
 
 
 def test_not_a_whole_mat_file(write, tmp_path):
     path = tmp_path / "face.mat"
-    with pytest.raises(DataError, match="face.mat: expected an ISET cube.*no such file"):
-        iset.load(path)
+    with pytest.raises(DataError, match="face.mat: expected a multispectral cube.*no such file"):
+        cubes.load(path)
     content = write(compressed(rows=30)[0]).read_bytes()
     for part in (b"", b"not a mat file at all", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM", content[:5000]):
         path.write_bytes(part)
         with pytest.raises(DataError, match="face.mat: expected .*(truncated|something else|none)"):
-            iset.load(path)
+            cubes.load(path)
 
 
 def test_structs_held_by_reference_and_empty_variables(tmp_path):
@@ -313,12 +314,12 @@ def test_structs_held_by_reference_and_empty_variables(tmp_path):
             refs[field] = file[struct][field][()]
             del file[struct][field]
             file[struct].create_dataset(field, data=np.array([[refs[field].ref]], dtype=h5py.ref_dtype))
-    np.testing.assert_allclose(iset.load(path).reflectance, radiance / light(HYSPEX), rtol=1e-12)
+    np.testing.assert_allclose(cubes.load(path).reflectance, radiance / light(HYSPEX), rtol=1e-12)
     with h5py.File(path, "r+") as file:
         del file["illuminant"]
         file.create_dataset("illuminant", data=np.zeros(2, np.uint64)).attrs["MATLAB_empty"] = 1
     with pytest.raises(DataError, match="an illuminant .*found none"):
-        iset.load(path)
+        cubes.load(path)
 
 
 def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
@@ -326,14 +327,14 @@ def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
     inside = np.zeros((4, 3))
     inside[1] = 1
     path = write(variables | {"mask": inside})
-    np.testing.assert_array_equal(iset.load(path).mask, inside == 1)
+    np.testing.assert_array_equal(cubes.load(path).mask, inside == 1)
     beside = np.zeros((4, 3), np.uint8)
     beside[2:, 0] = 255
     Image.fromarray(beside).save(tmp_path / "face_mask.png")
-    np.testing.assert_array_equal(iset.load(path).mask, beside == 255)  # the picture wins
+    np.testing.assert_array_equal(cubes.load(path).mask, beside == 255)  # the picture wins
     Image.fromarray(beside.T.copy()).save(tmp_path / "face_mask.png")
     with pytest.raises(DataError, match="a mask of 4 × 3, as the cube, found 3 × 4"):
-        iset.load(path)
+        cubes.load(path)
 
 
 @pytest.mark.slow
@@ -349,7 +350,7 @@ def test_a_large_v73_cube_is_never_in_memory(tmp_path, layout):
     path = matlab73(tmp_path / "face.mat", variables)
     tracemalloc.start()
     try:
-        cube = iset.load(path)
+        cube = cubes.load(path)
         total = sum(float(values.sum()) for _, values in cube.blocks(3000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -363,10 +364,182 @@ def test_cubes_are_read_one_at_a_time(tmp_path):
     for i in range(3):
         matlab5(tmp_path / f"face{i}.mat", plain(seed=i)[0])
     (tmp_path / "face1.mat").write_bytes(b"damaged")
-    cubes = iset.Cubes(iset.find(tmp_path))  # nothing is opened yet
-    assert len(cubes) == 3
-    assert cubes[0].name == "face0" and cubes[-1].name == "face2"
-    assert [c.name for c in cubes[::2]] == ["face0", "face2"]
+    several = cubes.Cubes(cubes.find(tmp_path))  # nothing is opened yet
+    assert len(several) == 3
+    assert several[0].name == "face0" and several[-1].name == "face2"
+    assert [c.name for c in several[::2]] == ["face0", "face2"]
     with pytest.raises(DataError, match="face1.mat"):
-        list(cubes)
-    assert iset.find(tmp_path / "nowhere") == []
+        list(several)
+    assert cubes.find(tmp_path / "nowhere") == []
+    (tmp_path / "unpacked").mkdir()  # a folder without pictures is no cube
+    assert len(cubes.find(tmp_path)) == 3
+
+
+# --- other layouts -----------------------------------------------------------------------------------------
+
+REFLECTANCE = np.random.default_rng(3).uniform(0.1, 0.9, (5, 4, 33))
+RADIANCE = REFLECTANCE * light(GRID)
+SHUFFLED = np.random.default_rng(4).permutation(33)
+DOWN = slice(None, None, -1)
+
+
+RGB = np.ones((5, 4, 3))
+SCENE = {"data": {"photons": RADIANCE, "luminance": 3.0}, "spectrum": {"wave": GRID}, "name": "x"}
+SCENE |= {"illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"}}
+
+
+def hdf5(path, variables):
+    """The wavelengths are variables or an attribute."""
+    with h5py.File(path, "w") as file:
+        for name, value in variables.items():
+            file[name] = value
+            file[name].attrs["wavelength"] = GRID
+
+
+def raw_envi(path, interleave):
+    """A header in the capitals that some cameras write, and its data in big-endian numbers."""
+    scale, header = (5000, "reflectance scale factor = 5000\n") if interleave == "bsq" else (1, "")
+    axes = {"bip": (0, 1, 2), "bil": (0, 2, 1), "bsq": (2, 0, 1)}[interleave]
+    path.with_suffix(".raw").write_bytes((REFLECTANCE * scale).transpose(axes).astype(">f4").tobytes())
+    wave = ", ".join(f"{w / 1000:g}" for w in GRID)
+    path.write_text(
+        f"ENVI\nSamples = 4\nLines = 5\nBands = 33\ndata type = 4\ninterleave = {interleave}\nbyte order = 1\n"
+        f"header offset = 0\n{header}wavelength units = Micrometers\nWavelength = {{{wave}}}\n"
+    )
+
+
+def pictures(folder, name):
+    dtype, depth = (np.uint8, 255) if name.endswith("tif") else (np.uint16, 65535)
+    folder.mkdir()
+    (folder / "._face_01.png").write_bytes(b"a dotfile is no data")
+    Image.new("L", (3, 3)).save(folder / "preview.png")
+    for i, w in enumerate(GRID):
+        plane = np.rint(REFLECTANCE[..., i] * depth).astype(dtype)
+        Image.fromarray(plane).save(folder / name.format(i + 1, w))
+
+
+LAMP = {"data": light(GRID)[DOWN], "wave": GRID[DOWN]}
+LAYOUTS = {  # a name, what writes it, and what of
+    "bands first": ("a.mat", matlab5, {"cube": REFLECTANCE.transpose(2, 0, 1), "wavelengths": GRID}),
+    "bands between, v7.3": ("a.mat", matlab73, {"ref": REFLECTANCE.transpose(0, 2, 1), "lambda": GRID}),
+    "bands are wavelengths": (
+        "a.mat",
+        matlab73,
+        {"rad": RADIANCE, "bands": GRID, "illuminant": light(GRID), "rgb": RGB},
+    ),
+    "bands are the cube": ("a.mat", matlab5, {"bands": REFLECTANCE, "wave": GRID}),
+    "a name of one's own": ("a.mat", matlab5, {"Gesicht": REFLECTANCE, "Wavelength": GRID}),
+    "µm, any order": ("a.mat", matlab5, {"REF": REFLECTANCE[..., SHUFFLED], "wl": GRID[SHUFFLED] / 1e3}),
+    "m": ("a.mat", matlab5, {"reflectance": REFLECTANCE, "wave": GRID * 1e-9}),
+    "down": ("a.mat", matlab5, {"photons": RADIANCE[..., DOWN], "wave": GRID[DOWN], "illuminant": light(GRID)[DOWN]}),
+    "the light down": ("a.mat", matlab5, {"photons": RADIANCE, "wave": GRID, "illuminant": LAMP}),
+    "ISETCam's scene": ("a.mat", matlab5, {"scene": SCENE}),
+    "ISETCam's scene, v7.3": ("a.mat", matlab73, {"scene": SCENE, "comment": "x"}),
+    "a struct": ("a.mat", matlab5, {"s": {"ref": REFLECTANCE, "wave": GRID}}),
+    "HDF5": ("a.h5", hdf5, {"cube": REFLECTANCE}),
+    "HDF5, bands first, grouped": ("a.hdf5", hdf5, {"x/ref": REFLECTANCE.transpose(2, 0, 1), "x/wl": GRID}),
+    "ENVI, bil": ("a.hdr", raw_envi, "bil"),
+    "ENVI, bip": ("a.hdr", raw_envi, "bip"),
+    "ENVI, bsq, scaled": ("a.hdr", raw_envi, "bsq"),
+    "pictures": ("a", pictures, "face_{1:.0f}nm.png"),
+    "pictures, 8 bits": ("a", pictures, "{1:g}.tif"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_cube(layout, tmp_path):
+    name, write, content = LAYOUTS[layout]
+    write(tmp_path / name, content)
+    np.testing.assert_array_equal(cubes.find(tmp_path), [tmp_path / name])
+    cube = cubes.load(tmp_path / name)
+    np.testing.assert_allclose(cube.wavelengths, GRID, rtol=1e-12)
+    depth = 5e-3 if "8 bits" in layout else 1e-5
+    np.testing.assert_allclose(cube.reflectance, REFLECTANCE, atol=depth)
+    np.testing.assert_allclose(cube[1:3] / cube.illuminant, REFLECTANCE[1:3], atol=depth)
+    if name.endswith("hdr"):
+        np.testing.assert_array_equal(cubes.load(tmp_path / "a.raw").radiance, cube.radiance)
+    assumed = name == "a" or layout.startswith(("ENVI", "bands first", "bands are the", "a name", "HDF5, x", "µ"))
+    assert assumed <= bool(cube.notes)
+
+
+def test_31_numbered_pictures_are_those_of_cave(tmp_path):
+    pictures(tmp_path / "face", "face_ms_{0:02d}.png")
+    with pytest.raises(DataError, match=r"face: expected the wavelengths .*--wavelengths of the command\), found none"):
+        cubes.load(tmp_path / "face")
+    np.testing.assert_allclose(cubes.load(tmp_path / "face", wavelengths=GRID).reflectance, REFLECTANCE, atol=1e-5)
+    for last in (32, 33):
+        (tmp_path / "face" / f"face_ms_{last}.png").unlink()
+    cube = cubes.load(tmp_path / "face")
+    np.testing.assert_array_equal(cube.wavelengths, np.arange(400, 701, 10))
+    assert any("as in CAVE" in note for note in cube.notes)
+    Image.new("L", (4, 5)).save(tmp_path / "face" / "face_ms_03.png")
+    with pytest.raises(DataError, match=r"face_ms_03.png: expected \(5, 4\) uint16 as face_ms_01.png, found .* uint8"):
+        cubes.load(tmp_path / "face")
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (5, 4, 3), np.uint8)).save(tmp_path / "face/face_ms_03.png")
+    with pytest.raises(DataError, match="face_ms_03.png: expected a grey picture of one band"):
+        cubes.load(tmp_path / "face")
+
+
+def test_axes_that_the_wavelengths_do_not_tell_apart_are_asked_for(write):
+    cube = np.random.default_rng(0).uniform(0.1, 0.9, (33, 33, 33))
+    path = write({"reflectance": cube, "wave": GRID})
+    with pytest.raises(DataError, match=r"face.mat: expected axes that .* or stated \(axes='rcb'.*found 33 × 33 × 33"):
+        cubes.load(path)
+    np.testing.assert_allclose(cubes.load(path, axes="rcb").reflectance, cube)
+    np.testing.assert_allclose(cubes.load(path, axes="brc").reflectance, cube.transpose(1, 2, 0))
+    np.testing.assert_allclose(cubes.load(path, axes="cbr").reflectance, cube.transpose(2, 0, 1))
+    with pytest.raises(DataError, match="axes in an order like 'rcb'.*found 'rgb'"):
+        cubes.load(path, axes="rgb")
+    path = write({"reflectance": cube[:4, :3], "wave": GRID})
+    with pytest.raises(DataError, match="4 wavelengths, one for each band, found 33"):
+        cubes.load(path, axes="brc")
+
+
+def test_wavelengths_and_a_light_that_are_stated(write):
+    path = write({"rad": RADIANCE})
+    with pytest.raises(DataError, match="the wavelengths of its bands"):
+        cubes.load(path)
+    with pytest.raises(DataError, match="an illuminant"):
+        cubes.load(path, wavelengths=GRID)
+    np.testing.assert_allclose(cubes.load(path, None, GRID, light(GRID)).reflectance, REFLECTANCE)
+
+
+@pytest.mark.parametrize("given", ["a variable", "NAME_mask.PNG", "face_Mask.jpg"])
+def test_outside_the_mask_anything_may_be_missing(write, tmp_path, given):
+    """And a mask beside the cube is found in every format of pictures."""
+    inside = np.ones((5, 4), bool)
+    inside[1] = False
+    values = np.where(inside[..., None], RADIANCE, np.nan)
+    lamp = np.where(inside[..., None], light(GRID), np.nan)
+    variables = {"photons": values, "wave": GRID, "illuminant": lamp}
+    path = write(variables | ({"mask": inside * 1.0} if given == "a variable" else {}))
+    if given != "a variable":
+        with pytest.raises(DataError, match="finite radiance inside the mask, found NaN or infinity in row 1"):
+            cubes.load(path)
+        Image.fromarray(inside.astype(np.uint8) * 255).save(tmp_path / given.replace("NAME", "face"), quality=100)
+    cube = cubes.load(path)
+    np.testing.assert_array_equal(cube.mask, inside)
+    np.testing.assert_allclose(cube.reflectance[inside], REFLECTANCE[inside])
+    if given == "NAME_mask.PNG":
+        Image.new("L", (4, 5)).save(tmp_path / "face_mask.png")
+        with pytest.raises(DataError, match="one mask beside it, found face_mask.PNG and face_mask.png"):
+            cubes.load(path)
+
+
+def test_what_is_no_envi_file_and_no_stack(tmp_path):
+    raw_envi(tmp_path / "face.hdr", "bil")
+    (tmp_path / "face.raw").write_bytes(b"short")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.hdr").write_bytes(b"#?RADIANCE\n\xff")
+    for name in ("face.hdr", "other.hdr"):
+        with pytest.raises(DataError, match=f"{name}: expected an ENVI header with its data beside it"):
+            cubes.load(tmp_path / name)
+    with pytest.raises(DataError, match="empty: expected pictures of bands whose names end in a number"):
+        cubes.load(tmp_path / "empty")
+
+
+def test_real_scenes_of_isetcam(real_file):
+    for path in sorted(real_file("iset_scenes").glob("*.mat")):
+        cube = cubes.load(path)
+        assert cube.shape == (161, 150, 29) and cube.wavelengths[-1] == 680
+        assert 0.02 < np.median(cube.reflectance) < 0.9

@@ -1,17 +1,10 @@
-"""Multispectral faces in the .mat layouts of ISET (Stanford), MATLAB v5 or v7.3.
+"""Multispectral faces, in whatever layout (:mod:`bioface.datasets.layouts`), as checked cubes read by blocks of rows.
 
-Three layouts are read, told apart by the variables in the file:
-
-=========================================== ==================================================================
-``mcCOEF``, ``basis.basis``, ``basis.wave`` compressed radiance: coefficients (rows, cols, k) times basis
-                                            (bands, k), plus ``imgMean`` (bands) where there is one
-``photons`` (or ``data``), ``wave``         radiance (rows, cols, bands); ``wavelength`` is read too
-``reflectance``, ``wave``                   reflectance, taken as radiance under a light of 1 at every band
-=========================================== ==================================================================
-
-Radiance needs ``illuminant``: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
-with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
-
+* *Wavelengths* may be in nm, µm, m or Å, in any order: bands are sorted.
+* *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
+  columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
+* *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
+  with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
 * *Units.* ISET stores radiance in photons, but the illuminant of its older files in energy. The two differ by
   λ / hc, a factor of 10¹⁸, so sizes tell them apart; the illuminant is brought to the unit of the radiance.
 * *An illuminant image* (rows, cols, bands) is accepted when it is one spectrum times a brightness per pixel,
@@ -19,7 +12,8 @@ with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / il
 * *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces).
   Bands that are zero everywhere at either end of the grid are dropped and named in ``Cube.dropped``; they are
   never filled in. One in the middle is an error: nothing says what happened to it.
-* *Mask.* A variable ``mask``, or ``NAME_mask.png`` beside ``NAME.mat`` (which wins), else the whole image.
+* *Mask.* A variable ``mask``, or a picture ``NAME_mask`` beside the cube (which wins), else the whole image. Outside
+  it, values may be missing (NaN).
 
 Reference: ISETCam (MIT licence), ``ieSaveMultiSpectralImage`` and ``vcReadImage``.
 """
@@ -35,7 +29,9 @@ import numpy as np
 import scipy.constants
 
 from bioface import paths
-from bioface.datasets import matlab, photos
+from bioface.arrays import as_mask
+from bioface.datasets import layouts, matlab, photos
+from bioface.datasets.layouts import Stored, numbers
 from bioface.errors import DataError
 from bioface.spectra import WAVELENGTHS
 
@@ -43,6 +39,9 @@ GRID = (float(WAVELENGTHS[0]), float(WAVELENGTHS[-1]))  # nm
 FEWEST_BANDS = 5  # within the grid: a pixel has four unknowns
 ONE_LIGHT = 0.02  # relative deviation that an illuminant image may have from one spectrum
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
+#: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
+UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
+SPECTRUM = (200.0, 3000.0)  # nm
 EXTRAS = ("twin_index", "twin_file", "comment", "name")
 
 Rows = Callable[[int, int], np.ndarray]
@@ -59,6 +58,7 @@ class Cube:
     illuminant : (D,) float64, with mean 1 over the bands within 400–720 nm
     mask : (H, W) bool, where there is skin
     dropped : wavelengths of zero-filled bands that were left out
+    notes : what had to be assumed, a sentence each
     extra : further small variables of the file (comment, the twin's face)
     read_rows : the source, ``read_rows(start, stop)`` → radiance (stop − start, W, D) in the file's units
     scale : what radiance is divided by, so that radiance / illuminant is the reflectance of the file
@@ -71,6 +71,7 @@ class Cube:
     read_rows: Rows = dataclasses.field(repr=False)
     scale: float = 1.0
     dropped: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -108,7 +109,7 @@ class Cube:
 
         Yields (rows as a slice, radiance of these rows (h, W, D)).
         """
-        for start, stop in _spans(self.mask.shape[0], self.mask.shape[1], pixels):
+        for start, stop in _spans(self.mask.shape, 1, pixels):
             yield slice(start, stop), self.rows(start, stop)
 
     @classmethod
@@ -135,14 +136,19 @@ class Cube:
         >>> cube.shape, float(cube.reflectance[0, 0, 0])
         ((2, 3, 33), 0.2)
         """
-        source = {"photons": np.asarray(radiance), "wave": wavelengths, "illuminant": illuminant}
-        return _assemble(Path(name), source, mask)
+        values = np.asarray(radiance)
+        return _assemble(Path(name), name, Stored(values, wavelengths, illuminant, mask, "rcb"))
 
 
 def find(folder: str | Path | None = None) -> list[Path]:
-    """The .mat files in a folder (default ``data/iset``), by name; empty when there is none."""
+    """The cubes in a folder (default ``data/iset``), by name: files of a known ending, and folders of pictures.
+
+    Names that begin with a dot are no data. Empty when there is none.
+    """
     folder = paths.data() / "iset" if folder is None else Path(folder)
-    return sorted(folder.glob("*.mat"))
+    seen = sorted(folder.iterdir()) if folder.is_dir() else []
+    seen = [p for p in seen if not p.name.startswith(".")]
+    return [p for p in seen if p.suffix.lower() in layouts.ENDINGS or (p.is_dir() and layouts.pictures_in(p))]
 
 
 class Cubes(Sequence[Cube]):
@@ -165,142 +171,134 @@ class Cubes(Sequence[Cube]):
         return Cubes(self.files[index]) if isinstance(index, slice) else load(self.files[index])
 
 
-def load(path: str | Path) -> Cube:
+def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, illuminant: Any = None) -> Cube:
     """Open one cube and check all of it, in blocks of rows.
+
+    Parameters
+    ----------
+    path : a file of any layout of :mod:`bioface.datasets.layouts`, or a folder of pictures
+    axes : the order of its axes, where the file leaves it open: "rcb" is rows, columns, bands; "brc" bands first
+    wavelengths, illuminant : instead of the file's own
 
     Raises
     ------
-    DataError : a file that is missing, damaged or no .mat; no wavelengths, or none within 400–720 nm; no
-        illuminant, or one that is zero at a band in use; shapes that disagree; NaN; a zero-filled band in
-        the middle; a mask that is empty or of another size.
+    DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, or none within 400–720 nm;
+        axes that they do not tell apart; no illuminant, or one that is zero at a band in use; shapes that disagree;
+        NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of another size.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(path, "an ISET cube in a .mat file (see data/README.md)", "no such file")
-    beside = path.with_name(f"{path.stem}_mask.png")
-    return _assemble(path, matlab.read(path), photos.read_mask(beside) if beside.is_file() else None)
+    stored = layouts.read(path)
+    beside = layouts.mask_beside(path)
+    given = {"axes": axes, "wavelengths": wavelengths, "illuminant": illuminant}
+    given["mask"] = None if beside is None else photos.read_mask(beside)
+    stored = dataclasses.replace(stored, **{name: value for name, value in given.items() if value is not None})
+    if illuminant is not None:
+        stored = dataclasses.replace(stored, is_reflectance=False, notes=())
+    return _assemble(path, path.name if path.is_dir() else path.stem, stored)
 
 
 # --- from variables to a cube -----------------------------------------------------------------------------
 
 
-def _spans(height: int, size: int, most: int = BLOCK_VALUES) -> Iterator[tuple[int, int]]:
-    """(start, stop) of blocks of rows of ``size`` values, at most ``most`` values in each; one row at least."""
-    step = max(1, most // size)
+def _spans(size: tuple[int, ...], each: int, most: int = BLOCK_VALUES) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of rows, at most ``most`` values in them; ``each`` a pixel; one row at least."""
+    height, width = size
+    step = max(1, most // (width * each))
     for start in range(0, height, step):
         yield start, min(start + step, height)
 
 
-def _assemble(path: Path, variables: Mapping[str, Any], mask: np.ndarray | None = None) -> Cube:
-    read, shape, wavelengths, is_reflectance = _source(path, variables)
-    wavelengths = _checked_wavelengths(path, wavelengths, shape[2])
-    largest = _survey(path, read, shape)
-    keep, dropped = _kept_bands(path, wavelengths, largest)
-    wavelengths = wavelengths[keep]
-    usable = (wavelengths >= GRID[0]) & (wavelengths <= GRID[1])
+def _assemble(path: Path, name: str, stored: Stored) -> Cube:
+    nm, unit = _checked_wavelengths(path, stored.wavelengths)
+    axes = _order(path, stored.values.shape, len(nm), stored.axes)
+    values = stored.values.transpose(*axes)
+    mask = _checked_mask(path, stored.mask, values.shape[:2])
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
+
+    largest = _survey(path, read, mask, len(nm))
+    rising = np.argsort(nm)
+    keep, dropped = _kept_bands(path, nm[rising], largest[rising])
+    bands = rising[keep]
+    nm = nm[bands]
+    usable = (nm >= GRID[0]) & (nm <= GRID[1])
     if usable.sum() < FEWEST_BANDS:
-        found = f"{usable.sum()} of {len(wavelengths)} bands, at {wavelengths[0]:g}–{wavelengths[-1]:g} nm"
+        found = f"{usable.sum()} of {len(nm)} bands, at {nm[0]:g}–{nm[-1]:g} nm"
         raise DataError(path, f"at least {FEWEST_BANDS} bands within {GRID[0]:g}–{GRID[1]:g} nm", found)
-    illuminant = np.ones(len(wavelengths))
-    if not is_reflectance:
-        level = float(np.median(largest[keep]))
-        illuminant = _checked_illuminant(path, variables.get("illuminant"), wavelengths, keep, shape, level)
+    illuminant = np.ones(len(nm))
+    if not stored.is_reflectance:
+        level = float(np.median(largest[bands]))
+        illuminant = _checked_illuminant(path, stored, axes, nm, bands, mask, level)
     scale = float(illuminant[usable].mean())
+    notes = stored.notes + ((unit,) if unit else ())
+    if axes != (0, 1, 2):
+        notes += ("axes: " + ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3)),)
+    # in order they are a slice, which copies nothing
+    chosen = slice(int(bands[0]), int(bands[-1]) + 1) if (np.diff(bands) == 1).all() else bands
     return Cube(
-        name=path.stem if path.suffix == ".mat" else path.name,
-        wavelengths=wavelengths,
+        name=name,
+        wavelengths=nm,
         illuminant=illuminant / scale,
-        mask=_checked_mask(path, variables.get("mask") if mask is None else mask, shape[:2]),
-        read_rows=lambda start, stop: read(start, stop)[..., keep],
+        mask=mask,
+        read_rows=lambda start, stop: read(start, stop)[..., chosen],
         scale=scale,
         dropped=dropped,
-        extra={name: _simple(variables[name]) for name in EXTRAS if name in variables},
+        notes=notes,
+        extra={key: _simple(stored.variables[key]) for key in EXTRAS if key in stored.variables},
     )
 
 
-def _numbers(path: Path, name: str, value: Any) -> Any:
-    """The value, if it is an array of real numbers."""
-    kind = getattr(value, "dtype", np.asarray(value).dtype).kind
-    if isinstance(value, dict) or kind not in "biuf":
-        found = "a struct" if isinstance(value, dict) else "text" if kind in "US" else f"something else ({kind})"
-        raise DataError(path, f"real numbers in {name}", found)
-    return value
-
-
-def _source(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, int, int], Any, bool]:
-    """How to read rows of the cube, its shape, its wavelengths, and whether it is a reflectance."""
-    if "mcCOEF" in variables:
-        return (*_compressed(path, variables), False)
-    wave = variables.get("wave", variables.get("wavelength"))
-    for name in ("photons", "reflectance", "data"):
-        values = variables.get(name)
-        if values is None or isinstance(values, dict):
-            continue
-        values = _numbers(path, name, values)
-        if values.ndim != 3 or values.dtype.kind not in "fiu":
-            raise DataError(path, f"{name} of shape (rows, cols, bands)", f"{values.dtype} {values.shape}")
-
-        def read(start: int, stop: int, values: Any = values) -> np.ndarray:
-            return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
-
-        return read, values.shape, wave, name == "reflectance"
-    expected = "the variables mcCOEF and basis, or photons and wave, or reflectance and wave"
-    raise DataError(path, expected, "the variables " + (", ".join(sorted(variables)) or "(none)"))
-
-
-def _compressed(path: Path, variables: Mapping[str, Any]) -> tuple[Rows, tuple[int, int, int], Any]:
-    basis = variables.get("basis")
-    if not isinstance(basis, dict) or "basis" not in basis:
-        raise DataError(path, "a struct basis with the fields basis and wave beside mcCOEF", "none")
-    matrix = np.asarray(_numbers(path, "basis.basis", basis["basis"]), dtype=float)  # (bands, k)
-    coefficients = _numbers(path, "mcCOEF", variables["mcCOEF"])
-    shape = coefficients.shape
-    if len(shape) == 2 and matrix.ndim == 2 and matrix.shape[1] == 1:
-        # MATLAB drops a last axis of one.
-        coefficients, shape = np.asarray(coefficients)[..., None], (*shape, 1)
-    if matrix.ndim != 2 or len(shape) != 3 or shape[2] != matrix.shape[1]:
-        expected = "mcCOEF (rows, cols, k) and basis.basis (bands, k) with one k"
-        raise DataError(path, expected, f"{shape} and {matrix.shape}")
-    mean = variables.get("imgMean")
-    absent = mean is None or np.size(mean) == 0
-    mean = np.zeros(len(matrix)) if absent else np.ravel(_numbers(path, "imgMean", mean)).astype(float)
-    if len(mean) != len(matrix):
-        raise DataError(path, f"imgMean with {len(matrix)} bands, as the basis", f"{len(mean)}")
-
-    def read(start: int, stop: int) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            return np.asarray(coefficients[start:stop], dtype=float) @ matrix.T + mean
-
-    return read, (*shape[:2], len(matrix)), basis.get("wave")
-
-
-def _checked_wavelengths(path: Path, wave: Any, bands: int) -> np.ndarray:
+def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
+    """(bands,) float64 nm in the file's order, and a note if they were in another unit."""
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
-        raise DataError(path, "the wavelengths of its bands in nm (wave)", "none")
-    nm = np.ravel(_numbers(path, "wave", wave)).astype(float)
-    if len(nm) != bands:
-        raise DataError(path, f"{bands} wavelengths, one for each band", f"{len(nm)}")
-    if not _is_rising(nm):
-        raise DataError(path, "rising wavelengths in nm", "others: " + np.array2string(nm, threshold=6))
-    return nm
+        stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
+        raise DataError(path, f"the wavelengths of its bands {stated}", "none")
+    values = np.ravel(numbers(path, "wave", wave)).astype(float)
+    low, high = SPECTRUM
+    fits = [unit for unit, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]
+    if not fits:
+        raise DataError(path, "wavelengths in nm, µm or m", "others: " + np.array2string(values, threshold=6))
+    unit = fits[0]
+    values = values if unit == "nm" else np.round(values * UNITS[unit], 6)  # 0.42 µm are 420 nm to the last bit
+    once, count = np.unique(values, return_counts=True)
+    if (count > 1).any():
+        twice = ", ".join(f"{w:g}" for w in once[count > 1][:5])
+        raise DataError(path, "each wavelength once", f"two bands at {twice} nm")
+    return values, "" if unit == "nm" else f"wavelengths are in {unit}"
 
 
-def _is_rising(nm: np.ndarray) -> bool:
-    return bool(np.isfinite(nm).all() and (np.diff(nm) > 0).all())
+def _order(path: Path, shape: tuple[int, ...], bands: int, axes: str | None) -> tuple[int, ...]:
+    """Which axes are rows, columns and bands."""
+    if axes is not None and sorted(axes) != ["b", "c", "r"]:
+        raise DataError(path, "axes in an order like 'rcb' (rows, columns, bands)", repr(axes))
+    if len(shape) != 3 or 0 in shape:
+        raise DataError(path, "a cube with pixels, of three axes", f"shape {shape}")
+    fits = [i for i in range(3) if shape[i] == bands] if axes is None else [axes.index("b")]
+    size = " × ".join(map(str, shape))
+    if not fits or shape[fits[0]] != bands:
+        expected = f"{shape[fits[0]]} wavelengths, one for each band" if fits else f"a wavelength a band along {size}"
+        raise DataError(path, expected, f"{bands}")
+    if len(fits) > 1:
+        ask = "or stated (axes='rcb' of load, --axes rcb: rows, columns, bands)"
+        raise DataError(path, f"axes that {bands} wavelengths tell apart, {ask}", size)
+    if axes is not None:
+        return tuple(axes.index(axis) for axis in "rcb")
+    return (*(i for i in range(3) if i != fits[0]), fits[0])
 
 
-def _survey(path: Path, read: Rows, shape: tuple[int, int, int]) -> np.ndarray:
-    """(bands,) largest absolute value of each band; one pass in blocks that also finds NaN."""
-    height, width, bands = shape
-    if 0 in shape:
-        raise DataError(path, "a cube with pixels", f"shape {shape}")
+def _survey(path: Path, read: Rows, mask: np.ndarray, bands: int) -> np.ndarray:
+    """(bands,) largest absolute value of each band inside the mask; one pass in blocks that also finds NaN."""
     largest = np.zeros(bands)
-    for start, stop in _spans(height, width * bands):
-        block = read(start, stop).reshape(-1, bands)
+    for start, stop in _spans(mask.shape, bands):
+        inside = mask[start:stop]
+        if not inside.any():
+            continue
+        block = read(start, stop)[inside]
         part = np.maximum(block.max(0), -block.min(0))  # NaN stays NaN in both
         if not np.isfinite(part).all():
-            row = start + int(np.argmin(np.isfinite(block).all(1))) // width
-            raise DataError(path, "finite radiance", f"NaN or infinity in row {row}")
+            row = start + int(np.nonzero(inside)[0][np.argmin(np.isfinite(block).all(1))])
+            raise DataError(path, "finite radiance inside the mask", f"NaN or infinity in row {row}")
         largest = np.maximum(largest, part)
     return largest
 
@@ -318,29 +316,31 @@ def _kept_bands(path: Path, nm: np.ndarray, largest: np.ndarray) -> tuple[slice,
 
 
 def _checked_illuminant(
-    path: Path, illuminant: Any, nm: np.ndarray, keep: slice, shape: tuple[int, int, int], level: float
+    path: Path, stored: Stored, axes: tuple[int, ...], nm: np.ndarray, bands: np.ndarray, mask: np.ndarray, level: float
 ) -> np.ndarray:
     """(D,) illuminant at the kept bands, in the unit of the radiance, whose size is ``level``."""
-    values, wave = _illuminant_fields(illuminant)
+    values, wave = _illuminant_fields(stored.illuminant)
     if values is None:
         raise DataError(path, "an illuminant (a vector, or a struct with data and wave)", "none")
-    values = _numbers(path, "illuminant", values)
-    if values.ndim == 3 and values.shape[:2] == shape[:2]:
-        values = _one_light(path, values)
+    values = numbers(path, "illuminant", values)
+    if values.ndim == 3 and values.transpose(*axes).shape[:2] == mask.shape:
+        values = _one_light(path, values.transpose(*axes), mask)
     values = np.ravel(values).astype(float)
     if wave is None:
-        if len(values) != shape[2]:
-            raise DataError(path, f"an illuminant with {shape[2]} bands, as the cube", f"{len(values)}")
-        values = values[keep]
+        count = stored.values.shape[axes[2]]
+        if len(values) != count:
+            raise DataError(path, f"an illuminant with {count} bands, as the cube", f"{len(values)}")
+        values = values[bands]
     else:
-        wave = np.ravel(_numbers(path, "illuminant.wave", wave)).astype(float)
-        if len(wave) != len(values) or not _is_rising(wave):
-            expected = "one illuminant value for each of its rising wavelengths"
+        wave, _ = _checked_wavelengths(path, wave)
+        if len(wave) != len(values):
+            expected = "one illuminant value for each of its wavelengths"
             raise DataError(path, expected, f"{len(values)} and {len(wave)}")
-        if nm[0] < wave[0] or nm[-1] > wave[-1]:
+        if nm[0] < wave.min() or nm[-1] > wave.max():
             covered = f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm"
-            raise DataError(path, covered, f"one at {wave[0]:g}–{wave[-1]:g} nm")
-        values = np.interp(nm, wave, values)
+            raise DataError(path, covered, f"one at {wave.min():g}–{wave.max():g} nm")
+        rising = np.argsort(wave)
+        values = np.interp(nm, wave[rising], values[rising])
     if not np.isfinite(values).all():
         raise DataError(path, "a finite illuminant", "NaN or infinity")
     if (values <= 0).any():
@@ -365,15 +365,15 @@ def _illuminant_fields(illuminant: Any) -> tuple[Any, np.ndarray | None]:
     return (None if illuminant is None or np.size(illuminant) == 0 else np.asarray(illuminant)), wave
 
 
-def _one_light(path: Path, image: Any) -> np.ndarray:
-    """The spectrum of an illuminant image (rows, cols, bands) that is one spectrum times a brightness."""
-    height, width, bands = image.shape
+def _one_light(path: Path, image: Any, mask: np.ndarray) -> np.ndarray:
+    """The spectrum of an illuminant image (rows, cols, bands) that is one spectrum times a brightness in the mask."""
+    bands = image.shape[2]
 
     def blocks() -> Iterator[np.ndarray]:
-        for start, stop in _spans(height, width * bands):
-            yield np.asarray(image[start:stop], dtype=float).reshape(-1, bands)
+        for start, stop in _spans(mask.shape, bands):
+            yield np.asarray(image[start:stop], dtype=float)[mask[start:stop]]
 
-    mean = sum(block.sum(0) for block in blocks()) / (height * width)
+    mean = sum(block.sum(0) for block in blocks()) / mask.sum()
     if not np.isfinite(mean).all():
         raise DataError(path, "a finite illuminant", "NaN or infinity")
     worst = 0.0
@@ -381,7 +381,7 @@ def _one_light(path: Path, image: Any) -> np.ndarray:
         weight = block @ mean / (mean @ mean)
         size = np.linalg.norm(block, axis=1)
         deviation = np.linalg.norm(block - weight[:, None] * mean, axis=1)
-        worst = max(worst, float((deviation / np.where(size > 0, size, 1)).max()))
+        worst = max(worst, float((deviation / np.where(size > 0, size, 1)).max(initial=0)))
     if worst > ONE_LIGHT:
         raise DataError(path, "an illuminant image with one spectrum throughout", f"spectra that differ by {worst:.1%}")
     return mean
@@ -402,7 +402,7 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     if mask is None:
         return np.ones(shape, bool)
-    mask = photos.as_mask(np.asarray(_numbers(path, "mask", mask)))
+    mask = as_mask(numbers(path, "mask", mask), path)
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
     if not mask.any():

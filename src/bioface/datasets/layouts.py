@@ -1,0 +1,246 @@
+"""Multispectral cubes as files store them: each layout becomes a :class:`Stored`, which :mod:`cubes` checks.
+
+* *.mat* of MATLAB v5 or v7.3 and plain *HDF5*, told apart by their variables (any case):
+
+  =========================================== =================================================================
+  ``mcCOEF``, ``basis.basis``, ``basis.wave`` ISET's compressed radiance: coefficients (rows, cols, k) times
+                                              basis (bands, k), plus ``imgMean`` (bands) where there is one
+  ``scene``                                   ISETCam's struct, with ``data.photons`` and ``spectrum.wave``
+  :data:`RADIANCE`                            radiance, which needs ``illuminant``
+  :data:`REFLECTANCE`                         reflectance: radiance under a light of 1 at every band
+  :data:`EITHER`, or the only 3-D array       radiance where there is an ``illuminant``, else reflectance
+  =========================================== =================================================================
+
+  Wavelengths are one of :data:`WAVES`; in HDF5 they may be an attribute.
+* *ENVI*: a header ``NAME.hdr`` beside its data, either of which is given. Reflectance, over its scale factor.
+* *A folder of pictures* (PNG or TIFF), one a band, whose names end in a number: of nm (``face_420nm.png``), or
+  1–31 for 400–700 nm as in the CAVE data set (Yasuma et al. 2010). Reflectance, 1 being the lightest that fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bioface.datasets import matlab, photos
+from bioface.errors import DataError
+
+REFLECTANCE = ("reflectance", "ref", "refl")
+RADIANCE = ("photons", "radiance", "rad")
+EITHER = ("cube", "hypercube", "hsi", "hyper_image", "bands")
+WAVES = ("wave", "wavelength", "wavelengths", "bands", "lambda", "wl", "nm")
+ENDINGS = (".mat", ".h5", ".hdf5", ".hdr")  #: of the files that hold a cube or its header
+PICTURES = (".png", ".tif", ".tiff")
+CAVE = np.arange(400.0, 701, 10)  # nm
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A cube as a file has it, unchecked.
+
+    Attributes
+    ----------
+    values : three axes; has ``shape``, ``transpose`` and rows by slicing
+    wavelengths, illuminant, mask : what the file holds, None where it holds none
+    axes : "rcb" for rows, columns, bands where the layout says so, else None
+    is_reflectance : whether ``values`` are, so that no illuminant is needed
+    notes : what had to be assumed, a sentence each
+    variables : all there is in the file
+    """
+
+    values: Any
+    wavelengths: Any = None
+    illuminant: Any = None
+    mask: Any = None
+    axes: str | None = None
+    is_reflectance: bool = False
+    notes: tuple[str, ...] = ()
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read(path: Path) -> Stored:
+    """What a file or folder stores.
+
+    Raises
+    ------
+    DataError : it is missing, damaged, or holds no cube
+    """
+    if path.is_dir():
+        return _pictures(path)
+    if not path.is_file():
+        raise DataError(path, "a multispectral cube (see data/README.md)", "no such file")
+    headers = [path] if path.suffix.lower() == ".hdr" else [path.with_name(path.name + ".hdr")]
+    headers += [] if path.suffix.lower() in ENDINGS else [path.with_suffix(".hdr")]
+    for header in headers:
+        if header.is_file():
+            return _envi(header, None if header == path else path)
+    return _of_variables(path, matlab.read(path))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """What may be pictures of bands, anywhere below a folder."""
+    return [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+
+
+def mask_beside(path: Path) -> Path | None:
+    """``NAME_mask`` beside a cube, in any format of pictures; None where there is none.
+
+    Raises
+    ------
+    DataError : there are several
+    """
+    folder, wanted = path.parent, f"{path.name if path.is_dir() else path.stem}_mask".lower()
+    endings = (*PICTURES, ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+    found = [p for p in folder.iterdir() if p.stem.lower() == wanted and p.suffix.lower() in endings]
+    if len(found) > 1:
+        raise DataError(path, "one mask beside it", " and ".join(sorted(p.name for p in found)))
+    return found[0] if found else None
+
+
+def numbers(path: Path, name: str, value: Any) -> Any:
+    """The value, if it is an array of real numbers; DataError if not."""
+    kind = getattr(value, "dtype", np.asarray(value).dtype).kind
+    if isinstance(value, dict) or kind not in "biuf":
+        found = "a struct" if isinstance(value, dict) else "text" if kind in "US" else f"something else ({kind})"
+        raise DataError(path, f"real numbers in {name}", found)
+    return value
+
+
+# --- variables ---------------------------------------------------------------------------------------------
+
+
+def _of_variables(path: Path, variables: Mapping[str, Any]) -> Stored:
+    variables, is_scene = _unwrapped(variables)
+    lowered = {name.lower(): value for name, value in variables.items()}
+    common: dict[str, Any] = {"variables": variables, "mask": lowered.get("mask")}
+    common["illuminant"] = light = lowered.get("illuminant")
+    if "mccoef" in lowered:
+        product = Product(path, lowered)
+        return Stored(product, product.wavelengths, axes="rcb", **common)
+    named = [n for n in (*REFLECTANCE, *RADIANCE, *EITHER, "data") if _is_cube(n, lowered.get(n))]
+    solid = [n for n, value in lowered.items() if getattr(value, "ndim", 0) == 3]
+    name = named[0] if named else solid[0] if len(solid) == 1 else ""
+    if not name:
+        expected = "a cube: the variables mcCOEF and basis, or one of " + ", ".join((*REFLECTANCE, *RADIANCE, *EITHER))
+        raise DataError(path, expected, "the variables " + (", ".join(sorted(variables)) or "(none)"))
+    values = numbers(path, name, lowered[name])
+    if values.ndim != 3 or values.dtype.kind not in "fiu":
+        raise DataError(path, f"{name} of shape (rows, cols, bands)", f"{values.dtype} {values.shape}")
+    waves = [n for n in WAVES if n != name and lowered.get(n) is not None]
+    assumed = light is None and name not in (*REFLECTANCE, *RADIANCE, "data")
+    return Stored(
+        values,
+        lowered[waves[0]] if waves else None,
+        axes="rcb" if is_scene else None,
+        is_reflectance=name in REFLECTANCE or assumed,
+        notes=(f"no illuminant in it, so {name} is taken for reflectance",) if assumed else (),
+        **common,
+    )
+
+
+def _is_cube(name: str, value: Any) -> bool:
+    """``bands`` can be the cube or its wavelengths, and ``data`` a struct."""
+    return value is not None and not isinstance(value, dict) and (name != "bands" or np.ndim(value) == 3)
+
+
+def _unwrapped(variables: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
+    """With the fields of a ``scene``, or of the one struct that is all of a file, as variables; whether it is one."""
+    scene = variables.get("scene", next(iter(variables.values())) if len(variables) == 1 else None)
+    if not isinstance(scene, dict):
+        return variables, False
+    data, spectrum = scene.get("data"), scene.get("spectrum")
+    fields = {**scene, **(data if isinstance(data, dict) else {})}
+    if isinstance(spectrum, dict):
+        fields.setdefault("wave", spectrum.get("wave"))
+    return {**variables, **fields}, "scene" in variables
+
+
+class Product:
+    """ISET's compressed radiance (rows, cols, bands), multiplied out for the rows that are asked for."""
+
+    def __init__(self, path: Path, variables: Mapping[str, Any]):
+        basis = variables.get("basis")
+        if not isinstance(basis, dict) or "basis" not in basis:
+            raise DataError(path, "a struct basis with the fields basis and wave beside mcCOEF", "none")
+        matrix = np.asarray(numbers(path, "basis.basis", basis["basis"]), dtype=float)  # (bands, k)
+        coefficients = numbers(path, "mcCOEF", variables["mccoef"])
+        shape = coefficients.shape
+        if len(shape) == 2 and matrix.ndim == 2 and matrix.shape[1] == 1:
+            # MATLAB drops a last axis of one.
+            coefficients, shape = np.asarray(coefficients)[..., None], (*shape, 1)
+        if matrix.ndim != 2 or len(shape) != 3 or shape[2] != matrix.shape[1]:
+            expected = "mcCOEF (rows, cols, k) and basis.basis (bands, k) with one k"
+            raise DataError(path, expected, f"{shape} and {matrix.shape}")
+        mean = variables.get("imgmean")
+        absent = mean is None or np.size(mean) == 0
+        mean = np.zeros(len(matrix)) if absent else np.ravel(numbers(path, "imgMean", mean)).astype(float)
+        if len(mean) != len(matrix):
+            raise DataError(path, f"imgMean with {len(matrix)} bands, as the basis", f"{len(mean)}")
+        self.coefficients, self.matrix, self.mean = coefficients, matrix, mean
+        self.shape, self.dtype, self.wavelengths = (*shape[:2], len(matrix)), np.dtype(float), basis.get("wave")
+
+    def transpose(self, *order: int) -> Product:
+        """Itself: its axes are known."""
+        return self
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            return np.asarray(self.coefficients[rows], dtype=float) @ self.matrix.T + self.mean
+
+
+# --- ENVI and pictures -------------------------------------------------------------------------------------
+
+
+def _envi(header: Path, data: Path | None) -> Stored:
+    from spectral.io import envi
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # names in capitals, which it makes small
+            image = envi.open(str(header), None if data is None else str(data))
+            values = image.open_memmap(interleave="bip")
+        wave, factor = image.metadata.get("wavelength"), float(image.scale_factor)
+        nm = None if wave is None else [float(w) for w in wave]
+    except Exception as error:  # of any type: as spectral happens to stumble over the damage
+        raise DataError(header, "an ENVI header with its data beside it", f"something else ({error})") from error
+    # over a light of that height the numbers are reflectances
+    light = np.full(values.shape[2], factor)
+    return Stored(values, nm, light, axes="rcb", notes=("an ENVI file states no illuminant: taken for reflectance",))
+
+
+def _pictures(folder: Path) -> Stored:
+    found = pictures_in(folder)
+    named = [(float(n[1]), p) for p in found if (n := re.search(r"(\d+(?:\.\d+)?) *(?:nm)?$", p.stem, re.IGNORECASE))]
+    if not named:
+        raise DataError(folder, "pictures of bands whose names end in a number (see data/README.md)", "none")
+    named.sort()
+    bands, files = np.array([n for n, _ in named]), [p for _, p in named]
+    planes = [_plane(path) for path in files]
+    for path, plane in zip(files, planes, strict=True):
+        if (plane.shape, plane.dtype) != (planes[0].shape, planes[0].dtype):
+            expected = f"{planes[0].shape} {planes[0].dtype} as {files[0].name}"
+            raise DataError(path, expected, f"{plane.shape} {plane.dtype}")
+    notes = ["a folder of pictures states no illuminant: taken for reflectance"]
+    wave = bands if bands[0] >= 200 else None
+    if wave is None and np.array_equal(bands - bands[0], np.arange(len(CAVE))):
+        wave = CAVE
+        notes.append("31 numbered pictures: taken for 400–700 nm in steps of 10, as in CAVE")
+    values = np.stack(planes, -1)
+    light = np.full(len(files), {"u1": 255.0, "u2": 65535.0}.get(values.dtype.str[1:], 1.0))
+    return Stored(values, wave, light, axes="rcb", notes=tuple(notes))
+
+
+def _plane(path: Path) -> np.ndarray:
+    """(H, W) numbers of one picture, as they are stored."""
+    plane = np.asarray(photos.open_picture(path))
+    if plane.ndim == 3 and (plane[..., :3] == plane[..., :1]).all():
+        plane = plane[..., 0]  # grey in three channels
+    if plane.ndim != 2 or plane.dtype.kind not in "uif":
+        raise DataError(path, "a grey picture of one band", f"{plane.dtype} {plane.shape}")
+    return plane.astype(np.uint16) if plane.dtype.kind == "i" else plane  # how Pillow gives some 16-bit pictures
