@@ -34,7 +34,7 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator
     pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
-    photo = made, linear, face, np.float32(look.camera_b), np.float32(look.illuminant)
+    photo = made, linear, face, np.asarray(look.camera_b, np.float32), np.asarray(look.illuminant, np.float32)
     sure = bayes.deviations(maps)
     return Decomposition(*pigments, *shadings, maps[..., 4:7].copy(), *photo, exposure=look.exposure, **sure)
 
