@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bioface import camera, illumination, skin, threads
+from bioface.arrays import torch_as_it_starts
 from bioface.errors import BiofaceError
 from bioface.maps import DEVIATIONS, Decomposition, checked_mask, slope
 
@@ -76,6 +77,7 @@ class Prior:
     scatter: np.ndarray
 
     @classmethod
+    @torch_as_it_starts()
     def learn(cls, truth: Decomposition) -> Prior:
         """From training faces (N, H, W) with their truth.
 
@@ -97,6 +99,7 @@ class Prior:
         return cls(coordinates.mean(1), _law(coordinates), *shadings, *colours, *_between_and_within(faces))
 
     @classmethod
+    @torch_as_it_starts()
     def measured(
         cls,
         melanin: np.ndarray,
@@ -204,6 +207,7 @@ def posterior_mean(
     return _each_pixel(expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant)
 
 
+@torch_as_it_starts()
 @torch.no_grad()
 def _each_pixel(
     find: _Find, sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known, illuminant: Known

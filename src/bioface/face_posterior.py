@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from bioface import bayes, pictures, threads
+from bioface.arrays import torch_as_it_starts
 from bioface.bayes import GRID, NEGLIGIBLE, Prior, _Quadratic, _Skins
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, checked_mask
@@ -56,6 +57,7 @@ MOST_POINTS = 40_000  # of it; with more colours its steps become wider
 DARKEST = 5e-4  # linear RGB that is taken for the least
 
 
+@torch_as_it_starts()
 @torch.no_grad()
 def image_posterior(
     images: np.ndarray,
@@ -367,8 +369,8 @@ def _looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: flo
     return found
 
 
-_TURN = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])  # of log RGB
-_CORNERS = torch.cartesian_prod(*[torch.arange(2)] * 3)
+_TURN = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, -1.0, 0.0], [0.0, -1.0, 1.0]], device="cpu")  # of log RGB
+_CORNERS = torch.cartesian_prod(*[torch.arange(2, device="cpu")] * 3)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bioface import image_formation, pictures, threads
+from bioface.arrays import torch_as_it_starts
 from bioface.datasets import photos
 from bioface.errors import BiofaceError
 from bioface.face_mesh import EYES, load
@@ -172,6 +173,7 @@ def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False, 
     return search(pictures.read(photo, None)[0], everyone, least)
 
 
+@torch_as_it_starts()
 def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> list[Face]:
     """The same in linear RGB (H, W, 3) float32."""
     H, W = linear.shape[:2]
