@@ -384,6 +384,15 @@ def seconds(function, times):
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize(("size", "limit"), [(64, 0.4), (1024, 2)])
+def test_by_bayes_within(size, limit, astronaut):
+    n = size // 64
+    photo = photos.Photo(np.kron(astronaut.rgb, np.ones((n, n, 1))), np.kron(astronaut.mask, np.ones((n, n))) > 0, "n")
+    decompose(photo)
+    assert seconds(lambda: decompose(photo), 3) < limit
+
+
+@pytest.mark.alone
 def test_64_by_64_takes_less_than_50_ms(astronaut, tmp_path):
     training.build("working", 8).save(tmp_path / "w.safetensors")
     decompose(astronaut, weights=tmp_path / "w.safetensors")

@@ -143,10 +143,8 @@ class Prior:
 
     def exposed(self, factor: float) -> Prior:
         """The same faces with so many times the light."""
-        shadings = (factor * v for v in (self.diffuse, self.diffuse_deviation, self.specular))
-        return dataclasses.replace(
-            self, **dict(zip(("diffuse", "diffuse_deviation", "specular"), shadings, strict=True))
-        )
+        diffuse, deviation, specular = (factor * v for v in (self.diffuse, self.diffuse_deviation, self.specular))
+        return dataclasses.replace(self, diffuse=diffuse, diffuse_deviation=deviation, specular=specular)
 
 
 def _between_and_within(faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,9 @@ import scipy.ndimage
 import torch
 from tqdm import tqdm
 
-from bioface import bayes, camera, face_posterior, illumination, image_formation, paths, pictures, skin
-from bioface.datasets import photos, portrait, skin_spectra
+from bioface import by_bayes, camera, illumination, image_formation, paths, pictures, skin
+from bioface.by_bayes import NotSkin as NotSkin
+from bioface.datasets import photos
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.maps import Decomposition as Decomposition
 from bioface.maps import of_twin as of_twin
@@ -49,10 +50,6 @@ _Pair = tuple[np.ndarray, np.ndarray]
 
 class NoMask(UserWarning):
     """A photo came without a mask, so that where its face is had to be taken for granted."""
-
-
-class NotSkin(UserWarning):
-    """Much of what should be a face has colours that the skin model cannot make."""
 
 
 def decompose(
@@ -120,57 +117,8 @@ def decompose(
             stacklevel=2,
         )
     if method == "bayes":
-        return _by_bayes(linear, face)
+        return by_bayes.decompose(linear, face, FEATHER)
     return _by_network(weights if isinstance(weights, BioFaceNet) else _network(weights), linear, face, progress)
-
-
-def _by_bayes(linear: np.ndarray, face: np.ndarray) -> Decomposition:
-    look = _scene().look(linear, face, margin=FEATHER)
-    maps = look.maps(linear, face | look.region(FEATHER))
-    g, k, diffuse, specular = np.moveaxis(maps[..., :4], -1, 0)
-    to_rgb = _to_rgb(look.camera_b, look.illuminant, look.illuminant)
-    made = np.full_like(linear, np.nan)
-    height = max(1, pictures.STRIP // face.shape[1])
-    for y in range(0, len(face), height):
-        part = slice(y, y + height)
-        skins = _albedo(np.nan_to_num(g[part]), np.nan_to_num(k[part]), to_rgb)
-        made[part] = diffuse[part, :, None] * skins + specular[part, :, None] * to_rgb.sum(-1).astype(np.float32)
-    strange = _not_skin(linear[face], made[face], specular[face])
-    if strange > 1 / 3:
-        message = (
-            f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, rightly exposed?"
-        )
-        warnings.warn(message, NotSkin, stacklevel=3)
-    b, e, exposure = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant, look.exposure))
-    pigments = bayes.fractions(maps[..., :2])
-    sure = bayes.deviations(maps)
-    return Decomposition(
-        *pigments, diffuse, specular, maps[..., 4:7], made, linear, face, b, e, exposure=exposure, **sure
-    )
-
-
-def _not_skin(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:
-    """Share of pixels (n, 3) that the maps miss by a tenth, that are black, or more highlight than skin."""
-    bright = np.linalg.norm(photo, axis=-1)
-    missed = np.linalg.norm(made - photo, axis=-1) > 0.1 * bright + 0.02
-    return float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
-
-
-@functools.cache
-def _scene() -> face_posterior.Scene:
-    """Measured skin, and cameras, lights and exposures by the law of the twin."""
-    melanin, haemoglobin = skin_spectra.pigments()
-    inside = np.isfinite(melanin)
-    skins = melanin[inside], haemoglobin[inside]
-    prior = bayes.Prior.measured(*skins, None, None, skin_spectra.people()[inside])
-    return face_posterior.Scene(prior, *draw(face_posterior.DRAWS, np.random.default_rng(0)))
-
-
-def draw(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cameras (count, 2), lights (count, 33), exposures (count,) that photos may be taken with, as the twin's are."""
-    b, weights, cct = portrait.draw_cameras(count, rng)
-    exposure = 2 ** rng.uniform(*face_posterior.EXPOSURES, count)
-    return b, illumination.mix(weights, cct), exposure
 
 
 def _by_network(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool) -> Decomposition:

@@ -1,0 +1,63 @@
+"""A photo taken apart by Bayes' rule: :mod:`bioface.face_posterior` with what is usual of skin, cameras and light."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import numpy as np
+import torch
+
+from bioface import bayes, face_posterior, illumination, image_formation, pictures
+from bioface.datasets import portrait, skin_spectra
+from bioface.maps import Decomposition
+
+
+class NotSkin(UserWarning):
+    """Much of what should be a face has colours that the skin model cannot make."""
+
+
+def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposition:
+    """Maps of linear RGB (H, W, 3) inside a mask (H, W) and up to ``margin`` of its sides around it; else NaN."""
+    look = usual_scene().look(linear, face, margin=margin)
+    maps = look.maps(linear, face | look.region(margin))
+    to_rgb = bayes.rgb_of_reflectance(np.asarray(look.camera_b), np.asarray(look.illuminant))
+    made = np.empty_like(linear)
+    height = max(1, pictures.STRIP // face.shape[1])
+    for y in range(0, len(face), height):
+        strip = (torch.from_numpy(v.copy()) for v in np.moveaxis(maps[y : y + height, :, :4], -1, 0))
+        g, k, diffuse, specular = strip
+        skins = image_formation.render_coordinates(g.nan_to_num(), k.nan_to_num(), diffuse, specular, to_rgb)
+        made[y : y + height] = skins.numpy()
+    strange = share_of_others(linear[face], made[face], maps[..., 3][face])
+    if strange > 1 / 3:
+        message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
+        warnings.warn(message, NotSkin, stacklevel=3)
+    pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
+    photo = made, linear, face, np.float32(look.camera_b), np.float32(look.illuminant)
+    sure = bayes.deviations(maps)
+    return Decomposition(*pigments, *shadings, maps[..., 4:7].copy(), *photo, exposure=look.exposure, **sure)
+
+
+def share_of_others(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:
+    """Share of pixels (n, 3) that are no skin: missed by a tenth, black, or more highlight (n,) than anything else."""
+    bright = np.linalg.norm(photo, axis=-1)
+    missed = np.linalg.norm(made - photo, axis=-1) > 0.1 * bright + 0.02
+    return float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
+
+
+@functools.cache
+def usual_scene() -> face_posterior.Scene:
+    """The distribution of measured skin (ISSA), under :data:`bioface.face_posterior.DRAWS` draws of :func:`draw`."""
+    melanin, haemoglobin = skin_spectra.pigments()
+    inside = np.isfinite(melanin)
+    skins = melanin[inside], haemoglobin[inside]
+    prior = bayes.Prior.measured(*skins, None, None, skin_spectra.people()[inside])
+    return face_posterior.Scene(prior, *draw(face_posterior.DRAWS, np.random.default_rng(0)))
+
+
+def draw(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cameras (count, 2), lights (count, 33), exposures (count,) that photos may be taken with, as the twin's are."""
+    b, weights, cct = portrait.draw_cameras(count, rng)
+    exposure = 2 ** rng.uniform(*face_posterior.EXPOSURES, count)
+    return b, illumination.mix(weights, cct), exposure
