@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import decomposition, identifiability, illumination, image_formation, recipes, threads, training
+from bioface import by_bayes, decomposition, identifiability, illumination, image_formation, recipes, threads, training
 from bioface.bayes import Prior
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
@@ -223,7 +223,7 @@ def inverted(faces: Faces) -> types.SimpleNamespace:
     lights of the twin's law. Whatever is true of the faces is left out.
     """
     image = image_formation.srgb_decode(faces.rgb)
-    draws = decomposition.draw(TEACHER_DRAWS, np.random.default_rng(0))
+    draws = by_bayes.draw(TEACHER_DRAWS, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
     daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))
