@@ -103,6 +103,7 @@ def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[st
         spectra = paint(made, measured, truth)
         found = {read: invert(read, spectra, measured, truth) for read in models}
         true = np.stack(truth, -1) if made != "measured" else found["layered"][:, :2]
+        true = np.where(true > 0, true, np.nan)  # where none is found there is no ratio
         for read, values in found.items():
             ratios = np.nanquantile(values[:, :2] / true, [0.05, 0.5, 0.95], axis=0).T
             melanin, haemoglobin = ((float(low), float(middle), float(high)) for low, middle, high in ratios)
