@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from skimage import data
 
-from bioface import decomposition, illumination, skin, smith2019, training
+from bioface import bayes, decomposition, faces, illumination, skin, smith2019, training
 from bioface.arrays import accepts_numpy, as_float
 from bioface.objective import Batch
 
@@ -49,11 +50,16 @@ def test_what_a_caller_has_switched_does_not_matter(switched):
     networks = [training.build("working", 1) for _ in range(3)]
 
     def work(trained, network=networks[2]):
+        rng = np.random.default_rng(0)
         fitted = smith2019.fit(spectra, solver="adam", steps=3).maps
         history = training.train(trained, face, "working", 2, progress=False)
         taken = decomposition.decompose(np.full((20, 20, 3), 0.5), np.ones((20, 20), bool), network)
         light = np.asarray(illumination.standard("D65"))
-        return fitted, history.total, taken.melanin, decomposition.edit(taken, melanin=0.5), light
+        pigments, person = rng.uniform(0.01, 0.05, (2, 12)), np.arange(12) // 3
+        prior = bayes.Prior.measured(*pigments, None, None, person)
+        likely = bayes.posterior_mean(taken.image[None], taken.mask[None], prior).melanin
+        points = faces.find(data.astronaut()[:256, 96:352])[0].points
+        return fitted, history.total, taken.melanin, decomposition.edit(taken, melanin=0.5), light, likely, points
 
     expected = work(networks[0])
     with SWITCHED[switched]():
