@@ -412,6 +412,8 @@ def pictures(folder, name):
     dtype, depth = (np.uint8, 255) if name.endswith("tif") else (np.uint16, 65535)
     folder.mkdir()
     (folder / "._face_01.png").write_bytes(b"a dotfile is no data")
+    (folder / ".thumbnails").mkdir()
+    Image.new("L", (3, 3)).save(folder / ".thumbnails" / "face_01.png")
     Image.new("L", (3, 3)).save(folder / "preview.png")
     for i, w in enumerate(GRID):
         plane = np.rint(REFLECTANCE[..., i] * depth).astype(dtype)
@@ -520,6 +522,9 @@ def test_outside_the_mask_anything_may_be_missing(write, tmp_path, given):
     cube = cubes.load(path)
     np.testing.assert_array_equal(cube.mask, inside)
     np.testing.assert_allclose(cube.reflectance[inside], REFLECTANCE[inside])
+    Image.new("L", (4, 5)).save(tmp_path / "FACE_mask.tif")  # another cube's
+    if given == "face_Mask.jpg":
+        np.testing.assert_array_equal(cubes.load(path).mask, inside)
     if given == "NAME_mask.PNG":
         Image.new("L", (4, 5)).save(tmp_path / "face_mask.png")
         with pytest.raises(DataError, match="one mask beside it, found face_mask.PNG and face_mask.png"):

@@ -84,20 +84,24 @@ def read(path: Path) -> Stored:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """What may be pictures of bands, anywhere below a folder."""
-    return [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+    """What may be pictures of bands, anywhere below a folder but in what begins with a dot."""
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURES]
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def mask_beside(path: Path) -> Path | None:
     """``NAME_mask`` beside a cube, in any format of pictures; None where there is none.
 
+    Letters may be small or capital, unless that would make it the mask of several cubes.
+
     Raises
     ------
     DataError : there are several
     """
-    folder, wanted = path.parent, f"{path.name if path.is_dir() else path.stem}_mask".lower()
+    folder, name = path.parent, path.name if path.is_dir() else path.stem
     endings = (*PICTURES, ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-    found = [p for p in folder.iterdir() if p.stem.lower() == wanted and p.suffix.lower() in endings]
+    found = [p for p in folder.iterdir() if p.stem.lower() == f"{name}_mask".lower() and p.suffix.lower() in endings]
+    found = [p for p in found if p.stem.startswith(name)] or found
     if len(found) > 1:
         raise DataError(path, "one mask beside it", " and ".join(sorted(p.name for p in found)))
     return found[0] if found else None
