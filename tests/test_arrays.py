@@ -1,5 +1,7 @@
 """NumPy in, NumPy out."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -34,10 +36,21 @@ def test_denormals_are_zero():
     assert float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0.0
 
 
+@contextlib.contextmanager
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 SWITCHED = {
     "no gradients": lambda: torch.set_grad_enabled(False),
     "inference mode": torch.inference_mode,
     "another device": lambda: torch.device("meta"),
+    "double precision": double_precision,
 }
 
 

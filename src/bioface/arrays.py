@@ -43,9 +43,14 @@ def _device(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_as_it_starts() -> Iterator[None]:
-    """Gradients on and new tensors on the CPU, whatever the caller of a function has switched: for decorating."""
+    """Gradients on and new tensors on the CPU in single precision, whatever the caller has switched: for decorating."""
+    dtype = torch.get_default_dtype()
     with torch.inference_mode(False), torch.enable_grad(), _device(torch.device("cpu")):
-        yield
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _to_torch(value: Any) -> Any:

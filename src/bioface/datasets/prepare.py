@@ -38,7 +38,7 @@ from bioface.errors import BiofaceError, DataError
 #: Numbers of the files that ten faces in a row go to, as ``nfe.SPLITS`` has them: 8 train, 1 validates, 1 tests.
 FILES = (1, 1, 1, 1, 1, 1, 1, 1, 5, 20)
 #: Linear RGB of the skin that lights are fitted to: of the median pigments of ISSA's faces, D65, the mean camera.
-ALBEDO = (0.480, 0.226, 0.130)
+ALBEDO = (0.416, 0.214, 0.129)
 MARGIN = 64 / 58  #: side of the square in sides of the face, as the twin's median
 BRIGHT = 0.97  #: linear; a pixel with a brighter channel may be clipped and says nothing of the light
 INSIDE = 0.9  #: share of the mesh that must be within the photo
