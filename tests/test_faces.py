@@ -281,7 +281,6 @@ def test_no_face_is_said_to_be_none():
         assert bioface.decompose(wall).mask.all()
     assert [one.category for one in said] == [decomposition.NoMask, decomposition.NotSkin]
     assert "no face found for certain" in str(said[0].message)
-    assert {one.filename for one in said} == {__file__}  # both are about the line that asked
     with pytest.raises(BiofaceError, match="expected a face in the photo: none was found"):
         bioface.decompose(wall, face="all")
     with pytest.raises(BiofaceError, match="expected a face number 1 in the photo: none was found"):
