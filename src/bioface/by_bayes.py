@@ -34,9 +34,11 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=3)
     pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
-    photo = made, linear, face, np.float32(look.camera_b), np.float32(look.illuminant)
+    b, e = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant))
     sure = bayes.deviations(maps)
-    return Decomposition(*pigments, *shadings, maps[..., 4:7].copy(), *photo, exposure=look.exposure, **sure)
+    albedo = maps[..., 4:7].copy()
+    photo = made, linear, face
+    return Decomposition(*pigments, *shadings, albedo, *photo, b, e, exposure=look.exposure, **sure)
 
 
 def share_of_others(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:

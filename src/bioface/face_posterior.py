@@ -45,7 +45,7 @@ STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, br
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
 #: Deviation of what the field leaves of the shading, of its mean. On the light-stage face with a pigmented patch the
-#: melanin of patch over ring is 1.16, 1.26, 1.33 at 0.10, 0.085, 0.08; on darkened faces of the twin melanin is off by
+#: melanin of patch over ring is 1.16, 1.27, 1.33 at 0.10, 0.085, 0.08; on darkened faces of the twin melanin is off by
 #: 0.066, 0.075, 0.079, and by 0.080 without a field, where the patch is 0.99 and brows are 0.9 of the forehead.
 LEFT = 0.07
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
