@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.patches import Rectangle
 
 from bioface import network, plotting, skin, spectra
 from study import figures
@@ -55,14 +56,14 @@ def architecture(name: str, net: network.BioFaceNet, *, size: int = 64, alt: str
     figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
     for level in range(network.LEVELS):
         height = 3.4 - 0.6 * level
-        ax.add_patch(plt.Rectangle((1.2 + level, 2 - height / 2), 0.5, height, color="0.6"))
+        ax.add_patch(Rectangle((1.2 + level, 2 - height / 2), 0.5, height, color="0.6"))
         text = f"{size // 2**level}²\n× {net.width * 2**level}"
         ax.text(1.45 + level, 2.1 + height / 2, text, ha="center", fontsize=9)
     ax.text(0.1, 2, "photo", va="center")
     for row, said in enumerate(("melanin", "haemoglobin", "diffuse shading", "specular shading")):
         ax.plot([5.7, 6.5], [2, row + 0.5], color="0.6")
         for k in range(1, network.LEVELS):
-            ax.add_patch(plt.Rectangle((5.5 + k, row + 0.5 - 0.1 * k), 0.5, 0.2 * k, color=f"C{row}", alpha=0.7))
+            ax.add_patch(Rectangle((5.5 + k, row + 0.5 - 0.1 * k), 0.5, 0.2 * k, color=f"C{row}", alpha=0.7))
         ax.text(10.2, row + 0.5, said, va="center")
     ax.annotate("camera and light", (5.45, 1.5), (5.45, -0.1), ha="center", arrowprops={"arrowstyle": "<-"})
     ax.set(xlim=(0, 12.4), ylim=(-0.3, 4.6))
