@@ -384,7 +384,10 @@ def seconds(function, times):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("size", "limit"), [(64, 0.4), (1024, 2)])
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [pytest.param(64, 0.15, marks=pytest.mark.xfail(reason="256 draws to look at: half a second")), (64, 1), (1024, 2)],
+)
 def test_by_bayes_within(size, limit, astronaut):
     n = size // 64
     photo = photos.Photo(np.kron(astronaut.rgb, np.ones((n, n, 1))), np.kron(astronaut.mask, np.ones((n, n))) > 0, "n")
