@@ -214,6 +214,12 @@ def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainin
     assert deviation.max() < 0.02
 
 
+@pytest.mark.xfail(reason="0.001: without graphics processors each process has a batch norm of its own")
+def test_the_first_step_of_two_processes_is_that_of_one(trainings):
+    one, two = (trainings[name][0]["losses"][0] for name in ("one", "two"))
+    assert abs(two / one - 1) < 1e-4
+
+
 def tile() -> np.ndarray:
     """Radiance (100, 100, 148) of skin with noise; 10 × 10 of these are a cube."""
     random = np.random.default_rng(0)
