@@ -39,7 +39,7 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 
 PAGES = ("*.md", "*.cff", "data/README.md", "src/bioface/assets/*.md", "notebooks/**/*.ipynb")
-SAVED = re.compile(r"figures\.save\(\s*\w+,\s*[\"'](\d\d_\w+)[\"']")
+SAVED = re.compile(r"(?:figures\.save\([^,\"']+,|drawings\.\w+\()\s*[\"'](\d\d_\w+)[\"']")
 FIGURE = """```{{figure}} /pictures/{name}.png
 :name: figure-{name}
 :alt: {description}

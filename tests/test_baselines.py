@@ -78,13 +78,19 @@ def test_fixed_vectors_need_no_independence(prior):
     assert (mistaken - amounts).std(0).max() > 0.1
 
 
-@pytest.mark.parametrize("vectors", VECTORS)
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        pytest.param(baselines.independent, marks=pytest.mark.xfail(reason="0.896: the complete skin is no layers")),
+        baselines.fixed,
+    ],
+)
 def test_components_of_the_twins_kind_of_skin(vectors):
     """Of the skin model, which is not quite layers of pigment: melanin is found, haemoglobin in part."""
     truth = faces(2, size=32, specular=1e-6)
     found = OpticalDensity.learn(truth, bayes.Prior.learn(truth), vectors).decompose(truth.image, truth.mask)
     row = metrics.table1_row(found, truth)
-    assert row["melanin_correlation"].min() > 0.88 and row["haemoglobin_correlation"].min() > 0.4
+    assert row["melanin_correlation"].min() > 0.9 and row["haemoglobin_correlation"].min() > 0.4
     assert row["reconstruction"].max() < 1e-3
     assert np.isnan(found.specular_shading).all() and np.isnan(row["specular"]).all()
 

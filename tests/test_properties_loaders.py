@@ -90,10 +90,12 @@ def mat_arrays(layout):
 
 def decomposition_arrays():
     random = np.random.default_rng(0)
-    maps = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
-    made = {name: random.random((6, 5), np.float32) for name in maps}
-    made |= {name: random.random((6, 5, 3), np.float32) for name in ("albedo", "reconstruction", "image")}
-    made |= {"mask": np.ones((6, 5), bool), "camera_b": np.zeros(2, np.float32)}
+    maps = ("melanin", "haemoglobin", "diffuse", "specular")
+    made = {f"{name}_deviation": random.random((6, 5), np.float32) for name in maps}
+    made |= {name + "_shading" * (k > 1): random.random((6, 5), np.float32) for k, name in enumerate(maps)}
+    colours = ("albedo", "albedo_deviation", "reconstruction", "image")
+    made |= {name: random.random((6, 5, 3), np.float32) for name in colours}
+    made |= {"mask": np.ones((6, 5), bool), "camera_b": np.zeros(2, np.float32), "exposure": np.float32(1)}
     return made | {"illuminant": np.full(33, 1 / 33, np.float32)}
 
 

@@ -143,14 +143,14 @@ def test_photos_train_without_normals_and_so_does_a_single_one():
 
 
 def test_a_history_has_an_entry_for_each_step_the_loss_falls_and_a_bar_is_shown_when_wanted(capsys):
-    _, history = run("working", 40)
+    _, history = run("working", 60)
     assert capsys.readouterr() == ("", "")
     train(build("working", 2), batch(), "working", 2, progress=True)
     said = capsys.readouterr()
     assert said.out == "" and "working" in said.err and "2/2" in said.err
-    assert len(history) == 40 and set(history.losses) == set(losses.Weights._fields)
+    assert len(history) == 60 and set(history.losses) == set(losses.Weights._fields)
     for values in (*history.losses.values(), history.gradient_norm, history.output_change, history.learning_rate):
-        assert values.shape == (40,) and np.isfinite(values).all()
+        assert values.shape == (60,) and np.isfinite(values).all()
     np.testing.assert_allclose(history.total, sum(history.losses.values()))
     assert history.total[-1] < 0.5 * history.total[0] and history.seconds > 0
 

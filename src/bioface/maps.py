@@ -161,11 +161,11 @@ class Decomposition:
 def slope(fraction: np.ndarray, maximum: float) -> np.ndarray:
     """Change of a volume fraction for a change of 1 in its table coordinate: see :func:`bioface.skin.table_fraction`.
 
-    >>> float(slope(np.array(0.43), 0.43).round(4))  # 3 · 0.495 · 0.43
-    0.6385
+    >>> round(float(slope(np.array(0.43), 0.43)), 3)  # 3 · 0.495 · 0.43
+    0.639
     """
     u = (np.asarray(fraction) / maximum).clip(1e-6) ** (1 / 3)
-    return (1.485 * maximum * u**2).astype(np.float32)
+    return np.asarray(1.485 * maximum * u**2, np.float32)
 
 
 def of_twin(faces: Any) -> Decomposition:
