@@ -21,7 +21,7 @@ from test_nfe import write_pair
 from torch import nn
 
 from bioface import __main__ as cli
-from bioface import illumination, losses, objective, training
+from bioface import illumination, losses, objective, training, weights
 from bioface.datasets import nfe
 from bioface.errors import DataError
 from bioface.network import BioFaceNet
@@ -413,7 +413,7 @@ def test_a_checkpoint_with_a_part_missing_or_wrong_is_refused(checkpoint, change
     tensors = safetensors.torch.load_file(checkpoint)
     change(tensors)
     if is_sealed:
-        metadata["digest"] = training._digest(tensors, metadata["run"])
+        metadata["digest"] = weights._digest(tensors, metadata["run"])
     safetensors.torch.save_file(tensors, checkpoint, metadata)
     assert message in refused(checkpoint)
 

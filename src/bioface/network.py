@@ -13,20 +13,18 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bioface import illumination, paths, skin
+from bioface import illumination, skin
+from bioface import weights as weights_file
 from bioface.errors import BiofaceError, DataError, unknown_name
 
 LEVELS = 5  #: of the encoder; each but the last is followed by a 2 × 2 max-pool
 MULTIPLE = 2 ** (LEVELS - 1)  #: height and width of an image must be multiples of it
 ARCHITECTURE = "BioFaceNet"  #: what a weights file says it is
 SHADINGS = ("exp", "relu")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  #: what weights may be stored in
 #: Subtracted from the linear image: the authors' (129.19, 104.76, 93.59) / 255.
 MEAN_RGB = (0.50663, 0.41082, 0.36702)
 
@@ -186,7 +184,7 @@ class BioFaceNet(nn.Module):
             if not bool(torch.isfinite(value).all()):
                 raise BiofaceError(f"expected finite weights to save, found NaN or infinity in {name}")
         metadata = {**notes, "architecture": ARCHITECTURE, "config": json.dumps(self.config())}
-        write_safetensors(path, tensors, metadata, "a file that can be written")
+        weights_file.write(path, tensors, metadata, "a file that can be written")
 
     @classmethod
     def from_file(cls, path: str | Path) -> BioFaceNet:
@@ -196,7 +194,7 @@ class BioFaceNet(nn.Module):
         ------
         DataError : missing, not safetensors (a pickle is never opened), of another architecture, damaged
         """
-        tensors, metadata = read_safetensors(path, ARCHITECTURE)
+        tensors, metadata = weights_file.read(path, ARCHITECTURE)
         try:
             config = json.loads(metadata["config"])
             with torch.device("meta"):  # the shapes alone: a damaged width must not take the memory
@@ -204,7 +202,9 @@ class BioFaceNet(nn.Module):
         # RuntimeError, OverflowError: too wide to count; RecursionError, a RuntimeError: nested without end
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise DataError(path, f"a {ARCHITECTURE} configuration inside", f"{error!r}") from error
-        check_tensors(path, tensors, sketch.state_dict(), f"weights of {ARCHITECTURE} of width {sketch.width}")
+        weights_file.check_tensors(
+            path, tensors, sketch.state_dict(), f"weights of {ARCHITECTURE} of width {sketch.width}"
+        )
         network = cls(**config)
         network.load_state_dict(tensors)
         return network.eval()
@@ -228,58 +228,3 @@ def check_image(image: Tensor) -> None:
         raise BiofaceError("expected at least one image, found none")
     if not H or not W or H % MULTIPLE or W % MULTIPLE:
         raise BiofaceError(f"expected a height and width that are multiples of {MULTIPLE}, found {H} × {W}")
-
-
-def check_tensors(path: str | Path, found: dict[str, Tensor], own: dict[str, Tensor], expected: str) -> None:
-    """Refuse tensors read from ``path`` that cannot take the place of one's own; ``expected`` says what those are.
-
-    Raises
-    ------
-    DataError : tensors that are missing, left over, of other shapes, other kinds of numbers or not finite
-    """
-    for name in sorted({*own, *found}):
-        if name not in found or name not in own:
-            raise DataError(path, expected, f"{name} {'missing' if name in own else 'left over'}")
-        value, like = found[name], own[name]
-        if value.shape != like.shape:
-            raise DataError(path, expected, f"{name} of shape {tuple(value.shape)} instead of {tuple(like.shape)}")
-        if value.dtype not in (FLOATS if like.is_floating_point() else (like.dtype,)):
-            raise DataError(path, expected, f"{name} of {value.dtype}")
-        if not bool(torch.isfinite(value).all()):
-            raise DataError(path, "finite weights", f"NaN or infinity in {name}")
-
-
-def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], expected: str) -> None:
-    """Write tensors from any device, whole or not at all; a :class:`DataError` names the file and ``expected``."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        with paths.whole_file(path) as partial:
-            safetensors.torch.save_file(tensors, partial, metadata)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise DataError(path, expected, str(error)) from error
-
-
-def read_safetensors(path: str | Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file that says it is of ``architecture``.
-
-    Raises
-    ------
-    DataError : missing, not safetensors (a pickle is never opened), truncated, or of another architecture
-    """
-    path, expected, start = Path(path), f"{architecture} weights (safetensors)", b""
-    if not path.is_file():
-        raise DataError(path, expected, "no such file")
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            found = metadata.get("architecture", "none stated")
-            if found != architecture:
-                raise DataError(path, f"the architecture {architecture}", found)
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        # safetensors begin with eight bytes of length, any length, and a brace
-        is_pickle = start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and start[8:] != b"{"
-        found = "a pickle, which could run code and is never opened" if is_pickle else f"something else ({error})"
-        raise DataError(path, expected, found) from error

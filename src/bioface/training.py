@@ -10,7 +10,6 @@ up from a checkpoint sees the faces that an undisturbed one would have seen.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import time
@@ -26,18 +25,17 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bioface import losses, objective
+from bioface import losses, objective, weights
 from bioface.arrays import torch_as_it_starts
 from bioface.datasets.nfe import Faces
 from bioface.diagnosis import Diagnosis, diagnose
-from bioface.errors import BiofaceError, DataError
-from bioface.network import BioFaceNet, check_tensors, read_safetensors, write_safetensors
+from bioface.errors import BiofaceError
+from bioface.network import BioFaceNet
 from bioface.objective import Batch
 from bioface.recipes import RECIPES, Recipe, get
 
 __all__ = ["RECIPES", "Diagnosis", "Diverged", "History", "build", "diagnose", "learning_rate", "train"]
 
-CHECKPOINT = "BioFaceNet checkpoint"
 LOSSES = losses.Weights._fields
 _COLUMNS = (*LOSSES, "gradient_norm", "output_change")  # of a record, which has a row for each step
 
@@ -148,7 +146,7 @@ def train(
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
     record = np.full((steps, len(_COLUMNS)), np.nan)
-    first = _restore(Path(checkpoint), model, optimiser, run, record) if checkpoint is not None else 0
+    first = weights.restore_checkpoint(Path(checkpoint), model, optimiser, run, record) if checkpoint is not None else 0
     net, stepper = accelerator.prepare(model, optimiser)
     model.train(recipe.batch_norm == "train")
 
@@ -183,7 +181,7 @@ def train(
             record[step, -1] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
         if checkpoint is not None and (is_last or (step + 1) % checkpoint_every == 0):
             if accelerator.is_main_process:
-                _save(Path(checkpoint), model, optimiser, run, record[: step + 1])
+                weights.save_checkpoint(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
     broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
@@ -282,58 +280,3 @@ def _description(model: BioFaceNet, feed: _Feed, recipe: Recipe, steps: int) -> 
     run |= {"faces": feed.faces, "batch_size": feed.batch_size, "seed": feed.seed}
     run["steps"] = steps if recipe.schedule == "cosine" else "any"
     return json.loads(json.dumps(run))
-
-
-def _digest(tensors: dict[str, Tensor], run: str) -> str:
-    """Of all that is in a checkpoint, so that none is taken up of which a part was lost or changed."""
-    everything = hashlib.sha256(run.encode())
-    for name in sorted(tensors):
-        stored = tensors[name].reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
-        everything.update(name.encode() + stored.numpy().tobytes())
-    return everything.hexdigest()
-
-
-def _save(
-    path: Path, model: BioFaceNet, optimiser: torch.optim.Optimizer, run: dict[str, Any], record: np.ndarray
-) -> None:
-    """Everything that going on exactly takes, whole or not at all."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items() if value is not None}
-    tensors = {name: value.detach().cpu() for name, value in tensors.items()}
-    tensors["record"] = torch.from_numpy(record.copy())
-    text = json.dumps(run)
-    metadata = {"architecture": CHECKPOINT, "run": text, "digest": _digest(tensors, text)}
-    write_safetensors(path, tensors, metadata, "room to write a checkpoint")
-
-
-def _restore(
-    path: Path, model: BioFaceNet, optimiser: torch.optim.Optimizer, run: dict[str, Any], record: np.ndarray
-) -> int:
-    """Go on where a checkpoint left off; the number of steps done, 0 without a file."""
-    if not path.exists():
-        return 0
-    tensors, metadata = read_safetensors(path, CHECKPOINT)
-    text = metadata.get("run", "")
-    if metadata.get("digest") != _digest(tensors, text):
-        raise DataError(path, "a checkpoint as it was written", "one that lacks a part or was changed")
-    saved, done = json.loads(text), tensors.pop("record").numpy()
-    for name, wanted in run.items():
-        if saved.get(name) != wanted:
-            raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{saved.get(name)}")
-    if len(done) > len(record):
-        raise DataError(path, f"a checkpoint of at most {len(record)} steps", f"one of {len(done)}")
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, rest = name.split(".", 1)
-        if kind == "model":
-            weights[rest] = value
-        else:
-            index, key = rest.split(".")
-            state.setdefault(int(index), {})[key] = value
-    check_tensors(path, weights, model.state_dict(), f"weights of width {model.width}")
-    model.load_state_dict(weights)
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    record[: len(done)] = done
-    return len(done)
