@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from conftest import refuses
 
-from bioface import camera, illumination, image_formation, maps, skin, spectra
+from bioface import camera, illumination, image_formation, skin, spectra
+from bioface import maps as maps_module
 from bioface.datasets import skin_spectra, twin
 from study import editing
 
 
 @pytest.fixture(scope="module")
 def truth():
-    return maps.of_twin(twin.load("test", 2, progress=False))
+    return maps_module.of_twin(twin.load("test", 2, progress=False))
 
 
 D65 = illumination.standard("D65").numpy()
@@ -42,7 +43,7 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
         rmse = np.sqrt(((brighter - expected)[n][mask] ** 2).mean())
         assert errors["maps alone"][n] == pytest.approx(rmse, rel=1e-3)
         assert errors["edit"][n] < 0.2 * rmse  # the photo says how bright it is
-    assert set(errors) == {"edit", "rest stays", "maps alone", "no edit"}
+    assert set(errors) == {"edit", "residual stays", "maps alone", "no edit"}
     some = editing.edit_errors(off, truth, change, ["no edit", "edit"])
     assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
     refuses(
@@ -73,23 +74,67 @@ def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
     assert C[:, 31:].sum() < 1e-3 * C.sum()  # what `padded` makes up
 
 
-def test_padding_and_skins_of_the_table():
+def test_padding():
     R = np.arange(62.0).reshape(2, 31)
     assert editing.padded(R)[1, 30:].tolist() == [61, 61, 61]
     refuses(r"expected spectra \(N, 31\).*found shape \(2, 33\)", editing.padded, np.ones((2, 33)))
-    R = editing.skins(0.02, size=5)
-    assert R.shape == (25, 33)
-    np.testing.assert_allclose(R[-1], skin.reflectance(np.array(0.43), np.array(0.07)) + 0.02, atol=1e-6)
 
 
 def test_lookalikes_are_the_nearest():
     rng = np.random.default_rng(0)
     archive = rng.uniform([20, 0, 0], [80, 30, 30], (300, 3))
-    found = editing.lookalikes(archive[40:160] + 0.01, archive, 4, block=50)
-    assert found.index.shape == found.difference.shape == (120, 4)
-    assert found.index[:, 0].tolist() == list(range(40, 160))
-    assert (np.diff(found.difference, axis=1) >= 0).all()
-    apart = editing.difference(archive[100] + 0.01, archive)
-    np.testing.assert_allclose(found.difference[60], np.sort(apart)[:4])
+    index, apart = editing.lookalikes(archive[40:160] + 0.01, archive, 4, block=50)
+    assert index.shape == apart.shape == (120, 4)
+    assert index[:, 0].tolist() == list(range(40, 160))
+    assert (np.diff(apart, axis=1) >= 0).all()
+    every = editing.difference(archive[100] + 0.01, archive)
+    np.testing.assert_allclose(apart[60], np.sort(every)[:4])
     for count in (0, 301):
         refuses("expected to want 1 to 300", editing.lookalikes, archive, archive, count)
+
+
+def test_errors_of_several_methods_as_shares_of_no_edit(truth):
+    off = dataclasses.replace(truth, melanin=truth.melanin * 1.5)
+    errors = editing.compared(
+        {"true": truth, "off": off}, truth, {"darker": {"melanin": 0.4}, "in A": {"illuminant": "A"}}
+    )
+    assert list(errors) == ["darker", "in A"] and list(errors["darker"]) == ["true", "off", "no edit"]
+    share = editing.shares(errors)
+    none = errors["darker"]["no edit"].mean()
+    assert share["darker"]["off"] == pytest.approx(errors["darker"]["off"].mean() / none)
+    assert share["darker"]["true"] < 0.2 * share["darker"]["off"] and "no edit" not in share["darker"]
+    worst = editing.worst_group(errors["darker"], np.array(["a", "b"]))
+    each = errors["darker"]["off"] / errors["darker"]["no edit"]
+    assert worst["off"] == pytest.approx(each.max())
+    assert editing.others(share["darker"]) == f"off {share['darker']['off']:.2f}"
+
+
+def test_the_hue_of_a_darkened_face_beside_those_of_measured_skin(truth, capsys):
+    issa = skin_spectra.load("issa")
+    found = editing.hues(truth[0], issa.reflectance)
+    low, high = found["measured skin"]
+    assert 30 < low < high < 90 and low - 15 < found["edited"] < high + 15
+    assert "measured skins as light" in capsys.readouterr().out
+    nearest, random = editing.metamers(issa, np.random.default_rng(0), 100)
+    assert nearest < 0.3 * random
+
+
+@pytest.mark.slow
+def test_every_face_taken_apart_by_itself_and_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+    faces = twin.load("test", 2, progress=False)
+    found = editing.decomposed(faces, method="network")
+    assert found.melanin.shape == faces.mask.shape and found.camera_b.shape == (2, 2)
+    maps, changes = found[0], editing.PAPER_EDITS
+    edited = {name: editing.edit(maps, **change) for name, change in changes.items()}
+    editing.show_maps("06_maps", maps, data="twin (synthetic)")
+    editing.show_edits("06_edits", maps, edited, data="twin (synthetic)")
+    editing.show_lights(
+        "06_lights", maps, {"A, balance kept": edited["melanin + 0.6"], "A, balance new": maps.albedo}, data="t"
+    )
+    errors = editing.compared({"a": found}, maps_module.of_twin(faces), {"melanin": {"melanin": 0.1}})
+    editing.show_errors("06_errors", errors["melanin"], faces.truth.group, data="twin (synthetic)")
+    editing.table(errors)
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        f"06_{n}.png" for n in ("maps", "edits", "lights", "errors")
+    }

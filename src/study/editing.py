@@ -12,16 +12,19 @@ Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. 
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import camera, skin, spectra
-from bioface.decomposition import edit
+from bioface import camera, illumination, image_formation, plotting, skin, spectra
+from bioface.decomposition import decompose, edit
 from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition
+from study import figures
+
+Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
 #: The edits of the paper's Fig. 4, as arguments of :func:`bioface.edit`.
 PAPER_EDITS: dict[str, dict[str, float]] = {
@@ -32,7 +35,7 @@ PAPER_EDITS: dict[str, dict[str, float]] = {
 
 
 #: Ways to edit, and what they ask of :func:`bioface.edit`: see :func:`edit_errors`.
-WAYS: dict[str, dict[str, Any]] = {"edit": {}, "rest stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
+WAYS: dict[str, dict[str, Any]] = {"edit": {}, "residual stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
 
 
 def edited(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarray:
@@ -52,7 +55,7 @@ def edit_errors(
     ----------
     found, truth : of the same N faces
     change : arguments of :func:`bioface.edit`
-    ways : of "edit"; "rest stays" and "maps alone", the other two ways to deal with what the maps do not explain; and
+    ways : of "edit"; "residual stays" and "maps alone", other ways to deal with what the maps do not explain; and
         "no edit", the photo as it is
 
     Raises
@@ -69,6 +72,154 @@ def edit_errors(
         pairs = zip(edited(found, changes[way]), expected, truth.mask, strict=True)
         errors[way] = np.sqrt([((a - b)[mask].astype(float) ** 2).mean() for a, b, mask in pairs])
     return errors
+
+
+def decomposed(faces: Any, **how: Any) -> Decomposition:
+    """What :func:`bioface.decompose` says of every face of the twin, one photo at a time; ``how`` are its arguments."""
+    found = [decompose(rgb, mask, **how) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
+    return Decomposition(**{name: np.stack([getattr(one, name) for one in found]) for name in vars(found[0])})
+
+
+def compared(
+    found: Mapping[str, Decomposition], truth: Decomposition, changes: Mapping[str, Mapping[str, Any]]
+) -> Errors:
+    """:func:`edit_errors` of each edit by each method, and by "no edit"."""
+    errors: Errors = {}
+    for name, change in changes.items():
+        errors[name] = {who: edit_errors(maps, truth, change, ["edit"])["edit"] for who, maps in found.items()}
+        errors[name] |= edit_errors(truth, truth, change, ["no edit"])
+    return errors
+
+
+def table(errors: Errors) -> None:
+    """Print display RMSE, mean ± standard deviation over faces."""
+    methods = list(next(iter(errors.values())))
+    print(f"{'display RMSE':20s}" + "".join(f"{name:>18s}" for name in methods))
+    for edit_name, of_edit in errors.items():
+        print(f"{edit_name:20s}" + "".join(f"{v.mean():10.2f} ± {v.std():.2f}" for v in of_edit.values()))
+
+
+def shares(errors: Errors) -> dict[str, dict[str, float]]:
+    """Mean error of each edit by each method as a share of that of no edit."""
+    return {
+        name: {who: float(v.mean() / of_edit["no edit"].mean()) for who, v in of_edit.items() if who != "no edit"}
+        for name, of_edit in errors.items()
+    }
+
+
+def worst_group(of_edit: Mapping[str, np.ndarray], group: np.ndarray) -> dict[str, float]:
+    """The share of the error of no edit in the group of faces where it is largest, by method."""
+    parts = [shares({"": {who: v[group == g] for who, v in of_edit.items()}})[""] for g in np.unique(group)]
+    return {who: max(part[who] for part in parts) for who in parts[0]}
+
+
+def others(share: Mapping[str, float]) -> str:
+    """All but the first, as a control in words."""
+    return ", ".join(f"{who} {value:.2f}" for who, value in list(share.items())[1:])
+
+
+def _hue(colour: np.ndarray) -> np.ndarray:
+    """Degrees, of CIELAB colours (..., 3)."""
+    return np.asarray(np.degrees(np.arctan2(colour[..., 2], colour[..., 1])))
+
+
+def hues(maps: Decomposition, reflectance: np.ndarray) -> dict[str, Any]:
+    """Hue angles (degrees, CIELAB) of a face with 0.6 more melanin, and of measured skin as light; printed.
+
+    Parameters
+    ----------
+    maps : of one photo
+    reflectance : (N, 31) measured skin, 400–700 nm
+
+    Returns
+    -------
+    "edited" and "residual stays": of the median colour of the face; "measured skin": 5th and 95th percentile of the
+    spectra within 3 of its lightness, seen by the mean camera in D65
+    """
+    archive = seen(padded(reflectance), np.zeros(2), illumination.standard("D65"))
+    found: dict[str, Any] = {}
+    for name, rest in (("residual stays", "stays"), ("edited", "follows")):
+        dark = image_formation.srgb_decode(np.float64(edit(maps, **PAPER_EDITS["melanin + 0.6"], rest=rest)))
+        middle = np.median(lab(dark)[maps.mask], 0)
+        alike = archive[np.abs(archive[:, 0] - middle[0]) < 3]
+        found[name] = float(_hue(middle))
+        found["measured skin"] = tuple(np.percentile(_hue(alike), [5, 95]).round().tolist())
+        print(f"{name:15s} L* {middle[0]:.0f}, hue {found[name]:.0f}°; {len(alike)} measured skins as light")
+    return found
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+def _cut(maps: Decomposition, *images: np.ndarray) -> list[np.ndarray]:
+    """Images of the size of a photo, cut to a tenth around its face."""
+    places = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(maps.mask.any(axis))
+        edge = (inside[-1] - inside[0]) // 10
+        places.append(slice(max(0, inside[0] - edge), inside[-1] + edge + 1))
+    return [image[tuple(places)] for image in images]
+
+
+def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
+    """A photo, its reconstruction and its maps, saved; pigments on ranges that show this face."""
+    kinds = ["linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo"]
+    fields = ["image", "reconstruction", *kinds[2:]]
+    images = _cut(maps, maps.mask, *(getattr(maps, field) for field in fields))
+    inside = {kind: getattr(maps, kind)[maps.mask] for kind in kinds[2:6]}
+    limits = {kind: (0.0, float(np.nanpercentile(v, 95))) for kind, v in inside.items()}
+    titles = ["photo", "reconstruction", "diffuse", "specular", "melanin", "haemoglobin", "albedo"]
+    figure, _ = plotting.panel_grid(
+        [images[1:]], masks=images[:1], titles=titles, quantities=kinds, limits=limits, panel=1.6
+    )
+    numbers = {kind: float(np.nanmean(v)) for kind, v in inside.items()} | {"camera_b": maps.camera_b}
+    print(", ".join(f"{kind} {numbers[kind]:.2g}" for kind in inside) + " on average over the face")
+    alt = "A face, its reconstruction, and its maps: diffuse shading, highlights, melanin, haemoglobin, albedo."
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
+
+
+def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray], *, data: str) -> None:
+    """A photo, edits of it, and how far they change its colours, saved."""
+    photo = image_formation.srgb_encode(maps.image).clip(0, 1)
+    before, *after = (lab(image_formation.srgb_decode(np.float64(image))) for image in (photo, *edited.values()))
+    change = [difference(before, one) for one in after]
+    rows = _cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)
+    figure, _ = plotting.panel_grid(
+        rows, by="row", titles=["photo", *edited], row_labels=["", "difference"], panel=2,
+        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 40, "ΔE₀₀")],
+    )  # fmt: skip
+    means = {what: float(value[maps.mask].mean()) for what, value in zip(edited, change, strict=True)}
+    alt = "A face and edits of it; below, by how much their colours differ."
+    figures.save(figure, name, numbers={"mean_difference": means}, data=data, alt=alt)
+
+
+def show_lights(name: str, maps: Decomposition, relit: Mapping[str, np.ndarray], *, data: str) -> None:
+    """A photo in other lights, the first half of them above the second, saved."""
+    names, images = list(relit), _cut(maps, *relit.values())
+    half = len(names) // 2
+    titles = [what.partition(",")[0] for what in names[:half]]
+    labels = [names[0].partition(", ")[2], names[half].partition(", ")[2]]
+    figure, _ = plotting.panel_grid(
+        [images[:half], images[half:]], quantities="rgb", titles=titles, row_labels=labels, panel=1.8
+    )
+    photo = image_formation.srgb_encode(maps.image).clip(0, 1)
+    moved = {what: float(np.abs(image - photo)[maps.mask].mean()) for what, image in relit.items()}
+    alt = "A face in other lights: above, where the balance is kept, it takes on their cast; below it hardly changes."
+    figures.save(figure, name, numbers={"mean_change": moved}, data=data, alt=alt)
+
+
+def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray, *, data: str) -> None:
+    """The errors of one edit by group of faces, means and single faces, saved."""
+    groups = list(np.unique(group))
+    figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for k, (who, values) in enumerate(of_edit.items()):
+        ax.plot(values, [groups.index(g) for g in group], ".", color=f"C{k}", ms=3, alpha=0.4)
+        ax.plot([values[group == g].mean() for g in groups], range(len(groups)), "o", color=f"C{k}", label=who)
+    ax.set_yticks(range(len(groups)), groups)
+    ax.set(xlabel="display RMSE", xlim=(0, None))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    alt = "Errors of an edit by group of faces and method."
+    figures.save(figure, name, numbers={"error": of_edit, "group": list(group)}, data=data, alt=alt)
 
 
 def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
@@ -141,33 +292,18 @@ def seen(reflectance: np.ndarray, b: Any, illuminant: Any) -> np.ndarray:
     return lab(np.asarray(reflectance, float) @ to_rgb.numpy().T)
 
 
-@dataclass(frozen=True)
-class Lookalikes:
+def lookalikes(colours: np.ndarray, archive: np.ndarray, count: int, block: int = 50) -> tuple[np.ndarray, np.ndarray]:
     """The spectra of an archive whose colours are nearest to each of N colours, nearest first.
-
-    Attributes
-    ----------
-    index : (N, K) rows of the archive
-    difference : (N, K) ΔE₀₀
-    """
-
-    index: np.ndarray
-    difference: np.ndarray
-
-
-def skins(surface: float, size: int = 64) -> np.ndarray:
-    """Spectra (size², 33) of all skins of the ``layered`` table, with a share of the light from the bare surface."""
-    return skin.reflectance_table(size=size).reshape(-1, 33).double().numpy() + surface
-
-
-def lookalikes(colours: np.ndarray, archive: np.ndarray, count: int, block: int = 50) -> Lookalikes:
-    """Find them.
 
     Parameters
     ----------
     colours : (N, 3) CIELAB
     archive : (M, 3) CIELAB of the archive's spectra under the same camera and light
     count : K, at most M
+
+    Returns
+    -------
+    (N, K) rows of the archive, and (N, K) ΔE₀₀
 
     Raises
     ------
@@ -180,4 +316,25 @@ def lookalikes(colours: np.ndarray, archive: np.ndarray, count: int, block: int 
         away = difference(colours[start : start + block, None], archive[None])  # (block, M)
         order = np.argsort(away, 1, kind="stable")[:, :count]
         found.append((order, np.take_along_axis(away, order, 1)))
-    return Lookalikes(*map(np.concatenate, zip(*found, strict=True)))
+    index, apart = map(np.concatenate, zip(*found, strict=True))
+    return index, apart
+
+
+def metamers(archive: Any, rng: np.random.Generator, count: int = 400) -> tuple[float, float]:
+    """How far spectra of one colour are apart, and random ones: medians of spectral RMSE, 400–700 nm.
+
+    Parameters
+    ----------
+    archive : :class:`bioface.datasets.skin_spectra.SkinSpectra`
+    rng : chooses ``count`` skins of half of the people; to each belongs the skin of nearest colour of the other half,
+        seen by the mean camera in D65, and a random one
+    """
+    person = np.array([f"{g} {s}" for g, s in zip(archive.group, archive.subject, strict=True)])
+    others = np.isin(person, rng.permutation(np.unique(person))[::2])
+    asked, known = rng.permutation(np.flatnonzero(~others))[:count], np.flatnonzero(others)
+    colours = seen(padded(archive.reflectance), np.zeros(2), illumination.standard("D65"))
+    index, _ = lookalikes(colours[asked], colours[known], 1)
+    R = archive.reflectance
+    pairs = known[index[:, 0]], rng.choice(known, len(asked))
+    nearest, random = (float(np.median(np.sqrt(((R[asked] - R[other]) ** 2).mean(-1)))) for other in pairs)
+    return nearest, random
