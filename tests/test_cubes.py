@@ -269,6 +269,9 @@ WRONG = {
         (lambda v: v.update(mask=np.zeros((4, 3))), "at least one pixel, found an empty one"),
         (lambda v: (v.clear(), v.update({"something": FIVE, "else": FIVE})), "found the variables else, something"),
         (lambda v: v.update(wave="400:10:720"), "real numbers in wave, found text"),
+        (lambda v: v["wave"].__imul__(0), "wavelengths in nm, µm or m, found others"),
+        (lambda v: v["wave"].__setitem__(3, np.nan), "wavelengths in nm, µm or m, found others"),
+        (lambda v: v.update(wave=np.arange(1, 34)), "wavelengths in nm, µm or m, found others"),
         (lambda v: v.update(photons="text"), "real numbers in photons, found text"),
         (lambda v: v.update(illuminant="D65"), "real numbers in illuminant, found text"),
         (lambda v: v.update(mask="face"), "real numbers in mask, found text"),
@@ -396,12 +399,19 @@ def hdf5(path, variables):
             file[name].attrs["wavelength"] = GRID
 
 
-def raw_envi(path, interleave):
+def hdf5_text(path, variables):
+    """Text beside the cube, and wavelengths in text, a variable or an attribute of it."""
+    with h5py.File(path, "w") as file:
+        file["comment"], file["cube"] = "a face", REFLECTANCE
+        (file if variables else file["cube"].attrs)["wavelength"] = [f"{w:g}" for w in GRID]
+
+
+def raw_envi(path, interleave, unit=""):
     """A header in the capitals that some cameras write, and its data in big-endian numbers."""
     scale, header = (5000, "reflectance scale factor = 5000\n") if interleave == "bsq" else (1, "")
     axes = {"bip": (0, 1, 2), "bil": (0, 2, 1), "bsq": (2, 0, 1)}[interleave]
     path.with_suffix(".raw").write_bytes((REFLECTANCE * scale).transpose(axes).astype(">f4").tobytes())
-    wave = ", ".join(f"{w / 1000:g}" for w in GRID)
+    wave = ", ".join(f"{w / 1000:g}{unit}" for w in GRID)
     path.write_text(
         f"ENVI\nSamples = 4\nLines = 5\nBands = 33\ndata type = 4\ninterleave = {interleave}\nbyte order = 1\n"
         f"header offset = 0\n{header}wavelength units = Micrometers\nWavelength = {{{wave}}}\n"
@@ -438,6 +448,10 @@ LAYOUTS = {  # a name, what writes it, and what of
     "ISETCam's scene": ("a.mat", matlab5, {"scene": SCENE}),
     "ISETCam's scene, v7.3": ("a.mat", matlab73, {"scene": SCENE, "comment": "x"}),
     "a struct": ("a.mat", matlab5, {"s": {"ref": REFLECTANCE, "wave": GRID}}),
+    "a cell of text": ("a.mat", matlab5, {"ref": REFLECTANCE, "wave": np.array([f"{w:g}" for w in GRID], object)}),
+    "a cell of numbers": ("a.mat", matlab5, {"ref": REFLECTANCE, "wave": np.array([*GRID], object)}),
+    "HDF5, text": ("a.h5", hdf5_text, True),
+    "HDF5, text as an attribute": ("a.h5", hdf5_text, False),
     "HDF5": ("a.h5", hdf5, {"cube": REFLECTANCE}),
     "HDF5, bands first, grouped": ("a.hdf5", hdf5, {"x/ref": REFLECTANCE.transpose(2, 0, 1), "x/wl": GRID}),
     "ENVI, bil": ("a.hdr", raw_envi, "bil"),
@@ -536,6 +550,9 @@ def test_what_is_no_envi_file_and_no_stack(tmp_path):
     (tmp_path / "face.raw").write_bytes(b"short")
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.hdr").write_bytes(b"#?RADIANCE\n\xff")
+    raw_envi(tmp_path / "nm.hdr", "bil", " nm")
+    with pytest.raises(DataError, match="nm.hdr: expected real numbers in wave, found text"):
+        cubes.load(tmp_path / "nm.hdr")
     for name in ("face.hdr", "other.hdr"):
         with pytest.raises(DataError, match=f"{name}: expected an ENVI header with its data beside it"):
             cubes.load(tmp_path / name)

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from bioface import pictures
@@ -45,6 +46,14 @@ def test_16_bit_grey_and_floating_point_keep_their_precision(tmp_path):
     save(path, np.array([[0.25, 200.0]], np.float32))
     with pytest.raises(DataError, match=r"me.tif: expected values within \[0, 1\], found 0.25 to 200"):
         photos.read(path)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 3), (np.uint32, 3), (np.float64, 4)])
+def test_a_tiff_of_more_bits_than_are_read_is_said(tmp_path, dtype, size):
+    tifffile.imwrite(tmp_path / "me.tif", np.ones((6, 4, size), dtype), photometric="rgb")
+    said = f"8 or 16 bits a colour, or grey, found one of {size} × {np.dtype(dtype)}: save it with 8 or 16 bits"
+    with pytest.raises(DataError, match=f"me.tif: expected a TIFF of {said}"):
+        photos.read(tmp_path / "me.tif")
 
 
 def test_16_bit_colour_to_8_bits(tmp_path):
@@ -99,15 +108,12 @@ def test_a_colour_profile_is_converted(tmp_path):
     np.testing.assert_allclose(photos.read(path).rgb, 0.735, atol=0.01)
 
 
-def test_an_srgb_profile_changes_nothing_and_a_damaged_one_is_an_error(tmp_path, picture):
+def test_an_srgb_profile_changes_nothing(tmp_path, picture):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo = photos.read(save(tmp_path / "me.png", picture, icc_profile=profile))
     np.testing.assert_allclose(photo.rgb, picture / 255, atol=1.5 / 255)
     grey = photos.read(save(tmp_path / "grey.png", picture[..., 0].copy(), icc_profile=profile))
     np.testing.assert_allclose(grey.rgb[..., 0], picture[..., 0] / 255, atol=1.5 / 255)
-    path = save(tmp_path / "me.png", picture, icc_profile=b"not a profile")
-    with pytest.raises(DataError, match="me.png: expected a readable colour profile"):
-        photos.read(path)
 
 
 def test_a_mask_from_a_file_or_an_array(tmp_path, picture):
