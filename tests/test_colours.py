@@ -8,11 +8,11 @@ import colour
 import numpy as np
 import pytest
 import tifffile
+from conftest import refuses
 from PIL import Image, ImageCms
 
 from bioface import decomposition, image_formation
 from bioface.datasets import colours, photos
-from bioface.errors import DataError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SKIN = (200, 120, 100)
@@ -109,8 +109,7 @@ def test_another_white_stays_white(tmp_path):
 )
 def test_colours_that_cannot_be_shown(codes, said, tmp_path):
     path = png(tmp_path / "me.png", SKIN, [(b"cICP", bytes([*codes, 0, 1]))])
-    with pytest.raises(DataError, match=f"me.png: expected .*{said}"):
-        photos.read(path)
+    refuses(f"me.png: expected .*{said}", photos.read, path)
 
 
 def test_avif_by_its_nclx(tmp_path):
@@ -256,8 +255,7 @@ def test_raw_photos_are_to_be_developed_first(tell, tmp_path):
     Image.new("RGB", (20, 20), SKIN).save(path, "TIFF", tiffinfo=RAW_TELLS.get(tell, {}))
     if tell == "its name alone":
         path.write_bytes(b"FUJIFILMCCD-RAW")
-    with pytest.raises(DataError, match="expected a developed photo .*found a raw photo: develop it first"):
-        photos.read(path)
+    refuses("expected a developed photo .*found a raw photo: develop it first", photos.read, path)
 
 
 def test_a_pyramid_is_no_raw_photo(tmp_path):

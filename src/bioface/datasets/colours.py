@@ -85,15 +85,10 @@ class Colours:
     primaries: tuple[float, ...] = SRGB
     full: bool = True
 
-    @property
-    def is_srgb(self) -> bool:
-        """Whether there is nothing to do."""
-        return (self.profile, self.transfer, self.primaries, self.full) == (None, _CURVE, SRGB, True)
-
     def apply(self, values: np.ndarray) -> np.ndarray:
         """sRGB (H, W, 3) float32 of stored values (H, W, 3) in [0, 1]; not for those with a profile."""
-        if self.is_srgb:
-            return values
+        if (self.transfer, self.primaries, self.full) == (_CURVE, SRGB, True):
+            return values  # sRGB already
         to_srgb = (np.linalg.inv(_to_xyz(SRGB)) @ _to_xyz(self.primaries)).astype(np.float32)
         flat = values.reshape(-1, 3)
         for start in range(0, len(flat), STRIP):
