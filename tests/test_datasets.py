@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import pytest
 import scipy.io
+from conftest import refuses
 from test_nfe import write_pair
 
 from bioface import datasets, smith2019
 from bioface.datasets import cubes, nfe, twin
-from bioface.errors import BiofaceError
 
 
 @pytest.fixture
@@ -33,8 +33,7 @@ def test_nfe_by_split_and_limit(placed, monkeypatch):
     assert len(datasets.load("nfe", split="test", limit=2)) == 2
     assert len(datasets.load("nfe", limit=100)) == 7
     monkeypatch.setattr(datasets, "IN_MEMORY", 5)
-    with pytest.raises(BiofaceError, match=r"at most 5 faces in memory, found 7: give a limit, or stream"):
-        datasets.load("nfe")
+    refuses(r"at most 5 faces in memory, found 7: give a limit, or stream", datasets.load, "nfe")
     assert len(datasets.load("nfe", limit=5)) == 5
 
 
@@ -43,8 +42,7 @@ def test_iset_by_limit(placed):
     assert isinstance(found, cubes.Cubes)
     assert [round(float(c.reflectance[0, 0, 0]), 6) for c in found] == [0.1, 0.2]
     assert len(datasets.load("iset", split="test")) == 3
-    with pytest.raises(BiofaceError, match="split 'test' or None for 'iset', a test set, found 'train'"):
-        datasets.load("iset", split="train")
+    refuses("split 'test' or None for 'iset', a test set, found 'train'", datasets.load, "iset", split="train")
 
 
 def test_the_twin_comes_with_its_truth_and_needs_no_download(issa_build, monkeypatch):
@@ -75,8 +73,7 @@ def test_the_twin_comes_with_its_truth_and_needs_no_download(issa_build, monkeyp
     ],
 )
 def test_absent_files_and_misspelt_arguments(folders, arguments, match):
-    with pytest.raises(BiofaceError, match=match):
-        datasets.load(**arguments)
+    refuses(match, datasets.load, **arguments)
 
 
 def test_available(folders, request):

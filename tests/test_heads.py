@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import refuses
 
 from bioface.datasets import heads
 from bioface.datasets.heads import Head, Pose
-from bioface.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -153,5 +153,4 @@ def test_a_damaged_asset_is_named(tmp_path, content, said):
         np.savez(path, **content)
     else:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"head\.npz: expected the MakeHuman head{said}"):
-        Head.load(path)
+    refuses(rf"head\.npz: expected the MakeHuman head{said}", Head.load, path)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import refuses
 from PIL import Image
 
 from bioface.datasets import light_stage
-from bioface.errors import DataError
 
 
 @pytest.fixture
@@ -59,8 +59,7 @@ def test_regions_lie_within_the_face_and_the_ring_around_the_patch(pictures):
 )
 def test_a_file_that_is_absent_or_wrong_is_named(pictures, damage, message):
     damage(pictures / "1_spec.jpg")
-    with pytest.raises(DataError, match=message):
-        light_stage.load()
+    refuses(message, light_stage.load)
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 
 
 def random_images(count, seed=0, dtype=np.float64):
@@ -120,8 +121,7 @@ def test_faces_slice_and_join_and_carry_a_truth_along(pair):
     chosen = nfe.Faces.concatenate([faces[[3, 1]], faces[5:6]])
     np.testing.assert_array_equal(chosen.truth.melanin, [3, 1, 5])
     assert list(chosen.truth.group) == ["g3", "g1", "g5"]
-    with pytest.raises(BiofaceError, match="at least one"):
-        nfe.Faces.concatenate([])
+    refuses("at least one", nfe.Faces.concatenate, [])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -194,10 +194,8 @@ def test_the_seed_fixes_the_order_and_sizes_are_positive(pair, monkeypatch):
     data = nfe.NFE(pair[0])
     orders = [[n for b in data.batches(4, shuffle=True, seed=s) for n in b.names] for s in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    with pytest.raises(BiofaceError, match="positive batch size, found 0"):
-        next(data.batches(0))
-    with pytest.raises(BiofaceError, match="positive batch size, found -1"):
-        data.batch_rows(-1)
+    refuses("positive batch size, found 0", next, data.batches(0))
+    refuses("positive batch size, found -1", data.batch_rows, -1)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
@@ -244,8 +242,7 @@ def test_find_pairs_files_by_number(tmp_path):
     assert pairs[1].lights.name == "zx_7_d3_lrgb_celebA_20.hdf5"
     assert nfe.find(tmp_path / "nowhere") == []
     pairs[1].lights.unlink()
-    with pytest.raises(DataError, match="d10_inmc_celebA_20.*expected its light file zx_7_d3_lrgb_celebA_20"):
-        nfe.find(tmp_path)
+    refuses("d10_inmc_celebA_20.*expected its light file zx_7_d3_lrgb_celebA_20", nfe.find, tmp_path)
 
 
 def test_splits_go_by_file_number_and_share_no_file(folders):
@@ -253,10 +250,8 @@ def test_splits_go_by_file_number_and_share_no_file(folders):
     assert len(numbers) == len(set(numbers))
     (folders / "nfe").mkdir()
     write_pair(folders / "nfe", 20, 4)
-    with pytest.raises(DataError, match="NN = 01 or 02 or 03 or 04 .*found file numbers 20"):
-        nfe.open_split("train")
-    with pytest.raises(BiofaceError, match="unknown split 'trian'; did you mean 'train'"):
-        nfe.open_split("trian")
+    refuses("NN = 01 or 02 or 03 or 04 .*found file numbers 20", nfe.open_split, "train")
+    refuses("unknown split 'trian'; did you mean 'train'", nfe.open_split, "trian")
     for number, count in ((1, 2), (4, 1), (5, 3)):
         write_pair(folders / "nfe", number, count)
     assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
@@ -332,22 +327,17 @@ def test_damage_inside_the_data(tmp_path):
 
 def test_lights_of_another_file(tmp_path):
     (images, lights, *_), (_, five, *_) = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
-    with pytest.raises(DataError, match="lights of file 20, as the images, found file 05"):
-        nfe.NFE(images, five)
+    refuses("lights of file 20, as the images, found file 05", nfe.NFE, images, five)
     assert len(nfe.NFE(images, five, same_numbers=False)) == 2  # told so
-    with pytest.raises(DataError, match="light file of .*found zx_7_d10_inmc_celebA_20.hdf5"):
-        nfe.NFE(images, images)
-    with pytest.raises(BiofaceError, match="one light file for each of 1 image files, found 2"):
-        nfe.NFE([images], [lights, lights])
-    with pytest.raises(BiofaceError, match="at least one image file"):
-        nfe.NFE([])
+    refuses("light file of .*found zx_7_d10_inmc_celebA_20.hdf5", nfe.NFE, images, images)
+    refuses("one light file for each of 1 image files, found 2", nfe.NFE, [images], [lights, lights])
+    refuses("at least one image file", nfe.NFE, [])
 
 
 def test_a_name_without_a_number_needs_its_lights_named(tmp_path):
     image_file = write(tmp_path / "faces.hdf5", random_images(2))
     light_file = write(tmp_path / "lights.hdf5", np.zeros((2, 3, 9)))
-    with pytest.raises(DataError, match="faces.hdf5: expected a name like"):
-        nfe.NFE(image_file)
+    refuses("faces.hdf5: expected a name like", nfe.NFE, image_file)
     assert len(nfe.NFE(image_file, light_file)[:]) == 2
 
 

@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
+from conftest import refuses
 from PIL import Image, ImageCms, ImageOps
 
 from bioface import pictures
@@ -43,8 +45,14 @@ def test_16_bit_grey_and_floating_point_keep_their_precision(tmp_path):
     path = save(tmp_path / "me.tif", np.array([[0.25, 0.5]], np.float32))
     np.testing.assert_allclose(photos.read(path).rgb[0, :, 0], [0.25, 0.5])
     save(path, np.array([[0.25, 200.0]], np.float32))
-    with pytest.raises(DataError, match=r"me.tif: expected values within \[0, 1\], found 0.25 to 200"):
-        photos.read(path)
+    refuses(r"me.tif: expected values within \[0, 1\], found 0.25 to 200", photos.read, path)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 3), (np.uint32, 3), (np.float64, 4)])
+def test_a_tiff_of_more_bits_than_are_read_is_said(tmp_path, dtype, size):
+    tifffile.imwrite(tmp_path / "me.tif", np.ones((6, 4, size), dtype), photometric="rgb")
+    said = f"8 or 16 bits a colour, or grey, found one of {size} × {np.dtype(dtype)}: save it with 8 or 16 bits"
+    refuses(f"me.tif: expected a TIFF of {said}", photos.read, tmp_path / "me.tif")
 
 
 def test_16_bit_colour_to_8_bits(tmp_path):
@@ -99,15 +107,12 @@ def test_a_colour_profile_is_converted(tmp_path):
     np.testing.assert_allclose(photos.read(path).rgb, 0.735, atol=0.01)
 
 
-def test_an_srgb_profile_changes_nothing_and_a_damaged_one_is_an_error(tmp_path, picture):
+def test_an_srgb_profile_changes_nothing(tmp_path, picture):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     photo = photos.read(save(tmp_path / "me.png", picture, icc_profile=profile))
     np.testing.assert_allclose(photo.rgb, picture / 255, atol=1.5 / 255)
     grey = photos.read(save(tmp_path / "grey.png", picture[..., 0].copy(), icc_profile=profile))
     np.testing.assert_allclose(grey.rgb[..., 0], picture[..., 0] / 255, atol=1.5 / 255)
-    path = save(tmp_path / "me.png", picture, icc_profile=b"not a profile")
-    with pytest.raises(DataError, match="me.png: expected a readable colour profile"):
-        photos.read(path)
 
 
 def test_a_mask_from_a_file_or_an_array(tmp_path, picture):
@@ -122,12 +127,10 @@ def test_a_mask_from_a_file_or_an_array(tmp_path, picture):
 def test_a_mask_of_another_size(tmp_path, picture):
     path = save(tmp_path / "me.png", picture)
     mask_file = save(tmp_path / "mask.png", np.kron(np.eye(6, 4, dtype=np.uint8), np.full((2, 2), 255, np.uint8)))
-    with pytest.raises(DataError, match=r"mask.png: expected a mask of 6 × 4 as me.png, found shape \(12, 8\)"):
-        photos.read(path, mask_file)
+    refuses(r"mask.png: expected a mask of 6 × 4 as me.png, found shape \(12, 8\)", photos.read, path, mask_file)
     fitted = photos.read(path, mask_file, resize_mask=True)
     np.testing.assert_array_equal(fitted.mask, np.eye(6, 4, dtype=bool))
-    with pytest.raises(DataError, match="expected a mask of 6 × 4"):
-        photos.read(path, np.ones((6, 4, 3), bool))
+    refuses("expected a mask of 6 × 4", photos.read, path, np.ones((6, 4, 3), bool))
 
 
 def masks():
@@ -170,13 +173,11 @@ def test_what_is_no_mask_is_said(tmp_path, picture):
     photo = save(tmp_path / "me.png", picture)
     labels = np.arange(24, dtype=np.uint8).reshape(6, 4)
     for mask in (labels, save(tmp_path / "mask.png", labels)):
-        with pytest.raises(DataError, match=r"with white in it, found 23 of 255 as its brightest \(labels\?\)"):
-            photos.read(photo, mask)
+        refuses(r"with white in it, found 23 of 255 as its brightest \(labels\?\)", photos.read, photo, mask)
     flag = np.repeat(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]], np.uint8)[None], 6, 0)
     with pytest.raises(DataError, match=r"mask.png: expected a mask of one colour on black, found several colours"):
         photos.read(photo, save(tmp_path / "mask.png", flag))
-    with pytest.raises(DataError, match="a mask of numbers"):
-        photos.read(photo, np.array([["face"]]))
+    refuses("a mask of numbers", photos.read, photo, np.array([["face"]]))
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -205,11 +206,9 @@ def test_an_empty_mask(tmp_path, picture):
     path = save(tmp_path / "me.png", picture)
     with pytest.raises(DataError, match="mask.png: expected a mask with at least one pixel"):
         photos.read(path, save(tmp_path / "mask.png", np.zeros((6, 4), np.uint8)))
-    with pytest.raises(DataError, match="me.png: expected a mask with at least one pixel"):
-        photos.read(path, np.zeros((6, 4), bool))
+    refuses("me.png: expected a mask with at least one pixel", photos.read, path, np.zeros((6, 4), bool))
     clear = np.concatenate([picture, np.zeros((6, 4, 1), np.uint8)], -1)
-    with pytest.raises(DataError, match="clear.png: expected a photo that is opaque somewhere"):
-        photos.read(save(tmp_path / "clear.png", clear))
+    refuses("clear.png: expected a photo that is opaque somewhere", photos.read, save(tmp_path / "clear.png", clear))
     assert photos.read(tmp_path / "clear.png", np.ones((6, 4))).mask.all()  # where the face is has been said
 
 
@@ -263,12 +262,9 @@ def test_not_an_image(tmp_path, content):
         save(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
         content = path.read_bytes()[:1500]
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"expected a picture \(JPEG, PNG, TIFF, …\), found something unreadable"):
-        photos.read(path)
-    with pytest.raises(DataError, match="no.png: expected a picture, found no such file"):
-        photos.read(tmp_path / "no.png")
-    with pytest.raises(DataError, match="expected a picture, found a folder"):
-        photos.read(tmp_path)
+    refuses(r"expected a picture \(JPEG, PNG, TIFF, …\), found something unreadable", photos.read, path)
+    refuses("no.png: expected a picture, found no such file", photos.read, tmp_path / "no.png")
+    refuses("expected a picture, found a folder", photos.read, tmp_path)
 
 
 def test_the_astronaut_is_a_face_in_an_ellipse(monkeypatch):

@@ -175,3 +175,12 @@ def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():
         assert plt.rcParams["figure.constrained_layout.use"]
         colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     assert len(set(colours)) == 7
+
+
+def test_a_users_latex_and_origin_change_nothing():
+    """LaTeX may not be there, and would not take a "%" or "µ"."""
+    panels = [[np.full((4, 4, 3), 0.5), np.full((4, 4), 0.1)]]
+    with plt.rc_context({"text.usetex": True, "image.origin": "lower"}):
+        figure, axes = plotting.panel_grid(panels, quantities=["rgb", "melanin"], row_labels=["100 %"], title="µ")
+        figure.canvas.draw()
+    assert axes[0, 0].images[0].origin == "upper"

@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from conftest import refuses
 
 from bioface import camera, datasets, paths
 from bioface.datasets import nfe, registry
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import DataError
 from study import fingerprint
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -119,8 +120,7 @@ def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked
     assert Server.requests == ["/whole", "/whole?3"]
     assert "3 files in" in registry.status(one, tmp_path).detail
     paths_there[2].write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"2\.bin: expected SHA-256 .* remove the file"):
-        registry.fetch(one, tmp_path)
+    refuses(r"2\.bin: expected SHA-256 .* remove the file", registry.fetch, one, tmp_path)
 
 
 def test_of_several_files_the_good_ones_stay_when_another_fails(address, tmp_path):
@@ -144,18 +144,15 @@ def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, tmp_p
     path = tmp_path / one.files[0]
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(DataError, match=f"file.bin: expected SHA-256 {one.sha256}, found .*remove the file"):
-        registry.fetch(one, tmp_path)
+    refuses(f"file.bin: expected SHA-256 {one.sha256}, found .*remove the file", registry.fetch, one, tmp_path)
     assert path.read_bytes() == CONTENT[:-1]
     assert Server.requests == []
     assert registry.status(one, tmp_path).state == "failed"
 
 
 def test_what_cannot_be_fetched_or_changed(tmp_path):
-    with pytest.raises(DataError, match="nothing there. Open the Google Drive folder .* Source: https://drive"):
-        registry.fetch("nfe", tmp_path)
-    with pytest.raises(BiofaceError, match="unknown data set 'cheek'; did you mean 'cheeks'"):
-        registry.fetch("cheek")
+    refuses("nothing there. Open the Google Drive folder .* Source: https://drive", registry.fetch, "nfe", tmp_path)
+    refuses("unknown data set 'cheek'; did you mean 'cheeks'", registry.fetch, "cheek")
     with pytest.raises(dataclasses.FrozenInstanceError):
         registry.ENTRIES["nfe"].url = "http://elsewhere"
     with pytest.raises(TypeError):

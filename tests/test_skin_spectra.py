@@ -6,10 +6,10 @@ import numpy as np
 import openpyxl
 import pytest
 import scipy.io
+from conftest import refuses
 
 from bioface import paths, skin
 from bioface.datasets import skin_spectra
-from bioface.errors import BiofaceError, DataError
 from study import calibration
 
 #: Face spectra of each group in the archive of 17 January 2025, counted in its workbook.
@@ -157,18 +157,14 @@ WRONG = [
 @pytest.mark.parametrize(("rows", "options", "match"), WRONG)
 def test_a_wrong_workbook(small, rows, options, match):
     workbook(small, rows, **options)
-    with pytest.raises(DataError, match=f"ISSA_test.xlsx: expected .*{match}"):
-        skin_spectra.load()
+    refuses(f"ISSA_test.xlsx: expected .*{match}", skin_spectra.load)
 
 
 def test_a_workbook_that_is_none_and_unknown_names(small):
-    with pytest.raises(BiofaceError, match="unknown skin spectra 'isa'; did you mean 'issa'"):
-        skin_spectra.load("isa")
-    with pytest.raises(BiofaceError, match="unknown body site 'Cheeks'; did you mean 'Cheek'"):
-        skin_spectra.load("issa", sites=["Cheeks"])
+    refuses("unknown skin spectra 'isa'; did you mean 'issa'", skin_spectra.load, "isa")
+    refuses("unknown body site 'Cheeks'; did you mean 'Cheek'", skin_spectra.load, "issa", sites=["Cheeks"])
     small.write_text("nothing of the kind")
-    with pytest.raises(DataError, match="ISSA_test.xlsx: expected the ISSA workbook"):
-        skin_spectra.load()
+    refuses("ISSA_test.xlsx: expected the ISSA workbook", skin_spectra.load)
 
 
 def test_the_real_cheeks(real_file, folders):
@@ -208,12 +204,10 @@ def test_wrong_cheeks(folders, change, match):
         "dataFileNames": np.array([["AsianMale1.mat", "x.mat"]], dtype=object),
     } | change
     path = folders / skin_spectra.CHEEK_FILE
-    with pytest.raises(DataError, match="HyspexSkinReflectance.mat: expected .*`make data`.*found no such file"):
-        skin_spectra.load("iset")
+    refuses("HyspexSkinReflectance.mat: expected .*`make data`.*found no such file", skin_spectra.load, "iset")
     path.parent.mkdir()
     scipy.io.savemat(path, {k: v for k, v in variables.items() if v is not None})
-    with pytest.raises(DataError, match=f"HyspexSkinReflectance.mat: expected {match}"):
-        skin_spectra.load("iset")
+    refuses(f"HyspexSkinReflectance.mat: expected {match}", skin_spectra.load, "iset")
 
 
 def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):

@@ -18,7 +18,6 @@ from test_objective import unchecked
 
 from bioface import camera, degradation, illumination, image_formation, paths, skin, smith2019
 from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra, twin
-from bioface.errors import DataError
 from bioface.identifiability import MAPS
 from bioface.maps import of_twin
 
@@ -478,12 +477,10 @@ def test_a_limit_counts_over_splits_and_both_are_checked(made):
 
 def test_a_truth_file_without_a_field_is_named(tmp_path):
     path = tmp_path / "twin_truth_01.hdf5"
-    with pytest.raises(DataError, match="twin_truth_01.hdf5: expected a truth file"):
-        twin.read_truth(path)
+    refuses("twin_truth_01.hdf5: expected a truth file", twin.read_truth, path)
     with h5py.File(path, "w") as file:
         file["melanin"] = np.zeros((1, 64, 64))
-    with pytest.raises(DataError, match="haemoglobin"):
-        twin.read_truth(path)
+    refuses("haemoglobin", twin.read_truth, path)
 
 
 def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):

@@ -180,6 +180,7 @@ def _finish(bar: Colorbar, shown: Quantity) -> Colorbar:
     return bar
 
 
+@matplotlib.rc_context({"text.usetex": False})  # of a user's matplotlibrc, and LaTeX may not be there
 def panel_grid(
     rows: Sequence[Sequence[Any]],
     *,

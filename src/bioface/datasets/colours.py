@@ -4,7 +4,8 @@
 PNG  cICP, then an ICC profile, then sRGB, then gAMA and cHRM (PNG, third edition, section 4.3)
 AVIF an ICC profile, then nclx
 TIFF an ICC profile, then white point and primaries
-all  an ICC profile, then EXIF's Adobe RGB; a profile for another kind of colour is ignored, with a warning
+all  an ICC profile, then EXIF's Adobe RGB; a profile that is damaged or for another kind of colour is ignored, with a
+     warning
 ==== ======================================================================================================
 
 What says nothing is taken for sRGB. What sRGB cannot show is clipped, so negative light becomes none.
@@ -14,7 +15,6 @@ References: ITU-T H.273 (2021), tables 2 and 3, for the codes of cICP and nclx; 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import struct
@@ -74,26 +74,21 @@ class Colours:
     Attributes
     ----------
     said : for the reader, what the colours are and how that is known
-    profile : an ICC profile; else
+    profile : an ICC profile's way from 8 bits of its own kind of colour to sRGB; else
     transfer, primaries : an exponent or a curve of :data:`TRANSFERS`, and chromaticities
     full : whether values go from 0 to 1, not from 16 / 255 to 235 / 255
     """
 
     said: str = "sRGB, assumed: it states none"
-    profile: bytes | None = None
+    profile: ImageCms.ImageCmsTransform | None = None
     transfer: float | tuple[float, ...] = _CURVE
     primaries: tuple[float, ...] = SRGB
     full: bool = True
 
-    @property
-    def is_srgb(self) -> bool:
-        """Whether there is nothing to do."""
-        return (self.profile, self.transfer, self.primaries, self.full) == (None, _CURVE, SRGB, True)
-
     def apply(self, values: np.ndarray) -> np.ndarray:
         """sRGB (H, W, 3) float32 of stored values (H, W, 3) in [0, 1]; not for those with a profile."""
-        if self.is_srgb:
-            return values
+        if (self.transfer, self.primaries, self.full) == (_CURVE, SRGB, True):
+            return values  # sRGB already
         to_srgb = (np.linalg.inv(_to_xyz(SRGB)) @ _to_xyz(self.primaries)).astype(np.float32)
         flat = values.reshape(-1, 3)
         for start in range(0, len(flat), STRIP):
@@ -113,7 +108,7 @@ def stated(path: Path, image: Image.Image) -> Colours:
     ------
     DataError : colours of high dynamic range, or with a code that is not known
     """
-    profile = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile", b"")  # None where Pillow could not make it out
     codes = _cicp(image) if image.format == "PNG" else None
     nclx = _nclx(image) if image.format == "AVIF" and not profile else None
     if codes or nclx:
@@ -124,7 +119,7 @@ def stated(path: Path, image: Image.Image) -> Colours:
             raise DataError(path, "colours by a known code of H.273", f"primaries {primaries}, transfer {transfer}")
         said = f"primaries {primaries} and transfer {transfer} of H.273, as its {'cICP' if codes else 'nclx'} says"
         return Colours(said, None, TRANSFERS[transfer], PRIMARIES.get(primaries, SRGB), full)
-    if profile:
+    if profile != b"":
         return _profile(path, image, profile)
     if "srgb" in image.info:
         return Colours("sRGB, as it says")
@@ -143,37 +138,30 @@ def stated(path: Path, image: Image.Image) -> Colours:
     return Colours()
 
 
-def by_profile(path: Path, image: Image.Image, profile: bytes) -> Image.Image:
-    """An 8-bit picture in sRGB, by its ICC profile. DataError when that is damaged."""
-    with _damage_is_said(path):
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        # A grey picture may carry an RGB profile: bring it to the profile's own kind of colour first.
-        kind = {"GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip(), "RGB")
-        image = image if image.mode == kind else image.convert(kind)
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    return converted or image  # None only when asked to change in place
+def by_profile(image: Image.Image, profile: ImageCms.ImageCmsTransform) -> Image.Image:
+    """An 8-bit picture in sRGB, by :attr:`Colours.profile`."""
+    # A grey picture may carry an RGB profile: bring it to the profile's own kind of colour first.
+    image = image if image.mode == profile.input_mode else image.convert(profile.input_mode)
+    return profile.apply(image)
 
 
-@contextlib.contextmanager
-def _damage_is_said(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise DataError(path, "a readable colour profile", f"a damaged one ({error})") from error
-
-
-def _profile(path: Path, image: Image.Image, profile: bytes) -> Colours:
+def _profile(path: Path, image: Image.Image, profile: bytes | None) -> Colours:
     mode = image.mode
     if mode == "LAB":  # Pillow's own profile for it, which says no more
         return Colours("Lab, as it says")
-    with _damage_is_said(path):
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        kind, name = source.profile.xcolor_space.strip(), ImageCms.getProfileDescription(source).strip()
     mine = "grey" if mode[0] in "1IF" or mode in ("L", "LA", "La") else "CMYK" if mode == "CMYK" else "RGB"
-    if mine in _FAMILIES.get(kind, ()):
-        return Colours(f"{name or 'a profile without a name'}, as its profile says", profile)
-    warnings.warn(f"{path.name}: its colour profile is for {kind}, and it is {mine}: ignored", Ignored, stacklevel=2)
-    return Colours(f"sRGB, assumed: its profile is for {kind}")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        kind, name = source.profile.xcolor_space.strip(), ImageCms.getProfileDescription(source).strip()
+        if mine in _FAMILIES.get(kind, ()):
+            own = {"GRAY": "L", "CMYK": "CMYK"}.get(kind, "RGB")
+            to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), own, "RGB")
+            return Colours(f"{name or 'a profile without a name'}, as its profile says", to_srgb)
+        why, said = f"is for {kind}, and it is {mine}", f"for {kind}"
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        why, said = f"is damaged ({error})", "damaged"
+    warnings.warn(f"{path.name}: its colour profile {why}: ignored", Ignored, stacklevel=2)
+    return Colours(f"sRGB, assumed: its profile is {said}")
 
 
 # --- what is in the files ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ Reference: ISETCam (MIT licence), ``ieSaveMultiSpectralImage`` and ``vcReadImage
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -254,6 +255,10 @@ def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
+    if np.asarray(wave).dtype.kind in "OUS":  # text, or MATLAB's cells, which some files keep numbers in
+        wave = np.concatenate([np.ravel(cell) for cell in np.ravel(np.asarray(wave))]).astype(np.str_)
+        with contextlib.suppress(ValueError):
+            wave = wave.astype(float)
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
     low, high = SPECTRUM
     fits = [unit for unit, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]

@@ -210,12 +210,11 @@ def _envi(header: Path, data: Path | None) -> Stored:
             image = envi.open(str(header), None if data is None else str(data))
             values = image.open_memmap(interleave="bip")
         wave, factor = image.metadata.get("wavelength"), float(image.scale_factor)
-        nm = None if wave is None else [float(w) for w in wave]
     except Exception as error:  # of any type: as spectral happens to stumble over the damage
         raise DataError(header, "an ENVI header with its data beside it", f"something else ({error})") from error
     # over a light of that height the numbers are reflectances
     light = np.full(values.shape[2], factor)
-    return Stored(values, nm, light, axes="rcb", notes=("an ENVI file states no illuminant: taken for reflectance",))
+    return Stored(values, wave, light, axes="rcb", notes=("an ENVI file states no illuminant: taken for reflectance",))
 
 
 def _pictures(folder: Path) -> Stored:

@@ -217,7 +217,10 @@ def _value(path: Path, file: h5py.File, node: h5py.Group | h5py.Dataset, is_matl
     kind = node.attrs.get("MATLAB_class", b"")
     if node.attrs.get("MATLAB_empty", 0):
         return "" if kind == b"char" else np.empty(0)
-    if node.dtype == h5py.ref_dtype:  # a struct array or a cell: its one element, or its elements
+    if h5py.check_string_dtype(node.dtype):
+        text = node.asstr()[()]
+        return text if isinstance(text, str) else np.asarray(text, dtype=np.str_)
+    if h5py.check_ref_dtype(node.dtype):  # a struct array or a cell: its one element, or its elements
         elements = [_value(path, file, file[reference], is_matlab) for reference in node[()].flat]
         return elements[0] if len(elements) == 1 else elements
     if kind == b"char":

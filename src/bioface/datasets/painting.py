@@ -61,49 +61,32 @@ class Noise:
 
 @dataclass(frozen=True)
 class Complexion:
-    """How one person is coloured.
+    """How one person is coloured; strengths are logarithms, lengths dm."""
 
-    Attributes
-    ----------
-    melanin, haemoglobin : base volume fractions
-    broad, fine : smooth variation of melanin; ``blotches`` of haemoglobin
-    flush : strength of red cheeks and nose, as a logarithm
-    lips : how far their haemoglobin goes towards 7 %; ``lips_melanin`` factor on their melanin
-    shadows : darkness around the eyes, logarithm
-    spots, spot_sizes, spot_strengths : (K, 3) places of freckles and moles, (K,) radii, (K,) logarithms
-    brow : melanin of the brows; ``brow_height`` shift; ``brow_thickness`` half thickness; ``brow_cover`` 0–1
-    beard : melanin added by stubble
-    hair_volume, hair_behind : how far hair stands off the scalp, and off the neck (long hair), dm
-    hairline : how far the hairline has receded (negative: low); infinite for a bald head
-    hair, iris : linear RGB reflectance
-    lashes : thickness of the dark line of the upper lid
-    gaze : (2,) shift of the irises in dm
-    """
-
-    melanin: float
+    melanin: float  # base volume fractions
     haemoglobin: float
-    broad: Noise
+    broad: Noise  # smooth variation of melanin
     fine: Noise
-    blotches: Noise
-    flush: float
-    lips: float
-    lips_melanin: float
-    shadows: float
-    spots: np.ndarray
-    spot_sizes: np.ndarray
-    spot_strengths: np.ndarray
-    brow: float
-    brow_height: float
-    brow_thickness: float
-    brow_cover: float
-    beard: float
-    hairline: float
-    hair_volume: float
-    hair_behind: float
-    hair: np.ndarray
-    iris: np.ndarray
-    lashes: float
-    gaze: np.ndarray
+    blotches: Noise  # of haemoglobin
+    flush: float  # strength of red cheeks and nose
+    lips: float  # how far their haemoglobin goes towards 7 %
+    lips_melanin: float  # factor on their melanin
+    shadows: float  # strength of the darkness around the eyes
+    spots: np.ndarray  # (K, 3) places of freckles and moles
+    spot_sizes: np.ndarray  # (K,) radii
+    spot_strengths: np.ndarray  # (K,)
+    brow: float  # melanin of the brows
+    brow_height: float  # shift
+    brow_thickness: float  # half of it
+    brow_cover: float  # 0–1
+    beard: float  # melanin added by stubble
+    hairline: float  # how far it has receded (negative: low); infinite for a bald head
+    hair_volume: float  # how far hair stands off the scalp
+    hair_behind: float  # and off the neck (long hair)
+    hair: np.ndarray  # linear RGB reflectance
+    iris: np.ndarray  # the same
+    lashes: float  # thickness of the dark line of the upper lid
+    gaze: np.ndarray  # (2,) shift of the irises
 
 
 #: Linear RGB reflectance of hair from black to blond, then grey; and of irises from dark brown to blue.

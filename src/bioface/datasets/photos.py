@@ -188,6 +188,7 @@ def _open(source: str | Path | Image.Image) -> _Opened:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         _refuse_raw(path)
+        _refuse_deep_tiff(path)
         raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({error})") from error
 
 
@@ -205,6 +206,21 @@ def _refuse_raw(path: Path, image: Image.Image | None = None) -> None:
     # DNGVersion; NewSubfileType 1; SubIFDs
     if RAW.fullmatch(path.suffix) or 50706 in tags or tags.get(254) == 1 or (330 in tags and _is_thumbnail(image)):
         raise DataError(path, "a developed photo (JPEG, PNG, TIFF, …)", "a raw photo: develop it first")
+
+
+def _refuse_deep_tiff(path: Path) -> None:
+    """What Pillow does not make out may be a TIFF of more than 16 bits a colour."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            found = f"one of {page.samplesperpixel} × {page.dtype}: save it with 8 or 16 bits"
+            is_deep = page.dtype is not None and page.dtype.itemsize > 2
+    except Exception:  # of any type, as tifffile stumbles: no TIFF
+        return
+    if is_deep:
+        raise DataError(path, "a TIFF of 8 or 16 bits a colour, or grey", found)
 
 
 def _is_thumbnail(image: Any) -> bool:
@@ -277,7 +293,7 @@ def _to_srgb(opened: _Opened, limit: int | None) -> tuple[np.ndarray, np.ndarray
         rgb = np.repeat(grey[..., None], 3, axis=-1)
         if stated.profile:  # which is for 8 bits: its curve is read off a ramp
             ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-            curve = np.asarray(colours.by_profile(opened.path, ramp, stated.profile), np.float32)[0] / 255
+            curve = np.asarray(colours.by_profile(ramp, stated.profile), np.float32)[0] / 255
             nodes = np.linspace(0, 1, 256)
             rgb = np.stack([np.interp(grey, nodes, one) for one in curve.T], -1).astype(np.float32)
         return stated.apply(rgb), np.ones_like(grey)
@@ -294,7 +310,7 @@ def _to_srgb(opened: _Opened, limit: int | None) -> tuple[np.ndarray, np.ndarray
         image = image.convert("RGB")
     image = fitted(image)
     if stated.profile:
-        image = colours.by_profile(opened.path, image, stated.profile)
+        image = colours.by_profile(image, stated.profile)
     return stated.apply(np.asarray(image.convert("RGB"), np.float32) / 255), opaque
 
 

