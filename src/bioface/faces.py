@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,10 +63,8 @@ def _axes(squares: np.ndarray) -> np.ndarray:
     """(N, 2, 3): from a place (u, v, 1) within each square (N, 4), 0–1, to pixels x and y of the photo."""
     x, y, side, angle = squares.T
     across, down = side * np.cos(angle), side * np.sin(angle)
-    return np.stack(
-        [np.stack([across, -down, x - (across - down) / 2], -1), np.stack([down, across, y - (down + across) / 2], -1)],
-        1,
-    )
+    axes = [[across, -down, x - (across - down) / 2], [down, across, y - (down + across) / 2]]
+    return np.moveaxis(np.array(axes), -1, 0)
 
 
 def _cut(levels: list[Tensor], squares: np.ndarray, size: int) -> Tensor:
@@ -106,10 +105,10 @@ def _around(points: np.ndarray) -> np.ndarray:
     """The squares (N, 4) around meshes (N, 468, 3), level with their eyes."""
     eyes = points[:, EYES[1], :2] - points[:, EYES[0], :2]
     angle = np.arctan2(eyes[:, 1], eyes[:, 0])
-    turn = np.stack([np.stack([np.cos(angle), np.sin(angle)], -1), np.stack([-np.sin(angle), np.cos(angle)], -1)], 1)
-    level = np.einsum("nij,nkj->nki", turn, points[..., :2])
+    turn = _axes(np.column_stack([0 * points[:, 0, :2], 0 * angle + 1, angle]))[..., :2]  # from level to the photo
+    level = points[..., :2] @ turn
     low, high = level.min(1), level.max(1)
-    centre = np.einsum("nji,nj->ni", turn, (low + high) / 2)
+    centre = (turn @ (low + high)[..., None] / 2)[..., 0]
     return np.column_stack([centre, WIDER * (high - low).max(1), angle])
 
 
@@ -178,15 +177,9 @@ def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> 
     """The same in linear RGB (H, W, 3) float32."""
     H, W = linear.shape[:2]
     longest = max(H, W)
-    scale = min(1.0, LARGEST / longest)
-    rows, columns = (pictures.windows(n, 0, 1 / scale, max(1, round(n * scale))) for n in (H, W))
-    small = linear if scale == 1 else pictures.resample(linear, rows, columns)
-    rgb = np.asarray(image_formation.srgb_encode(small.clip(0, 1)), np.float32)
-    if longest < SMALLEST:
-        scale = SMALLEST / longest
-        size = max(1, round(H * scale)), max(1, round(W * scale))
-        x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
-        rgb = F.interpolate(x, size, mode="bicubic", antialias=True)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    scale = min(1, LARGEST / longest) * max(1, SMALLEST / longest)
+    image = Image.fromarray(_display(linear)).resize((max(1, round(W * scale)), max(1, round(H * scale))))
+    rgb = np.asarray(image, np.float32) / 255
     height, width = rgb.shape[:2]
     levels, found = _halvings(np.ascontiguousarray(rgb)), list[tuple[float, np.ndarray]]()
     with threads.number(1), torch.inference_mode():
@@ -201,6 +194,11 @@ def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> 
     faces = [Face(score, (points * stretch).astype(np.float32), (H, W)) for score, points in kept]
     inside = [face for face in faces if (face.points[:, :2].mean(0) > 0).all() and face.mask().any()]
     return sorted(inside, key=lambda face: -math.prod(np.ptp(face.points[:, :2], 0).tolist()))
+
+
+def _display(linear: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB of linear RGB."""
+    return np.rint(255 * np.asarray(image_formation.srgb_encode(linear.clip(0, 1)))).astype(np.uint8)
 
 
 def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]:
@@ -227,22 +225,12 @@ def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]
 
 def picture(photo: str | Path | photos.Photo | np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     """(H, W, 3) uint8: the photo with what was found in it: outlines, what is not skin inside them, and numbers."""
-    linear, _ = pictures.read(photo, None)
-    image = Image.fromarray(np.rint(255 * np.asarray(image_formation.srgb_encode(linear))).astype(np.uint8))
+    image = Image.fromarray(_display(pictures.read(photo, None)[0]))
     pen, size = ImageDraw.Draw(image), max(image.size)
+    style: Any = dict(anchor="md", font_size=10 + size // 40, fill="white", stroke_width=2, stroke_fill="black")
     for number, face in enumerate(faces, start=1):
-        other = face.mask(filled=True) & ~face.mask()
-        image.paste((0, 0, 0), mask=Image.fromarray(other))
+        image.paste((0, 0, 0), mask=Image.fromarray(face.mask(filled=True) & ~face.mask()))
         outline = [(float(x), float(y)) for x, y in face.outline]
-        pen.line([*outline, outline[0]], fill=(255, 255, 255), width=1 + size // 400)
-        x, y = face.outline[0]
-        pen.text(
-            (x, y),
-            str(number),
-            fill="white",
-            anchor="md",
-            font_size=10 + size // 40,
-            stroke_width=2,
-            stroke_fill="black",
-        )
+        pen.line([*outline, outline[0]], fill="white", width=1 + size // 400)
+        pen.text(outline[0], str(number), **style)
     return np.array(image)
