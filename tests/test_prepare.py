@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 import skimage.data
+from conftest import refuses
 from PIL import Image
 
 from bioface import __main__ as cli
 from bioface import camera, illumination, image_formation, paths, pictures
 from bioface.datasets import nfe, prepare
-from bioface.errors import DataError
 
 FACE = skimage.data.astronaut()[20:240, 110:330]
 
@@ -86,12 +86,8 @@ def test_every_photo_is_accounted_for(undisturbed, photos):
     reasons = {e["photo"]: e["left_out"] for e in entries if "left_out" in e}
     assert reasons["copy.png"] == "a copy: of 0.png" and reasons["link.png"] == "a copy: of 1.png"
     assert reasons["grey wall.png"] == "without a face" and reasons["half a face.png"] == "with a face cut off"
-    assert {n for n, r in reasons.items() if r[:3] == "unr"} == {
-        "broken link.png",
-        "cut.png",
-        "damaged.jpg",
-        "tiny.png",
-    }
+    damaged = {"broken link.png", "cut.png", "damaged.jpg", "tiny.png"}
+    assert {n for n, r in reasons.items() if r.startswith("unreadable")} == damaged
     places = [(e["file"], e["row"]) for e in entries if "file" in e]
     assert len(set(places)) == 12 and all(0.9 < e["score"] <= 1 for e in entries if "file" in e)
     assert {e["photo"] for e in entries} == set(prepare._photos(photos))
@@ -217,36 +213,30 @@ def test_the_command_says_what_became_of_the_folder(photos, undisturbed, tmp_pat
 
 
 def test_folders_that_cannot_be_prepared(photos, tmp_path):
-    with pytest.raises(DataError, match="expected a folder of photos, found no such folder"):
-        prepare.prepare(tmp_path / "none", tmp_path / "out")
-    with pytest.raises(DataError, match="expected a folder of photos, found a file"):
-        prepare.prepare(photos / "0.png", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no photo")
-    with pytest.raises(DataError, match="expected a folder with photos in it, found none"):
-        prepare.prepare(tmp_path / "empty", tmp_path / "out")
-    Image.new("RGB", (80, 80)).save(tmp_path / "empty" / "black.png")
-    with pytest.raises(DataError, match="expected a photo with a face, found 1 without a face"):
-        prepare.prepare(tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "black").mkdir()
+    Image.new("RGB", (80, 80)).save(tmp_path / "black" / "black.png")
+    for folder, message in (
+        ("none", "expected a folder of photos, found no such folder"),
+        (photos / "0.png", "expected a folder of photos, found a file"),
+        ("empty", "expected a folder with photos in it, found none"),
+        ("black", "expected a photo with a face, found 1 without a face"),
+    ):
+        refuses(message, prepare.prepare, tmp_path / folder, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == {}
 
 
 def test_an_unfinished_run_is_no_other_folders(photos, tmp_path):
     work = tmp_path / "out" / ".prepare"
-    run = prepare._Run(_made(work), photos)
+    work.mkdir(parents=True)
+    run = prepare._Run(work, photos)
     run.add("0.png")
-    with pytest.raises(DataError, match="expected an unfinished run of"):
-        prepare.prepare(photos / "more", tmp_path / "out")
-    with prepare.filelock.FileLock(work / "lock"), pytest.raises(DataError, match="expected no other run"):
-        prepare.prepare(photos, tmp_path / "out")
+    refuses("expected an unfinished run of", prepare.prepare, photos / "more", tmp_path / "out")
+    with prepare.filelock.FileLock(work / "lock"):
+        refuses("expected no other run", prepare.prepare, photos, tmp_path / "out")
     os.truncate(run.raw("d10_inmc", 1), 100)  # as a crash of the whole machine may leave it
-    with pytest.raises(DataError, match="expected as many faces as in its journal"):
-        prepare.prepare(photos, tmp_path / "out")
-
-
-def _made(folder):
-    folder.mkdir(parents=True)
-    return folder
+    refuses("expected as many faces as in its journal", prepare.prepare, photos, tmp_path / "out")
 
 
 def test_the_light_that_made_a_face_is_found_again():

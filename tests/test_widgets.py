@@ -1,5 +1,7 @@
 """The kernel's side of the widgets: what the browser is sent and answered, what is refused, what is left as text."""
 
+import datetime
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -7,8 +9,10 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+import skimage.data
 from conftest import refuses
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 from bioface import decomposition, illumination, plotting, shading, widgets
 from bioface.datasets.nfe import Faces
@@ -155,6 +159,54 @@ def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypa
     assert len(picture) == len(widget.data) == 44 * 87 * 3
     assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
     assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
+
+
+def test_of_a_photo_the_face_and_its_surroundings_are_edited():
+    d = maps(64, 100)
+    d.mask[:] = False
+    d.mask[20:40, 60:80] = True
+    widget = widgets.edit(d)
+    assert widget.spec["size"] == [30, 30] and "photo of 64 × 100 pixels" in widget.spec["note"]
+    shown = np.frombuffer(widget.data, np.uint8).reshape(30, 30, 3)
+    assert np.abs(shown / 255 - decomposition.edit(d)[15:45, 55:85]).max() < 0.003
+    d.mask[:] = False
+    assert widgets.edit(d).spec["size"] == [64, 100]
+
+
+def png(pixels):
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+def upload(widget, name, content):
+    """What the browser sends, and the sentence that is then under the button."""
+    about = {"name": name, "type": "image/png", "size": len(content), "last_modified": datetime.datetime.now()}
+    widget.photo.value = [{**about, "content": memoryview(content)}]
+    return widget.children[1].spec["text"]
+
+
+@pytest.mark.slow
+def test_a_photo_of_ones_own_is_taken_apart_and_one_without_a_face_refused():
+    widget = widgets.edit()
+    assert widget.children[0] is widget.photo and widget.children[1].spec["kind"] == "nothing"
+    assert "run this cell to use it" in repr(widget) and len(repr(widget)) < 110  # where ipywidgets cuts
+    wall = png(np.full((64, 64, 3), 120, np.uint8))
+    assert upload(widget, "wall.png", wall) == "wall.png: expected a photo with a face, found none for certain"
+    assert len(widget.children) == 2
+    face = np.full((200, 250, 3), 90, np.uint8)
+    face[40:152, 60:172] = skimage.data.astronaut()[64:176, 166:278]
+    assert upload(widget, "我.png", png(face)) == "我.png, 200 × 250 pixels."
+    editor = widget.children[2]
+    assert isinstance(editor, widgets.Editor) and max(editor.spec["size"]) < 160
+    for name, content, message in (
+        ("cut.png", png(face)[:9000], "cut.png: expected a picture (JPEG, PNG, TIFF, …), found something unreadable"),
+        ("text.jpg", b"no photo", "text.jpg: expected a picture"),
+        ("me.NEF", b"II*\0 raw", "me.NEF: expected a developed photo"),
+        ("tiny.png", png(face[:9, :9]), "tiny.png: expected a photo of at least 16 pixels a side, found 9 × 9"),
+    ):
+        assert upload(widget, name, content).startswith(message)
+        assert widget.children[2:] == (editor,)  # nothing is lost
 
 
 def history(steps, rate=0.1):

@@ -1,6 +1,7 @@
 """The widgets for real: JupyterLab on loopback, a notebook run in headless Chromium, keys pressed, pixels looked at."""
 
 import base64
+import io
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import skimage.data
 from browser import WAIT, chromium
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 from test_widgets import history
 
 from bioface import widgets
@@ -42,9 +45,17 @@ face = maps.Decomposition.of_maps(
 face.image[:] = face.reconstruction
 widgets.edit(face)"""
 COMPARE = 'widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100, 0.1)})'
+NFE = """
+from bioface import datasets
+from bioface.datasets import prepare
+
+prepare.prepare("faces", "nfe")
+widgets.scrub(datasets.nfe.open_split("train", "nfe")[:])"""
+UPLOAD = "widgets.edit()"
 ONE = 'widgets.scrub({"melanin": ramps[:1]})'
 NONE = 'widgets.scrub({"melanin": ramps[:0]})'
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+ASTRONAUT = skimage.data.astronaut()[20:240, 110:330]
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": QUIET,
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # cells out of sight stay in the page
@@ -63,7 +74,10 @@ def page(new_page, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / ".jupyter" / "labconfig").mkdir(parents=True)
     (home / ".jupyter" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
-    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, ONE, NONE)]
+    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, NFE, ONE, NONE, UPLOAD)]
+    (home / "faces").mkdir()
+    for k in range(3):
+        Image.fromarray(np.roll(ASTRONAUT, 9 * k, 1)).save(home / "faces" / f"{k}.png")
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), home / "demo.ipynb")
     others = ("JUPYTER", "IPYTHON", "XDG")
@@ -83,7 +97,7 @@ def page(new_page, tmp_path_factory):
             page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'")
             page.run(f"jupyterapp.shell.activateById({opened}.id)")
             page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-            page.wait("document.querySelectorAll('.bioface').length === 5")
+            page.wait("document.querySelectorAll('.bioface').length === 7")
             yield page
             # of the widgets: JupyterLab has its own, as when its server is slow or the kernel dead
             assert [error for error in page.errors if "anywidget" in error or "blob:" in error] == []
@@ -128,6 +142,15 @@ def at(picture, row, column):
 
 
 SLIDER = "input[type=range]"
+#: Of a choice, and that of its longest option.
+WIDTHS = """(choice) => {
+  const free = choice.cloneNode(true);
+  free.style = "position: absolute; width: max-content";
+  choice.after(free);
+  const widths = [choice.offsetWidth, free.offsetWidth];
+  free.remove();
+  return widths;
+}"""
 
 
 def test_the_slider_changes_the_picture_and_the_crosshair_says_the_values(page):
@@ -216,6 +239,44 @@ def test_a_photo_is_edited_and_put_back(page):
     assert np.allclose(at(page.picture(edited), 0.03, 0.03), at(before, 0.03, 0.03), atol=2), "outside the mask"
     first(page, ".bioface-edit button").click()
     until(lambda: np.abs(page.picture(edited).astype(int) - before).max() <= 3, "the photo as it was")
+
+
+def test_prepared_photos_are_scrubbed(page):
+    """The faces of a folder, as ``prepare`` made them."""
+    shown = page.page.locator(".bioface-scrub").nth(1)
+    assert shown.locator("figcaption").all_text_contents()[:2] == ["sRGB image", "normals"]
+    shown.locator(SLIDER).first.focus()
+    page.press("End")
+    said = shown.locator(".bioface-caption").text_content()
+    assert said.startswith("3 of 3 · zx_7_d10_inmc_celebA_01.hdf5:2 · mismatch score 0.")
+    tops = [place.bounding_box()["y"] for place in shown.locator("figcaption").all()]
+    assert np.ptp(tops) < 1  # pixel: with a ramp below or without
+
+
+def test_a_photo_of_ones_own_is_uploaded_and_edited(page, tmp_path):
+    cell = page.page.locator(".jp-Cell").last
+
+    def upload(name, content):
+        (tmp_path / name).write_bytes(content)
+        with page.page.expect_file_chooser() as chooser:
+            cell.locator(".widget-upload").click()
+        chooser.value.set_files(tmp_path / name)
+
+    photo = io.BytesIO()
+    Image.fromarray(ASTRONAUT).save(photo, "PNG")
+    upload("me.png", photo.getvalue())
+    cell.locator(".bioface-edit canvas").nth(1).wait_for()
+    assert cell.locator(".bioface-nothing").text_content() == "me.png, 220 × 220 pixels."
+    upload("broken.png", photo.getvalue()[:999])
+    cell.locator(".bioface-nothing", has_text="broken.png: expected a picture").wait_for()
+    edited = cell.locator(".bioface-edit .bioface-frame").nth(1)  # it is still there
+    before = edited.screenshot()
+    cell.locator(SLIDER).first.focus()
+    page.press("ArrowRight", 12)
+    until(lambda: edited.screenshot() != before, "darker skin")
+    for choice in cell.locator("select").all():
+        wide, wanted = choice.evaluate(WIDTHS)
+        assert wide >= wanted > 50, f"cut off: {choice.text_content()}"
 
 
 @pytest.mark.alone

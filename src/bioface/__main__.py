@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,7 @@ def data() -> int:
     return 2 if failed else 0
 
 
-def decompose(
-    photo: Path, mask: Path | None, weights: Path | None, method: str | None, face: int | str | None, out: Path
-) -> int:
+def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str | None, face: Any, out: Path) -> int:
     """Take a photo apart and write its maps: ``NAME_maps.npz``, ``NAME_overview.png`` and a picture of each.
 
     Without a mask ``NAME_found.png`` shows the faces found, with their numbers; the maps of each are named
@@ -61,16 +59,14 @@ def decompose(
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        if isinstance(face, str):
-            several = decomposition.decompose(photo, mask, weights, show, method, face="all")
-        else:
-            several = [decomposition.decompose(photo, mask, weights, show, method, face)]
+        made: Any = decomposition.decompose(photo, mask, weights, show, method, face)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
     if mask is None and (found := faces.find(photo, everyone=face is not None)):
         with paths.whole_file(out / f"{photo.stem}_found.png") as partial:
             Image.fromarray(faces.picture(photo, found)).save(partial)
+    several = made if face == "all" else [made]
     for number, one in enumerate(several, start=1):
         _write_maps(one, f"{photo.stem}_{number}" if face == "all" else photo.stem, out, show)
     _say_if_shrunk(photo, several[0].mask.shape)
@@ -93,19 +89,11 @@ def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
     rows, columns = (np.flatnonzero(np.isfinite(found.melanin).any(axis)) for axis in (1, 0))
     step = max(1, max(len(rows), len(columns)) // 512)
     face = slice(rows[0], rows[-1] + 1, step), slice(columns[0], columns[-1] + 1, step)
-    panels = {
-        "photo": ("linear_rgb", found.image),
-        "reconstruction": ("rgb", images["reconstruction"]),
-        "diffuse": ("diffuse_shading", found.diffuse_shading),
-        "specular": ("specular_shading", found.specular_shading),
-        "melanin": ("melanin", found.melanin),
-        "haemoglobin": ("haemoglobin", found.haemoglobin),
-        "albedo": ("albedo", found.albedo),
-    }
+    maps = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo")
     figure, _ = plotting.panel_grid(
-        [[image[face] for _, image in panels.values()]],
-        quantities=[quantity for quantity, _ in panels.values()],
-        titles=list(panels),
+        [[found.image[face], images["reconstruction"][face], *(getattr(found, name)[face] for name in maps)]],
+        quantities=["linear_rgb", "rgb", *maps],
+        titles=["photo", "reconstruction", *(name.removesuffix("_shading") for name in maps)],
         masks=[found.mask[face]],
         panel=1.8,
     )
@@ -253,19 +241,19 @@ def train(
 
 def _write_history(path: Path, recipe: str, history: Any) -> None:
     """Every array of a ``training.History`` as a list, null where nothing was measured."""
-
-    def numbers(values: np.ndarray) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in values]
-
     content = {
         "recipe": recipe,
         "steps": len(history),
-        "losses": {name: numbers(values) for name, values in history.losses.items()},
-        **{name: numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
+        "losses": {name: _numbers(values) for name, values in history.losses.items()},
+        **{name: _numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
         "seconds": history.seconds,
     }
     with paths.whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
 
 
 def _face(word: str) -> int | str:
@@ -290,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     preparing.add_argument("folder", type=Path, metavar="FOLDER", help="of photos; they are only read")
     preparing.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default data/nfe)")
     fitting = commands.add_parser("fit", help="fit skin to a multispectral cube (.mat, HDF5, ENVI, pictures)")
-    fitting.add_argument("cube", type=Path, metavar="CUBE")
+    fitting.add_argument("cube_file", type=Path, metavar="CUBE")
     fitting.add_argument("--axes", metavar="RCB", help="their order in the file, where it is not clear: r, c, b")
     fitting.add_argument("--wavelengths", metavar="A:S:B", help="nm, where the file has none, such as 400:10:720")
     fitting.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/fit)")
@@ -308,15 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training.add_argument("--out", type=Path, metavar="DIR", help="folder for the files (default build/train)")
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
+    run: dict[str, Callable[..., int]] = dict(data=data, decompose=decompose, prepare=prepare, fit=fit, train=train)
     try:
-        if command == "data":
-            return data()
-        if command == "prepare":
-            return prepare(**given)
-        given["out"] = given["out"] or paths.build() / command
-        if command == "decompose":
-            return decompose(**given)
-        return fit(given.pop("cube"), **given) if command == "fit" else train(**given)
+        if "out" in given and command != "prepare":
+            given["out"] = given["out"] or paths.build() / command
+        return run[command](**given)
     except BiofaceError as error:
         told = str(error)
     except OSError as error:

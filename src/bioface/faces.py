@@ -14,8 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
@@ -36,6 +38,9 @@ LEVEL = 0.1  #: what counts for an upright face when the detector is in doubt: m
 FIRST = 0.5  #: the detector's score from which on Face Mesh looks at a place
 SIDES = (1.0, 0.5, 0.25)  #: of the squares that the detector looks at, in the photo's longer side
 WIDER = 1.5  #: the square that Face Mesh looks at, in sides of the detector's box or of the mesh before
+STRANGE = 3.0  #: standard deviations from the skin's colour beyond which it is hair or a hand
+DARK = 0.004  # linear RGB, below which colours are noise
+FEW = 100  # pixels, too few to tell what is usual
 
 # The detector's answers are on two grids, of 16 × 16 cells with two of them each, and of 8 × 8 with six
 _ANCHORS = np.concatenate(
@@ -62,10 +67,8 @@ def _axes(squares: np.ndarray) -> np.ndarray:
     """(N, 2, 3): from a place (u, v, 1) within each square (N, 4), 0–1, to pixels x and y of the photo."""
     x, y, side, angle = squares.T
     across, down = side * np.cos(angle), side * np.sin(angle)
-    return np.stack(
-        [np.stack([across, -down, x - (across - down) / 2], -1), np.stack([down, across, y - (down + across) / 2], -1)],
-        1,
-    )
+    axes = [[across, -down, x - (across - down) / 2], [down, across, y - (down + across) / 2]]
+    return np.moveaxis(np.array(axes), -1, 0)
 
 
 def _cut(levels: list[Tensor], squares: np.ndarray, size: int) -> Tensor:
@@ -106,10 +109,10 @@ def _around(points: np.ndarray) -> np.ndarray:
     """The squares (N, 4) around meshes (N, 468, 3), level with their eyes."""
     eyes = points[:, EYES[1], :2] - points[:, EYES[0], :2]
     angle = np.arctan2(eyes[:, 1], eyes[:, 0])
-    turn = np.stack([np.stack([np.cos(angle), np.sin(angle)], -1), np.stack([-np.sin(angle), np.cos(angle)], -1)], 1)
-    level = np.einsum("nij,nkj->nki", turn, points[..., :2])
+    turn = _axes(np.column_stack([0 * points[:, 0, :2], 0 * angle + 1, angle]))[..., :2]  # from level to the photo
+    level = points[..., :2] @ turn
     low, high = level.min(1), level.max(1)
-    centre = np.einsum("nji,nj->ni", turn, (low + high) / 2)
+    centre = (turn @ (low + high)[..., None] / 2)[..., 0]
     return np.column_stack([centre, WIDER * (high - low).max(1), angle])
 
 
@@ -178,15 +181,9 @@ def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> 
     """The same in linear RGB (H, W, 3) float32."""
     H, W = linear.shape[:2]
     longest = max(H, W)
-    scale = min(1.0, LARGEST / longest)
-    rows, columns = (pictures.windows(n, 0, 1 / scale, max(1, round(n * scale))) for n in (H, W))
-    small = linear if scale == 1 else pictures.resample(linear, rows, columns)
-    rgb = np.asarray(image_formation.srgb_encode(small.clip(0, 1)), np.float32)
-    if longest < SMALLEST:
-        scale = SMALLEST / longest
-        size = max(1, round(H * scale)), max(1, round(W * scale))
-        x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
-        rgb = F.interpolate(x, size, mode="bicubic", antialias=True)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    scale = min(1, LARGEST / longest) * max(1, SMALLEST / longest)
+    image = Image.fromarray(_display(linear)).resize((max(1, round(W * scale)), max(1, round(H * scale))))
+    rgb = np.asarray(image, np.float32) / 255
     height, width = rgb.shape[:2]
     levels, found = _halvings(np.ascontiguousarray(rgb)), list[tuple[float, np.ndarray]]()
     with threads.number(1), torch.inference_mode():
@@ -203,6 +200,11 @@ def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> 
     return sorted(inside, key=lambda face: -math.prod(np.ptp(face.points[:, :2], 0).tolist()))
 
 
+def _display(linear: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB of linear RGB."""
+    return np.rint(255 * np.asarray(image_formation.srgb_encode(linear.clip(0, 1)))).astype(np.uint8)
+
+
 def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]:
     """Where the skin (H, W) of the wanted faces of linear RGB (H, W, 3) is.
 
@@ -217,7 +219,7 @@ def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]
     number = 1 if face is None else face
     if not (isinstance(number, int) and number > 0) and number != "all":
         raise BiofaceError(f"expected the number of a face, from 1 on, or 'all', found {face!r}")
-    found = [one.mask() for one in search(linear, everyone=number != 1)]
+    found = [skin(linear, one) for one in search(linear, everyone=number != 1)]
     wanted = found[number - 1 : number] if isinstance(number, int) else found
     if face is not None and not wanted:
         counted = {0: "none was found", 1: "one was found"}.get(len(found), f"{len(found)} were found")
@@ -225,24 +227,37 @@ def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]
     return wanted
 
 
+def skin(linear: np.ndarray, face: Face) -> np.ndarray:
+    """(H, W) bool: the mask of a face without the fringe, hair or hand that reaches into it from outside.
+
+    That is what hangs together with the rim and is more than :data:`STRANGE` standard deviations from the median of the
+    skin's log R/G and log B/G, both of what is nearer; a patch of more than a tenth of the skin never is. On 13 photos
+    the maps correlate with those under given masks by .981, .978, .979 (melanin, haemoglobin, diffuse shading);
+    untrimmed by .989, .951, .980; with what is strange inside the face left out too, by .987, .978, .973.
+    """
+    mask = face.mask()
+    log = np.log(linear[mask].clip(0) + DARK)
+    if len(log) < FEW:
+        return mask
+    colour, like = log[:, ::2] - log[:, 1:2], mask.copy()
+    for _ in range(4):
+        usual = colour[like[mask]]
+        away = colour - np.median(usual, 0)
+        like[mask] = ((away @ np.linalg.pinv(np.cov(usual.T), hermitian=True)) * away).sum(-1) < STRANGE**2
+    outside = ~scipy.ndimage.binary_fill_holes(mask)
+    strange = mask & ~scipy.ndimage.binary_opening(like, np.ones((3, 3), bool))
+    return mask & ~scipy.ndimage.binary_propagation(outside, mask=outside | strange)
+
+
 def picture(photo: str | Path | photos.Photo | np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     """(H, W, 3) uint8: the photo with what was found in it: outlines, what is not skin inside them, and numbers."""
     linear, _ = pictures.read(photo, None)
-    image = Image.fromarray(np.rint(255 * np.asarray(image_formation.srgb_encode(linear))).astype(np.uint8))
+    image = Image.fromarray(_display(linear))
     pen, size = ImageDraw.Draw(image), max(image.size)
+    style: Any = dict(anchor="md", font_size=10 + size // 40, fill="white", stroke_width=2, stroke_fill="black")
     for number, face in enumerate(faces, start=1):
-        other = face.mask(filled=True) & ~face.mask()
-        image.paste((0, 0, 0), mask=Image.fromarray(other))
+        image.paste((0, 0, 0), mask=Image.fromarray(face.mask(filled=True) & ~skin(linear, face)))
         outline = [(float(x), float(y)) for x, y in face.outline]
-        pen.line([*outline, outline[0]], fill=(255, 255, 255), width=1 + size // 400)
-        x, y = face.outline[0]
-        pen.text(
-            (x, y),
-            str(number),
-            fill="white",
-            anchor="md",
-            font_size=10 + size // 40,
-            stroke_width=2,
-            stroke_fill="black",
-        )
+        pen.line([*outline, outline[0]], fill="white", width=1 + size // 400)
+        pen.text(outline[0], str(number), **style)
     return np.array(image)

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets  # type: ignore[import-untyped]
 import numpy as np
 import traitlets
 
 from bioface import decomposition, paths, plotting, shading
 from bioface.arrays import as_mask
 from bioface.datasets.nfe import Faces
-from bioface.errors import BiofaceError, unknown_name
+from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.plotting import QUANTITIES, Quantity
@@ -32,6 +36,7 @@ PREVIEW = 128  #: pixels a side of what is edited; of larger photos every second
 #: Bytes a second of pictures from kernel to browser: Jupyter's server drops messages beyond 1 000 000, its default.
 BYTES_A_SECOND = 700_000
 FRAMES_A_SECOND = 40  #: at most
+AROUND = 0.25  #: of what is edited: sides of the mask that are shown around it
 #: The lights that can be chosen, by what they are called; None is the photo's own.
 LIGHTS: dict[str, str | int | None] = {
     "the photo's own": None,
@@ -236,20 +241,22 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
 # --- editing -----------------------------------------------------------------------------------------------
 
 
-def edit(decomposition: Any) -> Widget:
+def edit(decomposition: Any = None) -> Widget | Upload:
     """Change melanin, haemoglobin, highlights, light and camera of a photo with sliders, and see it change.
 
-    Every picture is :func:`bioface.edit`'s, made in the kernel; of photos with more than 128 pixels a side every
-    second, third ... pixel is taken. The widget says so when no kernel answers.
+    Every picture is :func:`bioface.edit`'s, made in the kernel, of the face and a quarter of its sides around it; of
+    more than 128 pixels a side every second, third ... one is taken. The widget says so when no kernel answers.
 
     Parameters
     ----------
-    decomposition : of one photo, or of several with just one in them
+    decomposition : of one photo, or of several with just one in them; None takes a photo from the reader's disk
 
     Raises
     ------
     BiofaceError : no decomposition, or one of several photos
     """
+    if decomposition is None:
+        return Upload()
     if not isinstance(decomposition, Decomposition):
         raise BiofaceError(f"expected the Decomposition of a photo, found {type(decomposition).__name__}")
     if decomposition.melanin.size == 0:
@@ -261,20 +268,74 @@ def edit(decomposition: Any) -> Widget:
     return Editor(d)
 
 
+class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
+    """What :func:`edit` gives without a photo: a button that takes one, what became of it, and an :class:`Editor`.
+
+    A photo that cannot be taken apart, or has no face, is refused in words; an editor that is there stays.
+    """
+
+    def __init__(self) -> None:
+        self.photo = ipywidgets.FileUpload(accept="image/*", description="Your photo")
+        self._editor: tuple[Widget, ...] = ()
+        said = _nothing("A photo with a face, of up to 10 MB. Only this notebook's kernel gets it.")
+        super().__init__([self.photo, said])
+        self.photo.observe(self._take, "value")
+
+    def __repr__(self) -> str:
+        return f"A photo of yours to edit. {_RUN}"
+
+    def _say(self, text: str, *editor: Widget) -> None:
+        self._editor = editor or self._editor
+        self.children = (self.photo, _nothing(text), *self._editor)
+
+    def _take(self, change: Any) -> None:
+        """Take apart what was uploaded last."""
+        for given in change["new"][-1:]:
+            name = given["name"]
+            self._say(f"{name}: looking for the face and taking it apart …")
+            try:
+                d, notes = _taken_apart(name, bytes(given["content"]))
+                self._say(" ".join([f"{name}, {d.mask.shape[0]} × {d.mask.shape[1]} pixels.", *notes]), Editor(d))
+            except BiofaceError as error:
+                self._say(str(error))
+
+
+def _taken_apart(name: str, content: bytes) -> tuple[Decomposition, list[str]]:
+    """The largest face of the photo in a file's bytes, and what there is to say about it.
+
+    Raises
+    ------
+    DataError : no photo, or none with a face
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", decomposition.NoMask)
+        path = Path(folder) / f"photo{Path(name).suffix}"
+        path.write_bytes(content)
+        try:
+            return decomposition.decompose(path), [str(warning.message) for warning in caught]
+        except decomposition.NoMask:
+            raise DataError(name, "a photo with a face", "none for certain") from None
+        except DataError as error:
+            raise DataError(name, error.expected, error.found) from error
+
+
 class Editor(Widget):
-    """What :func:`edit` gives."""
+    """What :func:`edit` gives for a photo."""
 
     def __init__(self, d: Decomposition):
         H, W = d.mask.shape
-        step = math.ceil(max(H, W) / PREVIEW)
+        box = _with_surroundings(d.mask)
+        step = math.ceil(max(d.mask[box].shape) / PREVIEW)
+        shown = tuple(slice(n.start, n.stop, step) for n in box)
         fields = {f.name: getattr(d, f.name) for f in dataclasses.fields(d)}
-        thin = {name: v[::step, ::step] if v.shape[:2] == (H, W) else v for name, v in fields.items()}
-        self._shown = Decomposition(**thin)
+        self._shown = Decomposition(**{name: v[shown] if v.shape[:2] == (H, W) else v for name, v in fields.items()})
         photo = self.picture()
+        note = f"The face in the photo of {H} × {W} pixels, one pixel of every {step} × {step}."
         spec = {
             "kind": "edit",
             "size": list(self._shown.mask.shape),
-            "note": "" if step == 1 else f"One pixel of every {step} × {step} of the photo's {H} × {W} is shown.",
+            "note": "" if self._shown.mask.shape == (H, W) else note,
             "lights": list(LIGHTS.items()),
             "camera": [round(float(b), 2) for b in np.nan_to_num(d.camera_b)],
             "pause": max(1000 / FRAMES_A_SECOND, 1000 * len(photo) / BYTES_A_SECOND),  # ms from one picture to the next
@@ -294,6 +355,14 @@ class Editor(Widget):
         except BiofaceError as error:
             answer, pictures = str(error), []
         self.send({"id": content["id"], "error": answer}, pictures)
+
+
+def _with_surroundings(mask: np.ndarray) -> tuple[slice, ...]:
+    """The part of a picture (H, W) that holds the mask, and :data:`AROUND` of its longer side on each of its own."""
+    face = mask if mask.any() else ~mask
+    lines = [np.flatnonzero(face.any(axis)) for axis in (1, 0)]
+    reach = math.ceil(AROUND * max(map(np.ptp, lines)))
+    return tuple(slice(max(0, int(line[0]) - reach), int(line[-1]) + 1 + reach) for line in lines)
 
 
 # --- trainings ---------------------------------------------------------------------------------------------

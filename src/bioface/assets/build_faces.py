@@ -13,7 +13,6 @@ Sources: https://github.com/google-ai-edge/mediapipe; the layout of TensorFlow L
 from __future__ import annotations
 
 import ast
-import io
 import json
 import struct
 import sys
@@ -55,26 +54,24 @@ class Table:
         place = self._place(field)
         return struct.unpack_from("<" + form, self.data, place)[0] if place else default
 
+    def _target(self, field: int) -> int:
+        """Where a field leads to; 0 when it is not there."""
+        return self._place(field) and self._place(field) + self.number(field, "I")
+
     def table(self, field: int) -> Table:
         """Another table."""
-        place = self._place(field)
-        return Table(self.data, place + struct.unpack_from("<I", self.data, place)[0])
+        return Table(self.data, self._target(field))
 
     def array(self, field: int, dtype: str = "<i4") -> np.ndarray:
         """A vector of numbers; empty when it is not there."""
-        place = self._place(field)
-        if not place:
-            return np.empty(0, dtype)
-        start = place + struct.unpack_from("<I", self.data, place)[0]
-        count = struct.unpack_from("<I", self.data, start)[0]
+        start = self._target(field)
+        count = struct.unpack_from("<I", self.data, start)[0] if start else 0
         return np.frombuffer(self.data, dtype, count, start + 4)
 
     def tables(self, field: int) -> list[Table]:
         """A vector of tables."""
-        first = self._place(field)
-        first += struct.unpack_from("<I", self.data, first)[0] + 4
-        offsets = self.array(field, "<u4")
-        return [Table(self.data, first + 4 * k + int(offset)) for k, offset in enumerate(offsets)]
+        first = self._target(field) + 4
+        return [Table(self.data, first + 4 * k + int(at)) for k, at in enumerate(self.array(field, "<u4"))]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> list[int]:
@@ -152,13 +149,8 @@ def mesh(source: str) -> dict[str, np.ndarray]:
     The list of edges makes 852 triangles. What it leaves open, eyes and mouth, is closed by strips from one lid or lip
     to the other.
     """
-    listed = next(
-        node.value
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FACEMESH_TESSELATION"
-    )
-    assert isinstance(listed, ast.Call)  # of frozenset, which loses the order
-    triangles = np.array(ast.literal_eval(listed.args[0])).reshape(-1, 3, 2)[..., 0].tolist()
+    listed = source.partition("FACEMESH_TESSELATION = frozenset(")[2].partition("])")[0] + "]"
+    triangles = np.array(ast.literal_eval(listed)).reshape(-1, 3, 2)[..., 0].tolist()  # in order, unlike a frozenset's
     sides = {(t[k], t[k - 2]) for t in triangles for k in range(3)}
     after = {b: a for a, b in sides if (b, a) not in sides}  # along the edge of a hole, the other way round
     part = [NOSTRILS if NOSTRIL_POINTS.issuperset(t) else SKIN for t in triangles]
@@ -201,10 +193,8 @@ def main(argv: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     out = Path(argv[1] if len(argv) == 2 else "face_mesh.npz")
-    content = io.BytesIO()
-    np.savez_compressed(content, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
-    partial = out.with_suffix(".partial")
-    partial.write_bytes(content.getvalue())
+    partial = out.with_suffix(".partial.npz")
+    np.savez_compressed(partial, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
     partial.replace(out)
     print(f"{out}: {out.stat().st_size} bytes")
     return 0

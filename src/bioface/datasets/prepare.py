@@ -99,13 +99,10 @@ def prepare(folder: str | Path, out: str | Path | None = None, progress: bool = 
         with filelock.FileLock(work / "lock", timeout=0):
             run = _Run(work, folder)
             done = {entry["photo"] for entry in run.entries}
-            with tqdm(total=len(photos), initial=len(done), unit="photo", desc="prepare", disable=not progress) as bar:
-                for name in photos:
-                    if name not in done:
-                        run.add(name)
-                        bar.update()
-            reasons = [entry["left_out"].partition(":")[0] for entry in run.entries if "left_out" in entry]
-            left_out = dict(Counter(reasons))
+            for name in tqdm(photos, unit="photo", desc="prepare", disable=not progress):
+                if name not in done:
+                    run.add(name)
+            left_out = dict(Counter(e["left_out"].partition(":")[0] for e in run.entries if "left_out" in e))
             if not run.rows.total():
                 shutil.rmtree(work)
                 found = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -121,8 +118,8 @@ def _photos(folder: Path) -> list[str]:
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        is_photo = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in Image.EXTENSION)
-        found += [(Path(place) / name).relative_to(folder).as_posix() for name in is_photo]
+        shown = (Path(place, name) for name in files if not name.startswith("."))
+        found += [path.relative_to(folder).as_posix() for path in shown if path.suffix.lower() in Image.EXTENSION]
     return sorted(found)
 
 
