@@ -79,6 +79,7 @@ def test_numbers_of_every_kind(folder):
         ({"alt": " "}, "expected a description"),
         ({"data": ""}, "expected a description"),
         ({"name": "line"}, "expected such as '04_loss_surface', found 'line'"),
+        ({"name": "B1_line"}, "figure name"),
         ({"name": "04_../x"}, "figure name"),
     ],
 )

@@ -12,8 +12,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from bioface import paths
 from study import notebook_file
 
-NOTEBOOKS = sorted(paths.notebooks().glob("*.ipynb"))
-FIGURES = sorted(paths.root().glob("figures/[0-9][0-9]_*.png"))
+NOTEBOOKS = notebook_file.every(paths.notebooks())
+FIGURES = sorted(paths.root().glob("figures/*.png"))
 # absolute places that depend on who ran it, in Unix and in Windows
 MACHINE = re.compile(r"(?<![\w.])/(home|root|tmp|work|mnt|media|Users|usr|opt|var|private)/|[A-Z]:\\")
 
@@ -71,7 +71,7 @@ def test_committed_notebook(path):
     """It keeps the rules, has its number for itself, and was written by `make notebooks`, not by hand."""
     assert not faults(nbformat.read(path, as_version=4))
     assert notebook_file.clean(path) == path.read_text(encoding="utf-8")
-    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    assert re.fullmatch(rf"{notebook_file.NUMBER}_[a-z0-9_]+", path.stem)
     assert [other.stem for other in NOTEBOOKS if other.stem[:2] == path.stem[:2]] == [path.stem]
 
 
@@ -87,12 +87,12 @@ def test_figure_is_drawn_by_its_notebook(path):
     beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     (drawn,) = (p for p in NOTEBOOKS if p.stem[:2] == path.stem[:2])
     assert f'"{path.stem}"' in "\n".join(text for _, text, _ in notebook_file.source(drawn))
-    assert beside["notebook"] == drawn.name and beside["description"] and beside["data"]
+    assert beside["notebook"] == drawn.relative_to(paths.notebooks()).as_posix() and beside["description"] and beside["data"]
 
 
 def test_notebooks_are_where_the_rules_look():
     others = [p for p in paths.root().rglob("*.ipynb") if not {".venv", "build", ".ipynb_checkpoints"} & set(p.parts)]
-    assert sorted(others) == NOTEBOOKS
+    assert sorted(others) == sorted(NOTEBOOKS)
 
 
 def _cell(source, count, text="", *tags):

@@ -41,7 +41,8 @@ def place(folders, monkeypatch):
 
 
 def _declared(place):
-    rows = (f'[{k:02d}.n]\nwhat = "a number"\ndata = "none"\nat_most = 3\n' for k in range(1, 10))
+    numbers = [*(f"{k:02d}" for k in range(1, 10)), "A1"]
+    rows = (f'[{number}.n]\nwhat = "a number"\ndata = "none"\nat_most = 3\n' for number in numbers)
     (place / "claims.toml").write_text("".join(rows))
     return place / "claims.toml"
 
@@ -53,7 +54,8 @@ def write(place, name, *sources, parameters='profile = "default"  # or full\nsee
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         *map(new_code_cell, sources or [RESULTS]),
     ]
-    path = place / "notebooks" / f"{name}.ipynb"
+    path = place / "notebooks" / ("appendix" if name.startswith("A") else "") / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=cells, metadata=notebook_file.METADATA), path)
     return path
 
@@ -68,7 +70,7 @@ def run(place, *arguments):
 
 def ran(place):
     """When each executed copy was written."""
-    return {p.stem: p.stat().st_mtime_ns for p in (place / "build/notebooks").glob("[0-9]*.ipynb")}
+    return {p.stem: p.stat().st_mtime_ns for p in (place / "build/notebooks").glob("[0-9A]*.ipynb")}
 
 
 def names(folder):
@@ -76,12 +78,13 @@ def names(folder):
 
 
 def test_notebooks_come_in_order_and_by_number_or_name(place):
-    for name in ("04_fit", "01_audit", "02_overfit"):
+    for name in ("A2_more", "04_fit", "01_audit", "02_overfit", "A1_data"):
         write(place, name)
     (place / "notebooks/scratch.ipynb").write_text("not a numbered notebook, so not ours")
     folder = place / "notebooks"
-    assert [job.notebook.stem for job in reproduce.jobs(folder)] == ["01_audit", "02_overfit", "04_fit"]
-    assert [job.notebook.stem for job in reproduce.jobs(folder, ["04", "01_audit"])] == ["01_audit", "04_fit"]
+    every = ["01_audit", "02_overfit", "04_fit", "A1_data", "A2_more"]
+    for only, expected in ([], every), (["04", "01_audit"], ["01_audit", "04_fit"]), (["A1"], ["A1_data"]):
+        assert [job.notebook.stem for job in reproduce.jobs(folder, only)] == expected
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys, pac
     monkeypatch.setattr(fingerprint, "locked", lambda: locked)
     if here:
         monkeypatch.setattr(fingerprint, "installed", lambda: locked | {package: here})
-    monkeypatch.setattr(reproduce, "run", lambda todo, publish: 0)
+    monkeypatch.setattr(reproduce, "run", lambda *_: 0)
     write(place, "01_a")
     assert run(place) == 0
     assert fingerprint.differing() == differing
@@ -226,15 +229,15 @@ def test_a_file_that_is_no_notebook(tmp_path, text):
 @pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, capsys):
     write(place, "01_a")
-    write(place, "04_b")
+    write(place, "A1_b")
     assert run(place) == 0
     told = capsys.readouterr().out
-    assert "01.n" in told and "04.n" in told and "2 of 2 claims pass" in told
-    assert told.index("01_a") < told.index("04_b")
+    assert "01.n" in told and "A1.n" in told and "2 of 2 claims pass" in told
+    assert told.index("01_a") < told.index("A1_b")
     figures, executed = place / "figures", place / "build/notebooks"
-    assert names(figures) == ["01_x.png", "04_x.png", "claims.json"]
+    assert names(figures) == ["01_x.png", "A1_x.png", "claims.json"]
     before = ran(place)
-    assert sorted(before) == ["01_a", "04_b"]
+    assert sorted(before) == ["01_a", "A1_b"]
 
     def lose_rows():
         rows = json.loads((figures / "claims.json").read_text())
@@ -243,13 +246,13 @@ def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, cap
 
     for change, concerned in [
         (lambda: None, []),
-        (lambda: write(place, "04_b", RESULTS + "\nprint('more')"), ["04_b"]),
+        (lambda: write(place, "A1_b", RESULTS + "\nprint('more')"), ["A1_b"]),
         (lambda: (figures / "01_x.png").write_text("altered"), ["01_a"]),
-        ((figures / "04_x.png").unlink, ["04_b"]),
-        (lose_rows, ["04_b"]),
+        ((figures / "A1_x.png").unlink, ["A1_b"]),
+        (lose_rows, ["A1_b"]),
         (lambda: (executed / "01_a.stamp").write_bytes(b"\xff"), ["01_a"]),
-        (lambda: executed.joinpath("04_b.ipynb").write_text("{}"), ["04_b"]),
-        ((executed / "04_b.ipynb").unlink, ["04_b"]),
+        (lambda: executed.joinpath("A1_b.ipynb").write_text("{}"), ["A1_b"]),
+        ((executed / "A1_b.ipynb").unlink, ["A1_b"]),
     ]:
         change()
         assert run(place) == 0 and "up to date" in capsys.readouterr().out
@@ -257,6 +260,7 @@ def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, cap
         assert [name for name in after if after[name] != before.get(name)] == concerned
         assert (figures / "01_x.png").read_text() == "drawn with 1"
         before = after
+    assert run(place, "--notebook", "A1") == 0 and "A1_b  up to date" in capsys.readouterr().out
 
 
 @pytest.mark.slow

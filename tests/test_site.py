@@ -22,10 +22,11 @@ from PIL import Image
 
 from bioface import paths
 from bioface.errors import BiofaceError
-from study import site
+from study import notebook_file, site
 
 # MyST-NB uses what the next Sphinx will not have
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")
+EVERY = notebook_file.every(paths.notebooks())
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
 ROW |= {"data": "none (arithmetic)", "control": "0", "notebook": "01", "timing": False, "reason": ""}
@@ -40,6 +41,8 @@ FIRST = [
     new_code_cell('figures.save(figure, "01_lines", alt="x")', execution_count=1, outputs=[SHOWN]),
     new_code_cell("print('<b>')", execution_count=2, outputs=[new_output("stream", text="<b>\n")]),
 ]
+SECOND = [new_markdown_cell("# 02 · Second\n\n## Parts\n\n[more](appendix/A1_third.ipynb)")]
+THIRD = [new_markdown_cell("# A1 · Third\n\n[back](../02_second.ipynb#parts)")]
 README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Table 1\n\n[data](data/README.md) [c](CITATION.cff)"
 TEXTS = {
     "README.md": README,
@@ -66,7 +69,8 @@ def small(tmp_path_factory):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "figures" / "01_lines.png").write_bytes(PNG.getvalue())
-    for name, cells in (("01_first", FIRST), ("02_second", [new_markdown_cell("# 02 · Second\n\n## Parts")])):
+    for name, cells in (("01_first", FIRST), ("02_second", SECOND), ("appendix/A1_third", THIRD)):
+        (folder / "notebooks" / "appendix").mkdir(exist_ok=True)
         notebook = new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
         write(notebook, folder / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
@@ -115,6 +119,9 @@ def test_a_page_has_what_its_notebook_has(small):
 def test_the_other_pages(small):
     home = read(small, "index")
     assert home.h1.find(string=True) == "Study" and home.select_one("article img")["alt"] == "A"
+    appendix = home.find(string="Appendix").find_next("a")
+    assert (appendix["href"], appendix.get_text()) == ("notebooks/appendix/A1_third.html", "A1 · Third")
+    assert read(small, "notebooks/appendix/A1_third").select_one("article a[href='../02_second.html#parts']")
     assert "Table 1" not in home.article.get_text() and "Table 1" in read(small, "README").article.get_text()
     assert read(small, "README").select_one("article a[href='data/README.html']")
     assert read(small, "CONTRIBUTING").select_one("article a[href='notebooks/01_first.html']")
@@ -145,7 +152,7 @@ NOTEBOOK, CLAIMS, LINES = "notebooks/01_first.ipynb", "figures/claims.json", "fi
 DAMAGED = [
     (NOTEBOOK, "{", "", f"^/.*/{NOTEBOOK}: expected a notebook"),
     (NOTEBOOK, '"execution_count": 2', '"execution_count": null', f"^/.*/{NOTEBOOK}: .*a cell that was not"),
-    (NOTEBOOK, "figures.save", "savefig", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
+    (NOTEBOOK, "01_lines", "lines", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
     (NOTEBOOK, PIXELS, "A", f"^/.*/{NOTEBOOK}: .* base64"),
     (NOTEBOOK, PIXELS[60:], "AAAA", f"^/.*/{NOTEBOOK}: expected .* 01_lines.png|Truncated"),
     (LINES, '"description"', '"sense"', f"^/.*/{NOTEBOOK}: .*'description'"),
@@ -232,7 +239,7 @@ def page(real):
 @pytest.mark.slow
 def test_links_of_the_real_site(real):
     check_links(real)
-    notebooks = {f"notebooks/{file.stem}" for file in (paths.PACKAGE.parents[1] / "notebooks").glob("*.ipynb")}
+    notebooks = {path.relative_to(paths.root()).with_suffix("").as_posix() for path in EVERY}
     pages = {page.relative_to(real).with_suffix("").as_posix() for page in real.rglob("*.html")}
     assert {"index", "README", "claims", "deviations", "data/README", "api/bioface.skin", *notebooks} <= pages
 
@@ -253,7 +260,7 @@ KNOWN |= {"scrollable-region-focusable"}
 def test_the_real_site_in_a_browser(real, page, width, scheme):
     """Nothing is cut off or missing, and axe finds no fault: contrast, alternative text, boxes that scroll, names, …"""
     modules = sorted(real.glob("api/*.html"))[::20]
-    for file in [*real.glob("[!s]*.html"), *real.glob("data/*.html"), *real.glob("notebooks/*.html"), *modules]:
+    for file in [*real.glob("[!s]*.html"), *real.glob("data/*.html"), *real.glob("notebooks/**/*.html"), *modules]:
         page.open(file, width, 900, scheme)
         assert page.run("[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)") == []
         assert page.run("document.documentElement.scrollWidth") <= width and page.run(BEYOND) == [], file.name

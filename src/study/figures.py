@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from bioface.plotting import to_numpy
+from study import notebook_file
 
 MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
 
@@ -26,7 +27,7 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
 
     Parameters
     ----------
-    name : "NN_what_it_shows", NN being the notebook that draws it
+    name : "NN_what_it_shows", NN (or A1, of an appendix) being the notebook that draws it
     numbers : what is plotted, by name: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6
         significant digits; NaN (no value there) becomes null
     data : the data set, with "(synthetic)" or "(measured)"
@@ -37,12 +38,14 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     ------
     BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
     """
-    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+    if not re.fullmatch(rf"{notebook_file.NUMBER}_[a-z0-9_]+", name):
         raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
     if not (alt.strip() and data.strip()):
         raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
     title = title or name[3:].replace("_", " ")
-    notebook = next(paths.notebooks().glob(f"{name[:2]}_*.ipynb"), Path(name[:2])).name
+    home = paths.notebooks()
+    drawn = [path for path in notebook_file.every(home) if path.name[:2] == name[:2]]
+    notebook = drawn[0].relative_to(home).as_posix() if drawn else name[:2]
     rounded = _plain(numbers, name)
     if (count := _count(rounded)) > MOST_NUMBERS:
         raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")

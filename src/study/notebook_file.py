@@ -14,6 +14,13 @@ METADATA = {
     "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
+NUMBER = r"(?:\d\d|A\d)"  #: of a notebook, with which its name, its claims and its figures begin; a pattern
+
+
+def every(folder: str | Path) -> list[Path]:
+    """The notebooks of a folder in the order in which they run: ``NN_*.ipynb``, then ``appendix/AN_*.ipynb``."""
+    patterns = ("[0-9][0-9]_*.ipynb", "appendix/A[0-9]_*.ipynb")
+    return [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
 
 
 def source(path: str | Path) -> list[tuple[str, str, list[str]]]:
