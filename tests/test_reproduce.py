@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from bioface import paths
 from bioface.errors import DataError
-from study import claims, fingerprint, notebook_file, reproduce
+from study import claims, comparison, fingerprint, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
@@ -360,7 +360,8 @@ def test_cleaning(tmp_path):
     said = [("stderr", "50%"), ("stdout", "ä\n"), ("stderr", "99%"), ("stdout", "two\n")]
     shown = ("display_data", "image/png"), ("display_data", notebook_file.WIDGET), ("execute_result", "text/plain")
     streams = [new_output("stream", name=name, text=text) for name, text in said]
-    figures = [new_output(kind, data={mime: "AA"}, metadata={"x": 1}) for kind, mime in shown]
+    alt = {"image/png": {"alt": "A line."}}
+    figures = [new_output(kind, data={mime: "AA"}, metadata=alt | {"x": 1}) for kind, mime in shown]
     cells = [
         new_markdown_cell("# T", metadata=noise),
         new_code_cell("a", outputs=streams, execution_count=3),
@@ -375,7 +376,7 @@ def test_cleaning(tmp_path):
     assert [cell.execution_count for cell in (a, b, again)] == [1, 2, 3]
     assert a.outputs == [new_output("stream", text="ä\ntwo\n")]
     assert [output.output_type for output in b.outputs] == ["display_data", "execute_result"]
-    assert [output.metadata for output in b.outputs] == [{}, {}] and b.outputs[1].execution_count == 2
+    assert [output.metadata for output in b.outputs] == [alt] * 2 and b.outputs[1].execution_count == 2
     assert (title.metadata, a.metadata, b.metadata) == ({}, {}, {"tags": ["keep"]})
     assert cleaned.metadata == notebook_file.METADATA
     file.write_text(text)
@@ -410,20 +411,65 @@ def test_publishing_shows_the_small_public_files_and_none_of_one_s_own(place, mo
 
 
 @pytest.mark.slow
-def test_comparing_catches_a_changed_number_and_warnings_but_not_what_is_marked(place):
-    same = write(place, "01_same", "import time\nprint(time.time())", RESULTS)
-    changed = write(place, "02_changed", "print(f'rmse {0.125:.3f}')")
-    write(place, "03_warns", "import warnings\nwarnings.warn('careful')")
-    write(place, "04_timed", "import time\nprint(time.time())")
+def test_comparing_catches_what_changed_beyond_what_a_tag_allows(place):
+    def tagged(path, tag):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[3].metadata["tags"] = [tag]
+        nbformat.write(notebook, path)
+
+    timed, own = "import time\nprint(time.time())", "print(open('data').read())"
+    tags = {
+        "01_same": "nbval-ignore-output",
+        "05_near": "tolerance-5",
+        "06_far": "tolerance-5",
+        "07_own": "optional-data",
+    }
+    sources = {
+        "01_same": timed,
+        "02_changed": "print(f'rmse {0.125:.3f}')",
+        "03_warns": "import warnings\nwarnings.warn('x')",
+    }
+    sources |= {
+        "04_timed": timed,
+        "05_near": "print('rmse 1.25 PASS')",
+        "06_far": "print('rmse 1.29 PASS')",
+        "07_own": own,
+    }
+    (place / "notebooks/data").write_text("of the author")
+    paths_of = {name: write(place, name, source, RESULTS) for name, source in sources.items()}
     assert run(place, "--publish") == 0
-    notebook = nbformat.read(same, as_version=4)
-    notebook.cells[3].metadata["tags"] = ["nbval-ignore-output"]
-    nbformat.write(notebook, same)
-    assert "rmse 0.125" in changed.read_text()
-    changed.write_text(changed.read_text().replace("rmse 0.125", "rmse 0.126"))
+    for name, tag in tags.items():
+        tagged(paths_of[name], tag)
+    for name, old, new in (("02_changed", "0.125", "0.126"), ("05_near", "1.25", "1.22"), ("06_far", "1.29", "1.22")):
+        text = paths_of[name].read_text()
+        changed = text.replace(f"rmse {old}", f"rmse {new}", 2).replace(f"print('rmse {new}", f"print('rmse {old}")
+        assert changed != text
+        paths_of[name].write_text(changed)
+    (place / "notebooks/data").write_text("of the reader")
+    (place / "data/skin").mkdir()
+    (place / "data/skin/a.mat").write_text("x")
     figures = {p.name: p.read_bytes() for p in (place / "figures").iterdir()}
     command = [sys.executable, "-m", "study.reproduce", "--compare", "--folder", str(place / "notebooks")]
     done = subprocess.run(command, capture_output=True, text=True)  # nbval runs in a pytest, which is not to be ours
     assert done.returncode == 1 and "Cell outputs differ" in done.stdout
-    assert set(re.findall(r"FAILED .*?(\d\d_\w+)\.ipynb", done.stdout)) == {"02_changed", "03_warns", "04_timed"}
+    failed = {"02_changed", "03_warns", "04_timed", "06_far"}
+    assert set(re.findall(r"FAILED .*?(\d\d_\w+)\.ipynb", done.stdout)) == failed
     assert {p.name: p.read_bytes() for p in (place / "figures").iterdir()} == figures, "its own are elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tolerance", "expected"),
+    [
+        ("rmse  0.0124", "rmse 0.0126", 0.02, True),  # however spaced
+        ("rmse 0.0124", "rmse 0.0128", 0.02, False),
+        ("0.02", "0.03", 0.0, True),  # a unit of the last digit
+        ("0.02", "−0.01", 0.0, False),
+        ("54 300 px, 492,456", "54 900 px, 492,999", 0.02, True),
+        ("8 of 12", "9 of 12", 0.05, False),  # a count is a count
+        ("1e-09", "2e-09", 0.1, True),
+        ("PASS 1", "FAIL 1", 0.5, False),
+        ("1 2", "1", 0.5, False),
+    ],
+)
+def test_two_texts_agree_within_a_tolerance(one, other, tolerance, expected):
+    assert comparison.agree(one, other, tolerance) is comparison.agree(other, one, tolerance) is expected

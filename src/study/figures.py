@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too
 
 
 def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, alt: str, title: str = "") -> None:
-    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``.
+    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``; a notebook shows it.
 
     The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
     package; there is no date in them, so that the same sources give the same file.
@@ -56,6 +57,11 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
         figure.savefig(picture, format="png", metadata=told)
         text.write_text(f'{{\n{_rows(about)},\n"numbers": {{\n{_rows(rounded)}\n}}\n}}\n', encoding="utf-8")
+    if "inline" in matplotlib.get_backend():  # a notebook, whose own way has no alternative text
+        from IPython.display import display
+
+        display(figure, metadata={"image/png": {"alt": alt}})  # type: ignore[no-untyped-call]
+        plt.close(figure)
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:

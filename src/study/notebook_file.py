@@ -82,8 +82,9 @@ def clean(path: str | Path) -> str:
         cell.execution_count = count
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
-            if "metadata" in output:
-                output.metadata = {}
+            if "metadata" in output:  # of a picture, what it shows
+                told = output.metadata.get("image/png", {}).get("alt")
+                output.metadata = {"image/png": {"alt": told}} if told else {}
             if "execution_count" in output:
                 output.execution_count = count
         cell.outputs = [

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError, print_anywhere, unknown_name
-from study import claims, fingerprint, notebook_file
+from study import claims, comparison, fingerprint, notebook_file
 
 #: Folders of ``data/`` whose small public files the committed notebooks may show, in cells that nbval ignores.
 SHOWN = ("skin", "cameras", "bioskin")
@@ -155,19 +155,6 @@ def without_data() -> None:
     os.environ["BIOFACE_DATA"] = str(shown)
 
 
-def compare(todo: Sequence[Job]) -> int:
-    """Run the notebooks again under nbval, which compares every output with the committed one.
-
-    Figures go to ``build/compare/``. Caches are used: after a cold ``make reproduce`` they are new.
-    """
-    import pytest
-
-    os.environ["BIOFACE_FIGURES"] = str(paths.build() / "compare" / "figures")
-    ours = ["addopts=", "filterwarnings=", "timeout=0"]  # which are for unit tests
-    options = ["--nbval", "-q", "-p", "no:cacheprovider", *(f"--override-ini={option}" for option in ours)]
-    return int(pytest.main([*options, *(str(job.notebook) for job in todo)]))
-
-
 def run(todo: Sequence[Job], home: Path, publish: bool = False) -> int:
     """Run what needs running, in order, then print the claims.
 
@@ -237,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "BIOFACE_FIGURES": str(todo[0].figures),
                 "JUPYTER_PATH": str(Path(__file__).parent / "jupyter"),
             }
-            return compare(todo) if options.compare else run(todo, options.folder, options.publish)
+            if options.compare:
+                return comparison.compare(job.notebook for job in todo)
+            return run(todo, options.folder, options.publish)
     except BiofaceError as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
