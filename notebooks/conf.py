@@ -60,7 +60,8 @@ def gather(app, config):
     tables = {"claims": claims.read(), "records": claims.records(), "deviations": ledger.table().data}
     tables["appendix"] = any(path.parent.name == "appendix" for path in notebooks)
     for page in paths.notebooks().glob("*.md"):
-        jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(source / page.name))
+        target = source / ("" if page.stem == "index" else "notebooks") / page.name
+        jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(target))
     for file in root.glob("src/*/**/[a-z]*.py"):
         name = ".".join(file.relative_to(root / "src").with_suffix("").parts)
         text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"

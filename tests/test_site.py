@@ -43,7 +43,8 @@ FIRST = [
 ]
 SECOND = [new_markdown_cell("# 02 · Second\n\n## Parts\n\n[more](appendix/A1_third.ipynb)")]
 THIRD = [new_markdown_cell("# A1 · Third\n\n[back](../02_second.ipynb#parts)")]
-README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Table 1\n\n[data](data/README.md) [c](CITATION.cff)"
+README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Run it\n\n[devs](notebooks/deviations.md) "
+README += "[data](data/README.md) [c](CITATION.cff)"
 TEXTS = {
     "README.md": README,
     "CITATION.cff": "cff",
@@ -122,14 +123,14 @@ def test_the_other_pages(small):
     appendix = home.find(string="Appendix").find_next("a")
     assert (appendix["href"], appendix.get_text()) == ("notebooks/appendix/A1_third.html", "A1 · Third")
     assert read(small, "notebooks/appendix/A1_third").select_one("article a[href='../02_second.html#parts']")
-    assert "Table 1" not in home.article.get_text() and "Table 1" in read(small, "README").article.get_text()
+    assert "Run it" not in home.article.get_text() and "Run it" in read(small, "README").article.get_text()
     assert read(small, "README").select_one("article a[href='data/README.html']")
     assert read(small, "CONTRIBUTING").select_one("article a[href='notebooks/01_first.html']")
-    claim = [cell.get_text() for cell in read(small, "claims").select("tbody td")]
+    claim = [cell.get_text() for cell in read(small, "notebooks/claims").select("tbody td")]
     assert claim[:5] == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
     assert claim[5:8] == ["01.x", "2026-11-26", "0.02286; beside it: 0.0216"]
     assert claim[8:] == ["layered", "a.mat, 7 bytes, SHA-256 0123456789ab…", "954dfdb0f8"]
-    deviations = read(small, "deviations").select_one(".table-wrapper.container > table")
+    deviations = read(small, "notebooks/deviations").select_one(".table-wrapper.container > table")
     row = [cell.get_text() for cell in deviations.select("tbody td")]
     assert row[:5] == ["a < b", "–", "c", "d", "It is 1."]
     module = read(small, "api/bioface.errors")
@@ -241,7 +242,16 @@ def test_links_of_the_real_site(real):
     check_links(real)
     notebooks = {path.relative_to(paths.root()).with_suffix("").as_posix() for path in EVERY}
     pages = {page.relative_to(real).with_suffix("").as_posix() for page in real.rglob("*.html")}
-    assert {"index", "README", "claims", "deviations", "data/README", "api/bioface.skin", *notebooks} <= pages
+    assert {
+        "index",
+        "README",
+        "notebooks/claims",
+        "notebooks/deviations",
+        "notebooks/modules",
+        "data/README",
+        "api/bioface.skin",
+        *notebooks,
+    } <= pages
 
 
 # what reaches beyond the screen and is in no box that scrolls
@@ -274,7 +284,7 @@ def test_the_real_site_in_a_browser(real, page, width, scheme):
 
 @pytest.mark.slow
 def test_the_keyboard_skips_and_reaches_what_lies_beside_the_screen_and_boxes_that_scroll(real, page):
-    page.open(real / "claims.html", 390, 900)
+    page.open(real / "notebooks" / "claims.html", 390, 900)
     page.press("Tab")
     assert page.run("document.activeElement.hash") == "#furo-main-content"
     page.wait("document.activeElement.getBoundingClientRect().top >= 0")
