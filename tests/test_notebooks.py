@@ -135,6 +135,19 @@ def test_figure_is_drawn_by_its_notebook(path):
     assert beside["description"] and beside["data"]
 
 
+PAGES = [*paths.root().glob("*.md"), *paths.root().glob("data/*.md"), *paths.notebooks().glob("*.md")]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_links_lead_somewhere_in_jupyter_and_in_a_viewer_of_markdown_too(path):
+    """From the place of the page in the checkout; the site has its own test."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "markdown")
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)):
+        assert (path.parent / target).exists(), target
+
+
 def test_notebooks_are_where_the_rules_look():
     others = [p for p in paths.root().rglob("*.ipynb") if not {".venv", "build", ".ipynb_checkpoints"} & set(p.parts)]
     assert sorted(others) == sorted(NOTEBOOKS)

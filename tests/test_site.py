@@ -283,6 +283,16 @@ def test_the_real_site_in_a_browser(real, page, width, scheme):
 
 
 @pytest.mark.slow
+def test_the_first_screen_shows_the_question_the_answer_and_faces(real, page):
+    page.open(real / "index.html", 1280, 900)
+    ends = page.run("[...document.querySelectorAll('article p, article img')].map((e) => e.getBoundingClientRect())")
+    texts = page.run("[...document.querySelectorAll('article p')].map((e) => e.textContent.split('.')[0])")
+    assert texts[:2] == ["Question", "Answer"] and ends[1]["bottom"] < 900
+    top = page.run("document.querySelector('article img').getBoundingClientRect().top")
+    assert top < 700, "enough of the picture to see a row of faces"
+
+
+@pytest.mark.slow
 def test_the_keyboard_skips_and_reaches_what_lies_beside_the_screen_and_boxes_that_scroll(real, page):
     page.open(real / "notebooks" / "claims.html", 390, 900)
     page.press("Tab")
