@@ -339,7 +339,7 @@ def test_the_command_shows_what_was_found(two_faces, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::bioface.decomposition.NotSkin")  # of a dark photo, whichever the mask
+@pytest.mark.filterwarnings("ignore::bioface.decomposition.NotSkin")  # one photo, under the given mask
 def test_maps_with_the_found_mask_are_those_with_the_given_one(photo_files):
     """The given ones go from the brows down, and take in eyes and mouth."""
     agreement = []
