@@ -57,8 +57,13 @@ def gather(app, config):
     notebooks = notebook_file.every(paths.notebooks())
     for page in [*notebooks, *(page for pattern in PAGES for page in root.glob(pattern))]:
         shutil.copyfile(page, source / page.relative_to(root))
-    tables = {"claims": claims.read(), "records": claims.records(), "deviations": ledger.table().data}
-    tables["appendix"] = any(path.parent.name == "appendix" for path in notebooks)
+    tables = {
+        "claims": claims.read(),
+        "declared": claims.declared(),
+        "records": claims.records(),
+        "deviations": ledger.table().data,
+        "appendix": any(path.parent.name == "appendix" for path in notebooks),
+    }
     for page in paths.notebooks().glob("*.md"):
         target = source / ("" if page.stem == "index" else "notebooks") / page.name
         jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(target))

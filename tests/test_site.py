@@ -49,6 +49,7 @@ TEXTS = {
     "README.md": README,
     "CITATION.cff": "cff",
     "notebooks/deviations.toml": DEVIATION,
+    "notebooks/claims.toml": '[01.x]\nset = 2026-11-26\nheadline = "It is"\nrefuted_by = "a 2"',
     "src/bioface/errors.py": (paths.PACKAGE / "errors.py").read_text(),
     "CONTRIBUTING.md": "# Contributing\n\n[first](notebooks/01_first.ipynb)",
     "figures/claims.json": json.dumps({"claims": [ROW]}),
@@ -127,7 +128,8 @@ def test_the_other_pages(small):
     assert read(small, "README").select_one("article a[href='data/README.html']")
     assert read(small, "CONTRIBUTING").select_one("article a[href='notebooks/01_first.html']")
     claim = [cell.get_text() for cell in read(small, "notebooks/claims").select("tbody td")]
-    assert claim[:5] == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
+    assert claim[0] == "01.x: a < b_c; beside it: 0; headline, would be refuted by: a 2"
+    assert claim[1:5] == ["1", "≥ 0.5, 2026-11-26", "FAIL", "none (arithmetic)"]
     assert claim[5:8] == ["01.x", "2026-11-26", "0.02286; beside it: 0.0216"]
     assert claim[8:] == ["layered", "a.mat, 7 bytes, SHA-256 0123456789ab…", "954dfdb0f8"]
     deviations = read(small, "notebooks/deviations").select_one(".table-wrapper.container > table")

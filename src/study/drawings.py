@@ -113,6 +113,7 @@ def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbe
     figure, _ = plotting.panel_grid(
         [[maps[q][0] for q in truth] for maps in both],
         quantities=list(truth),
+        titles=["photo", *(q.replace("_", " ") for q in tops)],
         row_labels=["truth", "network"],
         masks=[mask[0], mask[0]],
         limits={q: (0.0, float(top)) for q, top in tops.items()},

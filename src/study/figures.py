@@ -60,7 +60,7 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     if "inline" in matplotlib.get_backend():  # a notebook, whose own way has no alternative text
         from IPython.display import display
 
-        display(figure, metadata={"image/png": {"alt": alt}})  # type: ignore[no-untyped-call]
+        display(figure, metadata={"image/png": {"alt": alt}})
         plt.close(figure)
 
 
