@@ -89,22 +89,28 @@ def standard_deviation(
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]], dtype=torch.float64)
     """
     J = J.to(torch.float64)
-    G = J.mT @ J
+    return deviation_of(J.mT @ J, sigma, free, None if noise is None else J.mT @ noise.to(J) @ J, J.shape[-2])
+
+
+def deviation_of(
+    G: Tensor, sigma: Tensor | float, free: Tensor | None = None, noise: Tensor | None = None, bands: int = 4
+) -> Tensor:
+    """:func:`standard_deviation` from G = JᵀJ (..., 4, 4) and JᵀCJ of as many ``bands``, in double precision."""
     scale = G.diagonal(dim1=-2, dim2=-1).sqrt()
     seen = scale > 0
     use = seen if free is None else seen & free
     unit = torch.where(use, 1 / torch.where(seen, scale, 1.0), 0.0)
     units = unit[..., :, None] * unit[..., None, :]
     G = G * units
-    G.diagonal(dim1=-2, dim2=-1).add_((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
+    G.diagonal(dim1=-2, dim2=-1).add_((~use).to(G) + 1e-14)  # a trace, so that every G has an inverse
     inverse = torch.linalg.inv_ex(G).inverse
-    spread = inverse if noise is None else inverse @ (units * (J.mT @ noise.to(J) @ J)) @ inverse
+    spread = inverse if noise is None else inverse @ (units * noise) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)
     told = (inverse.diagonal(dim1=-2, dim2=-1).abs() < _UNKNOWABLE) & (variance > 0)
-    if J.shape[-2] < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
+    if bands < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
         values, vectors = torch.linalg.eigh(G)
         told &= (vectors.square() * (values < 1 / _UNKNOWABLE)[..., None, :]).sum(-1) < 1e-16
-    sigma = torch.as_tensor(sigma, dtype=J.dtype, device=J.device)[..., None]
+    sigma = torch.as_tensor(sigma, dtype=G.dtype, device=G.device)[..., None]
     deviation = torch.where(told & use, variance.clamp_min(0).sqrt() / scale * sigma, torch.inf)
     return deviation if free is None else deviation.masked_fill(~free, torch.nan)
 

@@ -302,12 +302,14 @@ def _check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
     return where
 
 
-def _finish(problem: Problem, x: Tensor, state: Tensor, y: Tensor, sigma: float | None) -> tuple[Tensor, ...]:
+def _finish(
+    problem: Problem, x: Tensor, state: Tensor, seen: Tensor, y: Tensor, sigma: float | None
+) -> tuple[Tensor, ...]:
     """Maps (n, 4), status (n,), RMS residual (n,) in the cube's unit, misfit (n,) and predicted deviations (n, 4)."""
-    J = problem.jacobian(x)
     pigments, shadings = x[:, :2], x[:, 2:]
-    rms = (y - shadings[:, :1] * J[..., 2] - shadings[:, 1:] * J[..., 3]).square().mean(-1).sqrt()
-    brightness = y.norm(dim=-1, keepdim=True) / problem.e.norm()
+    D = y.shape[-1]
+    rms, whole = (seen[0].clamp_min(0) / D).sqrt(), y.norm(dim=-1)
+    brightness = whole[:, None] / problem.e.norm()
     lit = (shadings > 1e-6 * brightness) & (brightness > 0)
     no_skin = ~lit[:, 0]
     inner = (pigments > problem.box[:, 0] + 1e-9) & (pigments < problem.box[:, 1] - 1e-9)
@@ -317,15 +319,29 @@ def _finish(problem: Problem, x: Tensor, state: Tensor, y: Tensor, sigma: float 
     state = torch.where(no_skin, int(Status.NO_SKIN), state)
     # white noise in the cube's own bands is coloured, and less, where bands were interpolated
     noise = problem.unit**2 * problem.to_grid @ problem.to_grid.T
-    D = y.shape[-1]
     if sigma is None:
         noise = noise / noise.diagonal().mean()
         level = rms * (D / max(D - 4, 1)) ** 0.5
     else:
         level = torch.full_like(rms, sigma / problem.unit)
     apart = rms if sigma is None else (rms**2 - level**2).clamp_min(0).sqrt()
-    misfit = apart / y.square().mean(-1).sqrt().clamp_min(torch.finfo(y.dtype).tiny)
-    J[no_skin, :, :2] = 0
-    white = bool((noise - torch.eye(D)).abs().max() < 1e-9)
-    deviation = identifiability.standard_deviation(J, level, free, None if white else noise)
+    misfit = apart / (whole / D**0.5).clamp_min(torch.finfo(y.dtype).tiny)
+    diffuse = shadings[:, 0].masked_fill(no_skin, 0)
+    if (noise - torch.eye(D)).abs().max() < 1e-9:
+        aa, a_m, mm, a_h, mh, hh, a_e, m_e, h_e = seen[1:]
+        m, h, a, e = diffuse, diffuse, 1.0, problem.e @ problem.e
+        rows = [mm * m * m, mh * m * h, a_m * m, m_e * m, hh * h * h, a_h * h, h_e * h, aa, a_e, torch.full_like(aa, e)]
+        upper = [0, 1, 2, 3, 1, 4, 5, 6, 2, 5, 7, 8, 3, 6, 8, 9]
+        G = torch.stack([rows[k] for k in upper], -1).unflatten(-1, (4, 4))
+        deviation = identifiability.deviation_of(G, level, free)
+    else:
+        parts = zip(x.split(CHUNK // 8), diffuse.split(CHUNK // 8), level.split(CHUNK // 8), free.split(CHUNK // 8))
+        deviation = torch.cat(
+            [
+                identifiability.standard_deviation(
+                    identifiability.columns(problem.model, *some[:, :2].T, light, problem.e), s, known, noise
+                )
+                for some, light, s, known in parts
+            ]
+        )
     return x, state, rms * problem.unit, misfit, deviation
