@@ -87,8 +87,7 @@ class Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        melanin, haemoglobin, diffuse = x[:, :3].unbind(-1)
-        return identifiability.columns(self.model, melanin, haemoglobin, diffuse, self.e)
+        return identifiability.columns(self.model, *x[:, :3].T, self.e)
 
 
 def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,17 +336,9 @@ def lm_once(
     def slopes(x: np.ndarray) -> np.ndarray:
         return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
 
-    return scipy.optimize.least_squares(
-        apart,
-        np.clip(start, low + 1e-9, high - 1e-9),
-        slopes,
-        bounds=(low, high),
-        x_scale="jac",
-        xtol=1e-10,
-        ftol=1e-12,
-        gtol=1e-12,
-        max_nfev=steps or 200,
-    )
+    start, ends = np.clip(start, low + 1e-9, high - 1e-9), (low, high)
+    tolerances = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
+    return scipy.optimize.least_squares(apart, start, slopes, ends, x_scale="jac", **tolerances)
 
 
 # --------------------------------------------------------------------------------------------- adam and sgd
@@ -384,7 +375,7 @@ def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tens
 
 
 #: From pixels (n, D), in units of the illuminant's mean, and the options of :func:`fit`: maps (n, 4), inside the box,
-#: and their :class:`Status` (n,). And what :func:`looked` gives there.
+#: their :class:`Status` (n,), and what :func:`looked` gives there.
 SOLVERS: dict[str, Callable[[Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]] = {
     "varpro": _varpro,
     "lm": _lm,
