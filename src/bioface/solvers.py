@@ -177,8 +177,8 @@ def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
     rows = []
     for m, h, i_d, i_s, some in zip(*(part.split(_SLICE) for part in (*p, *near, y)), strict=True):
         parts = slopes.of_skin(problem.model, m, h)
-        if not white:
-            parts = tuple(part.mul_(e) for part in parts)
+        for part in () if white else parts:
+            part.mul_(e)
         sums = [(parts[j] * parts[k]) @ one for j, k in _PAIRS]
         apart = torch.addcmul(some, parts[0], i_d[:, None], value=-1).addcmul_(i_s[:, None], e, value=-1)
         of_e = [part @ e for part in (*parts, apart)]
