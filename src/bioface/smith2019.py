@@ -334,6 +334,6 @@ def _finish(
         scale = torch.stack([diffuse, diffuse, one, one], -1)
         deviation = identifiability.deviation_of(G * scale[:, :, None] * scale[:, None], level, free)
     else:
-        J = identifiability.columns(problem.model, *x[:, :2].T, diffuse, problem.e)
+        J = identifiability.columns(problem.model, x[:, 0], x[:, 1], diffuse, problem.e)
         deviation = identifiability.standard_deviation(J, level, free, noise)
     return x, state, rms * problem.unit, misfit, deviation

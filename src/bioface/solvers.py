@@ -87,7 +87,7 @@ class Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        return identifiability.columns(self.model, *x[:, :3].T, self.e)
+        return identifiability.columns(self.model, x[:, 0], x[:, 1], x[:, 2], self.e)
 
 
 def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -336,9 +336,17 @@ def lm_once(
     def slopes(x: np.ndarray) -> np.ndarray:
         return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
 
-    start, ends = np.clip(start, low + 1e-9, high - 1e-9), (low, high)
-    tolerances = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
-    return scipy.optimize.least_squares(apart, start, slopes, ends, x_scale="jac", **tolerances)
+    return scipy.optimize.least_squares(
+        apart,
+        np.clip(start, low + 1e-9, high - 1e-9),
+        slopes,
+        bounds=(low, high),
+        x_scale="jac",
+        xtol=1e-10,
+        ftol=1e-12,
+        gtol=1e-12,
+        max_nfev=steps or 200,
+    )
 
 
 # --------------------------------------------------------------------------------------------- adam and sgd
