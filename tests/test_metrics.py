@@ -200,13 +200,7 @@ def test_silence_is_nan_and_what_does_not_fit_an_error(truth):
     refuses("expected maps", metrics.table1_row, truth, truth, truth.mask[:, :3])
 
 
-def test_summaries():
-    row = {"melanin": np.array([0.1, 0.3, 0.8]), "melanin_correlation": np.array([np.nan, 0.5, np.nan])}
-    assert metrics.group_means(row, ["x"] * 3)["x"] == pytest.approx({"melanin": 0.4, "melanin_correlation": 0.5})
-    means = metrics.group_means(row, np.array(["a", "a", "b"]))
-    assert means["a"]["melanin"] == pytest.approx(0.2) and means["b"]["melanin"] == 0.8
-    assert np.isnan(means["b"]["melanin_correlation"])
-    refuses("one per group", metrics.group_means, row, ["a", "b"])
+def test_skill_is_one_for_no_error_and_zero_for_the_reference():
     np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])
 
 

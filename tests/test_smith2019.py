@@ -74,6 +74,17 @@ def test_predicted_deviations_are_the_observed_ones():
     assert np.nanmedian(own.standard_deviation / found.standard_deviation) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("bounds", smith2019.BOUNDS)
+def test_residuals_and_deviations_are_those_of_the_maps(bounds):
+    """They are taken from the last look, before the last step."""
+    found = fit(pixels(500, noise=0.002)[1], illuminant=E, sigma=0.002, bounds=bounds)
+    apart = pixels(500, noise=0.002)[1] - radiance_of(found.maps)
+    np.testing.assert_allclose(found.residual, np.sqrt((apart**2).mean(-1)), rtol=1e-6)
+    J, known = identifiability.jacobian(*found.maps[:, :3].T, E), np.isnan(found.standard_deviation)
+    expected = identifiability.standard_deviation(J, 0.002, ~known)
+    np.testing.assert_allclose(found.standard_deviation[~known], expected[~known], rtol=0.01)
+
+
 def test_a_map_at_its_bound_is_said_to_be_there():
     maps, radiance = pixels(200, noise=0.002, highlights=0.0)
     found = fit(radiance, illuminant=E, bounds="paper")

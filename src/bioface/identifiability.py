@@ -89,22 +89,28 @@ def standard_deviation(
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]], dtype=torch.float64)
     """
     J = J.to(torch.float64)
-    G = J.mT @ J
+    return deviation_of(J.mT @ J, sigma, free, None if noise is None else J.mT @ noise.to(J) @ J, J.shape[-2])
+
+
+def deviation_of(
+    G: Tensor, sigma: Tensor | float, free: Tensor | None = None, noise: Tensor | None = None, bands: int = 4
+) -> Tensor:
+    """:func:`standard_deviation` from G = JᵀJ (..., 4, 4) and JᵀCJ of as many ``bands``, in double precision."""
     scale = G.diagonal(dim1=-2, dim2=-1).sqrt()
     seen = scale > 0
     use = seen if free is None else seen & free
     unit = torch.where(use, 1 / torch.where(seen, scale, 1.0), 0.0)
     units = unit[..., :, None] * unit[..., None, :]
     G = G * units
-    G.diagonal(dim1=-2, dim2=-1).add_((~use).to(J) + 1e-14)  # a trace, so that every G has an inverse
+    G.diagonal(dim1=-2, dim2=-1).add_((~use).to(G) + 1e-14)  # a trace, so that every G has an inverse
     inverse = torch.linalg.inv_ex(G).inverse
-    spread = inverse if noise is None else inverse @ (units * (J.mT @ noise.to(J) @ J)) @ inverse
+    spread = inverse if noise is None else inverse @ (units * noise) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)
     told = (inverse.diagonal(dim1=-2, dim2=-1).abs() < _UNKNOWABLE) & (variance > 0)
-    if J.shape[-2] < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
+    if bands < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
         values, vectors = torch.linalg.eigh(G)
         told &= (vectors.square() * (values < 1 / _UNKNOWABLE)[..., None, :]).sum(-1) < 1e-16
-    sigma = torch.as_tensor(sigma, dtype=J.dtype, device=J.device)[..., None]
+    sigma = torch.as_tensor(sigma, dtype=G.dtype, device=G.device)[..., None]
     deviation = torch.where(told & use, variance.clamp_min(0).sqrt() / scale * sigma, torch.inf)
     return deviation if free is None else deviation.masked_fill(~free, torch.nan)
 
@@ -171,13 +177,11 @@ def explain(
     y, w = colour[:, None, None, :], white.to(colour)
     ty, wy = torch.einsum("pc,khc->pkh", colour, skin_colour), (colour @ w)[:, None, None]
     tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, K)
-    if diffuse is not None:
-        d = diffuse.to(colour)[:, None, None].expand(ty.shape)
-        s = ((wy - d * tw) / (w @ w)).clamp_min(0) if specular else torch.zeros_like(d)
-    elif specular:
+    if diffuse is None and specular:
         d, s = shadings(tt, tw, w @ w, ty, wy)
     else:
-        d, s = (ty / tt).clamp_min(0), torch.zeros_like(ty)
+        d = (ty / tt).clamp_min(0) if diffuse is None else diffuse.to(colour)[:, None, None].expand(ty.shape)
+        s = ((wy - d * tw) / (w @ w)).clamp_min(0) if specular else torch.zeros_like(d)
     error = y - d[..., None] * skin_colour - s[..., None] * w
     return error.square().mean(-1).sqrt(), d, s
 
@@ -199,8 +203,8 @@ def feasible_range(
     (P,) and (P,); NaN where nothing explains the colour
     """
     inside, values = error.amin(2) <= tolerance, values.to(error)  # with the best of the other pigment
-    ends = torch.where(inside, values, torch.inf).amin(1), torch.where(inside, values, -torch.inf).amax(1)
-    return ends[0].masked_fill(~inside.any(1), torch.nan), ends[1].masked_fill(~inside.any(1), torch.nan)
+    low, high = torch.where(inside, values, torch.inf).amin(1), torch.where(inside, values, -torch.inf).amax(1)
+    return low.masked_fill(~inside.any(1), torch.nan), high.masked_fill(~inside.any(1), torch.nan)
 
 
 @accepts_numpy
@@ -267,6 +271,13 @@ def in_table_coordinates(
     return J * torch.stack([*slopes, one, one], -1)[..., None, :].to(J)
 
 
+def _white(sigma: float, J: Tensor) -> Tensor:
+    """Covariance (C, C) of white noise on the C colours of J."""
+    if not sigma > 0:
+        raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
+    return sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
+
+
 @accepts_numpy
 def posterior_deviation(
     J: Float[Tensor, "*batch C 4"],
@@ -277,15 +288,13 @@ def posterior_deviation(
     """Standard deviation (..., 4) of the maps given the colour, where both are Gaussian and the model is linear.
 
     Maps x ~ N(μ, Σ) are seen as c = J x + n + v, with white noise n of variance σ² and a disturbance v ~ N(0, N) that
-    acts on every pixel, such as an unknown camera. Then x and c are jointly Gaussian with cov(x, c) = Σ Jᵀ and
-    cov(c) = J Σ Jᵀ + R, R = σ² 1 + N, so that x given c has the covariance
+    acts on every pixel, such as an unknown camera. With R = σ² 1 + N, x given c has the covariance
 
         Σ − Σ Jᵀ (J Σ Jᵀ + R)⁻¹ J Σ = (Jᵀ R⁻¹ J + Σ⁻¹)⁻¹,
 
-    what was known before less what the colour tells. This is the square root of its diagonal. Where these laws hold, no
-    estimator that looks at one pixel has a smaller mean squared error; one that looks at a whole face can. Where J
-    changes within the prior's reach it is no bound: three colours leave a direction to the prior alone, along which
-    skin is far from linear, and the errors of real estimators are larger than this.
+    of whose diagonal this is the square root. Where these distributions hold, no estimator that looks at one pixel has
+    a smaller mean squared error. Where J changes within the prior's reach it is no bound: three colours leave one
+    direction to the prior alone, along which skin is far from linear, and real estimators have larger errors.
 
     Parameters
     ----------
@@ -303,12 +312,8 @@ def posterior_deviation(
     >>> posterior_deviation(J, 1.0, torch.eye(4, dtype=torch.float64))  # √(1 − 1/2)
     tensor([[0.7071, 0.7071, 0.7071, 0.7071]], dtype=torch.float64)
     """
-    if not sigma > 0:
-        raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
     J, prior = J.double(), prior.double()
-    R = sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
-    if nuisance is not None:
-        R = R + nuisance.double()
+    R = _white(sigma, J) + (0 if nuisance is None else nuisance.double())
     across = J @ prior  # (..., C, 4)
     told = across.mT @ torch.linalg.solve(across @ J.mT + R, across)
     return (prior - told).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
@@ -363,10 +368,9 @@ def face_deviation(
         cov θ = P = (1 + Σ_p H_pᵀ R_p⁻¹ H_p)⁻¹,
         cov x_p = W − K_p J_p W + M_p P M_pᵀ,   K_p = W J_pᵀ R_p⁻¹,   M_p = (B^½, 0) − K_p H_p.
 
-    The square root of the latter's diagonal is the least error of an estimator that knows these laws, but nothing of
-    where in the face a pixel is: maps that are smooth say more about each pixel and less about what all share. What
-    else it is no bound for: see :func:`posterior_deviation`. Here laws with longer tails than Gaussian ones of the same
-    covariance, as those of skin within a face are, leave room below it.
+    The square root of the latter's diagonal is the least error of an estimator that knows these distributions, but not
+    where in the face a pixel is. It is no bound for smooth maps, for tails longer than Gaussian ones, as skin within a
+    face has, nor where :func:`posterior_deviation` is none.
 
     Parameters
     ----------
@@ -384,8 +388,6 @@ def face_deviation(
     >>> face_deviation(one.expand(2, 4, 4), 1.0, 0 * one, one)[0]  # two looks at the same: √(1 / (1 + 2))
     tensor([0.5774, 0.5774, 0.5774, 0.5774], dtype=torch.float64)
     """
-    if not sigma > 0:
-        raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
     J, W = J.double(), within.double()
     pixels, colours, _ = J.shape
     values, vectors = torch.linalg.eigh(torch.zeros_like(W) if between is None else between.double())
@@ -394,7 +396,7 @@ def face_deviation(
     root = vectors * values.clamp_min(0).sqrt()
     A = J.new_zeros(pixels, colours, 0) if nuisance is None else nuisance.double()
     H = torch.cat([J @ root, A], -1)  # (P, C, 4 + k)
-    R = J @ W @ J.mT + sigma**2 * torch.eye(colours, dtype=J.dtype)
+    R = J @ W @ J.mT + _white(sigma, J)
     gain = torch.linalg.solve(R, J @ W).mT  # (P, 4, C)
     information = H.flatten(0, 1).T @ torch.linalg.solve(R, H).flatten(0, 1)  # the sum over p
     factor = torch.linalg.cholesky(torch.eye(len(information), dtype=J.dtype) + information)

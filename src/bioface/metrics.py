@@ -13,7 +13,7 @@ Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13: perce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,10 @@ def _inside(mask: Tensor, *maps: Tensor) -> list[Tensor]:
     if not bool(mask.flatten(-2).any(-1).all()):
         raise BiofaceError("expected at least one pixel in every mask, found an empty mask")
     full = mask[..., None].expand(maps[0].shape) if has_channels else mask
-    start = mask.ndim - 2
-    inside = [torch.where(full, values, 0).flatten(start) for values in maps]
-    for values in inside:
-        if not bool(torch.isfinite(values).all()):
-            raise BiofaceError("expected finite values inside the mask, found NaN or infinity")
-    return [full.flatten(start), *inside]
+    inside = [torch.where(full, values, 0).flatten(mask.ndim - 2) for values in maps]
+    if not all(bool(torch.isfinite(values).all()) for values in inside):
+        raise BiofaceError("expected finite values inside the mask, found NaN or infinity")
+    return [full.flatten(mask.ndim - 2), *inside]
 
 
 @accepts_numpy
@@ -239,41 +237,21 @@ def table1_row(
         found = np.where(silent, np.nan, metric(said, true, mask))
         return found if found.ndim else float(found)
 
+    def of(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return getattr(prediction, name), getattr(truth, name)
+
     row = {
-        "diffuse": score(scale_aligned_rmse, prediction.diffuse_shading, truth.diffuse_shading),
-        "diffuse_raw": score(rmse, prediction.diffuse_shading, truth.diffuse_shading),
-        "specular": score(rmse, prediction.specular_shading, truth.specular_shading),
-        "albedo": score(rmse, prediction.albedo, truth.albedo),
+        "diffuse": score(scale_aligned_rmse, *of("diffuse_shading")),
+        "diffuse_raw": score(rmse, *of("diffuse_shading")),
+        "specular": score(rmse, *of("specular_shading")),
+        "albedo": score(rmse, *of("albedo")),
         "reconstruction": score(rmse, prediction.reconstruction, truth.image),
     }
     for pigment in ("melanin", "haemoglobin"):
-        coordinates = [getattr(d, f"{pigment}_coordinate") for d in (prediction, truth)]
-        row[pigment] = score(rmse, *coordinates)
-        row[f"{pigment}_fraction"] = score(rmse, getattr(prediction, pigment), getattr(truth, pigment))
-        row[f"{pigment}_correlation"] = score(correlation, *coordinates)
+        row[pigment] = score(rmse, *of(f"{pigment}_coordinate"))
+        row[f"{pigment}_fraction"] = score(rmse, *of(pigment))
+        row[f"{pigment}_correlation"] = score(correlation, *of(f"{pigment}_coordinate"))
     return row
-
-
-def group_means(row: Mapping[str, ArrayLike | float], groups: ArrayLike) -> dict[str, dict[str, float]]:
-    """{group: {column: mean}} of a row, for the group (N,) of each face, over its faces that have a value; else NaN.
-
-    Raises
-    ------
-    BiofaceError : a column with another number of faces than there are groups
-
-    >>> group_means({"melanin": [0.1, 0.2, 0.4]}, ["dark", "fair", "fair"])["dark"]
-    {'melanin': 0.1}
-    """
-    groups = np.asarray(groups)
-    means: dict[str, dict[str, float]] = {str(group): {} for group in np.unique(groups)}
-    for column, values in row.items():
-        if np.shape(values) != groups.shape:
-            raise BiofaceError(f"expected {column} of {groups.shape} faces, one per group, found {np.shape(values)}")
-        values = np.asarray(values, float)
-        for group, found in means.items():
-            known = values[(groups == group) & ~np.isnan(values)]
-            found[column] = float(known.mean()) if len(known) else math.nan
-    return means
 
 
 def skill(error: ArrayLike | float, reference: ArrayLike | float) -> np.ndarray | float:
@@ -340,9 +318,7 @@ def auc_interval(
     """
     scores, labels = _checked(scores, labels)
     positives, negatives = scores[labels], scores[~labels]
-    drawn = np.concatenate(
-        [rng.choice(positives, (draws, len(positives))), rng.choice(negatives, (draws, len(negatives)))], axis=1
-    )
+    drawn = np.hstack([rng.choice(some, (draws, len(some))) for some in (positives, negatives)])
     ranks = scipy.stats.rankdata(drawn, axis=1)[:, : len(positives)]
     return _quantiles(_auc_of_ranks(ranks, len(negatives)))
 

@@ -98,12 +98,10 @@ def loss_surface(
     y = problem.pixels(smith2019.finite(pixel))
     m, h = as_float64(melanin, "melanin"), as_float64(haemoglobin, "haemoglobin")
     skin.check_fractions(m, h)
-    p = torch.cartesian_prod(m, h)
-    a = problem.e * problem.model.reflectance(p[:, 0], p[:, 1])
-    by = (y @ problem.e).expand(len(p))
     b = problem.e
-    i_d, i_s = identifiability.shadings(a.square().sum(-1), a @ b, b @ b, (a * y).sum(-1), by)
-    fitted = i_d[:, None] * a + i_s[:, None] * problem.e
+    a = b * problem.model.reflectance(*torch.cartesian_prod(m, h).T)
+    i_d, i_s = identifiability.shadings(a.square().sum(-1), a @ b, b @ b, a @ y[0], (y @ b).expand(len(a)))
+    fitted = i_d[:, None] * a + i_s[:, None] * b
     return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
 
 
@@ -116,9 +114,7 @@ def hessian(
 ) -> np.ndarray:
     """Hessian (n, 4, 4) of the squared error ½‖l − fit‖² by the four maps, at ``maps`` (n, 4) for pixels (n, S).
 
-    Radiance is taken in units of the illuminant's mean.
-
-    A convex problem has no negative eigenvalue anywhere.
+    Radiance is taken in units of the illuminant's mean. A convex problem has no negative eigenvalue anywhere.
     """
     problem = smith2019.problem_of(cube, wavelengths, illuminant, model, "free")
     y = problem.pixels(smith2019.finite(cube))

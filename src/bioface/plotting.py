@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -172,14 +171,6 @@ def show_map(
     return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high, origin="upper")
 
 
-def _finish(bar: Colorbar, shown: Quantity) -> Colorbar:
-    """Three ticks, which fit under one panel, and no outline."""
-    bar.outline.set_visible(False)
-    ticks = [shown.low, (shown.low + shown.high) / 2, shown.high]
-    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    return bar
-
-
 @matplotlib.rc_context({"text.usetex": False})  # of a user's matplotlibrc, and LaTeX may not be there
 def panel_grid(
     rows: Sequence[Sequence[Any]],
@@ -278,8 +269,12 @@ def panel_grid(
             continue
         mappable = ScalarMappable(Normalize(quantity.low, quantity.high), quantity.cmap)
         orientation = "horizontal" if extra_row else "vertical"
-        bar = figure.colorbar(mappable, cax=place, orientation=orientation, label=quantity.unit)
-        _finish(bar, quantity)  # its name is the title already
+        bar = figure.colorbar(
+            mappable, cax=place, orientation=orientation, label=quantity.unit
+        )  # the title has its name
+        bar.outline.set_visible(False)
+        ticks = [quantity.low, (quantity.low + quantity.high) / 2, quantity.high]  # three fit under one panel
+        bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
     if title:
         figure.suptitle(title)
     return figure, axes

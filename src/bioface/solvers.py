@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,11 @@ class Problem:
         """The same in single precision."""
         return Problem(self.constants, self.e.float(), self.box.float(), self.grid, self.to_grid, self.unit)
 
+    @functools.cached_property
+    def table(self) -> _Table:
+        """Where the solver starts."""
+        return _Table(self)
+
     def pixels(self, radiance: Tensor) -> Tensor:
         """(n, S) radiance of the cube to (n, D)."""
         return radiance @ self.to_grid.T
@@ -82,8 +87,7 @@ class Problem:
 
     def jacobian(self, x: Tensor) -> Tensor:
         """(n, 4) maps to (n, D, 4)."""
-        melanin, haemoglobin, diffuse = x[:, :3].unbind(-1)
-        return identifiability.columns(self.model, melanin, haemoglobin, diffuse, self.e)
+        return identifiability.columns(self.model, x[:, 0], x[:, 1], x[:, 2], self.e)
 
 
 def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,123 +100,209 @@ def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------------------------------------------- varpro
 
 _SCAN = (24, 20)  # melanin × haemoglobin entries of the scanned table
+_FINER = 4  # times as many intervals has the table from which the first steps are made
 _RANK = 12  # dimensions that hold all but a thousandth of its spectra
 _SLICE = 2048  # pixels at a time where arrays have a number for each band
 
 
-def _scan(problem: Problem, y: Tensor) -> Tensor:
-    """Pigments (2, n) of each pixel's best table entry: the largest correlation with e r once e is projected out."""
-    (m0, m1), (h0, h1) = problem.box.tolist()
-    u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in _SCAN]
-    table = torch.cartesian_prod(m0 + (m1 - m0) * u[0], h0 + (h1 - h0) * u[1])
-    a = problem.e * problem.model.reflectance(*table.T)
-    b = problem.e / problem.e.norm()
-    a = a - (a @ b)[:, None] * b
-    a = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    basis = torch.linalg.svd(a, full_matrices=False).Vh[:_RANK].T
-    a, y = (a @ basis).float().T, y @ basis.float()
-    # NumPy finds the largest ten times as fast as torch
-    return table.T[:, np.concatenate([(some @ a).numpy().argmax(-1) for some in y.split(_SLICE)])]
+class _Table:
+    """Skin at the nodes of two grids, in few dimensions: for starts without a look at all bands.
+
+    Attributes
+    ----------
+    spectra : (K, scanned nodes) e r once e is projected out, of length 1
+    basis : (D, K) orthonormal
+    nodes : (2, all) pigments of the finer grid
+    gram : (9, all) inner products of a = e r, its slopes and e, as in :func:`_products`
+    parts : (all, 3, K) a and its slopes
+    """
+
+    def __init__(self, problem: Problem):
+        e = problem.e
+        self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
+        m, h = self.nodes = self._nodes(problem.box, self.sides)
+        parts = torch.stack([part * e for part in slopes.of_skin(problem.model, m, h)])
+        scanned = torch.arange(len(m)).reshape(self.sides)[::_FINER, ::_FINER].flatten()
+        a, b = parts[0, scanned], e / e.norm()
+        a = a - (a @ b)[:, None] * b
+        a = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        basis = torch.linalg.svd(a, full_matrices=False).Vh[:_RANK].T
+        pairs = [(parts[j] * parts[k]).sum(-1) for j, k in _PAIRS]
+        self.gram = torch.stack([*pairs, *(parts @ e)]).float()
+        basis = torch.cat([b[:, None], basis], 1)
+        self.spectra, self.scanned = (a @ basis[:, 1:]).float().T, scanned
+        self.basis, self.parts = basis.float(), (parts @ basis).float().movedim(0, 1).contiguous()
+
+    @staticmethod
+    def _nodes(box: Tensor, sides: Sequence[int]) -> Tensor:
+        """(2, n) pigments, closer where there is little of them."""
+        u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in sides]
+        return torch.cartesian_prod(*(low + (high - low) * v for (low, high), v in zip(box, u, strict=True))).T
+
+    def scan(self, y: Tensor) -> Tensor:
+        """Number (n,) of each pixel's best scanned node: the largest correlation. ``y`` (n, 1 + K) in the basis."""
+        # NumPy finds the largest ten times as fast as torch
+        best = [(some[:, 1:] @ self.spectra).numpy().argmax(-1) for some in y.split(_SLICE)]
+        return self.scanned[torch.from_numpy(np.concatenate(best))]
+
+    def nearest(self, p: Tensor) -> Tensor:
+        """Number (n,) of the node nearest to pigments (2, n)."""
+        low, high = self.box[:, :1], self.box[:, 1:]
+        sides = torch.tensor(self.sides)[:, None] - 1
+        m, h = (((p - low) / (high - low)).clamp(0, 1).pow(1 / 3) * sides).round().long()
+        return m * self.sides[1] + h
+
+    def around(self, node: Tensor, cells: int) -> Tensor:
+        """Lowest and highest pigments (2, 2, n) so many cells around nodes (n,)."""
+        (m, h), (last_m, last_h) = (node // self.sides[1], node % self.sides[1]), (k - 1 for k in self.sides)
+        ends = [(m + k).clamp(0, last_m) * self.sides[1] + (h + k).clamp(0, last_h) for k in (-cells, cells)]
+        return self.nodes[:, torch.stack(ends)].float().movedim(1, 0)
+
+    def products(self, node: Tensor, y: Tensor, by: Tensor) -> Tensor:
+        """:func:`_products` of unit pixels (n, 1 + K) in the basis at nodes (n,)."""
+        of_y = (self.parts[node] * y[:, None]).sum(-1).T
+        return torch.cat([self.gram[:, node], by[None], of_y, torch.ones_like(by)[None]])
 
 
-def _products(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
-    """Inner products (13, n) of pixels y, a = e r at pigments p (2, n), a's slopes and e, from which all else follows.
+_PAIRS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))  # of a, ∂a/∂m, ∂a/∂h
 
-    Some pixels at a time: the processor's cache is small.
+
+def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
+    """Inner products (14, n) of pixels y less ``near`` (2, n) of a and e, a = e r at pigments p, a's slopes and e.
+
+    All else follows from them. Some pixels at a time: the processor's cache is small.
     """
     e, one = problem.e, torch.ones_like(problem.e)
     white = bool((e == 1).all())
     rows = []
-    for m, h, some in zip(*(part.split(_SLICE) for part in (*p, y)), strict=True):
-        a, am, ah = slopes.of_skin(problem.model, m, h)
-        if not white:
-            a, am, ah = a * e, am * e, ah * e
-        pairs = ((a, a), (a, am), (am, am), (a, ah), (am, ah), (ah, ah))
-        sums = [(left * right) @ one for left, right in pairs]
-        of_y = [(part * some) @ one for part in (a, am, ah)]
-        rows.append(torch.stack([*sums, a @ e, am @ e, ah @ e, some @ e, *of_y]))
+    for m, h, i_d, i_s, some in zip(*(part.split(_SLICE) for part in (*p, *near, y)), strict=True):
+        parts = slopes.of_skin(problem.model, m, h)
+        for part in () if white else parts:
+            part.mul_(e)
+        sums = [(parts[j] * parts[k]) @ one for j, k in _PAIRS]
+        apart = torch.addcmul(some, parts[0], i_d[:, None], value=-1).addcmul_(i_s[:, None], e, value=-1)
+        of_e = [part @ e for part in (*parts, apart)]
+        rows.append(torch.stack([*sums, *of_e, *((part * apart) @ one for part in (*parts, apart))]))
     return torch.cat(rows, 1)
 
 
-def _evaluate(problem: Problem, p: Tensor, y: Tensor) -> Tensor:
-    """Rows (12, n) at pigments p (2, n), for y of length 1, of which the next step is made.
+def looked(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+    """Squared error of maps x (n, 4), then inner products of a = e r, its slopes and e, (10, n)."""
+    products = _products(problem, x[:, :2].T, y, x[:, 2:].T)
+    return torch.cat([products[13:], products[:9]])
+
+
+def _normal(products: Tensor, near: Tensor, bb: Tensor) -> Tensor:
+    """Rows (12, n) of which the next step is made, from :func:`_products`.
 
     Cost, both shadings, reduced normal equations g (2) and H (mm, mh, hh), and how each shading follows the pigments.
     """
-    products = _products(problem, p, y)
-    aa, a_am, am_am, a_ah, am_ah, ah_ah, ab, am_b, ah_b, by, y_a, y_am, y_ah = products
-    bb = problem.e @ problem.e
-    i_d, i_s = identifiability.shadings(aa, ab, bb, y_a, by)
-    cost = 1 - 2 * (i_d * y_a + i_s * by) + i_d * i_d * aa + 2 * i_d * i_s * ab + i_s * i_s * bb
+    aa, _, _, _, _, _, ab, _, _, by, y_a, _, _, yy = products
+    i_d, i_s = identifiability.shadings(aa, ab, bb, y_a + near[0] * aa + near[1] * ab, by + near[0] * ab + near[1] * bb)
+    more_d, more_s = i_d - near[0], i_s - near[1]
+    cost = (
+        yy - 2 * (more_d * y_a + more_s * by) + more_d * more_d * aa + 2 * more_d * more_s * ab + more_s * more_s * bb
+    )
     # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
     specular = i_s > 0
     det = torch.where(specular, aa * bb - ab * ab, aa)
     w_aa, w_ab, w_bb = torch.where(specular, bb, 1.0) / det, specular * -ab / det, specular * aa / det
     c, d = products[[1, 3]], products[[7, 8]]  # of ∂a/∂m and ∂a/∂h: with a, with e
-    g = i_d * (products[11:] - i_d * c - i_s * d)
+    g = i_d * (products[11:13] - more_d * c - more_s * d)
     ca, cb = c * w_aa + d * w_ab, c * w_ab + d * w_bb
     H = i_d * i_d * (products[[2, 4, 5]] - ca[[0, 0, 1]] * c[[0, 1, 1]] - cb[[0, 0, 1]] * d[[0, 1, 1]])
     return torch.cat([torch.stack([cost, i_d, i_s]), g, H, -i_d * ca, -i_d * cb])
 
 
-def _gauss_newton(problem: Problem, p: Tensor, y: Tensor, steps: int, gain: float) -> tuple[Tensor, Tensor]:
-    """Damped steps in pigments p (2, n), until one promises or gave no more than a share ``gain`` of the cost.
+def _step(now: Tensor, p: Tensor, ends: Tensor, damping: Tensor | float) -> tuple[Tensor, Tensor]:
+    """A damped Gauss–Newton step from pigments p (2, n) between ``ends`` (2, 2, n), and the gain (n,) it promises."""
+    low, high = ends
+    g, (mm, mh, hh) = now[3:5], now[5:8]
+    # A pigment at its bound with the descent direction pointing outwards stays there.
+    held = ((p <= low) & (g < 0)) | ((p >= high) & (g > 0))
+    a, d = torch.where(held, 1.0, torch.stack([mm, hh]) * (1 + damping) + 1e-30)
+    b = torch.where(held[0] | held[1], 0.0, mh)
+    gm, gh = g.masked_fill(held, 0.0)
+    step = torch.stack([d * gm - b * gh, a * gh - b * gm]) / (a * d - b * b).clamp_min(torch.finfo(g.dtype).tiny)
+    return torch.minimum(torch.maximum(p + step, low), high), gm * step[0] + gh * step[1]
 
-    That one is taken without another look. Returns maps (4, n) and status (n,).
+
+def _shadings_after(now: Tensor, step: Tensor) -> Tensor:
+    """Both shadings (2, n), as they follow the pigments to first order."""
+    return (now[1:3] + now[8::2] * step[0] + now[9::2] * step[1]).clamp_min(0)
+
+
+def _gauss_newton(problem: Problem, x: Tensor, y: Tensor, steps: int, gain: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Damped steps from maps x (4, n), until one promises or gave no more than a share ``gain`` of the cost.
+
+    That one is taken without another look. Returns maps (4, n), status (n,) and, from the last look, the cost after
+    that step and the first nine of :func:`_products`, (10, n).
     """
-    tiny, (low, high) = torch.finfo(y.dtype).tiny, problem.box.T[:, :, None]
-    now = _evaluate(problem, p, y)
+    bb, ends = problem.e @ problem.e, problem.box.T[:, :, None]
+
+    def look(x: Tensor) -> tuple[Tensor, Tensor]:
+        products = _products(problem, x[:2], y, x[2:])
+        return products, _normal(products, x[2:], bb)
+
+    products, now = look(x)
     damping = torch.full_like(now[0], 1e-3)
-    found, status = torch.cat([p, now[1:3]]), torch.full(now[0].shape, int(Status.STOPPED))
-    pixel, settled = torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
+    found, seen = torch.cat([x[:2], now[1:3]]), torch.cat([now[:1], products[:9]])
+    status = torch.full(now[0].shape, int(Status.STOPPED))
+    p, pixel, settled = x[:2], torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
     for _ in range(steps):
-        g, (mm, mh, hh) = now[3:5], now[5:8]
-        # A pigment at its bound with the descent direction pointing outwards stays there.
-        held = ((p <= low) & (g < 0)) | ((p >= high) & (g > 0))
-        a, d = torch.where(held, 1.0, torch.stack([mm, hh]) * (1 + damping) + 1e-30)
-        b = torch.where(held[0] | held[1], 0.0, mh)
-        gm, gh = g.masked_fill(held, 0.0)
-        step = torch.stack([d * gm - b * gh, a * gh - b * gm]) / (a * d - b * b).clamp_min(tiny)
-        trial = torch.minimum(torch.maximum(p + step, low), high)
+        trial, promise = _step(now, p, ends, damping)
         moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(0)
-        done = settled | (moved < 1e-7) | (gm * step[0] + gh * step[1] <= gain * now[0])
-        status[pixel[done]] = int(Status.CONVERGED)
-        step = trial - p
-        shadings = now[1:3] + now[8::2] * step[0] + now[9::2] * step[1]
-        found[:, pixel[done]] = torch.cat([trial, shadings.clamp_min(0)])[:, done]
+        done = settled | (moved < 1e-7) | (promise <= gain * now[0])
+        x = torch.cat([trial, _shadings_after(now, trial - p)])
+        ended = pixel[done]
+        status[ended] = int(Status.CONVERGED)
+        found[:, ended] = x[:, done]
+        seen[0, ended] = (now[0] - promise)[done]
         left = (~done).nonzero()[:, 0]
         if len(left) == 0:
             break
         if len(left) < len(pixel):
             pixel, y, damping = pixel[left], y[left], damping[left]
-            p, trial, now = p[:, left], trial[:, left], now[:, left]
-        new = _evaluate(problem, trial, y)
+            p, x, now = p[:, left], x[:, left], now[:, left]
+        products, new = look(x)
         better, settled = new[0] <= (1 + gain) * now[0], (new[0] - now[0]).abs() <= gain * now[0]
-        p, now = torch.where(better, trial, p), torch.where(better, new, now)
+        p, now = torch.where(better, x[:2], p), torch.where(better, new, now)
         damping = torch.where(better, damping * 0.1, damping * 8).clamp(1e-12, 1e12)
         found[:, pixel] = torch.cat([p, now[1:3]])
-    return found, status
+        seen[0, pixel], seen[1:, pixel] = now[0], torch.where(better, products[:9], seen[1:, pixel])
+    return found, status, seen
 
 
-def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Table scan, then steps in (m, h) with both shadings projected out: the first few in single precision."""
+def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Table scan, then steps in (m, h) with both shadings projected out: two from tables, few in single precision."""
     y, length = unit_length(y)
-    single = y.float()
-    p, steps = _scan(problem, single), options["steps"] or 80
+    single, table = y.float(), problem.table
+    bb = problem.single.e @ problem.single.e
+    low, by = single @ table.basis, single @ problem.single.e
+    node, still = table.scan(low), torch.zeros(2, len(y))
+    for cells in (_FINER, 1):
+        p = table.nodes[:, node].float()
+        now = _normal(table.products(node, low, by), still, bb)
+        trial, _ = _step(now, p, table.around(node, cells), 1e-3)
+        x = torch.cat([trial, _shadings_after(now, trial - p)])
+        node = table.nearest(trial)
+    steps = options["steps"] or 80
     rough = min(4, steps - 2)
     if rough > 0:
-        p = _gauss_newton(problem.single, p.float(), single, rough, 1e-4)[0][:2].double()
-        p = torch.minimum(torch.maximum(p, problem.box[:, :1]), problem.box[:, 1:])
+        x = _gauss_newton(problem.single, x, single, rough, 1e-4)[0]
         steps -= rough
-    found, status = _gauss_newton(problem, p, y, steps, 1e-7)
+    x = x.double()
+    x[:2] = torch.minimum(torch.maximum(x[:2], problem.box[:, :1]), problem.box[:, 1:])
+    found, status, seen = _gauss_newton(problem, x, y, steps, 1e-7)
     found[2:] *= length[:, 0]
-    return found.T, status
+    seen[0] *= length[:, 0] ** 2
+    return found.T, status, seen
 
 
 # -------------------------------------------------------------------------------------------------------- lm
 
 
-def _lm(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _lm(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
     y, length = unit_length(y)
     found, status = [], []
@@ -224,7 +314,8 @@ def _lm(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, T
         found.append(best.x)
         status.append(int(Status.CONVERGED if best.status > 0 else Status.STOPPED))
     x = torch.from_numpy(np.stack(found))
-    return torch.cat([x[:, :2], x[:, 2:] * length], -1), torch.tensor(status)
+    x[:, 2:] *= length
+    return x, torch.tensor(status), looked(problem, x, y * length)
 
 
 def lm_once(
@@ -261,7 +352,7 @@ def lm_once(
 # --------------------------------------------------------------------------------------------- adam and sgd
 
 
-def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Plain gradient descent on the maps themselves, clamped into their box after every step."""
     low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=torch.float64)
     high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=torch.float64)
@@ -287,12 +378,13 @@ def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tens
         blocked = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
         flat = gradient.masked_fill(blocked, 0).abs().amax(-1) < 1e-6
     status = torch.where(flat, int(Status.CONVERGED), int(Status.STOPPED))
-    return x.detach(), status
+    x = x.detach()
+    return x, status, looked(problem, x, y)
 
 
 #: From pixels (n, D), in units of the illuminant's mean, and the options of :func:`fit`: maps (n, 4), inside the box,
-#: and their :class:`Status` (n,).
-SOLVERS: dict[str, Callable[[Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor]]] = {
+#: their :class:`Status` (n,), and what :func:`looked` gives there.
+SOLVERS: dict[str, Callable[[Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]] = {
     "varpro": _varpro,
     "lm": _lm,
     "adam": _descend,
