@@ -111,10 +111,8 @@ def ladder(
     ax.set(xscale="log", xlabel="RMSE in linear RGB: hollow before training, filled after it, a dot for each seed")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
-    alt = f"RMSE before and after training, a line for each recipe, by group: {', '.join(groups)}. With the paper's step size "
-    alt += (
-        "dots stay where they start; Adam at a higher rate, or the code's three factors together, move them far down."
-    )
+    alt = f"RMSE before and after training, by group: {', '.join(groups)}. With the paper's step size dots stay "
+    alt += "where they start; Adam at a higher rate, or the code's three factors together, move them far."
     figures.save(figure, name, numbers={recipe: dict(s) for recipe, s in score.items()}, data=data, alt=alt)
 
 
@@ -149,7 +147,7 @@ def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, ma
 def copies(
     name: str,
     grid: Mapping[tuple[str, str], Recipe],
-    images: Mapping[str, Any],
+    runs: Mapping[str, Any],
     score: Mapping[str, Any],
     batch: Batch,
     *,
@@ -160,11 +158,10 @@ def copies(
     Parameters
     ----------
     grid : by name of recipe and of the copy, the recipe as it was trained
-    images : by its name, (B, H, W, 3) in linear RGB
-    score : of :func:`study.experiments.summary`
+    runs, score : of :func:`study.experiments.run_all` and ``summary``
     """
     rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
-    panels = [[batch.image[1], *(images[grid[row, kind].name][1] for kind in kinds)] for row in rows]
+    panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
     labels, masks = [row.replace("_", " ") for row in rows], [batch.mask[1]] * len(rows)
     titles = ["photo", *kinds]
     figure, axes = plotting.panel_grid(
@@ -172,7 +169,9 @@ def copies(
     )
     for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
         ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
-    alt = f"One face by {', '.join(labels)} (rows) and copy of the shading ({', '.join(kinds)}), with RMSE: noise in the first row, "
+    alt = (
+        f"One face by {', '.join(labels)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
+    )
     alt += "grey faces with the copy × 1, the best picture with a fitted copy in the last."
     figures.save(figure, name, numbers={r: s["rmse"] for r, s in score.items()}, data=data, alt=alt)
 
@@ -195,7 +194,7 @@ def floors(name: str, factors: np.ndarray, floor: Mapping[tuple[str, bool], Sequ
     axes[0].set_ylabel("least possible RMSE")
     axes[0].legend(title="white as in", fontsize=10)
     curves = {f"{rows}, {'highlights' if shine else 'none'}": curve for (rows, shine), curve in floor.items()}
-    alt = "Least possible error against the factor of the copy, for three scalings of white: high at 1 for the code's, lowest "
-    alt += "at a factor of several; dotted lines far below where the shading is free."
+    alt = "Least possible error against the factor of the copy, for three scalings of white: high at 1 for the code's, "
+    alt += "lowest at a factor of several; dotted lines far below where the shading is free."
     data = "twin, 150 pixels, D65, mean camera (synthetic)"
     figures.save(figure, name, numbers={"factor": factors} | curves, data=data, alt=alt)
