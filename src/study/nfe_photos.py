@@ -57,27 +57,30 @@ def measure() -> Iterator[tuple[str, float, str]]:
     """Claims, each with its number and what to read it against; on one thread two hours of training."""
     many, one = (np.load(file) for file in registry.fetch(FILES))
     photos = lit(many["photos"], many["masks"], tuple(many["names"].tolist()))
-    yield from trained(objective.Batch.of(photos))
     yield from mouths(photos)
     yield from stored(one["rgb"], one["mask"] > 127, one["normals_encoded"] / 127.5 - 1)
+    yield from trained(objective.Batch.of(photos))
 
 
 def trained(batch: objective.Batch) -> Iterator[tuple[str, float, str]]:
     """How near each recipe comes to the photos."""
-    code = recipes.get("authors_code")
-    long = experiments.Plan(batch, [recipes.WORKING, recipes.PAPER_LITERAL, COPY], SEEDS, steps=STEPS)
-    runs = experiments.run_all(long, experiments.Plan(batch, [code], SEEDS, steps=EPOCHS))
-    score = experiments.summary(runs, batch)
-    working, literal, copy, of_code = (score[name] for name in (*(r.name for r in long.recipes), code.name))
+
+    def runs(recipe: recipes.Recipe, steps: int) -> tuple[list[experiments.Run], dict[str, np.ndarray]]:
+        found = experiments.run_all(experiments.Plan(batch, [recipe], SEEDS, steps=steps))
+        return found[recipe.name], experiments.summary(found, batch)[recipe.name]
+
     flat = experiments.reconstruction(experiments.constant_colour(batch), batch)
-    again = [experiments.reconstruction(run.image_eval, batch) for run in runs["working"]]
-    told = f"a constant colour {flat:.3f}; before training {working['start'].min():.3f}; {STEPS} steps"
-    yield "02.photos_working", working["rmse"].max(), f"{told}; luminance {working['luminance'].min():.3f}"
-    yield "02.photos_evaluated", max(again), f"{told}; with the batch norm of training {working['rmse'].max():.4f}"
-    told = f"working {(working['rmse'] / working['start']).max():.2f}"
-    yield "02.photos_literal", (literal["rmse"] / literal["start"]).min(), told
-    yield "03.photos_copy", (copy["rmse"] / copy["start"]).min(), told
-    yield "A2.photos_code", of_code["rmse"].max() / flat, f"before training {of_code['start'].min() / flat:.1f}"
+    found, score = runs(recipes.WORKING, STEPS)
+    evaluated = max(experiments.reconstruction(run.image_eval, batch) for run in found)
+    told = f"a constant colour {flat:.3f}; before training {score['start'].min():.3f}; {STEPS} steps"
+    yield "02.photos_working", score["rmse"].max(), f"{told}; luminance {score['luminance'].min():.3f}"
+    yield "02.photos_evaluated", evaluated, f"{told}; with the batch norm of training {score['rmse'].max():.4f}"
+    told = f"working {(score['rmse'] / score['start']).max():.2f}"
+    for name, recipe in (("02.photos_literal", recipes.PAPER_LITERAL), ("03.photos_copy", COPY)):
+        _, score = runs(recipe, STEPS)
+        yield name, (score["rmse"] / score["start"]).min(), told
+    _, score = runs(recipes.get("authors_code"), EPOCHS)
+    yield "A2.photos_code", score["rmse"].max() / flat, f"before training {score['start'].min() / flat:.1f}"
 
 
 def mouths(photos: nfe.Faces) -> Iterator[tuple[str, float, str]]:
