@@ -54,7 +54,7 @@ def test_a_change_is_told(name, told):
     assert overfitting.change(before.get(name, PAPER), recipes.get(name)) == told
 
 
-def test_ladder_copies_floors_and_the_same_photo(saved):
+def test_ladder_copies_floors_and_the_same_photo(saved, folders):
     batch, grid = (
         a_batch(),
         {("working", kind): WORKING.but(kind, copy_shading=k) for kind, k in (("no", None), ("×", 1.0))},
@@ -68,7 +68,7 @@ def test_ladder_copies_floors_and_the_same_photo(saved):
     runs = experiments.run_all(experiments.Plan(batch, list(grid.values()), width=2, steps=1))
     overfitting.copies("03_c", grid, runs, score, batch, data="x")
     assert [ax.get_xlabel() for ax in saved["03_c"][0].axes[1:3]] == ["0.500"] * 2
-    overfitting.floors("03_f", np.ones(2), {("code", shine): [1, 2, 3] for shine in (False, True)}, 1.0)
+    overfitting.floors("03_f", np.ones(2), {("code", shine): [1.0, 2.0, 3.0] for shine in (False, True)}, 1.0)
     assert saved["03_f"][1]["code, highlights"] == [1, 2, 3]
     maps, matrix = np.full((8, 8, 4), 0.1), np.full((3, 33), 1 / 33)
     overfitting.same_photo("02_s", {"a": maps, "b": 2 * maps}, matrix, np.ones((8, 8), bool))
