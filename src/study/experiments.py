@@ -6,11 +6,10 @@ on how many there are, and as many runs go on at once as there are processors. W
 """
 
 import dataclasses
-import sys
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,16 +81,16 @@ class Plan:
     ----------
     batch : the faces that are overfitted
     recipes : with names that differ
-    seeds : of the networks' first weights; for all recipes, or by the name of the recipe
+    seeds : of the networks' first weights
     width : of the networks
-    steps : for all recipes, or by the name of the recipe
+    steps : of each run
     """
 
     batch: Batch
     recipes: Sequence[Recipe]
-    seeds: Sequence[int] | Mapping[str, Sequence[int]] = (0,)
+    seeds: Sequence[int] = (0,)
     width: int = 8
-    steps: int | Mapping[str, int] = 60
+    steps: int = 60
 
     def __post_init__(self) -> None:
         names = [recipe.name for recipe in self.recipes]
@@ -100,29 +99,26 @@ class Plan:
 
     def calls(self) -> dict[str, list[tuple[Any, ...]]]:
         """What :func:`study.cache.kept` takes for each run, by the name of the recipe, in the order of the seeds."""
-        batch, width = self.batch, self.width
+        batch, width, steps = self.batch, self.width, self.steps
         faces = batch.image, batch.mask, batch.normals, batch.lighting, *(batch.truth or ())
         values = [None if value is None else value.numpy() for value in faces]
         found = {}
         for recipe in self.recipes:
-            seeds = self.seeds[recipe.name] if isinstance(self.seeds, Mapping) else self.seeds
-            steps = self.steps[recipe.name] if isinstance(self.steps, Mapping) else self.steps
             made_of = values, dataclasses.astuple(recipe)[1:], width, steps  # not the names of faces and recipe
-            found[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in seeds]
+            found[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in self.seeds]
         return found
 
 
-def fill(*plans: Plan) -> None:
-    """Run what is not kept yet, of all plans together, so that no processor waits; see :func:`cache.side_by_side`."""
-    todo = cache.missing(call for plan in plans for calls in plan.calls().values() for call in calls)
+def run_all(*plans: Plan) -> dict[str, list[Run]]:
+    """Every run of some plans, kept or run now: {name of the recipe: its runs, in the order of the seeds}.
+
+    What is not kept yet runs together, so that no processor waits; see :func:`study.cache.side_by_side`.
+    """
+    calls = {name: calls for plan in plans for name, calls in plan.calls().items()}
+    todo = cache.missing(itertools.chain(*calls.values()))
     todo.sort(key=lambda call: -len(call[1][0]) * call[1][4])  # the longest first: none is left alone at the end
     cache.side_by_side(cache.kept, todo)
-
-
-def run_all(plan: Plan) -> dict[str, list[Run]]:
-    """Every run of a plan, kept or run now: {name of the recipe: its runs, in the order of the seeds}."""
-    fill(plan)
-    return {name: [cache.kept(*call) for call in calls] for name, calls in plan.calls().items()}
+    return {name: [cache.kept(*call) for call in of_recipe] for name, of_recipe in calls.items()}
 
 
 def reconstruction(image: np.ndarray, batch: Batch) -> float:
@@ -163,16 +159,6 @@ def scores(found: Run, batch: Batch, truth: Truth | None = None) -> dict[str, fl
     return result
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; the deviation of one is NaN.
-
-    >>> spread([1.0, 2.0, 3.0])
-    (2.0, 1.0)
-    """
-    array = np.asarray(values, float)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else float("nan")
-
-
 def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None) -> dict[str, dict[str, np.ndarray]]:
     """:func:`scores` of every run: {name of the recipe: {score: (seeds,)}}, with the RMSE at the ``start``."""
     table = {}
@@ -182,73 +168,24 @@ def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None
     return table
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a training step takes, each as the median over several rounds in one process.
+def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 4, rounds: int = 5) -> dict[str, float]:
+    """What a training step takes over the network's bare forward and backward pass, timed in turns; medians.
 
-    Attributes
-    ----------
-    bare : seconds of the network's forward and backward pass alone
-    table, spectral : seconds of a whole training step, decoding by the table or with 33 bands for every pixel
-    table_ratio, spectral_ratio : their median ratio to ``bare`` of the same round
+    Returns
+    -------
+    ``table`` and ``spectral``: the ratio when images are looked up, or made of 33 bands for every pixel
     """
-
-    bare: float
-    table: float
-    spectral: float
-    table_ratio: float
-    spectral_ratio: float
-
-
-def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 4, rounds: int = 5) -> Cost:
-    """Time training steps against the bare network, in turns."""
     model = training.build(recipe, width).train()
-    rows = []
+    ratios = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
         for _ in range(steps):
-            _bare(model, batch)
-        seconds = [(time.perf_counter() - began) / steps]
-        for decoder in ("table", "spectral"):
-            one = recipe.but(recipe.name, decoder=decoder)
-            seconds.append(training.train(model, batch, one, steps, progress=False).seconds / steps)
-            model.train()
-        rows.append(seconds)
-    rounds_ = np.array(rows[1:])  # the first warms up
-    ratio = np.median(rounds_ / rounds_[:, :1], 0)
-    return Cost(*np.median(rounds_, 0), *ratio[1:])
-
-
-def _bare(model: torch.nn.Module, batch: Batch) -> None:
-    """Forward and backward through the network, and nothing else."""
-    model.zero_grad()
-    sum(value.square().mean() for value in model(batch.image)).backward()
-
-
-def peak_memory(batch: Batch, recipe: Recipe | None, width: int = 8) -> float:
-    """Peak megabytes of two training steps, of the bare network when ``recipe`` is None; in a new process."""
-    return float(cache.side_by_side(_peak_memory, [(batch, recipe, width)], workers=2)[0])
-
-
-def _peak_memory(batch: Batch, recipe: Recipe | None, width: int) -> float:
-    model = training.build(recipe or "working", width).train()
-    before = _high_water()
-    if recipe is not None:
-        training.train(model, batch, recipe, 2, progress=False)
-    for _ in range(2 if recipe is None else 0):
-        _bare(model, batch)
-    return _high_water() - before
-
-
-def _high_water() -> float:
-    """The most memory that this process has held, in megabytes."""
-    status = Path("/proc/self/status")  # Linux; what `resource` says there may be the parent's
-    if status.is_file():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    import resource
-
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+            model.zero_grad()
+            sum(value.square().mean() for value in model(batch.image)).backward()
+        bare = time.perf_counter() - began
+        timed = [recipe.but(recipe.name, decoder=decoder) for decoder in ("table", "spectral")]
+        ratios.append([training.train(model.train(), batch, r, steps, progress=False).seconds / bare for r in timed])
+    return dict(zip(("table", "spectral"), np.median(ratios[1:], 0).tolist(), strict=True))  # the first warms up
 
 
 def displacement(batch: Batch, recipe: Recipe, steps: int, width: int = 8, seed: int = 0) -> float:

@@ -14,7 +14,7 @@ from bioface.errors import DataError, unknown_name
 from study import claims
 from study.figures import numbers
 
-REFERENCE = re.compile(r"\{(?P<notebook>\d\d)[^{}]*\}")
+REFERENCE = re.compile(r"\{(?P<notebook>[0-9A]\d)[^{}]*\}")
 COLUMNS = ("topic", "paper", "code", "ours", "effect", "source")  # the file says what they are
 STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.nanmean, "median": np.nanmedian}
 Ledger = dict[str, list[dict[str, str]]]  #: rows by what they belong to
@@ -66,30 +66,19 @@ def measured(reference: str, figures: Path) -> str:
     return claims.number(float(STATISTICS[statistic or "mean"](values)), 2).replace("-", "−")
 
 
-def resolved(row: dict[str, str], figures: Path, only: str | None = None) -> dict[str, str]:
-    """A row with numbers in place of references, and with who measured them.
-
-    Parameters
-    ----------
-    only : a notebook's number: of other notebooks it is said that they measure it, as they may not have run yet
-
-    Raises
-    ------
-    DataError, BiofaceError : see :func:`measured`
-    """
+def resolved(row: dict[str, str], figures: Path) -> dict[str, str]:
+    """A row with numbers in place of references, and with who measured them; errors as in :func:`measured`."""
     notebooks = sorted({found["notebook"] for found in REFERENCE.finditer(row["effect"])})
-    where = ", ".join(f"notebook {number}" for number in notebooks)
-    effect = f"Measured in {where}."
-    if only is None or not set(notebooks) - {only}:
-        effect = REFERENCE.sub(lambda found: measured(found[0][1:-1], figures), row["effect"])
-    return row | {"effect": effect, "source": f"{row['source']}; effect: {where}" if where else row["source"]}
+    effect = REFERENCE.sub(lambda found: measured(found[0][1:-1], figures), row["effect"])
+    told = "; effect: " * bool(notebooks) + ", ".join(f"notebook {number}" for number in notebooks)
+    return row | {"effect": effect, "source": row["source"] + told}
 
 
-def table(only: str | None = None, figures: str | Path | None = None) -> Markdown:
-    """The ledger as Markdown, a table for each part; parameters and errors as in :func:`resolved`."""
+def table(figures: str | Path | None = None) -> Markdown:
+    """The ledger as Markdown, a table for each part; errors as in :func:`measured`."""
     lines, figures = [], Path(figures or paths.figures())
     for part, rows in load().items():
         lines += [f"## {part}", "", "| what | paper | code | ours | effect measured | source |", "|---" * 6 + "|"]
-        cells = [[cell.replace("|", "\\|") for cell in resolved(row, figures, only).values()] for row in rows]
+        cells = [[cell.replace("|", "\\|") for cell in resolved(row, figures).values()] for row in rows]
         lines += [*(f"| {' | '.join(row)} |" for row in cells), ""]
     return Markdown("\n".join(lines))

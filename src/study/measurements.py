@@ -10,7 +10,7 @@ import numpy as np
 
 from bioface import camera, illumination, image_formation, paths, smith2019
 from bioface.datasets import registry, skin_spectra
-from study import claims
+from study import claims, nfe_photos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,11 @@ def cameras() -> Iterator[Measured]:
 
 
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
-SOURCES: dict[str, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
+SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
     "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
+    nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),
 }
 
 

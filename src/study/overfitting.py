@@ -1,0 +1,200 @@
+"""Pictures of overfitted faces: the report's Figures 2a and 2b, recipes one change apart, ceilings."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from bioface import identifiability, objective, plotting, skin
+from bioface.network import Output
+from bioface.objective import Batch
+from bioface.recipes import Recipe
+from study import figures
+
+#: The columns of the report's figures 2a and 2b, in its order and words, and how each is drawn.
+COLUMNS = {
+    "original RGB": "linear_rgb",
+    "reconstructed RGB": "linear_rgb",
+    "shading": "diffuse_shading",
+    "specularities": "specular_shading",
+    "melanin": "melanin",
+    "haemoglobin": "haemoglobin",
+    "diffuse albedo": "albedo",
+}
+#: What was shown, which maps made it and by which recipe: a row of :func:`decompositions`.
+Row = tuple[Any, Output, Recipe]
+
+
+def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, *, numbers: Any, data: str) -> None:
+    """One face taken apart in several ways, in the report's columns, saved.
+
+    A map has one range for all rows: up to the median, over the rows, of what 98 % of the face stay below.
+
+    Parameters
+    ----------
+    rows : by label, the images (B, H, W, 3) in linear RGB, the maps that made them, and the recipe
+    numbers, data : as :func:`study.figures.save` takes them
+    """
+    panels, mask = [], batch.mask[face].numpy()
+    for image, said, recipe in rows.values():
+        maps = said.diffuse, said.specular, said.melanin_fraction, said.haemoglobin_fraction
+        panels.append([batch.image, image, *maps, objective.albedo(said, recipe)])
+    shown = [[plotting.to_numpy(values[face]) for values in row] for row in panels]
+    tops = {
+        kind: float(np.median([np.quantile(row[k][mask], 0.98) for row in shown]))
+        for k, kind in enumerate(COLUMNS.values())
+        if 2 <= k <= 5
+    }
+    figure, _ = plotting.panel_grid(
+        shown,
+        quantities=list(COLUMNS.values()),
+        titles=list(COLUMNS),
+        row_labels=list(rows),
+        masks=[mask] * len(rows),
+        limits={kind: (0.0, top) for kind, top in tops.items()},
+        panel=1.5,
+    )
+    labels = "; ".join(label.replace("\n", " ") for label in rows)
+    figures.save(figure, name, numbers=numbers, data=data, alt=f"A face as {', '.join(COLUMNS)}; from above: {labels}.")
+
+
+def change(before: Recipe, after: Recipe) -> str:
+    """What one recipe has that another has not.
+
+    >>> from bioface import recipes
+    >>> change(recipes.PAPER_LITERAL, recipes.get("scale_255"))
+    'scale 1 → 255'
+    """
+    told = []
+    for field in dataclasses.fields(before)[1:]:
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if isinstance(old, tuple) and old != new:
+            told += [f"weight of {k} {a:g} → {b:g}" for k, a, b in zip(old._fields, old, new, strict=True) if a != b]
+        elif old != new:
+            shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (old, new)]
+            told.append(f"{field.name.replace('_', ' ')} {' → '.join(shown)}")
+    return ", ".join(told)
+
+
+def ladder(
+    name: str,
+    groups: Mapping[str, Sequence[tuple[Recipe, Recipe]]],
+    score: Mapping[str, Any],
+    flat: float,
+    *,
+    data: str,
+) -> None:
+    """RMSE before and after training with each of some recipes, which are one change apart, saved.
+
+    Parameters
+    ----------
+    groups : by title, pairs of a recipe and what it becomes; their first recipe is the first of all
+    score : of :func:`study.experiments.summary`
+    flat : RMSE of a constant colour for each face
+    """
+    (first, _), *_ = next(iter(groups.values()))
+    lines = [(first.name.replace("_", " "), first, "k")]
+    for k, pairs in enumerate(groups.values()):
+        lines += [(change(before, after), after, f"C{k}") for before, after in pairs]
+    figure, ax = plt.subplots(figsize=(8, 0.4 + 0.27 * len(lines)), layout="constrained")
+    for y, (_, recipe, colour) in enumerate(lines):
+        start, end = score[recipe.name]["start"], score[recipe.name]["rmse"]
+        ax.plot([start.mean(), end.mean()], [y, y], color=colour, lw=1)
+        ax.plot(start.mean(), y, "o", color=colour, mfc="w")
+        ax.plot(end, np.full_like(end, y), "o", color=colour)
+    for title, k in zip(groups, range(len(groups)), strict=True):
+        ax.plot([], [], "o", color=f"C{k}", label=title)
+    ax.axvline(flat, color="0.4", lw=0.8, ls=":", label="a constant colour")
+    ax.set_yticks(range(len(lines)), [label for label, _, _ in lines], fontsize=10)
+    ax.set(xscale="log", xlabel="RMSE in linear RGB: hollow before training, filled after it, a dot for each seed")
+    ax.invert_yaxis()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    alt = f"RMSE before and after training, by group: {', '.join(groups)}. With the paper's step size dots stay "
+    alt += "where they start; Adam at a higher rate, or the code's three factors together, move them far."
+    figures.save(figure, name, numbers={recipe: dict(s) for recipe, s in score.items()}, data=data, alt=alt)
+
+
+def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, mask: np.ndarray) -> None:
+    """One photo made of several maps (H, W, 4) in the order of ``identifiability.MAPS``, each above them, saved.
+
+    Parameters
+    ----------
+    to_rgb : (3, 33) from spectra to linear RGB
+    mask : (H, W) the face
+    """
+    panels = []
+    for maps in rows.values():
+        spectra = maps[..., 2:3] * skin.reflectance(*np.nan_to_num(np.moveaxis(maps[..., :2], -1, 0))) + maps[..., 3:]
+        panels.append([spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)])
+    tops = np.nanquantile(np.concatenate([maps[mask] for maps in rows.values()]), 0.98, axis=0)
+    figure, _ = plotting.panel_grid(
+        panels,
+        quantities=["linear_rgb", *identifiability.MAPS],
+        titles=["photo", "melanin", "haemoglobin", "shading", "specularities"],
+        row_labels=list(rows),
+        masks=[mask] * len(rows),
+        limits={quantity: (0.0, float(top)) for quantity, top in zip(identifiability.MAPS, tops, strict=True)},
+        panel=1.5,
+    )
+    alt = (
+        f"The same photo, made of other maps in each row: {', '.join(rows)}. With more melanin the shading is brighter."
+    )
+    figures.save(figure, name, numbers={"highest": tops}, data="twin, 1 face (synthetic)", alt=alt)
+
+
+def copies(
+    name: str,
+    grid: Mapping[tuple[str, str], Recipe],
+    runs: Mapping[str, Any],
+    score: Mapping[str, Any],
+    batch: Batch,
+    *,
+    data: str,
+) -> None:
+    """The second face by recipe (rows) and way of copying (columns), with the mean RMSE of all faces and seeds, saved.
+
+    Parameters
+    ----------
+    grid : by name of recipe and of the copy, the recipe as it was trained
+    runs, score : of :func:`study.experiments.run_all` and ``summary``
+    """
+    rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
+    panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
+    labels, masks = [row.replace("_", " ") for row in rows], [batch.mask[1]] * len(rows)
+    titles = ["photo", *kinds]
+    figure, axes = plotting.panel_grid(
+        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=masks, panel=1.7
+    )
+    for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
+        ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
+    alt = (
+        f"One face by {', '.join(labels)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
+    )
+    alt += "grey faces with the copy × 1, the best picture with a fitted copy in the last."
+    figures.save(figure, name, numbers={r: s["rmse"] for r, s in score.items()}, data=data, alt=alt)
+
+
+def floors(name: str, factors: np.ndarray, floor: Mapping[tuple[str, bool], Sequence[float]], flat: float) -> None:
+    """Least possible RMSE against the factor of a copied luminance, without highlights and with them, saved.
+
+    Parameters
+    ----------
+    floor : by scaling of white and whether there are highlights, RMSE for each factor, then with free shading
+    flat : RMSE of a constant colour
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharey=True)
+    for (rows, shine), curve in floor.items():
+        (line,) = axes[int(shine)].loglog(factors, curve[:-1], label=rows)
+        axes[int(shine)].axhline(curve[-1], color=line.get_color(), lw=0.8, ls=":")
+    for ax, title in zip(axes, ("no highlights", "highlights free"), strict=True):
+        ax.axhline(flat, color="k", lw=0.8)
+        ax.set(title=title, xlabel="factor of the copied luminance")
+    axes[0].set_ylabel("least possible RMSE")
+    axes[0].legend(title="white as in", fontsize=10)
+    curves = {f"{rows}, {'highlights' if shine else 'none'}": curve for (rows, shine), curve in floor.items()}
+    alt = "Least possible error against the factor of the copy, for three scalings of white: high at 1 for the code's, "
+    alt += "lowest at a factor of several; dotted lines far below where the shading is free."
+    data = "twin, 150 pixels, D65, mean camera (synthetic)"
+    figures.save(figure, name, numbers={"factor": factors} | curves, data=data, alt=alt)

@@ -1,0 +1,119 @@
+"""Pictures of overfitted faces, and what is measured on NFE's own photos."""
+
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from test_experiments import a_batch
+
+from bioface import identifiability, illumination, image_formation, recipes, training
+from bioface.datasets import photos
+from study import experiments, figures, nfe_photos, overfitting
+
+PAPER, WORKING = recipes.PAPER_LITERAL, recipes.WORKING
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """What was saved: {name: (figure, numbers, alternative text)}; nothing is written."""
+    found = {}
+    keep = lambda figure, name, *, numbers, data, alt: found.update({name: (figure, numbers, alt)})  # noqa: E731
+    monkeypatch.setattr(figures, "save", keep)
+    yield found
+    plt.close("all")
+
+
+def test_a_face_taken_apart_stands_in_the_columns_of_the_report(saved):
+    batch = a_batch()
+    with torch.no_grad():
+        said = training.build("working", 2)(batch.image)
+    rows = {
+        "noise": (batch.image, said, PAPER),
+        "ours": (batch.image, said._replace(diffuse=2 * said.diffuse), WORKING),
+    }
+    overfitting.decompositions("02_x", rows, batch, 1, numbers={}, data="made up")
+    figure, _, alt = saved["02_x"]
+    shown = [ax for ax in figure.axes if ax.get_images() and not ax.get_label().startswith("<colorbar")]
+    assert [ax.get_title() for ax in shown[:7]] == list(overfitting.COLUMNS) and len(shown) == 14
+    limits = [ax.get_images()[0].get_clim() for ax in (shown[2], shown[9])]
+    assert limits[0] == limits[1] and "noise; ours" in alt  # panels that are compared have one range
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adam_fast", "learning rate 1e-05 → 0.002"),
+        ("working", "weight of diffuse 1e-05 → 0.001"),
+        ("paper_literal", ""),
+    ],
+)
+def test_a_change_is_told(name, told):
+    before = {after.name: before for before, after in zip(recipes.LADDER, recipes.LADDER[1:], strict=False)}
+    assert overfitting.change(before.get(name, PAPER), recipes.get(name)) == told
+
+
+def test_ladder_copies_floors_and_the_same_photo(saved, folders):
+    batch, grid = (
+        a_batch(),
+        {("working", kind): WORKING.but(kind, copy_shading=k) for kind, k in (("no", None), ("×", 1.0))},
+    )
+    score = {r.name: {"start": np.ones(2), "rmse": np.full(2, 0.5)} for r in (*recipes.LADDER, *grid.values())}
+    overfitting.ladder(
+        "02_l", {"up": list(zip(recipes.LADDER, recipes.LADDER[1:], strict=False))}, score, 0.1, data="x"
+    )
+    labels = [text.get_text() for text in saved["02_l"][0].axes[0].get_yticklabels()]
+    assert labels[0] == "paper literal" and len(labels) == len(recipes.LADDER) and "→" in labels[1]
+    runs = experiments.run_all(experiments.Plan(batch, list(grid.values()), width=2, steps=1))
+    overfitting.copies("03_c", grid, runs, score, batch, data="x")
+    assert [ax.get_xlabel() for ax in saved["03_c"][0].axes[1:3]] == ["0.500"] * 2
+    overfitting.floors("03_f", np.ones(2), {("code", shine): [1.0, 2.0, 3.0] for shine in (False, True)}, 1.0)
+    assert saved["03_f"][1]["code, highlights"] == [1, 2, 3]
+    maps, matrix = np.full((8, 8, 4), 0.1), np.full((3, 33), 1 / 33)
+    overfitting.same_photo("02_s", {"a": maps, "b": 2 * maps}, matrix, np.ones((8, 8), bool))
+    first, _, alt = saved["02_s"]
+    assert (
+        len(first.axes[0].get_images()) == 1
+        and "a, b" in alt
+        and len(saved["02_s"][1]["highest"]) == len(identifiability.MAPS)
+    )
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """(1, 64, 64, 3) uint8 of a real face, and its mask."""
+    whole = photos.astronaut()
+    rows, columns = (np.flatnonzero(whole.mask.any(k)) for k in (1, 0))
+    y, x = ((axis[0] + axis[-1]) // 2 for axis in (rows, columns))
+    cut = (slice(y - 64, y + 64), slice(x - 64, x + 64))
+    small = whole.rgb[cut].reshape(64, 2, 64, 2, 3).mean((1, 3))
+    return np.rint(255 * small).astype(np.uint8)[None], whole.mask[cut][::2, ::2][None]
+
+
+def test_normals_and_light_of_a_photo_explain_it(portrait):
+    found = nfe_photos.lit(*portrait, ("astronaut",))
+    inside = found.mask[0]
+    assert np.allclose(np.linalg.norm(found.normals[0], axis=-1), inside, atol=1e-5)
+    shading = illumination.sh_shading(found.normals, found.lighting.mean(1))[0]
+    luminance = image_formation.srgb_decode(found.rgb[0]).mean(-1)
+    assert np.corrcoef(shading[inside], luminance[inside])[0, 1] > 0.5
+    (row,) = nfe_photos.stored(portrait[0][0], inside, found.normals[0])
+    assert row[0] == "A2.mesh_angle" and row[1] == pytest.approx(0, abs=0.1)  # the mesh against itself
+    two = dataclasses.replace(found, names=("other",)), dataclasses.replace(found, names=(nfe_photos.PARTED,))
+    assert next(nfe_photos.mouths(type(found).concatenate(two)))[:2] == ("A2.parted_lips", 0)
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_trainings_are_their_claims(folders, monkeypatch):
+    monkeypatch.setattr(nfe_photos, "STEPS", 2)
+    monkeypatch.setattr(nfe_photos, "EPOCHS", 1)
+    found = {name: value for name, value, _ in nfe_photos.trained(a_batch(size=32))}
+    assert list(found) == [
+        "02.photos_working",
+        "02.photos_evaluated",
+        "02.photos_literal",
+        "03.photos_copy",
+        "A2.photos_code",
+    ]
+    assert found["02.photos_literal"] > 0.9 and all(value > 0 for value in found.values())
