@@ -83,7 +83,7 @@ def test_python_is_the_same_everywhere_and_conda_installs_the_lock():
 def _sources():
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         yield path, path.read_text(encoding="utf-8")
-    for path in ROOT.glob("notebooks/*.ipynb"):
+    for path in notebook_file.every(paths.notebooks()):
         yield path, "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "code")
 
 
