@@ -5,16 +5,16 @@ the measured spectra themselves. Each is inverted by the same models, with free 
 nearest measured spectrum. Measured spectra have no true pigments: there the inverting models are held to ``layered``.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from bioface import skin, smith2019, transfer
 from bioface.datasets import skin_spectra
+from study import figures
 from study.calibration import SURFACE
 
 MODELS = ("published", "layered", "radiative transfer", "measured")  #: of skins and of inversions
@@ -22,7 +22,7 @@ GRID = 128  #: pigments of each kind in the table that radiative transfer is inv
 Pigments = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """One cell of the matrix: medians, and (5 %, median, 95 %) of found over true pigments."""
 
@@ -111,18 +111,23 @@ def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[st
     return cells
 
 
-def draw(cells: Mapping[tuple[str, str], Entry]) -> Figure:
+def draw(name: str, cells: Mapping[tuple[str, str], Entry]) -> None:
     """Both pigments made by × read by, found over true: median, 5–95 %, and below them the residual × 1000."""
     models = list(dict.fromkeys(made for made, _ in cells))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained", sharey=True)
-    for ax, name in zip(axes, ("melanin", "haemoglobin"), strict=True):
-        ax.imshow([[np.log2(getattr(cells[a, b], name)[1]) for b in models] for a in models], "PuOr_r", vmin=-4, vmax=4)
+    for ax, pigment in zip(axes, ("melanin", "haemoglobin"), strict=True):
+        ax.imshow(
+            [[np.log2(getattr(cells[a, b], pigment)[1]) for b in models] for a in models], "PuOr_r", vmin=-4, vmax=4
+        )
         for (made, read), cell in cells.items():
-            low, middle, high = getattr(cell, name)
+            low, middle, high = getattr(cell, pigment)
             text = f"{middle:.2f}\n{low:.2f}–{high:.2f}\n({1e3 * cell.residual:.1f})"
             ax.text(models.index(read), models.index(made), text, ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(models)), [model.replace(" ", "\n") for model in models])
-        ax.set(title=f"{name}, found over true", xlabel="read by", aspect="auto")
+        ax.set(title=f"{pigment}, found over true", xlabel="read by", aspect="auto")
     axes[0].set_yticks(range(len(models)), [model.replace(" ", "\n") for model in models])
     axes[0].set_ylabel("made by")
-    return figure
+    numbers = {f"{made} read by {read}": dataclasses.asdict(cell) for (made, read), cell in cells.items()}
+    data = "ISSA (measured) and skins of its pigments (synthetic)"
+    alt = "Skins made by four models, read by each: pigments found over true, near 1 only where a model reads itself."
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
