@@ -86,7 +86,8 @@ def numbers(face: light_stage.StageFace, maps: Maps, peer: Maps) -> dict[str, fl
         found[f"highlights_{face.name}"] = float(np.corrcoef(said, measured)[0, 1]) if np.ptp(said) else 0.0
         found["highlights_mean"] = float(np.exp(abs(np.log(max(said.mean(), 1e-9) / measured.mean()))))
     for name, said, other in zip(("melanin", "haemoglobin"), maps, peer[:2], strict=False):
-        found[name] = float(scipy.stats.spearmanr(said[where], other[where]).statistic)
+        same = not np.ptp(said[where])  # a constant goes with nothing
+        found[name] = 0.0 if same else float(scipy.stats.spearmanr(said[where], other[where]).statistic)
     return found
 
 
