@@ -38,7 +38,7 @@ def maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, error: Map
     images = np.full((len(rows), len(REPORT), *mask.shape), np.nan)
     for image, values in zip(images, rows.values(), strict=True):
         image[:, mask] = values[:, COLUMNS].T
-    tops = np.quantile(list(rows.values())[-1][:, COLUMNS], 0.99, axis=0)
+    tops = np.quantile(list(rows.values())[-1][:, COLUMNS], 0.95, axis=0)  # brows and lips go beyond
     limits = {quantity: (0.0, float(top)) for quantity, top in zip(REPORT, tops, strict=True)}
     figure, _ = plotting.panel_grid(
         images, quantities=REPORT, row_labels=list(rows), masks=[mask] * len(rows), limits=limits, panel=1.9
@@ -74,7 +74,7 @@ def landscape(
         surfaces[group] = surface
     axes[0].set_ylabel("haemoglobin")
     figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
-    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley, long and narrow for dark skin."
+    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, with the truth at its bottom."
     figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
 
 

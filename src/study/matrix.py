@@ -122,7 +122,8 @@ def draw(name: str, cells: Mapping[tuple[str, str], Entry]) -> None:
         for (made, read), cell in cells.items():
             low, middle, high = getattr(cell, pigment)
             text = f"{middle:.2f}\n{low:.2f}–{high:.2f}\n({1e3 * cell.residual:.1f})"
-            ax.text(models.index(read), models.index(made), text, ha="center", va="center", fontsize=8)
+            colour = "w" if abs(np.log2(middle)) > 3 else "k"
+            ax.text(models.index(read), models.index(made), text, color=colour, ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(models)), [model.replace(" ", "\n") for model in models])
         ax.set(title=f"{pigment}, found over true", xlabel="read by", aspect="auto")
     axes[0].set_yticks(range(len(models)), [model.replace(" ", "\n") for model in models])
