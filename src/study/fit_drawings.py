@@ -74,7 +74,7 @@ def landscape(
         surfaces[group] = surface
     axes[0].set_ylabel("haemoglobin")
     figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
-    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, with the truth at its bottom."
+    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
     figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
 
 

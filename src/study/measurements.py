@@ -59,13 +59,20 @@ def cameras() -> Iterator[Measured]:
     worst = max(
         float((getattr(again, k) - getattr(shipped, k)).abs().max()) for k in ("mean", "components", "deviations")
     )
-    sizes = {"unit sum": S.sum(-1, keepdims=True), "unit peak": S.max(-1, keepdims=True), "as measured": np.ones(1)}
+    sizes = {
+        "unit sum": S.sum(-1, keepdims=True),
+        "unit peak": S.max(-1, keepdims=True),
+        "unit length": np.linalg.norm(S, axis=-1, keepdims=True),
+        "the camera's sum": S.sum((1, 2), keepdims=True),
+        "the camera's peak": S.max((1, 2), keepdims=True),
+        "as measured": np.ones(1),
+    }
     shares = []
     for name, size in sizes.items():
         centred = (S / size).reshape(len(S), -1)
         variance = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
         shares.append(f"{name} {variance[:2].sum() / variance.sum():.3f}")
-    told = f"share of two components, each channel scaled to {', '.join(shares)}"
+    told = f"share of two components, centred, each channel scaled to {', '.join(shares)}"
     yield Measured(id="A1.camera_table", measured=worst, control=told)
     known = np.loadtxt(paths.TABLES / "reference_linear_rgb.csv", delimiter=",")
     m, h = known[:, :2].T[:, None]
