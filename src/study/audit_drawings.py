@@ -28,7 +28,8 @@ def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> N
     maps = (two.rgb, two.normals, two.mask, two.coordinates, stored[:2])
     titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
     rows = list(zip(*maps, strict=True))
-    figure, _ = plotting.panel_grid(rows, quantities=kinds, titles=titles, panel=1.8)
+    limits = {"diffuse_shading": (0.0, float(stored[:2].max()))}
+    figure, _ = plotting.panel_grid(rows, quantities=kinds, titles=titles, limits=limits, panel=1.8)
     alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
     figures.save(figure, name, numbers={"faces": list(two.names)}, data=data, alt=alt)
 
@@ -69,6 +70,7 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str, count: 
         titles=["photo\n(Figure 1a)", "stored shading\n(Figure 1b)", "shading that\nthe photo shows", "residual image"],
         row_labels=[f"score {s:.2f}" for s in score[some]],
         masks=list(faces.mask[some]),
+        limits={"diffuse_shading": (0.0, float(c.stored.max()))},
         panel=1.9,
     )
     numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
