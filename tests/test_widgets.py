@@ -19,7 +19,7 @@ from bioface.datasets.nfe import Faces
 from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
-from study import audit, notebook_file
+from study import notebook_file
 
 
 def faces(n, truth=None):
@@ -80,7 +80,7 @@ def test_faces_bring_their_shading_their_score_and_their_names():
     some.mask[1] = False
     widget = widgets.scrub(some)
     assert widget.spec["names"] == ["file:0", "file:1", "file:2"]
-    expected = audit.mismatch_score(some[[0, 2]])
+    expected = shading.mismatch_score(some[[0, 2]])
     assert np.allclose([widget.spec["scores"][k] for k in (0, 2)], expected) and widget.spec["scores"][1] is None
     stored = panels(widget)["stored shading"][0][0, ..., 0]
     assert np.array_equal(stored[some.mask[0]], shading.stored_shading(some)[0][some.mask[0]])

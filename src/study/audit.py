@@ -1,12 +1,11 @@
-"""What is wrong with a face data set: what the usual mistakes cost, and shading that belies its photo.
+"""What is wrong with a face data set: what the usual mistakes cost, and what shading does that belies its photo.
 
-The score itself is in :mod:`bioface.shading`; here it is chosen among others. :mod:`study.checks` looks at the files.
+The score that finds such shading is in :mod:`bioface.shading`. :mod:`study.checks` looks at the files.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -23,20 +22,12 @@ SMALLEST = 400  #: pixels that a mask must have, a tenth of the image, for its f
 
 @dataclass(frozen=True)
 class Source:
-    """The data set under audit.
+    """The data set under audit."""
 
-    Attributes
-    ----------
-    name : "NFE (measured)" or "twin (synthetic)", as claims and figures say it
-    streams : its files by split (twin) or by number (NFE)
-    faces : those under audit, with their truth when there is one
-    left_out : how many more would be, had they a mask of :data:`SMALLEST` pixels
-    """
-
-    name: str
-    streams: Mapping[str, nfe.NFE]
-    faces: nfe.Faces
-    left_out: int = 0
+    name: str  #: "NFE (measured)" or "twin (synthetic)", as claims and figures say it
+    streams: Mapping[str, nfe.NFE]  #: its files by split (twin) or by number (NFE)
+    faces: nfe.Faces  #: those under audit, with their truth when there is one
+    left_out: int = 0  #: how many more would be, had they a mask of :data:`SMALLEST` pixels
 
     @property
     def is_real(self) -> bool:
@@ -45,11 +36,7 @@ class Source:
 
 
 def open_source(limit: int = 512) -> Source:
-    """NFE when its files are in the data folder, else the twin.
-
-    Parameters
-    ----------
-    limit : at most so many NFE faces, evenly over the files; the twin is taken whole
+    """NFE when its files are in the data folder, at most ``limit`` faces evenly over them; else the twin, whole.
 
     Raises
     ------
@@ -78,138 +65,35 @@ def open_source(limit: int = 512) -> Source:
 # --- does the shading belong to the photo? -----------------------------------------------------------------
 
 
-def _rms(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    return np.sqrt((values**2 * where).sum((1, 2)) / where.sum((1, 2)))
-
-
-def _standardised(c: shading.Comparison) -> np.ndarray:
-    """Residual around mouth and nose after the data set's mean residual, in units of its spread there."""
-    count = c.mask.sum(0).clip(2)
-    mean = (c.residual * c.mask).sum(0) / count
-    spread = np.sqrt(((c.residual - mean) ** 2 * c.mask).sum(0) / count)
-    return _rms((c.residual - mean) / np.maximum(spread, 0.01), c.window)
-
-
-def _missing(c: shading.Comparison) -> np.ndarray:
-    """1 − slope of the photo's details on the stored ones: the share of the stored relief that is not there."""
-    stored = np.where(c.window, c.stored_detail, 0)
-    return 1 - (stored * c.photo_detail).sum((1, 2)) / np.maximum((stored**2).sum((1, 2)), 1e-9)
-
-
-def _uncorrelated(c: shading.Comparison, where: np.ndarray) -> np.ndarray:
-    return 1 - np.nan_to_num(metrics.correlation(np.exp(c.log_photo), c.stored.astype(float), where))
-
-
-def _unlike(c: shading.Comparison) -> np.ndarray:
-    return 1 - shading.cosine(c.photo_detail, c.stored_detail, c.window)
-
-
-#: Every score that was tried: how to read the photo, and what to make of the comparison, highest for the worst. The
-#: first is the plain one to beat, the last was chosen on the twin's training faces.
-SCORES: dict[str, tuple[str, Callable[[shading.Comparison], np.ndarray]]] = {
-    "1 − correlation with luminance, face": ("luminance", lambda c: _uncorrelated(c, c.mask)),
-    "1 − correlation with luminance, mouth + nose": ("luminance", lambda c: _uncorrelated(c, c.window)),
-    "residual of details": ("red", lambda c: _rms(c.residual, c.window)),
-    "  / the rest of the face's": ("red", lambda c: _rms(c.residual, c.window) / _rms(c.residual, c.mask & ~c.window)),
-    "  standardised by the data set": ("red", _standardised),
-    "missing details, pigments out": ("pigments", _missing),
-    "1 − correlation of details, pigments out": ("pigments", _unlike),
-    "1 − correlation of details, red": ("red", _unlike),
-    "  weighted by stored relief, pigments out": ("pigments", shading.unlike_relief),
-    "  weighted by stored relief, red": ("red", shading.unlike_relief),
-}
-BASELINE, CHOSEN = next(iter(SCORES)), next(reversed(SCORES))
-
-
-def mismatch_score(faces: nfe.Faces, score: str = CHOSEN, align: bool = True) -> np.ndarray:
-    """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse.
-
-    Parameters
-    ----------
-    faces : photos, normals, masks, lights; their truth is not looked at
-    score : a name in :data:`SCORES`
-    align : allow one pixel between photo and normals
-
-    Raises
-    ------
-    BiofaceError : an unknown score
-    """
-    if score not in SCORES:
-        raise unknown_name("score", score, SCORES)
-    reading, function = SCORES[score]
-    return function(shading.compare(faces, reading, align))
-
-
-def all_scores(faces: nfe.Faces) -> dict[str, np.ndarray]:
-    """(N,) of every score in :data:`SCORES`."""
-    compared = {reading: shading.compare(faces, reading) for reading in shading.READINGS}
-    return {name: function(compared[reading]) for name, (reading, function) in SCORES.items()}
-
-
-def threshold(scores: np.ndarray, labels: np.ndarray, false_alarms: int | float = 0.05) -> float:
-    """The score that so small a share of matched faces exceeds.
-
-    Raises
-    ------
-    BiofaceError : a share outside 0–1, or no matched face
-    """
-    if not 0 < false_alarms < 1:
-        raise BiofaceError(f"expected a share of false alarms within 0–1, found {false_alarms}")
-    if labels.all():
-        raise BiofaceError("expected matched faces to set a threshold by, found none")
-    return float(np.quantile(scores[~labels], 1 - false_alarms))
-
-
-def estimated_share(scores: np.ndarray, limit: int | float, reference: np.ndarray, labels: np.ndarray) -> float:
-    """Share of mismatched faces behind ``scores``, from the share above ``limit`` and how often that errs.
-
-    Parameters
-    ----------
-    scores : (N,) of faces without labels
-    limit : what counts as flagged
-    reference, labels : (M,) scores and labels of the faces that tell how often flags are right (Rogan & Gladen
-        1978, "Estimating prevalence from the results of a screening test")
-
-    >>> reference, labels = np.array([0.0, 0, 0, 1, 1, 1]), np.array([False, False, False, True, True, True])
-    >>> estimated_share(np.array([0.0, 0, 0, 1]), 0.5, reference, labels)
-    0.25
-    """
-    found, alarms = (reference[labels] > limit).mean(), (reference[~labels] > limit).mean()
-    if not found > alarms:
-        raise BiofaceError(f"expected a limit that finds more than it alarms, found {found:.3f} and {alarms:.3f}")
-    return float(np.clip(((scores > limit).mean() - alarms) / (found - alarms), 0, 1))
+def plain_score(faces: nfe.Faces) -> np.ndarray:
+    """(N,) 1 − correlation of the photo's luminance with the stored shading around mouth and nose: the one to beat."""
+    stored = shading.stored_shading(faces)
+    window = shading.mouth_and_nose(faces.mask)
+    return 1 - np.nan_to_num(metrics.correlation(shading.luminance(faces), stored, window))
 
 
 # --- harder faces ------------------------------------------------------------------------------------------
 
-#: What a real data set does to photos and normals of *all* faces, matched or not. The twin is too clean without:
-#: its matched normals are exact to the last bit.
-DEGRADATIONS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "photo soft and noisy": ("photo",),
-    "normals smoothed": ("normals",),
-    "normals off by ≤ 1 px": ("offset",),
-    "light off by 15 %": ("light",),
-    "all of these": ("photo", "normals", "offset", "light"),
-}
+#: What a real data set does to photos and normals of *all* faces, matched or not; the twin's are exact to the last bit.
+DEGRADATIONS = ("photo", "normals", "offset", "light")
 
 
-def degrade(faces: nfe.Faces, what: str, rng: np.random.Generator) -> nfe.Faces:
+def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = DEGRADATIONS) -> nfe.Faces:
     """The faces as a less careful data set would hold them; truth is left as it is.
 
     Parameters
     ----------
-    what : a name in :data:`DEGRADATIONS`. ``photo``: blurred by 0.6 pixels, noise of 0.015 in display values;
-        ``normals``: smoothed by 1.5 pixels, as a fitted model smooths; ``offset``: normals moved by −1, 0 or 1
-        pixel each way; ``light``: each coefficient times 1 ± 0.15
+    kinds : of ``photo``: blurred by 0.6 pixels, noise of 0.015 in display values; ``normals``: smoothed by 1.5 pixels,
+        as a fitted model smooths; ``offset``: normals moved by −1, 0 or 1 pixel each way; ``light``: each coefficient
+        times 1 ± 0.15
 
     Raises
     ------
-    BiofaceError : an unknown degradation
+    BiofaceError : an unknown kind
     """
-    if what not in DEGRADATIONS:
-        raise unknown_name("degradation", what, DEGRADATIONS)
-    kinds = DEGRADATIONS[what]
+    for kind in kinds:
+        if kind not in DEGRADATIONS:
+            raise unknown_name("degradation", kind, DEGRADATIONS)
     rgb, normals, lighting = faces.rgb, faces.normals, faces.lighting
     if "photo" in kinds:
         soft = scipy.ndimage.gaussian_filter(rgb, (0, 0.6, 0.6, 0))
@@ -277,53 +161,28 @@ def other_faces(count: int, rng: np.random.Generator) -> np.ndarray:
     return (np.arange(count) + rng.integers(1, count, count)) % count
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a wrong shading costs against the right one, for N faces.
+def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What it costs to take ``shading`` for ``right``, (N, H, W) each.
 
-    Attributes
-    ----------
-    correlation : (N,) with the right shading
-    unexplained : (N,) what no line through it explains, √(1 − r²), in standard deviations of the right shading
-    error : (N,) RMSE after the best scale, in the same unit
+    Returns
+    -------
+    (N,) correlation with the right one, 0 for a constant; and (N,) RMSE after the best scale, in standard deviations of
+    the right one, so that a constant costs 1
     """
-
-    correlation: np.ndarray
-    unexplained: np.ndarray
-    error: np.ndarray
-
-
-def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> Cost:
-    """What it costs to take ``shading`` for ``right``; a constant one correlates with nothing, so 0."""
-    r = np.nan_to_num(metrics.correlation(shading, right, mask), nan=0.0)
     count = mask.sum((1, 2))
     mean = (right * mask).sum((1, 2)) / count
     deviation = np.sqrt(((right - mean[:, None, None]) ** 2 * mask).sum((1, 2)) / count)
     error = metrics.scale_aligned_rmse(shading, right, mask) / np.maximum(deviation, 1e-6)
-    return Cost(correlation=r, unexplained=np.sqrt(1 - r**2), error=error)
+    return np.nan_to_num(metrics.correlation(shading, right, mask)), error
 
 
-# --- the error floor ---------------------------------------------------------------------------------------
+# --- what wrong shading does -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Floor:
-    """Error of the stored shading itself against the truth, for N faces: what a perfect network would be charged.
+def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
+    """RMSE (N,) of the stored shading against the truth, in the unit of Table 1's diffuse column, by "where".
 
-    Attributes
-    ----------
-    raw_face, raw_window : (N,) RMSE over the face, over mouth and nose
-    aligned_face, aligned_window : (N,) the same after the best scale per image
-    """
-
-    raw_face: np.ndarray
-    aligned_face: np.ndarray
-    raw_window: np.ndarray
-    aligned_window: np.ndarray
-
-
-def floor(faces: nfe.Faces) -> Floor:
-    """RMSE of the stored against the true diffuse shading, in the unit of Table 1's diffuse column.
+    "face" and "mouth and nose": what a network that recovers the true shading is charged.
 
     Raises
     ------
@@ -331,20 +190,15 @@ def floor(faces: nfe.Faces) -> Floor:
     """
     if faces.truth is None:
         raise BiofaceError("expected faces with truth (the twin), found none")
-    stored, true = shading.stored_shading(faces), faces.truth.diffuse_shading
-    window = shading.mouth_and_nose(faces.mask)
-    aligned = metrics.best_scale(stored, true, faces.mask)[:, None, None] * stored  # of the face, also for the window
-    return Floor(*(metrics.rmse(values, true, where) for where in (faces.mask, window) for values in (stored, aligned)))
+    where = {"face": faces.mask, "mouth and nose": shading.mouth_and_nose(faces.mask)}
+    stored = shading.stored_shading(faces)
+    return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
 
 
-def mean_map(maps: np.ndarray, mask: np.ndarray, least: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
+def mean_map(maps: np.ndarray, mask: np.ndarray, least: int | float = 0.25) -> tuple[np.ndarray, np.ndarray]:
     """Mean over faces and its standard error, (H, W) each; NaN where too few faces have the pixel.
 
-    Parameters
-    ----------
-    maps : (N, H, W)
-    mask : (N, H, W) bool
-    least : share of the faces that must have a pixel; 5 faces in any case
+    ``maps`` and ``mask`` are (N, H, W); ``least`` is the share of faces that must have a pixel, 5 in any case.
     """
     count = mask.sum(0)
     enough = count >= max(5, least * len(mask))
@@ -357,18 +211,12 @@ def mean_map(maps: np.ndarray, mask: np.ndarray, least: float = 0.25) -> tuple[n
 def biased_share(
     maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator, draws: int = 500
 ) -> tuple[float, np.ndarray]:
-    """Share of pixels whose mean over faces is beyond 2 standard errors, and what chance makes of it.
-
-    Parameters
-    ----------
-    maps, mask : (N, H, W) signed errors, and where they count
-    where : (H, W) bool, the pixels to look at
-    draws : how often the faces' signs are flipped at random, which leaves every face as it is, neighbours as alike
-        as they are, and no bias
+    """Share of pixels ``where`` (H, W) whose mean over faces is beyond 2 standard errors, and what chance makes of it.
 
     Returns
     -------
-    the share, and (draws,) the shares under flipped signs
+    the share, and (draws,) the shares when whole faces change sign at random: every face stays as it is, neighbours as
+    alike as they are, and no bias is left
 
     Raises
     ------
@@ -377,35 +225,10 @@ def biased_share(
     where = where & (mask.sum(0) >= 5)
     if not where.any():
         raise BiofaceError("expected pixels that at least 5 faces have, found none")
-    errors = np.where(mask, maps, 0)[:, where]  # (N, pixels)
-    count, power = mask[:, where].sum(0), (errors**2).sum(0)
+    errors, known = maps[:, None, where], mask[:, None, where]  # (N, 1, pixels)
 
-    def share(signs: np.ndarray) -> np.ndarray:
-        mean = signs @ errors / count
-        variance = (power / count - mean**2) / (count - 1)
-        return (mean**2 > 4 * variance).mean(-1)
+    def share(signs: np.ndarray) -> float:
+        mean, error = mean_map(signs[:, None, None] * errors, known, least=0)
+        return float(np.mean(np.abs(mean) > 2 * error))
 
-    flipped = share(rng.choice([-1.0, 1.0], (draws, len(maps))))
-    return float(share(np.ones((1, len(maps))))[0]), flipped
-
-
-# --- tables ------------------------------------------------------------------------------------------------
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns side by side in plain text, numbers right, words left.
-
-    >>> print(text_table(["score", "AUC"], [["gain", "0.99"], ["plain correlation", "0.7"]]))
-    score               AUC
-    gain               0.99
-    plain correlation   0.7
-    """
-    cells = [list(map(str, row)) for row in [header, *rows]]
-    if any(len(row) != len(header) for row in cells):
-        raise BiofaceError(f"expected {len(header)} cells in each row, found {sorted(set(map(len, cells)))}")
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [all(row[k][:1] in "0123456789+-−." for row in cells[1:]) for k in range(len(header))]
-    return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    )
+    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (draws, len(maps)))])

@@ -59,9 +59,11 @@ def both(issa: skin_spectra.SkinSpectra, model: str | skin.SkinConstants) -> tup
     return free, held(issa.reflectance, issa.wavelengths, model)
 
 
-def by_group(values: np.ndarray, groups: np.ndarray) -> float:
-    """Median over the groups of the medians of values (N,)."""
-    return float(np.median([np.median(values[groups == g]) for g in np.unique(groups)]))
+def judged(issa: skin_spectra.SkinSpectra, model: str | skin.SkinConstants) -> tuple[float, float]:
+    """Residual with free shadings and with those of :func:`held`: the median over groups of its medians."""
+    rms = [np.sqrt((residuals(maps, issa, model) ** 2).mean(-1)) for maps in both(issa, model)]
+    free, restrained = (np.median([np.median(r[issa.group == g]) for g in np.unique(issa.group)]) for r in rms)
+    return float(free), float(restrained)
 
 
 def step(issa: skin_spectra.SkinSpectra, model: skin.SkinConstants) -> dict[str, float]:

@@ -5,24 +5,24 @@ the measured spectra themselves. Each is inverted by the same models, with free 
 nearest measured spectrum. Measured spectra have no true pigments: there the inverting models are held to ``layered``.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from bioface import skin, smith2019, transfer
 from bioface.datasets import skin_spectra
+from study import figures
+from study.calibration import SURFACE
 
 MODELS = ("published", "layered", "radiative transfer", "measured")  #: of skins and of inversions
-SURFACE = 0.0278  #: what skin of refractive index 1.4 reflects of light at 8°, which the measured spectra include
 GRID = 128  #: pigments of each kind in the table that radiative transfer is inverted by
 Pigments = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """One cell of the matrix: medians, and (5 %, median, 95 %) of found over true pigments."""
 
@@ -111,21 +111,24 @@ def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[st
     return cells
 
 
-def draw(cells: Mapping[tuple[str, str], Entry]) -> Figure:
-    """The matrix as three grids, made by × read by: the residual, and both pigments, found over true (5–95 %)."""
+def draw(name: str, cells: Mapping[tuple[str, str], Entry]) -> None:
+    """Both pigments made by × read by, found over true: median, 5–95 %, and below them the residual × 1000."""
     models = list(dict.fromkeys(made for made, _ in cells))
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained", sharey=True)
-    for ax, name in zip(axes, ("residual", "melanin", "haemoglobin"), strict=True):
-        values = np.array([[np.ravel(getattr(cells[made, read], name)) for read in models] for made in models])
-        middle, ratio = values[..., values.shape[-1] // 2], name != "residual"
-        shade, top = (np.log2(middle), 4.0) if ratio else (middle, 2 * middle.max())
-        ax.imshow(shade, cmap="RdBu_r" if ratio else "Blues", vmin=-top if ratio else 0, vmax=top, aspect="auto")
-        for (row, column), value in np.ndenumerate(middle):
-            low, high = values[row, column, [0, -1]]
-            text = f"{value:.2f}\n{low:.2f}–{high:.2f}" if ratio else f"{1e3 * value:.1f}"
-            ax.text(column, row, text, ha="center", va="center", fontsize=7)
-        ax.set_xticks(range(len(models)), models, rotation=20, ha="right", fontsize=7)
-        ax.set(title=f"{name}, found over true" if ratio else "median RMSE × 1000", xlabel="read by")
-    axes[0].set_yticks(range(len(models)), models, fontsize=7)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained", sharey=True)
+    for ax, pigment in zip(axes, ("melanin", "haemoglobin"), strict=True):
+        ax.imshow(
+            [[np.log2(getattr(cells[a, b], pigment)[1]) for b in models] for a in models], "PuOr_r", vmin=-4, vmax=4
+        )
+        for (made, read), cell in cells.items():
+            low, middle, high = getattr(cell, pigment)
+            text = f"{middle:.2f}\n{low:.2f}–{high:.2f}\n({1e3 * cell.residual:.1f})"
+            colour = "w" if abs(np.log2(middle)) > 3 else "k"
+            ax.text(models.index(read), models.index(made), text, color=colour, ha="center", va="center", fontsize=8)
+        ax.set_xticks(range(len(models)), [model.replace(" ", "\n") for model in models])
+        ax.set(title=f"{pigment}, found over true", xlabel="read by", aspect="auto")
+    axes[0].set_yticks(range(len(models)), [model.replace(" ", "\n") for model in models])
     axes[0].set_ylabel("made by")
-    return figure
+    numbers = {f"{made} read by {read}": dataclasses.asdict(cell) for (made, read), cell in cells.items()}
+    data = "ISSA (measured) and skins of its pigments (synthetic)"
+    alt = "Skins made by four models, read by each: pigments found over true, near 1 only where a model reads itself."
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bioface import camera, illumination, image_formation, paths, smith2019
 from bioface.datasets import registry, skin_spectra
-from study import claims, nfe_photos
+from study import claims, nfe_photos, stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ def issa() -> Iterator[Measured]:
     rmse = smith2019.fit(spectra.reflectance, spectra.wavelengths, model="layered").residual
     by_group = [np.median(rmse[spectra.group == group]) for group in spectra.groups]
     told = ", ".join(f"{g} {v:.4f}" for g, v in zip(spectra.groups, by_group, strict=True))
-    yield Measured(id="04.issa_layered", measured=np.median(rmse), model="layered", control=told)
-    yield Measured(id="04.issa_layered_groups", measured=float(np.median(by_group)), model="layered", control=told)
+    yield Measured(id="A1.issa_layered", measured=np.median(rmse), model="layered", control=told)
+    yield Measured(id="A1.issa_layered_groups", measured=float(np.median(by_group)), model="layered", control=told)
 
 
 def cheeks() -> Iterator[Measured]:
@@ -59,27 +59,49 @@ def cameras() -> Iterator[Measured]:
     worst = max(
         float((getattr(again, k) - getattr(shipped, k)).abs().max()) for k in ("mean", "components", "deviations")
     )
-    sizes = {"unit sum": S.sum(-1, keepdims=True), "unit peak": S.max(-1, keepdims=True), "as measured": np.ones(1)}
+    sizes = {
+        "unit sum": S.sum(-1, keepdims=True),
+        "unit peak": S.max(-1, keepdims=True),
+        "unit length": np.linalg.norm(S, axis=-1, keepdims=True),
+        "the camera's sum": S.sum((1, 2), keepdims=True),
+        "the camera's peak": S.max((1, 2), keepdims=True),
+        "as measured": np.ones(1),
+    }
     shares = []
     for name, size in sizes.items():
         centred = (S / size).reshape(len(S), -1)
         variance = np.linalg.svd(centred - centred.mean(0), compute_uv=False) ** 2
         shares.append(f"{name} {variance[:2].sum() / variance.sum():.3f}")
-    told = f"share of two components, each channel scaled to {', '.join(shares)}"
-    yield Measured(id="04.camera_table", measured=worst, control=told)
+    told = f"share of two components, centred, each channel scaled to {', '.join(shares)}"
+    yield Measured(id="A1.camera_table", measured=worst, control=told)
     known = np.loadtxt(paths.TABLES / "reference_linear_rgb.csv", delimiter=",")
     m, h = known[:, :2].T[:, None]
     light, first = illumination.standard("A").numpy(), S[0] / S[0].sum(-1, keepdims=True)
     rgb = image_formation.render(m, h, np.ones_like(m), 0 * m, light, first, "published", "code", method="exact")
-    yield Measured(id="04.published_colour", measured=np.abs(rgb[0] - known[:, 2:]).max(), model="published")
+    yield Measured(id="A1.published_colour", measured=np.abs(rgb[0] - known[:, 2:]).max(), model="published")
 
 
+def faces_of_a_light_stage() -> Iterator[Measured]:
+    """What `decompose` makes of two real faces: the worse of the two, with each and its opponents beside it."""
+    found = stage.compare()
+    for name, values in found["Bayes"].items():
+        beside = {method: ", ".join(f"{v:.3g}" for v in rows.get(name, ())) for method, rows in found.items()}
+        told = "; ".join(f"{method} {text}" for method, text in beside.items() if text)
+        worst = max(values) if name == "highlights_mean" else min(values)
+        yield Measured(id=f"05.light_{name}", measured=worst, model="layered", control=told)
+
+
+LIGHT = (
+    *("light_highlights_1", "light_highlights_2", "light_highlights_mean", "light_brows", "light_patch", "light_nose"),
+    *("light_melanin", "light_haemoglobin"),
+)
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
 SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
     "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
     nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),
+    "bioskin": (faces_of_a_light_stage, LIGHT),
 }
 
 
