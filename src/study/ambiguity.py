@@ -17,6 +17,7 @@ from bioface.maps import Decomposition
 from bioface.network import Output
 
 PIXELS = 60  #: of a face that :func:`least_errors` looks at
+RECIPE = recipes.PUBLISHED_LOSSES
 TABLE = 40  #: pigments along each axis of the skins that it tries
 
 
@@ -50,10 +51,8 @@ def least_errors(truth: Decomposition, octaves: Sequence[float]) -> tuple[np.nda
     return found[0], found[1]
 
 
-def minimised(
-    batch: objective.Batch, start: float, steps: int = 1500, recipe: recipes.Recipe = recipes.PUBLISHED_LOSSES
-) -> tuple[np.ndarray, float]:
-    """Where a recipe's losses end when the maps themselves are what is minimised over, without a network.
+def minimised(batch: objective.Batch, start: float, steps: int = 800, rate: float = 0.1) -> tuple[np.ndarray, float]:
+    """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
 
     Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
     daylight, with the pattern of the stored shading at a mean of 2 to the ``start`` times the truth.
@@ -62,7 +61,7 @@ def minimised(
     ----------
     batch : N faces with their truth, normals and lights
     start : octaves by which the mean shading of each face is off at first
-    steps : of Adam, its rate falling to 0 along half a cosine
+    steps, rate : of Adam, the rate falling to 0 along half a cosine
 
     Returns
     -------
@@ -72,7 +71,7 @@ def minimised(
     ------
     BiofaceError : faces without truth, or without a shading that supervises
     """
-    target = objective.shading_target(batch, recipe)
+    target = objective.shading_target(batch, RECIPE)
     if batch.truth is None or target is None:
         raise BiofaceError("expected faces with their truth and stored normals, found none")
     true = batch.truth
@@ -85,19 +84,19 @@ def minimised(
     mean_skin = [zeros + float(g[batch.mask].mean().atanh()) for g in (true.melanin, true.haemoglobin)]
     raw = [*mean_skin, shading.log(), zeros - 4, zeros[:, 0, :2], daylight, zeros[:, 0, 0] - 2]
     raw = [value.clone().requires_grad_() for value in raw]
-    optimiser = torch.optim.Adam(raw, lr=0.02)
+    optimiser = torch.optim.Adam(raw, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         g, k, diffuse, specular, b, weights, t = raw
         maps = g.tanh(), k.tanh(), diffuse.exp(), specular.exp()
         said = Output(*maps, 3 * b.tanh(), weights.softmax(1), low + (high - low) * t.sigmoid())
-        image, _ = objective.decode(said, batch, recipe)
+        image, _ = objective.decode(said, batch, RECIPE)
         optimiser.zero_grad()
-        sum(objective.loss_terms(image, said, batch, recipe).values()).backward()
+        sum(objective.loss_terms(image, said, batch, RECIPE).values()).backward()
         optimiser.step()
         schedule.step()
     off = (mean(said.diffuse) / mean(true.diffuse)).log2()
-    return off.detach().numpy(), float((image - batch.image)[batch.mask].square().mean().sqrt())
+    return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
 
 
 def _mean(value: Tensor, mask: Tensor) -> Tensor:

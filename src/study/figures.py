@@ -37,7 +37,7 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     ------
     BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
     """
-    if not re.fullmatch(r"\d\d_[a-z0-9_]+", name):
+    if not re.fullmatch(r"[\dA]\d_[a-z0-9_]+", name):
         raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
     if not (alt.strip() and data.strip()):
         raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")

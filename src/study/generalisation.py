@@ -1,4 +1,4 @@
-"""BioFaceNet on faces that it has not seen: what notebook 05 trains, and the network that ships.
+"""BioFaceNet on faces that it has not seen: what notebook 05 and its appendix train, and the network that ships.
 
 A plan is a few stages of training on the twin's training faces, one after the other. The weights are a function of
 plan and seed and are kept, see :mod:`study.cache`.
@@ -9,7 +9,7 @@ import functools
 import math
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
 from study import augmentation, baselines, beyond, cache, plain_unet, readme
-from study.table1 import Row
+from study.table1 import Predict, Row
 
 #: Cameras, lights and exposures that :func:`inverted` holds a face against.
 TEACHER_DRAWS = 64
@@ -81,6 +81,10 @@ class Plan:
     width : of the network
     faces : how many training faces; None is all
     skin_model : False for a U-Net of the same size without one (:mod:`study.plain_unet`), whose stages recolour
+
+    Raises
+    ------
+    BiofaceError : no stage; a U-Net without a skin model with stages that do not recolour
     """
 
     name: str
@@ -113,23 +117,20 @@ def _halved_first(
     return stages if tiny else stages[1:]
 
 
-#: The rows of Table 1: without any truth as the paper trains, which takes faces as they are; without truth, from photos
-#: inverted under the law of measured skin; by the truth of synthetic faces; and so without a skin model inside.
+#: The networks of Table 1: without truth, as the paper trains; from photos inverted with the distribution of measured
+#: skin; taught the truth of synthetic faces; and that without a skin model inside.
 PUBLISHED = Plan("published", _halved_first(recipes.PUBLISHED_LOSSES, 450, 350, recolour=False))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted", tiny=300))
 SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 200, 250, tiny=300))
 PLAIN = SYNTHETIC.but("U-Net, no skin model", skin_model=False)
-ROWS = (PUBLISHED, MEASURED, SYNTHETIC, PLAIN)
-#: The first row after a twelfth of its training: what looks like no skill at all is learnt slowly.
-PUBLISHED_SHORT = Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),))
-#: What a prior of skin among the published losses does, with more weight on shading and highlights.
-PRIOR_AS_LOSS = Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False))
-#: The third row on the 256 training faces as they are.
-NOT_RECOLOURED = SYNTHETIC.but(
-    "not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)
+#: The first after a twelfth of its training, and with a prior of skin among its losses; the third on faces as they are.
+VARIANTS = (
+    Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),)),
+    Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False)),
+    SYNTHETIC.but("not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)),
 )
 
-#: What each part of the third row is worth: short trainings of about the same time that differ in one thing.
+#: What each part of the third is worth: short trainings of about the same time that differ in one thing.
 _SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 60, 40, tiny=150))
 _EQUAL = recipes.SUPERVISED.but("supervised_equal", shares=recipes.SUPERVISED.shares._replace(haemoglobin=1.0))
 _BOTH = recipes.SUPERVISED.but("supervised_both", weights=recipes.SUPERVISED.weights._replace(appearance=10.0))
@@ -159,7 +160,8 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
         how: Any = training if plan.skin_model else plain_unet
         model: BioFaceNet = how.build(plan.stages[0].recipe, plan.width, seed)
         if _inverts(plan):
-            faces["inverted"] = _inverted(plan.faces)
+            known = cache.kept(inverted, (faces["true"],), (plan.faces, twin.folder().name))
+            faces["inverted"] = dataclasses.replace(faces["true"], truth=known)
         for number, stage in enumerate(plan.stages):
             painted = unseen_spectra() if stage.recolour else None
             seen = augmentation.Augmented(
@@ -231,12 +233,6 @@ def inverted(faces: Faces) -> types.SimpleNamespace:
     return types.SimpleNamespace(**maps, camera_b=found.camera_b, illuminant_weights=daylight, cct=d65)
 
 
-def _inverted(count: int | None) -> Faces:
-    """The first ``count`` training faces of the twin with maps that are :func:`inverted`, kept or made now."""
-    faces = twin.load("train", count, progress=False)
-    return dataclasses.replace(faces, truth=cache.kept(inverted, (faces,), (count, twin.folder().name)))
-
-
 def _inverts(plan: Plan) -> bool:
     return any(stage.maps == "inverted" for stage in plan.stages)
 
@@ -254,19 +250,25 @@ def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
     return found.eval()
 
 
-def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None:
-    """Train what is not kept yet, as many (plan, seed) at once as there are processors."""
+def networks(seeds: Mapping[Plan, Sequence[int]]) -> dict[str, list[Predict]]:
+    """{name of a plan: what each of its networks says of photos and masks}, for the seeds of each.
+
+    What is not kept yet is trained, as many networks at once as there are processors.
+    """
 
     def pixels(plan: Plan, seed: int) -> float:
         return sum(stage.steps * stage.batch * 0.25**stage.halved for stage in plan.stages)
 
-    todo = cache.missing(_call(*job) for job in jobs)
+    todo = cache.missing(_call(plan, seed) for plan, some in seeds.items() for seed in some)
     todo.sort(key=lambda call: -pixels(*call[1]))
     first = next((call for call in todo if _inverts(call[1][0])), None)
     todo.sort(key=lambda call: call is not first)  # its maps are made once, before the others need them
     if todo:
-        twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # as is the twin
-    cache.side_by_side(cache.kept, todo, progress=progress)
+        twin.make(progress=sys.stderr.isatty())  # as is the twin
+    cache.side_by_side(cache.kept, todo)
+    return {
+        plan.name: [functools.partial(predict, weights(plan, seed)) for seed in some] for plan, some in seeds.items()
+    }
 
 
 @torch.no_grad()
