@@ -40,17 +40,6 @@ TEACHER_DRAWS = 64
 class Stage:
     """A part of a training.
 
-    Attributes
-    ----------
-    recipe : how
-    steps : how long
-    batch : faces a step
-    recolour : whether the faces are recoloured, exposed and processed (:class:`study.augmentation.Augmented`), half of
-        them painted with :func:`unseen_spectra`, which takes their maps; they are always mirrored
-    maps : "true", or "inverted": those of :func:`inverted`, for which no truth is needed
-    halved : how many times the faces are halved in size; each time a step takes a quarter of the time, or a half when
-        they are small
-
     Raises
     ------
     BiofaceError : unknown maps; inverted ones without ``recolour``
@@ -58,10 +47,10 @@ class Stage:
 
     recipe: Recipe
     steps: int
-    batch: int = 16
-    recolour: bool = False
-    maps: str = "true"
-    halved: int = 0
+    batch: int = 16  #: faces a step
+    recolour: bool = False  #: and expose and process (:mod:`study.augmentation`), half with :func:`unseen_spectra`
+    maps: str = "true"  #: or "inverted": those of :func:`inverted`, for which no truth is needed
+    halved: int = 0  #: how many times the faces are halved in size: a step takes a quarter of the time, or a half
 
     def __post_init__(self) -> None:
         if self.maps not in ("true", "inverted"):
@@ -74,14 +63,6 @@ class Stage:
 class Plan:
     """A training: its stages one after the other.
 
-    Attributes
-    ----------
-    name : what tables call it
-    stages : at least one
-    width : of the network
-    faces : how many training faces; None is all
-    skin_model : False for a U-Net of the same size without one (:mod:`study.plain_unet`), whose stages recolour
-
     Raises
     ------
     BiofaceError : no stage; a U-Net without a skin model with stages that do not recolour
@@ -89,15 +70,20 @@ class Plan:
 
     name: str
     stages: tuple[Stage, ...]
-    width: int = 8
-    faces: int | None = None
-    skin_model: bool = True
+    width: int = 8  #: of the network
+    faces: int | None = None  #: how many training faces; None is all
+    skin_model: bool = True  #: False for a U-Net of the same size without one (:mod:`study.plain_unet`)
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
         if not (self.skin_model or all(stage.recolour for stage in self.stages)):
             raise BiofaceError(f"expected stages that recolour without a skin model, found others in {self.name}")
+
+    @property
+    def inverts(self) -> bool:
+        """Whether it learns from maps that are :func:`inverted`."""
+        return any(stage.maps == "inverted" for stage in self.stages)
 
     def but(self, name: str, **changes: Any) -> "Plan":
         """This plan under another name with some fields changed."""
@@ -159,7 +145,7 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     with threads.number(1):
         how: Any = training if plan.skin_model else plain_unet
         model: BioFaceNet = how.build(plan.stages[0].recipe, plan.width, seed)
-        if _inverts(plan):
+        if plan.inverts:
             known = cache.kept(inverted, (faces["true"],), (plan.faces, twin.folder().name))
             faces["inverted"] = dataclasses.replace(faces["true"], truth=known)
         for number, stage in enumerate(plan.stages):
@@ -193,21 +179,13 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     ----------
     image, mask : (N, H, W, 3) linear RGB, (N, H, W) bool, photos that tell how bright skin is lit
     of : bool for each of ISSA's spectra, the ones to learn from; None is all
-
-    Raises
-    ------
-    BiofaceError : not as many as there are spectra; see :meth:`bioface.bayes.Prior.measured`
     """
-    measured = skin_spectra.load("issa")
     melanin, haemoglobin = skin_spectra.pigments()
-    some = np.ones(len(melanin), bool) if of is None else np.asarray(of)
-    if some.shape != melanin.shape or some.dtype != bool:
-        raise BiofaceError(f"expected {len(melanin)} booleans, one a spectrum, found {some.dtype} {some.shape}")
-    inside = np.isfinite(melanin) & some
+    inside = np.isfinite(melanin) & (True if of is None else of)
     low, high = EXPOSURES
     mean_exposure = (2**high - 2**low) / ((high - low) * math.log(2))
-    seen = Prior.measured(melanin[inside], haemoglobin[inside], image, mask, measured.subject[inside])
-    return seen.exposed(1 / mean_exposure)
+    people = skin_spectra.load("issa").subject[inside]
+    return Prior.measured(melanin[inside], haemoglobin[inside], image, mask, people).exposed(1 / mean_exposure)
 
 
 def exposed_alike(faces: Faces) -> Decomposition:
@@ -219,11 +197,7 @@ def exposed_alike(faces: Faces) -> Decomposition:
 
 
 def inverted(faces: Faces) -> types.SimpleNamespace:
-    """Maps of faces that nobody told, to stand for their ``truth``: their photos, each under the law of measured skin.
-
-    They are those of :func:`bioface.face_posterior.image_posterior` with :func:`measured_prior`, under cameras and
-    lights of the twin's law. Whatever is true of the faces is left out.
-    """
+    """Maps to stand for the ``truth`` of faces, from their photos alone: the posterior under :func:`measured_prior`."""
     image = image_formation.srgb_decode(faces.rgb)
     draws = by_bayes.draw(TEACHER_DRAWS, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
@@ -231,10 +205,6 @@ def inverted(faces: Faces) -> types.SimpleNamespace:
     daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))
     d65 = np.full(len(faces), 6504, np.float32)  # K
     return types.SimpleNamespace(**maps, camera_b=found.camera_b, illuminant_weights=daylight, cct=d65)
-
-
-def _inverts(plan: Plan) -> bool:
-    return any(stage.maps == "inverted" for stage in plan.stages)
 
 
 def _call(plan: Plan, seed: int = 0) -> tuple[Any, ...]:
@@ -261,7 +231,7 @@ def networks(seeds: Mapping[Plan, Sequence[int]]) -> dict[str, list[Predict]]:
 
     todo = cache.missing(_call(plan, seed) for plan, some in seeds.items() for seed in some)
     todo.sort(key=lambda call: -pixels(*call[1]))
-    first = next((call for call in todo if _inverts(call[1][0])), None)
+    first = next((call for call in todo if call[1][0].inverts), None)
     todo.sort(key=lambda call: call is not first)  # its maps are made once, before the others need them
     if todo:
         twin.make(progress=sys.stderr.isatty())  # as is the twin

@@ -43,11 +43,9 @@ _BOUNDS = ((0.0, skin.MELANIN_RANGE[1]), (0.0, skin.HAEMOGLOBIN_RANGE[1]))
 def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     """The maps that a fit of all bands gives, with the RGB image that the mean camera takes of the face under D65.
 
-    A cube of another size is cut to its mask's bounding square with a margin, and its reflectance factor (radiance /
-    illuminant) averaged over the area of each new pixel, over skin only where more than half of it is. Bands come to
-    the grid as :func:`bioface.smith2019.fit` brings them there. The image is made of the cube's own reflectance factor,
-    not of the fit. Where the cube has no bands, at 400 and 410 nm of the ISET faces, the camera gets no light; white
-    balance, over the bands there are, keeps white white.
+    A cube of another size is cut to its mask's bounding square with a margin, and its reflectance factor averaged over
+    the area of each new pixel, over skin only where more than half of it is. The image is made of that factor, not of
+    the fit. Where there are no bands, at 400 and 410 nm of the ISET faces, the camera gets no light; white stays white.
 
     Parameters
     ----------
@@ -140,18 +138,11 @@ def _areas(start: float, side: float, size: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on some faces.
+    """One method on some faces."""
 
-    Attributes
-    ----------
-    errors : {column: (seeds, N)} of :func:`bioface.metrics.table1_row`; one seed where nothing was trained
-    predictions : of the faces, for each seed
-    seconds : a face, as measured
-    """
-
-    errors: dict[str, np.ndarray]
-    predictions: tuple[Decomposition, ...]
-    seconds: float
+    errors: dict[str, np.ndarray]  #: {column: (seeds, N)}; one seed where nothing was trained
+    predictions: tuple[Decomposition, ...]  #: of the faces, for each seed
+    seconds: float  #: a face, as measured
 
     def mean(self, column: str) -> float:
         """Over faces and seeds; NaN where the method has no such map."""
