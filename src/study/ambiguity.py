@@ -21,7 +21,7 @@ RECIPE = recipes.PUBLISHED_LOSSES
 TABLE = 40  #: pigments along each axis of the skins that it tries
 
 
-def least_errors(truth: Decomposition, octaves: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the photo says against a wrong brightness: (N, K) least error of any skin, and the highlights it takes.
 
     Parameters
@@ -51,7 +51,9 @@ def least_errors(truth: Decomposition, octaves: Sequence[float]) -> tuple[np.nda
     return found[0], found[1]
 
 
-def minimised(batch: objective.Batch, start: float, steps: int = 800, rate: float = 0.1) -> tuple[np.ndarray, float]:
+def minimised(
+    batch: objective.Batch, start: int | float, steps: int = 800, rate: float = 0.1
+) -> tuple[np.ndarray, float]:
     """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
 
     Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
@@ -104,7 +106,7 @@ def _mean(value: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, value, 0).sum((1, 2)) / mask.sum((1, 2))
 
 
-def ends_apart(ends: np.ndarray, starts: Sequence[float], faces: np.ndarray) -> float:
+def ends_apart(ends: np.ndarray, starts: Sequence[int | float] | np.ndarray, faces: np.ndarray) -> float:
     """How far apart answers to the same photo end, as a share of how far apart they started; mean over some faces.
 
     Parameters

@@ -202,8 +202,9 @@ def least_lead(ours: Row, others: Mapping[str, Row], columns: Sequence[str] = me
     Without other columns it is over all of Table 1 but the reconstruction, which nearly any method has right.
     """
     leads = {f"{n}, {k}": lead(ours, row, k) for n, row in others.items() for k in columns}
-    against, (apart, error) = min(leads.items(), key=lambda pair: np.nan_to_num(pair[1][0] / pair[1][1], nan=np.inf))
-    return apart / error, f"against {against}"
+    in_errors = {name: apart / max(error, 1e-9) for name, (apart, error) in leads.items() if not math.isnan(apart)}
+    least = min(in_errors, key=lambda name: in_errors[name])
+    return in_errors[least], f"against {least}"
 
 
 Scores = Mapping[str, Mapping[str, tuple[float, float]]]

@@ -37,7 +37,7 @@ _SEES_NOTHING = ("predict 0", "training mean", "image mean")
 
 
 def brightness(
-    name: str, octaves: Sequence[float], least: np.ndarray, shine: np.ndarray, starts: Sequence[float],
+    name: str, octaves: Sequence[float] | np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float],
     ends: np.ndarray, dark: np.ndarray, of: np.ndarray, **about: str,
 ) -> None:  # fmt: skip
     """What the photo, and the paper's losses, say against a wrong brightness; saved.
@@ -89,6 +89,9 @@ def methods(name: str, found: Scores, recorded: Sequence[str] = (), **about: str
             if mean is None or np.isnan(mean):
                 ax.text(0, place, "no such map", va="center", fontsize=8, color="0.4")
                 continue
+            if mean > 1.6 * constant:
+                ax.text(1.57 * constant, place, f"{mean:.2f} →", ha="right", va="center", fontsize=8, color="0.4")
+                continue
             colour = (
                 "0.5"
                 if method in _SEES_NOTHING
@@ -108,7 +111,7 @@ def methods(name: str, found: Scores, recorded: Sequence[str] = (), **about: str
 def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], **about: str) -> None:
     """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
 
-    Melanin is drawn up to what each face holds, the same for all methods.
+    Each map is drawn up to three times its true median on that face, for all methods.
     """
     answers = {"truth": truth} | {method: row.predictions[0] for method, row in rows.items()}
     kinds, names = [], ("melanin", "haemoglobin", "diffuse_shading")
@@ -116,8 +119,8 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
         inside = truth.mask[i]
         for n in names:
             usual = plotting.QUANTITIES[n]
-            top = float(np.quantile(getattr(truth, n)[i][inside], 0.98))
-            kinds.append(dataclasses.replace(usual, low=0.0, high=1.25 * top))
+            middle = float(np.median(getattr(truth, n)[i][inside]))
+            kinds.append(dataclasses.replace(usual, low=0.0, high=float(f"{3 * middle:.2g}")))
     panels = [
         [np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i in pair for n in names] for d in answers.values()
     ]
@@ -137,8 +140,9 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], *
             ax.plot([s[column] for s in of_method.values()], range(len(of_method)), marker, ms=6, label=NAMES[method])
             kinds = [kind or "usual" for kind in of_method]
         ax.axvline(1, color="0.5", lw=0.8, ls=":")
-        ax.set(title=column, xlim=(0, None), yticks=range(len(kinds)), yticklabels=kinds)
+        ax.set(title=column, yticks=range(len(kinds)), yticklabels=kinds)
     axes[0].invert_yaxis()
+    axes[0].set_xlim(0)
     figure.supxlabel(
         "error as a share of the mean training face's on the same faces; from 1 on there is no skill", fontsize=9
     )
