@@ -111,7 +111,7 @@ def methods(name: str, found: Scores, recorded: Sequence[str] = (), **about: str
 def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], **about: str) -> None:
     """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
 
-    Each map is drawn up to three times its true median on that face, for all methods.
+    Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
     """
     answers = {"truth": truth} | {method: row.predictions[0] for method, row in rows.items()}
     kinds, names = [], ("melanin", "haemoglobin", "diffuse_shading")
@@ -119,8 +119,9 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
         inside = truth.mask[i]
         for n in names:
             usual = plotting.QUANTITIES[n]
-            middle = float(np.median(getattr(truth, n)[i][inside]))
-            kinds.append(dataclasses.replace(usual, low=0.0, high=float(f"{3 * middle:.2g}")))
+            times = 2 if n == "diffuse_shading" else 3
+            top = times * float(np.median(getattr(truth, n)[i][inside]))
+            kinds.append(dataclasses.replace(usual, low=0.0, high=float(f"{top:.2g}")))
     panels = [
         [np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i in pair for n in names] for d in answers.values()
     ]
