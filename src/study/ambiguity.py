@@ -88,15 +88,20 @@ def minimised(
     raw = [value.clone().requires_grad_() for value in raw]
     optimiser = torch.optim.Adam(raw, lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
+
+    def decoded() -> tuple[Tensor, Output]:
         g, k, diffuse, specular, b, weights, t = raw
         maps = g.tanh(), k.tanh(), diffuse.exp(), specular.exp()
         said = Output(*maps, 3 * b.tanh(), weights.softmax(1), low + (high - low) * t.sigmoid())
-        image, _ = objective.decode(said, batch, RECIPE)
+        return objective.decode(said, batch, RECIPE)
+
+    image, said = decoded()
+    for _ in range(steps):
         optimiser.zero_grad()
-        sum(objective.loss_terms(image, said, batch, RECIPE).values()).backward()
+        sum(objective.loss_terms(image, said, batch, RECIPE).values(), start=zeros.new_zeros(())).backward()
         optimiser.step()
         schedule.step()
+        image, said = decoded()
     off = (mean(said.diffuse) / mean(true.diffuse)).log2()
     return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
 

@@ -134,12 +134,12 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
 
 def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], **about: str) -> None:
     """Errors as shares of a constant's, {method: {kind of faces: {column: share}}}, a panel a column; saved."""
-    columns = list(next(iter(next(iter(shares.values())).values())))
+    by_kind = next(iter(shares.values()))
+    columns, kinds = list(by_kind[""]), [kind or "usual" for kind in by_kind]
     figure, axes = plt.subplots(1, len(columns), figsize=(9.5, 3.4), layout="constrained", sharey=True, sharex=True)
     for ax, column in zip(axes, columns, strict=True):
         for (method, of_method), marker in zip(shares.items(), "osD^v", strict=False):
             ax.plot([s[column] for s in of_method.values()], range(len(of_method)), marker, ms=6, label=NAMES[method])
-            kinds = [kind or "usual" for kind in of_method]
         ax.axvline(1, color="0.5", lw=0.8, ls=":")
         ax.set(title=column, yticks=range(len(kinds)), yticklabels=kinds)
     axes[0].invert_yaxis()
