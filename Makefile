@@ -37,7 +37,7 @@ help:
 	@echo "make clean       remove build/ and caches; data/, figures/, notebooks/ and .venv stay"
 	@echo
 	@echo "PROFILE=full              paper width, long (default: minutes on 2 cores)"
-	@echo "NOTEBOOK=\"01 04\"          only these notebooks"
+	@echo "NOTEBOOK=\"01 A1\"          only these notebooks"
 	@echo "PARAMS=\"name=value ...\"   set notebook parameters"
 	@echo "PY=python                 use this Python and its packages; no .venv is made"
 

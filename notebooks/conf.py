@@ -19,7 +19,7 @@ from sphinx.util import logging
 
 from bioface import paths
 from bioface.errors import DataError
-from study import claims, ledger
+from study import claims, ledger, notebook_file
 
 project = html_title = "BioFaceNet, revisited"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
@@ -38,8 +38,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
 
-PAGES = ("*.md", "*.cff", "data/README.md", "src/bioface/assets/*.md", "notebooks/**/*.ipynb")
-SAVED = re.compile(r"(?:figures\.save\([^,\"']+,|drawings\.\w+\()\s*[\"'](\d\d_\w+)[\"']")
+PAGES = ("*.md", "*.cff", "data/README.md", "src/bioface/assets/*.md")
 FIGURE = """```{{figure}} /pictures/{name}.png
 :name: figure-{name}
 :alt: {description}
@@ -52,14 +51,22 @@ logger = logging.getLogger(__name__)
 def gather(app, config):
     """Copy the pages into the source folder, fill what is a template, and write a page for each module."""
     source, root = Path(app.srcdir), paths.root()
-    for folder in ("api", "pictures", "data", "notebooks", "src/bioface/assets"):
+    for folder in ("api", "pictures", "data", "notebooks/appendix", "src/bioface/assets"):
         (source / folder).mkdir(parents=True)
     (source / "figures").symlink_to(paths.figures())
-    for page in (page for pattern in PAGES for page in root.glob(pattern)):
+    notebooks = notebook_file.every(paths.notebooks())
+    for page in [*notebooks, *(page for pattern in PAGES for page in root.glob(pattern))]:
         shutil.copyfile(page, source / page.relative_to(root))
-    tables = {"claims": claims.read(), "records": claims.records(), "deviations": ledger.table().data}
+    tables = {
+        "claims": claims.read(),
+        "declared": claims.declared(),
+        "records": claims.records(),
+        "deviations": ledger.table().data,
+        "appendix": any(path.parent.name == "appendix" for path in notebooks),
+    }
     for page in paths.notebooks().glob("*.md"):
-        jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(source / page.name))
+        target = source / ("" if page.stem == "index" else "notebooks") / page.name
+        jinja2.Template(page.read_text("utf-8"), trim_blocks=True).stream(tables).dump(str(target))
     for file in root.glob("src/*/**/[a-z]*.py"):
         name = ".".join(file.relative_to(root / "src").with_suffix("").parts)
         text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n"
@@ -77,7 +84,8 @@ def tell_pictures(app, docname, text):
             if cell.execution_count is None:
                 raise ValueError("a cell that was not")
             shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-            for name, output in zip(SAVED.findall(cell.source), shown, strict=True):
+            saved = re.findall(rf"[\"']({file.name[:2]}_\w+)[\"']", cell.source) if shown else []
+            for name, output in zip(saved, shown, strict=True):
                 about = json.loads((paths.figures() / f"{name}.json").read_text(encoding="utf-8"))
                 picture = Path(app.srcdir, "pictures", f"{name}.png")
                 picture.write_bytes(base64.b64decode(output.data["image/png"]))

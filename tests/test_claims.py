@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 
 import numpy as np
 import pytest
@@ -189,11 +188,19 @@ def test_the_command_line(declare):
     assert done.returncode == 0 and "04.a" in done.stdout and "FAIL" in done.stdout
 
 
+def test_ten_claims_are_headlines_each_with_a_control_a_day_and_what_would_refute_it():
+    rows = {row.id: row for row in claims.read(paths.root() / "figures" / claims.FILE)}
+    heads = {id: row for id, row in claims.declared().items() if row.get("headline")}
+    assert len(heads) == 10
+    for id, row in heads.items():
+        assert row["refuted_by"] and rows[id].control and not rows[id].timing, id
+    assert {row.passed for row in map(rows.get, heads)} == {True, False}, "misses are among them"
+
+
 def test_the_committed_rows_are_the_declared_claims():
     """Every claim was handed in, none beside them, each with the words, data and bar that are declared."""
     rows = {row.id: row for row in claims.read(paths.root() / "figures" / claims.FILE)}
-    toml = tomllib.loads((paths.notebooks() / "claims.toml").read_text(encoding="utf-8"))
-    declared = {f"{notebook}.{name}": row for notebook, table in toml.items() for name, row in table.items()}
+    declared = claims.declared()
     assert declared.keys() == rows.keys()
     bars = {}
     for id, row in declared.items():

@@ -43,6 +43,14 @@ def test_a_saved_figure_says_where_it_comes_from(folder):
     assert sorted(contents(folder)) == ["04_line.json", "04_line.png"]
 
 
+def test_a_notebook_shows_it_with_its_alternative_text(folder, monkeypatch):
+    monkeypatch.setattr(figures.matplotlib, "get_backend", lambda: "inline")
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda figure, metadata: shown.append(metadata))
+    save(alt="A line goes up.")
+    assert shown == [{"image/png": {"alt": "A line goes up."}}] and not plt.get_fignums()
+
+
 def test_the_same_figure_is_the_same_file_and_a_failure_keeps_it(folder, monkeypatch):
     save()
     first = contents(folder)
@@ -79,6 +87,7 @@ def test_numbers_of_every_kind(folder):
         ({"alt": " "}, "expected a description"),
         ({"data": ""}, "expected a description"),
         ({"name": "line"}, "expected such as '04_loss_surface', found 'line'"),
+        ({"name": "B1_line"}, "figure name"),
         ({"name": "04_../x"}, "figure name"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The committed notebooks: executed in order, seeded, clean, short; and the rules themselves."""
+"""The committed notebooks: executed in order, seeded, clean, short, compared; and the rules themselves."""
 
 import ast
 import copy
@@ -7,13 +7,14 @@ import re
 
 import nbformat
 import pytest
+from counting import Length, measure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bioface import paths
-from study import notebook_file
+from study import claims, comparison, notebook_file
 
-NOTEBOOKS = sorted(paths.notebooks().glob("*.ipynb"))
-FIGURES = sorted(paths.root().glob("figures/[0-9][0-9]_*.png"))
+NOTEBOOKS = notebook_file.every(paths.notebooks())
+FIGURES = sorted(paths.root().glob("figures/*.png"))
 # absolute places that depend on who ran it, in Unix and in Windows
 MACHINE = re.compile(r"(?<![\w.])/(home|root|tmp|work|mnt|media|Users|usr|opt|var|private)/|[A-Z]:\\")
 
@@ -50,11 +51,27 @@ def _cell_faults(cell):
         "a cell that papermill put in": _tags(cell) & {"injected-parameters", "papermill-error-cell-tag"},
         f"metadata {sorted(cell.metadata)}": set(cell.metadata) - {"tags"},
         "a definition that belongs into src/": any(node.end_lineno - node.lineno >= 8 for node in nodes),
+        f"tags that nothing knows: {_unknown(cell)}": _unknown(cell),
+        "not compared, though there is no time in it": "nbval-ignore-output" in _tags(cell)
+        and not TIMES.search(cell.source),
+        "a picture without alternative text": any(
+            "image/png" in output.get("data", {}) and not output.metadata.get("image/png", {}).get("alt")
+            for output in cell.outputs
+        ),
         "failed": any(output.output_type == "error" for output in cell.outputs),
         "writes to stderr": any(output.get("name") == "stderr" for output in cell.outputs),
         "keeps the state of a widget": any(notebook_file.WIDGET in output.get("data", {}) for output in cell.outputs),
         f"shows a place on somebody's machine: {place}": place,
     }
+
+
+# what the runner, the comparison and the site know
+TAGS = {"parameters", "hide-input", "optional-data", "nbval-ignore-output"}
+TIMES = re.compile(r'versions\(\)|table\("timing"\)|seconds')
+
+
+def _unknown(cell):
+    return {tag for tag in _tags(cell) - TAGS if not comparison.TOLERANCE.fullmatch(tag)}
 
 
 def _tags(cell):
@@ -71,8 +88,35 @@ def test_committed_notebook(path):
     """It keeps the rules, has its number for itself, and was written by `make notebooks`, not by hand."""
     assert not faults(nbformat.read(path, as_version=4))
     assert notebook_file.clean(path) == path.read_text(encoding="utf-8")
-    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    assert re.fullmatch(rf"{notebook_file.NUMBER}_[a-z0-9_]+", path.stem)
     assert [other.stem for other in NOTEBOOKS if other.stem[:2] == path.stem[:2]] == [path.stem]
+
+
+def too_long(name, found, n_claims):
+    """What a notebook has too much or too little of, for ten minutes of reading."""
+    appendix, allowed = name.startswith("A"), 20 if name.startswith("00") else 15
+    limits = {
+        "lines of code": (found.lines, 0, 300 if appendix else 120),
+        "words": (found.words, 0, None if appendix else 900),
+        "code cells": (found.cells, 0, None if appendix else allowed),
+        "per cent of code that draws, prints or checks": (
+            100 * found.around / found.lines,
+            0,
+            None if appendix else 25,
+        ),
+        "pictures": (found.pictures, *((0, None) if appendix else (3, 6))),
+        "claims": (n_claims, *((0, None) if appendix else (3, 10))),
+        "words of the answer": (found.answer, 1, 60),
+    }
+    wrong = [f"{what}: {n}, not {low}–{high}" for what, (n, low, high) in limits.items() if n < low or n > (high or n)]
+    expected = list(range(1, found.pictures + 1))
+    return wrong + [f"captions {found.captions}"] * (found.captions != expected and not appendix)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_read_in_ten_minutes(path):
+    own = [id for id in claims.declared() if id.startswith(path.stem[:2])]
+    assert not too_long(path.stem, measure(nbformat.read(path, as_version=4)), len(own))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -87,12 +131,26 @@ def test_figure_is_drawn_by_its_notebook(path):
     beside = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     (drawn,) = (p for p in NOTEBOOKS if p.stem[:2] == path.stem[:2])
     assert f'"{path.stem}"' in "\n".join(text for _, text, _ in notebook_file.source(drawn))
-    assert beside["notebook"] == drawn.name and beside["description"] and beside["data"]
+    assert beside["notebook"] == drawn.relative_to(paths.notebooks()).as_posix()
+    assert beside["description"] and beside["data"]
+
+
+PAGES = [*paths.root().glob("*.md"), *paths.root().glob("data/*.md"), *paths.notebooks().glob("*.md")]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
+def test_links_lead_somewhere_in_jupyter_and_in_a_viewer_of_markdown_too(path):
+    """From the place of the page in the checkout; the site has its own test."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "markdown")
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S)):
+        assert (path.parent / target).exists(), target
 
 
 def test_notebooks_are_where_the_rules_look():
     others = [p for p in paths.root().rglob("*.ipynb") if not {".venv", "build", ".ipynb_checkpoints"} & set(p.parts)]
-    assert sorted(others) == NOTEBOOKS
+    assert sorted(others) == sorted(NOTEBOOKS)
 
 
 def _cell(source, count, text="", *tags):
@@ -108,6 +166,44 @@ GOOD = [
     _cell("print(0.5)", 3, "0.5 of data/nfe/x.hdf5"),
     _cell("notebook.versions()", 4, "bioface 0.1.0, torch 2.13.0", "nbval-ignore-output"),
 ]
+
+
+LENGTH = Length(words=900, cells=15, lines=120, around=30, pictures=3, captions=[1, 2, 3], answer=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "n_claims", "fault"),
+    [
+        ("02_x", {}, 10, None),
+        ("00_x", {"cells": 20}, 3, None),
+        ("A1_x", {"lines": 300, "words": 5000, "cells": 50, "pictures": 9}, 40, None),
+        ("02_x", {"words": 901}, 10, "words: 901"),
+        ("02_x", {"cells": 16}, 10, "code cells: 16"),
+        ("02_x", {"lines": 121}, 10, "lines of code: 121"),
+        ("A1_x", {"lines": 301}, 10, "lines of code: 301"),
+        ("02_x", {"around": 31}, 10, "per cent of code"),
+        ("02_x", {"pictures": 2, "captions": [1, 2]}, 10, "pictures: 2"),
+        ("02_x", {"captions": [1, 3, 2]}, 10, "captions"),
+        ("02_x", {}, 11, "claims: 11"),
+        ("02_x", {"answer": 0}, 10, "words of the answer: 0"),
+    ],
+)
+def test_what_is_too_long_is_found(name, change, n_claims, fault):
+    found = too_long(name, LENGTH._replace(**change), n_claims)
+    assert len(found) == bool(fault) and (not fault or found[0].startswith(fault))
+
+
+def test_what_is_counted():
+    cells = [
+        new_markdown_cell("# T\n\n**Answer.** No, [not so](x.md), $a + b$.\n\nFigure 1. A line."),
+        new_code_cell("import plt\n# a comment\n\nx = f(\n    1)\nprint(x)", outputs=[_shown("image/png", "AA")]),
+        new_code_cell(
+            "for a in b:\n    plt.plot(a)\nfor a in b:\n    c.check('x', a)\n    d(a)", metadata={"tags": []}
+        ),
+        new_code_cell("y = 1", metadata={"tags": ["hide-input"]}),
+    ]
+    found = measure(new_notebook(cells=cells))
+    assert found == Length(words=9, cells=3, lines=10, around=5, pictures=1, captions=[1], answer=3)
 
 
 def _shown(mime, value):
@@ -129,6 +225,9 @@ BAD = {
     "windows": lambda n: n.cells[3].outputs[0].update(text="C:\\data"),
     "path in a repr": lambda n: n.cells[3].update(outputs=[_shown("text/plain", "PosixPath('/tmp/x')")]),
     "widget": lambda n: n.cells[3].update(outputs=[_shown(notebook_file.WIDGET, {})]),
+    "unknown tag": lambda n: n.cells[3].metadata.update(tags=["tolerance-x"]),
+    "not compared": lambda n: n.cells[3].metadata.update(tags=["nbval-ignore-output"]),
+    "no alternative text": lambda n: n.cells[3].update(outputs=[_shown("image/png", "AA")]),
     "long cell": lambda n: n.cells[3].update(source="x = 1\n" * 26),
     "long function": lambda n: n.cells[3].update(source="def f():\n" + "    x = 1\n" * 8),
     "injected": lambda n: n.cells[3].metadata.update(tags=["injected-parameters"]),

@@ -83,7 +83,7 @@ def test_python_is_the_same_everywhere_and_conda_installs_the_lock():
 def _sources():
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         yield path, path.read_text(encoding="utf-8")
-    for path in ROOT.glob("notebooks/*.ipynb"):
+    for path in notebook_file.every(paths.notebooks()):
         yield path, "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "code")
 
 
@@ -262,7 +262,7 @@ def test_readme_and_verdicts_are_those_of_the_commit(tmp_path):
         (tmp_path / name).write_bytes((ROOT / "figures" / name).read_bytes() if shown.returncode else shown.stdout)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.fill(text, tmp_path) == text, "run `make notebooks`"
-    assert all(f"{{{{ {kind}(" in text for kind in ("measured", "table", "table1"))
+    assert all(f"{{{{ {kind}(" in text for kind in ("measured", "headlines", "published", "table1"))
     here, there = (
         {row.id: row.verdict for row in claims.read(file) if not row.timing and not row.optional}
         for file in (None, tmp_path / claims.FILE)

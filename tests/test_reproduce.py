@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from bioface import paths
 from bioface.errors import DataError
-from study import claims, fingerprint, notebook_file, reproduce
+from study import claims, comparison, fingerprint, notebook_file, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
@@ -41,19 +41,21 @@ def place(folders, monkeypatch):
 
 
 def _declared(place):
-    rows = (f'[{k:02d}.n]\nwhat = "a number"\ndata = "none"\nat_most = 3\n' for k in range(1, 10))
+    numbers = [*(f"{k:02d}" for k in range(1, 10)), "A1"]
+    rows = (f'[{number}.n]\nwhat = "a number"\ndata = "none"\nat_most = 3\n' for number in numbers)
     (place / "claims.toml").write_text("".join(rows))
     return place / "claims.toml"
 
 
-def write(place, name, *sources, parameters='profile = "default"  # or full\nseed = 0\nn = 1'):
+def write(place, name, *sources, parameters='profile = "default"  # or full\nseed = 0\nn = 1', tag="hide-input"):
     cells = [
         new_markdown_cell("# A notebook"),
         new_code_cell(f'NUMBER, CLAIMS = "{name[:2]}", {str(_declared(place))!r}'),
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
-        *map(new_code_cell, sources or [RESULTS]),
+        *(new_code_cell(source, metadata={"tags": [tag]}) for source in sources or [RESULTS]),
     ]
-    path = place / "notebooks" / f"{name}.ipynb"
+    path = place / "notebooks" / ("appendix" if name.startswith("A") else "") / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=cells, metadata=notebook_file.METADATA), path)
     return path
 
@@ -68,7 +70,7 @@ def run(place, *arguments):
 
 def ran(place):
     """When each executed copy was written."""
-    return {p.stem: p.stat().st_mtime_ns for p in (place / "build/notebooks").glob("[0-9]*.ipynb")}
+    return {p.stem: p.stat().st_mtime_ns for p in (place / "build/notebooks").glob("[0-9A]*.ipynb")}
 
 
 def names(folder):
@@ -76,12 +78,13 @@ def names(folder):
 
 
 def test_notebooks_come_in_order_and_by_number_or_name(place):
-    for name in ("04_fit", "01_audit", "02_overfit"):
+    for name in ("A2_more", "04_fit", "01_audit", "02_overfit", "A1_data"):
         write(place, name)
     (place / "notebooks/scratch.ipynb").write_text("not a numbered notebook, so not ours")
     folder = place / "notebooks"
-    assert [job.notebook.stem for job in reproduce.jobs(folder)] == ["01_audit", "02_overfit", "04_fit"]
-    assert [job.notebook.stem for job in reproduce.jobs(folder, ["04", "01_audit"])] == ["01_audit", "04_fit"]
+    every = ["01_audit", "02_overfit", "04_fit", "A1_data", "A2_more"]
+    for only, expected in ([], every), (["04", "01_audit"], ["01_audit", "04_fit"]), (["A1"], ["A1_data"]):
+        assert [job.notebook.stem for job in reproduce.jobs(folder, only)] == expected
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys, pac
     monkeypatch.setattr(fingerprint, "locked", lambda: locked)
     if here:
         monkeypatch.setattr(fingerprint, "installed", lambda: locked | {package: here})
-    monkeypatch.setattr(reproduce, "run", lambda todo, publish: 0)
+    monkeypatch.setattr(reproduce, "run", lambda *_: 0)
     write(place, "01_a")
     assert run(place) == 0
     assert fingerprint.differing() == differing
@@ -226,15 +229,15 @@ def test_a_file_that_is_no_notebook(tmp_path, text):
 @pytest.mark.slow
 def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, capsys):
     write(place, "01_a")
-    write(place, "04_b")
+    write(place, "A1_b")
     assert run(place) == 0
     told = capsys.readouterr().out
-    assert "01.n" in told and "04.n" in told and "2 of 2 claims pass" in told
-    assert told.index("01_a") < told.index("04_b")
+    assert "01.n" in told and "A1.n" in told and "2 of 2 claims pass" in told
+    assert told.index("01_a") < told.index("A1_b")
     figures, executed = place / "figures", place / "build/notebooks"
-    assert names(figures) == ["01_x.png", "04_x.png", "claims.json"]
+    assert names(figures) == ["01_x.png", "A1_x.png", "claims.json"]
     before = ran(place)
-    assert sorted(before) == ["01_a", "04_b"]
+    assert sorted(before) == ["01_a", "A1_b"]
 
     def lose_rows():
         rows = json.loads((figures / "claims.json").read_text())
@@ -243,13 +246,13 @@ def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, cap
 
     for change, concerned in [
         (lambda: None, []),
-        (lambda: write(place, "04_b", RESULTS + "\nprint('more')"), ["04_b"]),
+        (lambda: write(place, "A1_b", RESULTS + "\nprint('more')"), ["A1_b"]),
         (lambda: (figures / "01_x.png").write_text("altered"), ["01_a"]),
-        ((figures / "04_x.png").unlink, ["04_b"]),
-        (lose_rows, ["04_b"]),
+        ((figures / "A1_x.png").unlink, ["A1_b"]),
+        (lose_rows, ["A1_b"]),
         (lambda: (executed / "01_a.stamp").write_bytes(b"\xff"), ["01_a"]),
-        (lambda: executed.joinpath("04_b.ipynb").write_text("{}"), ["04_b"]),
-        ((executed / "04_b.ipynb").unlink, ["04_b"]),
+        (lambda: executed.joinpath("A1_b.ipynb").write_text("{}"), ["A1_b"]),
+        ((executed / "A1_b.ipynb").unlink, ["A1_b"]),
     ]:
         change()
         assert run(place) == 0 and "up to date" in capsys.readouterr().out
@@ -257,6 +260,7 @@ def test_a_second_run_does_nothing_and_a_change_runs_what_it_concerns(place, cap
         assert [name for name in after if after[name] != before.get(name)] == concerned
         assert (figures / "01_x.png").read_text() == "drawn with 1"
         before = after
+    assert run(place, "--notebook", "A1") == 0 and "A1_b  up to date" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -356,7 +360,8 @@ def test_cleaning(tmp_path):
     said = [("stderr", "50%"), ("stdout", "ä\n"), ("stderr", "99%"), ("stdout", "two\n")]
     shown = ("display_data", "image/png"), ("display_data", notebook_file.WIDGET), ("execute_result", "text/plain")
     streams = [new_output("stream", name=name, text=text) for name, text in said]
-    figures = [new_output(kind, data={mime: "AA"}, metadata={"x": 1}) for kind, mime in shown]
+    alt = {"image/png": {"alt": "A line."}}
+    figures = [new_output(kind, data={mime: "AA"}, metadata=alt | {"x": 1}) for kind, mime in shown]
     cells = [
         new_markdown_cell("# T", metadata=noise),
         new_code_cell("a", outputs=streams, execution_count=3),
@@ -371,7 +376,7 @@ def test_cleaning(tmp_path):
     assert [cell.execution_count for cell in (a, b, again)] == [1, 2, 3]
     assert a.outputs == [new_output("stream", text="ä\ntwo\n")]
     assert [output.output_type for output in b.outputs] == ["display_data", "execute_result"]
-    assert [output.metadata for output in b.outputs] == [{}, {}] and b.outputs[1].execution_count == 2
+    assert [output.metadata for output in b.outputs] == [alt] * 2 and b.outputs[1].execution_count == 2
     assert (title.metadata, a.metadata, b.metadata) == ({}, {}, {"tags": ["keep"]})
     assert cleaned.metadata == notebook_file.METADATA
     file.write_text(text)
@@ -405,21 +410,51 @@ def test_publishing_shows_the_small_public_files_and_none_of_one_s_own(place, mo
     assert ("no data of one's own" in capsys.readouterr().out) == ("mine" in name)
 
 
+TIMED = "import time\nprint(time.time())"
+COMPARED = {  # what a cell does, its tag, and how what is committed differs
+    "01_timed": (TIMED, "nbval-ignore-output", "", ""),
+    "02_changed": ("print(f'rmse {0.125}')", "hide-input", "rmse 0.125", "rmse 0.126"),
+    "03_warns": ("import warnings\nwarnings.warn('careful')", "hide-input", "", ""),
+    "04_timed": (TIMED, "hide-input", "", ""),
+    "05_near": ("import ipywidgets\nprint(f'rmse {1.25}')\nipywidgets.IntSlider()", "tolerance-5", "e 1.25", "e 1.22"),
+    "06_far": ("print(f'rmse {1.29}')", "tolerance-5", "rmse 1.29", "rmse 1.22"),
+    "07_data": ("print(open('data').read())", "optional-data", "the author", "the reader"),
+}
+
+
 @pytest.mark.slow
-def test_comparing_catches_a_changed_number_and_warnings_but_not_what_is_marked(place):
-    same = write(place, "01_same", "import time\nprint(time.time())", RESULTS)
-    changed = write(place, "02_changed", "print(f'rmse {0.125:.3f}')")
-    write(place, "03_warns", "import warnings\nwarnings.warn('careful')")
-    write(place, "04_timed", "import time\nprint(time.time())")
+def test_comparing_catches_what_changed_beyond_what_a_tag_allows(place):
+    (place / "notebooks/data").write_text("the author")
+    paths_of = {name: write(place, name, source, RESULTS, tag=tag) for name, (source, tag, *_) in COMPARED.items()}
     assert run(place, "--publish") == 0
-    notebook = nbformat.read(same, as_version=4)
-    notebook.cells[3].metadata["tags"] = ["nbval-ignore-output"]
-    nbformat.write(notebook, same)
-    assert "rmse 0.125" in changed.read_text()
-    changed.write_text(changed.read_text().replace("rmse 0.125", "rmse 0.126"))
+    for name, (*_, old, new) in COMPARED.items():
+        text = paths_of[name].read_text()
+        assert old in text
+        paths_of[name].write_text(text.replace(old, new))
+    (place / "data/skin").mkdir()
+    (place / "data/skin/a.mat").write_text("x")
     figures = {p.name: p.read_bytes() for p in (place / "figures").iterdir()}
     command = [sys.executable, "-m", "study.reproduce", "--compare", "--folder", str(place / "notebooks")]
     done = subprocess.run(command, capture_output=True, text=True)  # nbval runs in a pytest, which is not to be ours
     assert done.returncode == 1 and "Cell outputs differ" in done.stdout
-    assert set(re.findall(r"FAILED .*?(\d\d_\w+)\.ipynb", done.stdout)) == {"02_changed", "03_warns", "04_timed"}
+    failed = {"02_changed", "03_warns", "04_timed", "06_far"}
+    assert set(re.findall(r"FAILED .*?(\d\d_\w+)\.ipynb", done.stdout)) == failed
     assert {p.name: p.read_bytes() for p in (place / "figures").iterdir()} == figures, "its own are elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "tolerance", "expected"),
+    [
+        ("rmse  0.0124", "rmse 0.0126", 0.02, True),  # however spaced
+        ("rmse 0.0124", "rmse 0.0128", 0.02, False),
+        ("0.02", "0.03", 0.0, True),  # a unit of the last digit
+        ("0.02", "−0.01", 0.0, False),
+        ("54 300 px, 492,456", "54 900 px, 492,999", 0.02, True),
+        ("8 of 12", "9 of 12", 0.05, False),  # a count is a count
+        ("1e-09", "2e-09", 0.1, True),
+        ("PASS 1", "FAIL 1", 0.5, False),
+        ("1 2", "1", 0.5, False),
+    ],
+)
+def test_two_texts_agree_within_a_tolerance(one, other, tolerance, expected):
+    assert comparison.agree(one, other, tolerance) is comparison.agree(other, one, tolerance) is expected

@@ -22,10 +22,11 @@ from PIL import Image
 
 from bioface import paths
 from bioface.errors import BiofaceError
-from study import site
+from study import notebook_file, site
 
 # MyST-NB uses what the next Sphinx will not have
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")
+EVERY = notebook_file.every(paths.notebooks())
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
 ROW |= {"data": "none (arithmetic)", "control": "0", "notebook": "01", "timing": False, "reason": ""}
@@ -40,11 +41,15 @@ FIRST = [
     new_code_cell('figures.save(figure, "01_lines", alt="x")', execution_count=1, outputs=[SHOWN]),
     new_code_cell("print('<b>')", execution_count=2, outputs=[new_output("stream", text="<b>\n")]),
 ]
-README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Table 1\n\n[data](data/README.md) [c](CITATION.cff)"
+SECOND = [new_markdown_cell("# 02 · Second\n\n## Parts\n\n[more](appendix/A1_third.ipynb)")]
+THIRD = [new_markdown_cell("# A1 · Third\n\n[back](../02_second.ipynb#parts)")]
+README = "# Study\n\n**Why?**\n\n![A](figures/01_lines.png)\n\n## Run it\n\n[devs](notebooks/deviations.md) "
+README += "[data](data/README.md) [c](CITATION.cff)"
 TEXTS = {
     "README.md": README,
     "CITATION.cff": "cff",
     "notebooks/deviations.toml": DEVIATION,
+    "notebooks/claims.toml": '[01.x]\nset = 2026-11-26\nheadline = "It is"\nrefuted_by = "a 2"',
     "src/bioface/errors.py": (paths.PACKAGE / "errors.py").read_text(),
     "CONTRIBUTING.md": "# Contributing\n\n[first](notebooks/01_first.ipynb)",
     "figures/claims.json": json.dumps({"claims": [ROW]}),
@@ -66,7 +71,8 @@ def small(tmp_path_factory):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     (folder / "figures" / "01_lines.png").write_bytes(PNG.getvalue())
-    for name, cells in (("01_first", FIRST), ("02_second", [new_markdown_cell("# 02 · Second\n\n## Parts")])):
+    for name, cells in (("01_first", FIRST), ("02_second", SECOND), ("appendix/A1_third", THIRD)):
+        (folder / "notebooks" / "appendix").mkdir(exist_ok=True)
         notebook = new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
         write(notebook, folder / "notebooks" / f"{name}.ipynb")
     with pytest.MonkeyPatch.context() as patch:
@@ -115,14 +121,18 @@ def test_a_page_has_what_its_notebook_has(small):
 def test_the_other_pages(small):
     home = read(small, "index")
     assert home.h1.find(string=True) == "Study" and home.select_one("article img")["alt"] == "A"
-    assert "Table 1" not in home.article.get_text() and "Table 1" in read(small, "README").article.get_text()
+    appendix = home.find(string="Appendix").find_next("a")
+    assert (appendix["href"], appendix.get_text()) == ("notebooks/appendix/A1_third.html", "A1 · Third")
+    assert read(small, "notebooks/appendix/A1_third").select_one("article a[href='../02_second.html#parts']")
+    assert "Run it" not in home.article.get_text() and "Run it" in read(small, "README").article.get_text()
     assert read(small, "README").select_one("article a[href='data/README.html']")
     assert read(small, "CONTRIBUTING").select_one("article a[href='notebooks/01_first.html']")
-    claim = [cell.get_text() for cell in read(small, "claims").select("tbody td")]
-    assert claim[:5] == ["01.x: a < b_c; beside it: 0", "1", "≥ 0.5", "FAIL", "none (arithmetic)"]
+    claim = [cell.get_text() for cell in read(small, "notebooks/claims").select("tbody td")]
+    assert claim[0] == "01.x: a < b_c; beside it: 0; headline, would be refuted by: a 2"
+    assert claim[1:5] == ["1", "≥ 0.5, 2026-11-26", "FAIL", "none (arithmetic)"]
     assert claim[5:8] == ["01.x", "2026-11-26", "0.02286; beside it: 0.0216"]
     assert claim[8:] == ["layered", "a.mat, 7 bytes, SHA-256 0123456789ab…", "954dfdb0f8"]
-    deviations = read(small, "deviations").select_one(".table-wrapper.container > table")
+    deviations = read(small, "notebooks/deviations").select_one(".table-wrapper.container > table")
     row = [cell.get_text() for cell in deviations.select("tbody td")]
     assert row[:5] == ["a < b", "–", "c", "d", "It is 1."]
     module = read(small, "api/bioface.errors")
@@ -145,7 +155,7 @@ NOTEBOOK, CLAIMS, LINES = "notebooks/01_first.ipynb", "figures/claims.json", "fi
 DAMAGED = [
     (NOTEBOOK, "{", "", f"^/.*/{NOTEBOOK}: expected a notebook"),
     (NOTEBOOK, '"execution_count": 2', '"execution_count": null', f"^/.*/{NOTEBOOK}: .*a cell that was not"),
-    (NOTEBOOK, "figures.save", "savefig", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
+    (NOTEBOOK, "01_lines", "lines", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
     (NOTEBOOK, PIXELS, "A", f"^/.*/{NOTEBOOK}: .* base64"),
     (NOTEBOOK, PIXELS[60:], "AAAA", f"^/.*/{NOTEBOOK}: expected .* 01_lines.png|Truncated"),
     (LINES, '"description"', '"sense"', f"^/.*/{NOTEBOOK}: .*'description'"),
@@ -232,9 +242,18 @@ def page(real):
 @pytest.mark.slow
 def test_links_of_the_real_site(real):
     check_links(real)
-    notebooks = {f"notebooks/{file.stem}" for file in (paths.PACKAGE.parents[1] / "notebooks").glob("*.ipynb")}
+    notebooks = {path.relative_to(paths.root()).with_suffix("").as_posix() for path in EVERY}
     pages = {page.relative_to(real).with_suffix("").as_posix() for page in real.rglob("*.html")}
-    assert {"index", "README", "claims", "deviations", "data/README", "api/bioface.skin", *notebooks} <= pages
+    assert {
+        "index",
+        "README",
+        "notebooks/claims",
+        "notebooks/deviations",
+        "notebooks/modules",
+        "data/README",
+        "api/bioface.skin",
+        *notebooks,
+    } <= pages
 
 
 # what reaches beyond the screen and is in no box that scrolls
@@ -253,7 +272,7 @@ KNOWN |= {"scrollable-region-focusable"}
 def test_the_real_site_in_a_browser(real, page, width, scheme):
     """Nothing is cut off or missing, and axe finds no fault: contrast, alternative text, boxes that scroll, names, …"""
     modules = sorted(real.glob("api/*.html"))[::20]
-    for file in [*real.glob("[!s]*.html"), *real.glob("data/*.html"), *real.glob("notebooks/*.html"), *modules]:
+    for file in [*real.glob("[!s]*.html"), *real.glob("data/*.html"), *real.glob("notebooks/**/*.html"), *modules]:
         page.open(file, width, 900, scheme)
         assert page.run("[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)") == []
         assert page.run("document.documentElement.scrollWidth") <= width and page.run(BEYOND) == [], file.name
@@ -266,8 +285,18 @@ def test_the_real_site_in_a_browser(real, page, width, scheme):
 
 
 @pytest.mark.slow
+def test_the_first_screen_shows_the_question_the_answer_and_faces(real, page):
+    page.open(real / "index.html", 1280, 900)
+    ends = page.run("[...document.querySelectorAll('article p, article img')].map((e) => e.getBoundingClientRect())")
+    texts = page.run("[...document.querySelectorAll('article p')].map((e) => e.textContent.split('.')[0])")
+    assert texts[:2] == ["Question", "Answer"] and ends[1]["bottom"] < 900
+    top = page.run("document.querySelector('article img').getBoundingClientRect().top")
+    assert top < 700, "enough of the picture to see a row of faces"
+
+
+@pytest.mark.slow
 def test_the_keyboard_skips_and_reaches_what_lies_beside_the_screen_and_boxes_that_scroll(real, page):
-    page.open(real / "claims.html", 390, 900)
+    page.open(real / "notebooks" / "claims.html", 390, 900)
     page.press("Tab")
     assert page.run("document.activeElement.hash") == "#furo-main-content"
     page.wait("document.activeElement.getBoundingClientRect().top >= 0")

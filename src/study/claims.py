@@ -24,7 +24,7 @@ from bioface.errors import BiofaceError, DataError, print_anywhere
 FILE = "claims.json"
 RECORDED = Path("recorded", "measurements.json")  #: in the folder of the figures
 BARS = ("at_least", "at_most", "equals")
-HELD = (*BARS, "tol", "digits", "set")  #: what is declared of a claim beside its words
+HELD = (*BARS, "tol", "digits", "set", "headline", "refuted_by")  #: what is declared of a claim beside its words
 Number = int | float
 
 
@@ -133,6 +133,21 @@ class Claims:
         lines = ",\n".join(json.dumps(asdict(c), ensure_ascii=False, allow_nan=False) for c in rows)
         with paths.whole_file(file) as partial:
             partial.write_text(f'{{"claims": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def declared(file: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What ``claims.toml`` says of every claim, by id: its words, its bar, the day of the bar, what would refute it.
+
+    Raises
+    ------
+    DataError : no such file, or not a file of claims
+    """
+    file = file or paths.notebooks() / "claims.toml"
+    try:
+        notebooks = tomllib.loads(file.read_text(encoding="utf-8"))
+        return {f"{number}.{name}": row for number, rows in notebooks.items() for name, row in rows.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(file, "claims, by notebook and name", f"{type(error).__name__}: {error}") from error
 
 
 def limits(

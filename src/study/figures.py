@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError
 from bioface.plotting import to_numpy
+from study import notebook_file
 
 MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
 
 
 def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, alt: str, title: str = "") -> None:
-    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``.
+    """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``; a notebook shows it.
 
     The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
     package; there is no date in them, so that the same sources give the same file.
 
     Parameters
     ----------
-    name : "NN_what_it_shows", NN being the notebook that draws it
+    name : "NN_what_it_shows", NN (or A1, of an appendix) being the notebook that draws it
     numbers : what is plotted, by name: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6
         significant digits; NaN (no value there) becomes null
     data : the data set, with "(synthetic)" or "(measured)"
@@ -37,12 +39,14 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     ------
     BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
     """
-    if not re.fullmatch(r"[\dA]\d_[a-z0-9_]+", name):
+    if not re.fullmatch(rf"{notebook_file.NUMBER}_[a-z0-9_]+", name):
         raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
     if not (alt.strip() and data.strip()):
         raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
     title = title or name[3:].replace("_", " ")
-    notebook = next(paths.notebooks().glob(f"{name[:2]}_*.ipynb"), Path(name[:2])).name
+    home = paths.notebooks()
+    drawn = [path for path in notebook_file.every(home) if path.name[:2] == name[:2]]
+    notebook = drawn[0].relative_to(home).as_posix() if drawn else name[:2]
     rounded = _plain(numbers, name)
     if (count := _count(rounded)) > MOST_NUMBERS:
         raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")
@@ -53,6 +57,11 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
     with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
         figure.savefig(picture, format="png", metadata=told)
         text.write_text(f'{{\n{_rows(about)},\n"numbers": {{\n{_rows(rounded)}\n}}\n}}\n', encoding="utf-8")
+    if "inline" in matplotlib.get_backend():  # a notebook, whose own way has no alternative text
+        from IPython.display import display
+
+        display(figure, metadata={"image/png": {"alt": alt}})
+        plt.close(figure)
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:

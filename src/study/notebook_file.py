@@ -14,6 +14,13 @@ METADATA = {
     "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
+NUMBER = r"(?:\d\d|A\d)"  #: of a notebook, with which its name, its claims and its figures begin; a pattern
+
+
+def every(folder: str | Path) -> list[Path]:
+    """The notebooks of a folder in the order in which they run: ``NN_*.ipynb``, then ``appendix/AN_*.ipynb``."""
+    patterns = ("[0-9][0-9]_*.ipynb", "appendix/A[0-9]_*.ipynb")
+    return [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
 
 
 def source(path: str | Path) -> list[tuple[str, str, list[str]]]:
@@ -75,8 +82,9 @@ def clean(path: str | Path) -> str:
         cell.execution_count = count
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET, None)
-            if "metadata" in output:
-                output.metadata = {}
+            if "metadata" in output:  # of a picture, what it shows
+                told = output.metadata.get("image/png", {}).get("alt")
+                output.metadata = {"image/png": {"alt": told}} if told else {}
             if "execution_count" in output:
                 output.execution_count = count
         cell.outputs = [

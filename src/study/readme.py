@@ -15,19 +15,20 @@ from bioface.errors import BiofaceError
 from study import claims, figures, table1
 
 PLACE = re.compile(r"(<!-- (\{\{.*?\}\}) -->)(\n?).*?(<!-- / -->)", re.DOTALL)
-IMPORT = "{% from 'readme.md.j2' import measured, table, table1 with context %}"
+IMPORT = "{% from 'readme.md.j2' import measured, headlines, published, table1 with context %}"
 LOADER = jinja2.PackageLoader("study", ".")
 TEMPLATES = jinja2.Environment(
     loader=LOADER, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
 )
 
 
-def fill(text: str, folder: str | Path) -> str:
+def fill(text: str, folder: str | Path, bars: Path | None = None) -> str:
     """A README with all its numbers renewed.
 
     Parameters
     ----------
     folder : of the figures, with ``claims.json``, ``05_table1.json`` and ``05_verdicts.json``
+    bars : ``claims.toml``, which says what the headline claims are
 
     Raises
     ------
@@ -35,8 +36,11 @@ def fill(text: str, folder: str | Path) -> str:
     DataError : a file that is missing or damaged
     """
     known = {c.id: c for c in claims.read(Path(folder) / claims.FILE)}
+    declared = claims.declared(bars)
+    heads = [c for c in known.values() if declared.get(c.id, {}).get("headline")]
     rows, verdicts = (figures.numbers(f"05_{name}", folder) for name in ("table1", "verdicts"))
-    values: dict[str, Any] = {"claims": known, "rows": rows, "verdicts": verdicts}
+    values: dict[str, Any] = {"claims": known, "rows": rows, "verdicts": verdicts, "declared": declared}
+    values["heads"] = sorted(heads, key=lambda c: c.passed is not False)  # the misses first
     values |= {"columns": metrics.TABLE1, "as_published": table1.AS_PUBLISHED}
 
     def renewed(place: re.Match[str]) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError, print_anywhere, unknown_name
-from study import claims, fingerprint, notebook_file
+from study import claims, comparison, fingerprint, notebook_file
 
 #: Folders of ``data/`` whose small public files the committed notebooks may show, in cells that nbval ignores.
 SHOWN = ("skin", "cameras", "bioskin")
@@ -48,13 +48,13 @@ class Job(NamedTuple):
 
 
 def jobs(folder: Path, only: Sequence[str] = (), parameters: Sequence[str] = ()) -> list[Job]:
-    """The notebooks of a folder in order, or only those numbered or named; each gets the parameters that it has.
+    """The notebooks of a folder in order, or only those numbered or named; each gets those parameters that it has.
 
     Raises
     ------
     BiofaceError : an unknown notebook or parameter (``name=value``), or a value of the wrong type
     """
-    found = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    found = {path.stem: path for path in notebook_file.every(folder)}
     if not found:
         raise DataError(folder, "notebooks named NN_*.ipynb", "none")
     for name in only:
@@ -155,21 +155,13 @@ def without_data() -> None:
     os.environ["BIOFACE_DATA"] = str(shown)
 
 
-def compare(todo: Sequence[Job]) -> int:
-    """Run the notebooks again under nbval, which compares every output with the committed one.
-
-    Figures go to ``build/compare/``. Caches are used: after a cold ``make reproduce`` they are new.
-    """
-    import pytest
-
-    os.environ["BIOFACE_FIGURES"] = str(paths.build() / "compare" / "figures")
-    ours = ["addopts=", "filterwarnings=", "timeout=0"]  # which are for unit tests
-    options = ["--nbval", "-q", "-p", "no:cacheprovider", *(f"--override-ini={option}" for option in ours)]
-    return int(pytest.main([*options, *(str(job.notebook) for job in todo)]))
-
-
-def run(todo: Sequence[Job], publish: bool = False) -> int:
+def run(todo: Sequence[Job], home: Path, publish: bool = False) -> int:
     """Run what needs running, in order, then print the claims.
+
+    Parameters
+    ----------
+    home : folder of the notebooks, the bars beside them
+    publish : write the executed notebooks back, cleaned
 
     Raises
     ------
@@ -178,7 +170,7 @@ def run(todo: Sequence[Job], publish: bool = False) -> int:
     folder, figures = todo[0].folder, todo[0].figures
     for place, seconds in ((paths.build(), 600), (folder, 0), (figures, 0)):
         sweep(place, seconds)
-    common = fingerprint.foundation(todo[0].notebook.parent)
+    common = fingerprint.foundation(home)
     for job in todo:
         name, stamp = job.notebook.stem, job.file("stamp")
         # a parameter may be a file, which counts by its content
@@ -232,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "BIOFACE_FIGURES": str(todo[0].figures),
                 "JUPYTER_PATH": str(Path(__file__).parent / "jupyter"),
             }
-            return compare(todo) if options.compare else run(todo, options.publish)
+            if options.compare:
+                return comparison.compare(job.notebook for job in todo)
+            return run(todo, options.folder, options.publish)
     except BiofaceError as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
