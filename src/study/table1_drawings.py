@@ -38,7 +38,7 @@ _SEES_NOTHING = ("predict 0", "training mean", "image mean")
 
 def brightness(
     name: str, octaves: Sequence[float] | np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float],
-    ends: np.ndarray, dark: np.ndarray, of: np.ndarray, **about: str,
+    ends: np.ndarray, dark: np.ndarray, of: np.ndarray, data: str,
 ) -> None:  # fmt: skip
     """What the photo, and the paper's losses, say against a wrong brightness; saved.
 
@@ -47,7 +47,7 @@ def brightness(
     octaves, least, shine : K, (N, K) and (N, K) of :func:`study.ambiguity.least_errors`
     starts, ends : L and (L, M) octaves of :func:`study.ambiguity.minimised`
     dark, of : (N,) bool, which faces are dark; (M,) which of them were minimised over
-    about : data and alt, as :func:`study.figures.save` takes them
+    data : as :func:`study.figures.save` takes it
     """
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
     numbers: dict[str, Any] = {"octaves": octaves, "starts": starts}
@@ -67,10 +67,16 @@ def brightness(
         ax.set_title(title)
         ax.set_xlabel("brightness of the light, octaves off" if ax is not axes[2] else "and start at (octaves)")
     axes[0].legend()
-    figures.save(figure, name, numbers=numbers, **about)
+    alt = (
+        "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
+        "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
+        "small but takes highlights. Right: the losses bring light skin near the truth from any start, dark "
+        "skin less."
+    )
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
-def methods(name: str, found: Scores, recorded: Sequence[str] = (), **about: str) -> None:
+def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> None:
     """Each method's error in each column, ± two standard errors, with those that are on record hollow; saved.
 
     Parameters
@@ -105,10 +111,15 @@ def methods(name: str, found: Scores, recorded: Sequence[str] = (), **about: str
         ax.set(title=column, xlim=(0, 1.6 * constant), yticks=range(len(found)), yticklabels=[NAMES[m] for m in found])
     axes[0].invert_yaxis()
     figure.supxlabel("RMSE ± 2 standard errors; dotted: the mean of the training faces; hollow: on record", fontsize=9)
-    figures.save(figure, name, numbers=found, **about)
+    alt = (
+        "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
+        "smallest in nearly every map, networks taught by true maps follow; the network of the paper's losses"
+        " lies beyond the mean training face in highlights, albedo and both pigments."
+    )
+    figures.save(figure, name, numbers=found, data=data, alt=alt)
 
 
-def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], **about: str) -> None:
+def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], data: str) -> None:
     """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
 
     Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
@@ -129,10 +140,14 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
     labels = ["truth", *(NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
     figure, _ = plotting.panel_grid(panels, quantities=kinds, titles=titles, row_labels=labels, panel=1.4)
     errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
-    figures.save(figure, name, numbers=errors, **about)
+    alt = (
+        "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
+        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
+    )
+    figures.save(figure, name, numbers=errors, data=data, alt=alt)
 
 
-def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], **about: str) -> None:
+def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], data: str) -> None:
     """Errors as shares of a constant's, {method: {kind of faces: {column: share}}}, a panel a column; saved."""
     by_kind = next(iter(shares.values()))
     columns, kinds = list(by_kind[""]), [kind or "usual" for kind in by_kind]
@@ -148,10 +163,15 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], *
         "error as a share of the mean training face's on the same faces; from 1 on there is no skill", fontsize=9
     )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figures.save(figure, name, numbers=shares, **about)
+    alt = (
+        "Errors in melanin, haemoglobin and brightness as shares of a constant's, for six kinds of photos and"
+        " four methods: the paper's losses lie beyond one in pigments, the network that ships below one "
+        "everywhere; Bayes beyond one after a tone curve."
+    )
+    figures.save(figure, name, numbers=shares, data=data, alt=alt)
 
 
-def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], **about: str) -> None:
+def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], data: str) -> None:
     """The published numbers, with what can be said of each; saved."""
     figure, ax = plt.subplots(figsize=(8, 2.9), layout="constrained")
     places = np.arange(len(verdicts))
@@ -162,4 +182,8 @@ def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], **about: str
     ax.set_xticks(places, [f"{column}\n{v['verdict']}" for column, v in verdicts.items()], fontsize=8)
     ax.set(ylabel="RMSE on 25 ISET faces")
     ax.legend()
-    figures.save(figure, name, numbers=verdicts, **about)
+    alt = (
+        "The published errors of SfSNet and BioFaceNet in six columns as bars, and the verdict on "
+        "BioFaceNet's numbers: none can be judged unless its faces are at hand."
+    )
+    figures.save(figure, name, numbers=verdicts, data=data, alt=alt)
