@@ -7,6 +7,7 @@ import pytest
 from conftest import refuses
 
 from bioface.datasets import twin
+from bioface.maps import of_twin
 from study import beyond
 
 FACES = 3
@@ -15,7 +16,7 @@ FACES = 3
 @pytest.fixture(scope="module")
 def found():
     """Rows of a constant, and of one that knows the truth but for a fifth of the light and a bit of melanin."""
-    known = {kind: beyond.truth(kind, FACES) for kind in ("", "exposure")}
+    known = {kind: of_twin(beyond.faces(kind, FACES)) for kind in ("", "exposure")}
 
     def close(image, mask):
         true = next(t for t in known.values() if np.array_equal(t.image, image))
@@ -32,16 +33,16 @@ def found():
 
 
 def test_the_people_are_the_usual_ones_and_the_faces_are_not():
-    usual, *others = (beyond.truth(kind, FACES) for kind in ("", "exposure", "measured", "jpeg"))
+    usual, *others = (of_twin(beyond.faces(kind, FACES)) for kind in ("", "exposure", "measured", "jpeg"))
     for other in others:
         np.testing.assert_array_equal(other.melanin, usual.melanin)
         assert np.abs(other.image - usual.image)[usual.mask].mean() > 1e-3
-    refuses("did you mean 'exposure'", beyond.truth, "exposures", FACES)
+    refuses("did you mean 'exposure'", beyond.faces, "exposures", FACES)
 
 
 def test_the_usual_faces_are_those_of_the_test_set():
     face = twin.make_face(0, "test", *twin.plan(twin.TwinConfig(), "test")[FACES - 1])
-    np.testing.assert_array_equal(beyond.truth("", FACES).diffuse_shading[-1], face["diffuse_shading"])
+    np.testing.assert_array_equal(of_twin(beyond.faces("", FACES)).diffuse_shading[-1], face["diffuse_shading"])
 
 
 def test_brightness_is_counted_in_octaves_of_the_shading(found):
@@ -58,15 +59,6 @@ def test_a_share_is_of_the_constants_error_on_the_same_faces(found):
         assert beyond.share(of_kind, "constant", "constant", "melanin") == 1
         expected = of_kind["close"].mean("melanin") / of_kind["constant"].mean("melanin")
         assert beyond.share(of_kind, "close", "constant", "melanin") == expected < 0.5
-    value, words = beyond.beside(found[""], "close", "constant", "melanin")
-    assert value == beyond.share(found[""], "close", "constant", "melanin")
-    assert words == "melanin {:.3f}, constant {:.3f}".format(*(r.mean("melanin") for r in found[""].values()))
+    words = "melanin: close {:.3f}, constant {:.3f}".format(*(r.mean("melanin") for r in found[""].values()))
+    assert beyond.beside(found[""], "melanin") == words
     refuses("a constant that is wrong in albedo", beyond.share, found[""], "constant", "close", "albedo")
-
-
-def test_the_table_says_both_of_every_kind(found):
-    lines = beyond.as_text(found, "constant").splitlines()
-    assert lines[0].split() == list(beyond.COLUMNS)
-    assert [line.strip() for line in lines[1::3]] == ["usual", "exposure"]
-    assert f"{np.log2(1.2):.3f} (" in lines[2] and lines[2].split()[0] == "close"
-    assert lines[3].count("(1.00)") == len(beyond.COLUMNS)

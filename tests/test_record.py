@@ -130,6 +130,34 @@ def test_a_folder_without_files_adds_nothing_and_a_damaged_record_is_named_and_l
         assert file.read_text() == damaged
 
 
+def test_a_longer_run_is_recorded_with_its_machine_and_what_it_lacks_is_refused(
+    pretended, made, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(record, "recorded_file", lambda name: tmp_path / f"{name}.json")
+    (tmp_path / "claims.toml").write_text(TOML + "at_most = 1\n")
+    run = made()
+    run.check("cheeks_layered", 0.5, control="a constant 0.7")
+    run.save()
+    (paths.figures() / "04_rows.json").write_text('{"numbers": {"a": [1.5, null]}}')
+    assert record.main(["--run", str(paths.figures()), "04.cheeks_layered", "04_rows"]) == 0
+    (row,) = claims.records()
+    assert row["measured"] == 0.5 and row["data"] == [] and "cores, torch" in row["machine"]
+    again = made()
+    again.skip("cheeks_layered", reason="a long run")
+    told = again.rows["cheeks_layered"].reason
+    assert told.endswith(f"a long run; on {row['machine']}, at commit 0123456789")
+    numbers, when = record.numbers("04_rows")
+    assert numbers == {"a": [1.5, None]} and when.endswith(f"on {row['machine']}, at commit 0123456789")
+    again.save()
+    for name, why in (
+        ("04.cheeks_layered", "as measured there"),
+        ("04.other", "as measured there"),
+        ("04_other", "numbers"),
+    ):
+        assert record.main(["--run", str(paths.figures()), name]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_a_record_names_its_commit_or_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "root", lambda: tmp_path)
     with pytest.raises(BiofaceError, match="expected committed sources, found fatal: not a git"):

@@ -171,9 +171,16 @@ def test_lead_pairs_faces(truth):
     nothing = dataclasses.replace(truth, specular_shading=np.full_like(truth.melanin, np.nan))
     silent = table1.row(lambda image, mask: nothing, truth)
     assert np.isnan(table1.lead(better, silent, "specular")).all() and np.isnan(silent.mean("specular"))
-    text = table1.as_text({"silent": silent, "published": table1.AS_PUBLISHED["SfSNet"]}, ("specular", "diffuse"))
-    assert text.splitlines()[1].split() == ["silent", "–", "0.000", "±", "0.000"]
-    assert text.splitlines()[2].split() == ["published", "–", "0.190"]
+    assert table1.least_lead(better, {"silent": silent, "worse": worse}, ("specular",)) == (
+        0,
+        "against worse, specular",
+    )
+    scores = table1.scores({"silent": silent}, ("specular", "diffuse")) | {
+        "on record": {"specular": (None, None), "diffuse": (0.1, 0.02)}
+    }
+    lines = table1.as_text(scores, ("specular", "diffuse")).splitlines()
+    assert [line.split() for line in lines[:2]] == [["specular", "diffuse"], ["silent", "–", "0.000", "±", "0.000"]]
+    assert lines[2].split() == ["on", "record", "–", "0.100", "±", "0.020"]
 
 
 def a_row(value, faces=4):
@@ -186,14 +193,11 @@ def row_of(errors):
 
 
 def test_the_twin_decides_no_verdict():
-    perfect, constant = a_row(0.0), {"a constant": a_row(0.2), "zero": a_row(0.5)}
-    found = table1.verdicts(perfect, constant)
-    assert [v.column for v in found] == list(table1.AS_PUBLISHED["BioFaceNet"])
-    assert {v.verdict for v in found} == {"cannot be judged"} and all(v.measured is None for v in found)
-    assert all("synthetic" in v.reason for v in found)
-    by_column = {v.column: v.weight for v in found}
-    assert by_column["melanin"].startswith("more than the error of a constant on the twin, 0.200")
-    assert by_column["specular"].startswith("less")
+    found = table1.verdicts({"a constant": a_row(0.2), "zero": a_row(0.5)})
+    assert list(found) == list(table1.AS_PUBLISHED["BioFaceNet"])
+    for column, v in found.items():
+        assert v["verdict"] == "cannot be judged" and v["measured"] is None and "no ISET faces" in v["reason"]
+        assert v["published"] == table1.AS_PUBLISHED["BioFaceNet"][column] and v["constant"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +212,7 @@ def test_the_twin_decides_no_verdict():
 def test_iset_faces_decide_unless_their_errors_are_too_wide_or_of_one_face(factors, verdict, count):
     published = table1.AS_PUBLISHED["BioFaceNet"]
     ours = row_of({column: np.multiply(factors, value) for column, value in published.items()})
-    twin, iset_faces = ({"a constant": a_row(value)} for value in (9, 0.2))
-    found = table1.verdicts(a_row(9), twin, ours, iset_faces)
-    assert {v.verdict for v in found} == {verdict}
-    assert found[0].measured == pytest.approx(np.mean(factors) * published["diffuse"])
-    assert count in found[0].reason and (not count or "these faces, 0.200" in found[0].weight)
+    found = table1.verdicts({"a constant": a_row(9)}, ours, {"a constant": a_row(0.2)})
+    assert {v["verdict"] for v in found.values()} == {verdict}
+    assert found["diffuse"]["measured"] == pytest.approx(np.mean(factors) * published["diffuse"])
+    assert count in found["diffuse"]["reason"] and found["diffuse"]["constant"] == pytest.approx(0.2)

@@ -32,13 +32,11 @@ def _pigments() -> np.ndarray:
 class Augmented:
     """Faces mirrored at random and, with ``recolour``, seen on other people by other cameras in other light.
 
-    Recolouring keeps shape, shading pattern and the pattern of the pigments. It draws the base pigments of another
-    face of the set, a camera, an illuminant and an exposure by the laws of the twin, renders the face, and tints what
-    is around it like the face. Then the picture goes through a camera's processing: noise, a tone curve, JPEG
-    (:mod:`bioface.degradation`). With ``painted`` every second face, by lot, is painted with one of them as the twin
-    paints (:func:`bioface.datasets.portrait.measured_paint`) and has the pigments of its fit. The truth is that of the
-    face as it was lit and exposed, before anything was cut off at white or processed. Recolouring needs the truth;
-    mirroring does not.
+    Recolouring keeps shape and the patterns of shading and pigments. It draws the base pigments of another face, a
+    camera, a light and an exposure as the twin does, renders the face, and tints what is around it like the face. Then
+    the picture goes through a camera's processing (:mod:`bioface.degradation`). With ``painted`` every second face, by
+    lot, is painted with a measured spectrum (:func:`bioface.datasets.portrait.measured_paint`) and has the pigments of
+    its fit. The truth is that of the face as lit and exposed, before anything was cut off at white or processed.
 
     Parameters
     ----------
@@ -104,13 +102,10 @@ class Augmented:
         assert true is not None and batch.lighting is not None  # as was checked when made
         base, rest = self._skins(n, rng)
         factors = torch.from_numpy(base / self._base[rows])
-        fractions, tops = (
-            (true.melanin_fraction, true.haemoglobin_fraction),
-            (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE),
-        )
+        usual = (true.melanin_fraction, skin.MELANIN_RANGE[1]), (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1])
         melanin, haemoglobin = (
             skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
-            for fraction, factor, (_, top) in zip(fractions, factors.T, tops, strict=True)
+            for (fraction, top), factor in zip(usual, factors.T, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         sensitivity = camera.CameraModel.load().sensitivity(b)
@@ -119,10 +114,9 @@ class Augmented:
         more = (to_rgb @ torch.from_numpy(rest)[..., None])[:, None, None, :, 0]  # (n, 1, 1, 3)
         image = (image + true.diffuse[..., None] * more).clamp_min(0)
 
-        colours, shadings = image.numpy(), true.diffuse.numpy()
-        each = zip(colours, shadings, mask.numpy(), strict=True)
-        usual = np.array([portrait.exposure(c[m], d[m], rng) for c, d, m in each])
-        exposure = torch.from_numpy((usual * portrait.draw_exposure(n, rng)).astype(np.float32))
+        each = zip(image.numpy(), true.diffuse.numpy(), mask.numpy(), strict=True)
+        usual_exposure = np.array([portrait.exposure(c[m], d[m], rng) for c, d, m in each])
+        exposure = torch.from_numpy((usual_exposure * portrait.draw_exposure(n, rng)).astype(np.float32))
         image = image * exposure[:, None, None, None]
         tint = mean_colour(image, mask) / mean_colour(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)

@@ -24,7 +24,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from bioface import skin
-from bioface.bayes import Known, Prior, fractions, maximum_a_posteriori, mean_camera_d65, rgb_of_reflectance
+from bioface.bayes import Prior, fractions, maximum_a_posteriori, mean_camera_d65, rgb_of_reflectance
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, checked_mask
 
@@ -37,11 +37,6 @@ Vectors = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def zero(images: np.ndarray, mask: np.ndarray) -> Decomposition:
     """0 everywhere, for the pigments in table coordinates; 0.577 from a truth that is uniform in [−1, 1].
 
-    Parameters
-    ----------
-    images : (N, H, W, 3) linear RGB
-    mask : (N, H, W) bool
-
     Raises
     ------
     BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
@@ -50,20 +45,15 @@ def zero(images: np.ndarray, mask: np.ndarray) -> Decomposition:
 
 
 def training_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
-    """The mean of every map over the training faces; parameters and errors as :func:`zero`."""
+    """The mean of every map over the training faces; errors as :func:`zero`."""
     return _constant(images, mask, prior.pigments, prior.diffuse, prior.specular, prior.albedo, prior.colour)
 
 
-def image_mean(
-    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known = None, illuminant: Known = None
-) -> Decomposition:
-    """One colour for each face, its mean, and what is likeliest behind that: all without its structure.
-
-    Parameters, errors: as :func:`bioface.bayes.maximum_a_posteriori`.
-    """
+def image_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+    """One colour for each face, its mean, and what is likeliest behind that, without its structure; errors as above."""
     mask = checked_mask(images, mask)
     colours = np.stack([colours.mean(0) for colours in _pixels(images, mask)])[:, None, None]
-    found = maximum_a_posteriori(colours, np.ones((len(mask), 1, 1), bool), prior, camera_b, illuminant)
+    found = maximum_a_posteriori(colours, np.ones((len(mask), 1, 1), bool), prior)
     spread = vars(found) | {"reconstruction": colours.astype(np.float32)}
     for name in ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo", "reconstruction"):
         spread[name] = np.broadcast_to(spread[name], (*mask.shape, *spread[name].shape[3:])).copy()
@@ -85,13 +75,8 @@ def _constant(images: np.ndarray, mask: np.ndarray, pigments: np.ndarray, *maps:
 def independent(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """(2, 2) columns: two pigments' directions as independent components of a photo's own densities (Tsumura 1999).
 
-    Independence leaves open which component is which, and their signs and lengths; what is ``expected`` decides. It is
-    the answer where the colours do not spread over a plane, so that there are no two components.
-
-    Parameters
-    ----------
-    across : (n, 2) densities of a photo's pixels, in a plane across (1, 1, 1)
-    expected : (2, 2) columns, the directions of melanin and haemoglobin in that plane as the skin model has them
+    Independence leaves open which component is which, and their signs and lengths: as ``expected``, the (2, 2) columns
+    of the skin model, which are the answer where densities (n, 2) ``across`` (1, 1, 1) do not spread over a plane.
     """
     spread = np.linalg.svd(across - across.mean(0), compute_uv=False)
     if len(across) < 3 or spread[1] < 1e-4 * np.sqrt(len(across)):
@@ -117,12 +102,10 @@ def fixed(across: np.ndarray, expected: np.ndarray) -> np.ndarray:
 class OpticalDensity:
     """Melanin and haemoglobin as amounts of two pigment vectors in each pixel's −log RGB, after Tsumura 1999 and 2003.
 
-    Assumes that light passes through layers of pigment only (the density is a sum of amounts times pigment vectors),
-    that the camera is linear and white balanced, that shading (2003) adds the same to all three densities, and that
-    there are no highlights: ``specular_shading`` is NaN, and what shines is taken for shading and pale skin. The photo
-    is reconstructed exactly, by construction. Units, and what (1, 1, 1) the pigments hold, are open too and decided in
-    its favour: by the slopes of the skin model's own density at the prior's mean, under the mean camera and D65, and by
-    an affine map to table coordinates fitted to the truth of training faces.
+    Assumes layers of pigment only, a linear camera, white balance, shading that adds the same to all three densities
+    (2003), and no highlights: ``specular_shading`` is NaN. The photo is reconstructed exactly, by construction. Units,
+    and what (1, 1, 1) the pigments hold, are open and decided in its favour: by the slopes of the skin model's density
+    at the prior's mean, and by an affine map to table coordinates fitted to the truth of training faces.
 
     Attributes
     ----------
@@ -139,12 +122,7 @@ class OpticalDensity:
 
     @classmethod
     def learn(cls, truth: Decomposition, prior: Prior, vectors: Vectors) -> OpticalDensity:
-        """From training faces (N, H, W) with their truth, and the prior that was learnt on them.
-
-        Raises
-        ------
-        BiofaceError : see :func:`zero`; maps that are NaN inside a mask
-        """
+        """From the truth of training faces, refused where it is NaN in a mask, and the prior learnt on them."""
         mask = checked_mask(truth.image, truth.mask)
         coordinates = np.stack([truth.melanin_coordinate[mask], truth.haemoglobin_coordinate[mask]]).astype(float)
         albedo = truth.albedo[mask].astype(float)
@@ -157,7 +135,7 @@ class OpticalDensity:
         return cls(prior, vectors, scale, float((relative * albedo).sum() / (relative**2).sum()))
 
     def decompose(self, images: np.ndarray, mask: np.ndarray) -> Decomposition:
-        """The maps of photos; parameters and errors as :func:`zero`."""
+        """The maps of photos; errors as :func:`zero`."""
         mask = checked_mask(images, mask)
         coordinates = np.broadcast_to(self.prior.pigments, (*mask.shape, 2)).copy()
         albedo = np.broadcast_to(self.prior.albedo, (*mask.shape, 3)).astype(np.float32)

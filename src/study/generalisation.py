@@ -1,4 +1,4 @@
-"""BioFaceNet on faces that it has not seen: what notebook 05 trains, and the network that ships.
+"""BioFaceNet on faces that it has not seen: what notebook 05 and its appendix train, and the network that ships.
 
 A plan is a few stages of training on the twin's training faces, one after the other. The weights are a function of
 plan and seed and are kept, see :mod:`study.cache`.
@@ -9,7 +9,7 @@ import functools
 import math
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
 from study import augmentation, baselines, beyond, cache, plain_unet, readme
-from study.table1 import Row
+from study.table1 import Predict, Row
 
 #: Cameras, lights and exposures that :func:`inverted` holds a face against.
 TEACHER_DRAWS = 64
@@ -40,17 +40,6 @@ TEACHER_DRAWS = 64
 class Stage:
     """A part of a training.
 
-    Attributes
-    ----------
-    recipe : how
-    steps : how long
-    batch : faces a step
-    recolour : whether the faces are recoloured, exposed and processed (:class:`study.augmentation.Augmented`), half of
-        them painted with :func:`unseen_spectra`, which takes their maps; they are always mirrored
-    maps : "true", or "inverted": those of :func:`inverted`, for which no truth is needed
-    halved : how many times the faces are halved in size; each time a step takes a quarter of the time, or a half when
-        they are small
-
     Raises
     ------
     BiofaceError : unknown maps; inverted ones without ``recolour``
@@ -58,10 +47,10 @@ class Stage:
 
     recipe: Recipe
     steps: int
-    batch: int = 16
-    recolour: bool = False
-    maps: str = "true"
-    halved: int = 0
+    batch: int = 16  #: faces a step
+    recolour: bool = False  #: and expose and process (:mod:`study.augmentation`), half with :func:`unseen_spectra`
+    maps: str = "true"  #: or "inverted": those of :func:`inverted`, for which no truth is needed
+    halved: int = 0  #: how many times the faces are halved in size: a step takes a quarter of the time, or a half
 
     def __post_init__(self) -> None:
         if self.maps not in ("true", "inverted"):
@@ -74,26 +63,27 @@ class Stage:
 class Plan:
     """A training: its stages one after the other.
 
-    Attributes
-    ----------
-    name : what tables call it
-    stages : at least one
-    width : of the network
-    faces : how many training faces; None is all
-    skin_model : False for a U-Net of the same size without one (:mod:`study.plain_unet`), whose stages recolour
+    Raises
+    ------
+    BiofaceError : no stage; a U-Net without a skin model with stages that do not recolour
     """
 
     name: str
     stages: tuple[Stage, ...]
-    width: int = 8
-    faces: int | None = None
-    skin_model: bool = True
+    width: int = 8  #: of the network
+    faces: int | None = None  #: how many training faces; None is all
+    skin_model: bool = True  #: False for a U-Net of the same size without one (:mod:`study.plain_unet`)
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
         if not (self.skin_model or all(stage.recolour for stage in self.stages)):
             raise BiofaceError(f"expected stages that recolour without a skin model, found others in {self.name}")
+
+    @property
+    def inverts(self) -> bool:
+        """Whether it learns from maps that are :func:`inverted`."""
+        return any(stage.maps == "inverted" for stage in self.stages)
 
     def but(self, name: str, **changes: Any) -> "Plan":
         """This plan under another name with some fields changed."""
@@ -113,23 +103,20 @@ def _halved_first(
     return stages if tiny else stages[1:]
 
 
-#: The rows of Table 1: without any truth as the paper trains, which takes faces as they are; without truth, from photos
-#: inverted under the law of measured skin; by the truth of synthetic faces; and so without a skin model inside.
+#: The networks of Table 1: without truth, as the paper trains; from photos inverted with the distribution of measured
+#: skin; taught the truth of synthetic faces; and that without a skin model inside.
 PUBLISHED = Plan("published", _halved_first(recipes.PUBLISHED_LOSSES, 450, 350, recolour=False))
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted", tiny=300))
 SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 200, 250, tiny=300))
 PLAIN = SYNTHETIC.but("U-Net, no skin model", skin_model=False)
-ROWS = (PUBLISHED, MEASURED, SYNTHETIC, PLAIN)
-#: The first row after a twelfth of its training: what looks like no skill at all is learnt slowly.
-PUBLISHED_SHORT = Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),))
-#: What a prior of skin among the published losses does, with more weight on shading and highlights.
-PRIOR_AS_LOSS = Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False))
-#: The third row on the 256 training faces as they are.
-NOT_RECOLOURED = SYNTHETIC.but(
-    "not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)
+#: The first after a twelfth of its training, and with a prior of skin among its losses; the third on faces as they are.
+VARIANTS = (
+    Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),)),
+    Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False)),
+    SYNTHETIC.but("not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)),
 )
 
-#: What each part of the third row is worth: short trainings of about the same time that differ in one thing.
+#: What each part of the third is worth: short trainings of about the same time that differ in one thing.
 _SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 60, 40, tiny=150))
 _EQUAL = recipes.SUPERVISED.but("supervised_equal", shares=recipes.SUPERVISED.shares._replace(haemoglobin=1.0))
 _BOTH = recipes.SUPERVISED.but("supervised_both", weights=recipes.SUPERVISED.weights._replace(appearance=10.0))
@@ -158,8 +145,9 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     with threads.number(1):
         how: Any = training if plan.skin_model else plain_unet
         model: BioFaceNet = how.build(plan.stages[0].recipe, plan.width, seed)
-        if _inverts(plan):
-            faces["inverted"] = _inverted(plan.faces)
+        if plan.inverts:
+            known = cache.kept(inverted, (faces["true"],), (plan.faces, twin.folder().name))
+            faces["inverted"] = dataclasses.replace(faces["true"], truth=known)
         for number, stage in enumerate(plan.stages):
             painted = unseen_spectra() if stage.recolour else None
             seen = augmentation.Augmented(
@@ -191,21 +179,13 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     ----------
     image, mask : (N, H, W, 3) linear RGB, (N, H, W) bool, photos that tell how bright skin is lit
     of : bool for each of ISSA's spectra, the ones to learn from; None is all
-
-    Raises
-    ------
-    BiofaceError : not as many as there are spectra; see :meth:`bioface.bayes.Prior.measured`
     """
-    measured = skin_spectra.load("issa")
     melanin, haemoglobin = skin_spectra.pigments()
-    some = np.ones(len(melanin), bool) if of is None else np.asarray(of)
-    if some.shape != melanin.shape or some.dtype != bool:
-        raise BiofaceError(f"expected {len(melanin)} booleans, one a spectrum, found {some.dtype} {some.shape}")
-    inside = np.isfinite(melanin) & some
+    inside = np.isfinite(melanin) & (True if of is None else of)
     low, high = EXPOSURES
     mean_exposure = (2**high - 2**low) / ((high - low) * math.log(2))
-    seen = Prior.measured(melanin[inside], haemoglobin[inside], image, mask, measured.subject[inside])
-    return seen.exposed(1 / mean_exposure)
+    people = skin_spectra.load("issa").subject[inside]
+    return Prior.measured(melanin[inside], haemoglobin[inside], image, mask, people).exposed(1 / mean_exposure)
 
 
 def exposed_alike(faces: Faces) -> Decomposition:
@@ -217,11 +197,7 @@ def exposed_alike(faces: Faces) -> Decomposition:
 
 
 def inverted(faces: Faces) -> types.SimpleNamespace:
-    """Maps of faces that nobody told, to stand for their ``truth``: their photos, each under the law of measured skin.
-
-    They are those of :func:`bioface.face_posterior.image_posterior` with :func:`measured_prior`, under cameras and
-    lights of the twin's law. Whatever is true of the faces is left out.
-    """
+    """Maps to stand for the ``truth`` of faces, from their photos alone: the posterior under :func:`measured_prior`."""
     image = image_formation.srgb_decode(faces.rgb)
     draws = by_bayes.draw(TEACHER_DRAWS, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
@@ -229,16 +205,6 @@ def inverted(faces: Faces) -> types.SimpleNamespace:
     daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))
     d65 = np.full(len(faces), 6504, np.float32)  # K
     return types.SimpleNamespace(**maps, camera_b=found.camera_b, illuminant_weights=daylight, cct=d65)
-
-
-def _inverted(count: int | None) -> Faces:
-    """The first ``count`` training faces of the twin with maps that are :func:`inverted`, kept or made now."""
-    faces = twin.load("train", count, progress=False)
-    return dataclasses.replace(faces, truth=cache.kept(inverted, (faces,), (count, twin.folder().name)))
-
-
-def _inverts(plan: Plan) -> bool:
-    return any(stage.maps == "inverted" for stage in plan.stages)
 
 
 def _call(plan: Plan, seed: int = 0) -> tuple[Any, ...]:
@@ -254,19 +220,25 @@ def weights(plan: Plan, seed: int = 0) -> BioFaceNet:
     return found.eval()
 
 
-def fill(jobs: Iterable[tuple[Plan, int]], progress: bool | None = None) -> None:
-    """Train what is not kept yet, as many (plan, seed) at once as there are processors."""
+def networks(seeds: Mapping[Plan, Sequence[int]]) -> dict[str, list[Predict]]:
+    """{name of a plan: what each of its networks says of photos and masks}, for the seeds of each.
+
+    What is not kept yet is trained, as many networks at once as there are processors.
+    """
 
     def pixels(plan: Plan, seed: int) -> float:
         return sum(stage.steps * stage.batch * 0.25**stage.halved for stage in plan.stages)
 
-    todo = cache.missing(_call(*job) for job in jobs)
+    todo = cache.missing(_call(plan, seed) for plan, some in seeds.items() for seed in some)
     todo.sort(key=lambda call: -pixels(*call[1]))
-    first = next((call for call in todo if _inverts(call[1][0])), None)
+    first = next((call for call in todo if call[1][0].inverts), None)
     todo.sort(key=lambda call: call is not first)  # its maps are made once, before the others need them
     if todo:
-        twin.make(progress=sys.stderr.isatty() if progress is None else progress)  # as is the twin
-    cache.side_by_side(cache.kept, todo, progress=progress)
+        twin.make(progress=sys.stderr.isatty())  # as is the twin
+    cache.side_by_side(cache.kept, todo)
+    return {
+        plan.name: [functools.partial(predict, weights(plan, seed)) for seed in some] for plan, some in seeds.items()
+    }
 
 
 @torch.no_grad()

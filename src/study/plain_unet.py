@@ -31,12 +31,7 @@ class Maps(NamedTuple):
 
 
 class PlainUNet(BioFaceNet):
-    """BioFaceNet's encoder and decoders, with a decoder for the albedo instead of camera and light.
-
-    Parameters
-    ----------
-    width : as of :class:`bioface.network.BioFaceNet`; it has 2 % fewer weights
-    """
+    """BioFaceNet, with a decoder for the albedo instead of camera and light: 2 % fewer weights."""
 
     def __init__(self, width: int = 8):
         super().__init__(width)
@@ -61,11 +56,7 @@ def build(recipe: Recipe, width: int, seed: int) -> PlainUNet:
 def train(
     model: PlainUNet, faces: Any, recipe: Recipe, steps: int, batch_size: int, seed: int, progress: bool = False
 ) -> None:
-    """Train in place on recoloured faces, by the squared errors of the maps with the recipe's shares of them.
-
-    The recipe gives optimiser, rate, schedule and shares; the steps see the faces that :func:`bioface.training.train`
-    would show.
-    """
+    """Train in place on the faces of :func:`bioface.training.train`, by squared errors with the recipe's shares."""
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     model.train()
     for step in tqdm(range(steps), f"{recipe.name}, no skin model", unit="step", disable=not progress):

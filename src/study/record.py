@@ -3,6 +3,9 @@
 ``python -m study.record [--data FOLDER]`` measures what the files in a folder of data allow (:mod:`study.measurements`)
 and adds a row for each claim to ``figures/recorded/measurements.json``. Rows of earlier commits stay. Where the files
 are absent, the claims of the notebooks stand as recorded there (:meth:`study.claims.Claims.skip`).
+
+``python -m study.record --run FOLDER NAME ...`` records what a longer run of the notebooks found, from the folder of
+its figures: claims ("A3.b_skill") as such rows, the numbers behind figures ("A3_trained") as files beside them.
 """
 
 import argparse
@@ -10,15 +13,19 @@ import datetime
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bioface import paths
 from bioface.datasets import registry
 from bioface.errors import BiofaceError
-from study import claims, measurements
+from study import claims, figures, measurements
 
 
 def commit() -> str:
@@ -53,6 +60,52 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
+def of_run(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows for claims of a run, by id, with date, machine and commit; other names are figures, whose numbers are kept.
+
+    Raises
+    ------
+    BiofaceError : a claim that was not measured there; no such file
+    """
+    made = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": _machine()}
+    found, rows = {c.id: c for c in claims.read(folder / claims.FILE)}, list[dict[str, Any]]()
+    for name in names:
+        if "." not in name:
+            content = made | {"numbers": figures.numbers(name, folder)}
+            with paths.whole_file(recorded_file(name)) as partial:
+                partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            continue
+        c = found.get(name)
+        if c is None or c.measured is None or c.recorded:
+            raise BiofaceError(f"{folder / claims.FILE}: expected {name} as measured there, found none")
+        rows.append(
+            {"id": name, "measured": c.measured, "bar": {}, "control": c.control, "model": "", **made, "data": []}
+        )
+    return rows
+
+
+def recorded_file(name: str) -> Path:
+    """Where the numbers behind a figure of a longer run are."""
+    return paths.root() / "figures" / claims.RECORDED.parent / f"{name}.json"
+
+
+def numbers(name: str) -> tuple[dict[str, Any], str]:
+    """What a longer run found, and in words when and where.
+
+    Raises
+    ------
+    DataError : nothing on record under that name, or a damaged file
+    """
+    file = recorded_file(name)
+    found = figures.numbers(name, file.parent)
+    made = json.loads(file.read_text(encoding="utf-8"))
+    return found, f"recorded on {made['date']}, not measured here: on {made['machine']}, at commit {made['commit']}"
+
+
+def _machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
 def add(rows: list[dict[str, Any]], file: Path) -> None:
     """Add rows to a file of records; one of the same claim, model, commit and data takes the other's place."""
 
@@ -72,11 +125,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, help="folder of real data, laid out as data/README.md says (default: data/)"
     )
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the figures of a longer run of the notebooks")
+    parser.add_argument("name", nargs="*", help="with --run: claims and figures to record")
     given = parser.parse_args(argv)
     if given.data:
         os.environ["BIOFACE_DATA"] = str(given.data)
     try:
-        rows = measure()
+        rows = of_run(given.run, given.name) if given.run else measure()
         add(rows, paths.figures() / claims.RECORDED)
     except (BiofaceError, OSError) as error:
         print(paths.describe(error) if isinstance(error, OSError) else error, file=sys.stderr)

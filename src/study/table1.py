@@ -1,8 +1,8 @@
 """Table 1: methods held against the truth of faces, known or stood in for by a fit of all their bands; verdicts.
 
-A row is one method on some faces, with the standard error of its means. The paper's protocol makes the truth: a
-multispectral face is fitted pixel by pixel (:mod:`bioface.smith2019`); the maps that come out stand in for the truth.
-The same face is rendered to RGB under D65 with the mean camera, taken apart by the method in question, and compared.
+The paper's protocol makes the truth: a multispectral face is fitted pixel by pixel (:mod:`bioface.smith2019`); the maps
+that come out stand in for the truth. The same face is rendered to RGB under D65 with the mean camera, taken apart, and
+compared.
 
 Reference: Alotaibi & Smith (2019), "BioFaceNet", BMVC, section 4.
 """
@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +43,9 @@ _BOUNDS = ((0.0, skin.MELANIN_RANGE[1]), (0.0, skin.HAEMOGLOBIN_RANGE[1]))
 def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     """The maps that a fit of all bands gives, with the RGB image that the mean camera takes of the face under D65.
 
-    A cube of another size is cut to its mask's bounding square with a margin, and its reflectance factor (radiance /
-    illuminant) averaged over the area of each new pixel, over skin only where more than half of it is. Bands come to
-    the grid as :func:`bioface.smith2019.fit` brings them there. The image is made of the cube's own reflectance factor,
-    not of the fit. Where the cube has no bands, at 400 and 410 nm of the ISET faces, the camera gets no light; white
-    balance, over the bands there are, keeps white white.
+    A cube of another size is cut to its mask's bounding square with a margin, and its reflectance factor averaged over
+    the area of each new pixel, over skin only where more than half of it is. The image is made of that factor, not of
+    the fit. Where there are no bands, at 400 and 410 nm of the ISET faces, the camera gets no light; white stays white.
 
     Parameters
     ----------
@@ -139,23 +138,15 @@ def _areas(start: float, side: float, size: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on some faces.
+    """One method on some faces."""
 
-    Attributes
-    ----------
-    errors : {column: (seeds, N)} of :func:`bioface.metrics.table1_row`; one seed where nothing was trained
-    predictions : of the faces, for each seed
-    seconds : a face, as measured
-    """
-
-    errors: dict[str, np.ndarray]
-    predictions: tuple[Decomposition, ...]
-    seconds: float
+    errors: dict[str, np.ndarray]  #: {column: (seeds, N)}; one seed where nothing was trained
+    predictions: tuple[Decomposition, ...]  #: of the faces, for each seed
+    seconds: float  #: a face, as measured
 
     def mean(self, column: str) -> float:
         """Over faces and seeds; NaN where the method has no such map."""
-        values = self.errors[column]
-        return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+        return float(self.errors[column].mean())
 
     def standard_error(self, column: str) -> float:
         """Of the mean: √(variance over faces / N + variance over seeds / seeds)."""
@@ -205,62 +196,58 @@ def lead(ours: Row, other: Row, column: str) -> tuple[float, float]:
     return float(apart.mean()), math.sqrt(_standard_error(apart) ** 2 + spread)
 
 
-def as_text(rows: Mapping[str, Row | Mapping[str, float]], columns: Sequence[str], digits: int = 3) -> str:
-    """Rows as plain text, a line each, "±" the standard error of the mean where there is one; "–" for no such map."""
-    cells = [["", *columns]]
-    for name, found in rows.items():
-        values = [found.mean(c) if isinstance(found, Row) else found.get(c, math.nan) for c in columns]
-        spreads = [f" ± {found.standard_error(c):.{digits}f}" if isinstance(found, Row) else "" for c in columns]
-        texts = ("–" if math.isnan(v) else f"{v:.{digits}f}{spread}" for v, spread in zip(values, spreads, strict=True))
-        cells.append([name, *texts])
-    widths = [max(len(line[k]) for line in cells) for k in range(len(columns) + 1)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+def least_lead(ours: Row, others: Mapping[str, Row], columns: Sequence[str] = metrics.TABLE1[:-1]) -> tuple[float, str]:
+    """The least :func:`lead` over other methods, in standard errors, and over which in what.
 
-
-# --- verdicts ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What can be said of one number of the paper's row "BioFaceNet".
-
-    Attributes
-    ----------
-    column : of Table 1
-    published : the paper's number
-    measured : ours on ISET faces by the paper's protocol; None without them
-    verdict : "reproduced", "not reproduced" or "cannot be judged"
-    reason : in a sentence
-    weight : what the number says beside methods that see nothing of the face, in a sentence
+    Without other columns it is over all of Table 1 but the reconstruction, which nearly any method has right.
     """
+    leads = {f"{n}, {k}": lead(ours, row, k) for n, row in others.items() for k in columns}
+    in_errors = {name: apart / max(error, 1e-9) for name, (apart, error) in leads.items() if not math.isnan(apart)}
+    least = min(in_errors, key=lambda name: in_errors[name])
+    return in_errors[least], f"against {least}"
 
-    column: str
-    published: float
-    measured: float | None
-    verdict: str
-    reason: str
-    weight: str
+
+Scores = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def scores(
+    rows: Mapping[str, Row], columns: Sequence[str] = metrics.TABLE1
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """{method: {column: (mean, its standard error)}}, as tables, figures and records have it."""
+    return {name: {c: (row.mean(c), row.standard_error(c)) for c in columns} for name, row in rows.items()}
+
+
+def as_text(found: Scores, columns: Sequence[str] = metrics.TABLE1) -> str:
+    """A line for each method, "±" the standard error of the mean; "–" for no such map."""
+    width = max(map(len, found)) + 2
+    lines = [" " * width + "".join(f"{column:<{max(16, len(column) + 2)}}" for column in columns)]
+    for name, of_method in found.items():
+        pairs = ((len(column), *of_method[column]) for column in columns)
+        texts = ((n, "–" if m is None or math.isnan(m) else f"{m:.3f} ± {e:.3f}") for n, m, e in pairs)
+        lines.append(f"{name:{width}}" + "".join(f"{text:<{max(16, n + 2)}}" for n, text in texts))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def verdicts(
-    twin: Row, twin_trivial: Mapping[str, Row], iset: Row | None = None, iset_trivial: Mapping[str, Row] | None = None
-) -> list[Verdict]:
-    """A verdict for each published number. What was measured on the twin never decides one.
+    constants: Mapping[str, Row], iset: Row | None = None, iset_constants: Mapping[str, Row] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What can be said of each number of the paper's row "BioFaceNet". What was measured on the twin decides none.
 
     Parameters
     ----------
-    twin : the network trained as published, on the twin's faces, where the truth is known
-    twin_trivial : rows of methods that say the same of every face, on the same faces
-    iset, iset_trivial : the same on ISET faces by the protocol; None where there are none
+    constants : rows of methods that say the same of every face, on the twin
+    iset, iset_constants : the network trained by the paper's losses and such rows on ISET faces, by the paper's
+        protocol; None where there are none
+
+    Returns
+    -------
+    by column: ``published``, ``measured`` (None without ISET faces), ``verdict`` ("reproduced", "not reproduced" or
+    "cannot be judged"), ``reason``, and ``constant``: the error of the best that sees nothing of a face
     """
-    found = []
-    trivial, where = (twin_trivial, "the twin") if iset_trivial is None else (iset_trivial, "these faces")
+    found = {}
     for column, published in AS_PUBLISHED["BioFaceNet"].items():
-        best, least = min(((n, r.mean(column)) for n, r in trivial.items()), key=lambda pair: pair[1])
-        measured, verdict = None, "cannot be judged"
-        if iset is None:
-            reason = f"no ISET faces at hand; {twin.mean(column):.3f} was measured on synthetic faces, another data set"
-        else:
+        measured, verdict, reason = None, "cannot be judged", "no ISET faces at hand"
+        if iset is not None:
             measured, error = iset.mean(column), 2 * iset.standard_error(column)
             away, near = abs(measured - published), NEAR * published
             if away + error <= near:
@@ -269,7 +256,6 @@ def verdicts(
                 verdict = "not reproduced"
             count = iset.errors[column].shape[1]
             reason = f"ours is {measured:.3f} ± {error:.3f} (2 standard errors) on {count} ISET faces; the paper has 25"
-        more = "more" if published > least else "less"
-        weight = f"{more} than the error of {best} on {where}, {least:.3f}, which sees nothing of a face"
-        found.append(Verdict(column, published, measured, verdict, reason, weight))
+        least = min(row.mean(column) for row in (iset_constants or constants).values())
+        found[column] = dict(published=published, measured=measured, verdict=verdict, reason=reason, constant=least)
     return found

@@ -1,0 +1,126 @@
+"""How bright skin is, or its light: what a photo and the paper's losses leave open between the two.
+
+A colour is c = i_d a + i_s w. Multiply i_d by k and divide the albedo a by it: the photo is the same, as long as some
+skin has that albedo, and the paper's shading loss, after the best scale for each face, sees nothing.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bioface import camera, identifiability, illumination, image_formation, objective, recipes
+from bioface.errors import BiofaceError
+from bioface.maps import Decomposition
+from bioface.network import Output
+
+PIXELS = 60  #: of a face that :func:`least_errors` looks at
+RECIPE = recipes.PUBLISHED_LOSSES
+TABLE = 40  #: pigments along each axis of the skins that it tries
+
+
+def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the photo says against a wrong brightness: (N, K) least error of any skin, and the highlights it takes.
+
+    Parameters
+    ----------
+    truth : of N faces, whose camera and light are known here
+    octaves : K; the diffuse shading of each pixel is held at 2 to that times the truth
+
+    Returns
+    -------
+    root-mean-square error of the photo in linear RGB, mean specular shading
+    """
+    found = np.empty((2, len(truth), len(octaves)))
+    for i, mask in enumerate(truth.mask):
+        inside = np.flatnonzero(mask)
+        some = inside[np.linspace(0, len(inside) - 1, PIXELS).astype(int)]
+        colours = torch.from_numpy(truth.image[i].reshape(-1, 3)[some]).double()
+        shading = torch.from_numpy(truth.diffuse_shading[i].ravel()[some]).double()
+        light = torch.from_numpy(truth.illuminant[i]).double()
+        S = camera.CameraModel.load().sensitivity(torch.from_numpy(truth.camera_b[i]).double())
+        table = image_formation.colour_table(light, S, size=TABLE)
+        white = camera.reflectance_to_rgb(light, S).sum(-1)
+        for j, octave in enumerate(octaves):
+            error, _, specular = identifiability.explain(colours, table, white, shading * 2**octave)
+            least = error.flatten(1).min(1)
+            highlights = specular.flatten(1).gather(1, least.indices[:, None])
+            found[:, i, j] = least.values.square().mean().sqrt(), highlights.mean()
+    return found[0], found[1]
+
+
+def minimised(
+    batch: objective.Batch, start: int | float, steps: int = 800, rate: float = 0.1
+) -> tuple[np.ndarray, float]:
+    """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
+
+    Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
+    daylight, with the pattern of the stored shading at a mean of 2 to the ``start`` times the truth.
+
+    Parameters
+    ----------
+    batch : N faces with their truth, normals and lights
+    start : octaves by which the mean shading of each face is off at first
+    steps, rate : of Adam, the rate falling to 0 along half a cosine
+
+    Returns
+    -------
+    (N,) octaves by which the mean shading is off in the end; root-mean-square error of the photos
+
+    Raises
+    ------
+    BiofaceError : faces without truth, or without a shading that supervises
+    """
+    target = objective.shading_target(batch, RECIPE)
+    if batch.truth is None or target is None:
+        raise BiofaceError("expected faces with their truth and stored normals, found none")
+    true = batch.truth
+    mean = functools.partial(_mean, mask=batch.mask)
+    pattern = target.clamp_min(0.02)
+    shading = pattern * (mean(true.diffuse) / mean(pattern) * 2**start)[:, None, None]
+    n, low, high = len(batch), *illumination.CCT_RANGE
+    zeros = torch.zeros_like(shading)
+    daylight = zeros.new_tensor([0.0, 2.0, *[0.0] * 12]).expand(n, 14)
+    mean_skin = [zeros + float(g[batch.mask].mean().atanh()) for g in (true.melanin, true.haemoglobin)]
+    raw = [*mean_skin, shading.log(), zeros - 4, zeros[:, 0, :2], daylight, zeros[:, 0, 0] - 2]
+    raw = [value.clone().requires_grad_() for value in raw]
+    optimiser = torch.optim.Adam(raw, lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    def decoded() -> tuple[Tensor, Output]:
+        g, k, diffuse, specular, b, weights, t = raw
+        maps = g.tanh(), k.tanh(), diffuse.exp(), specular.exp()
+        said = Output(*maps, 3 * b.tanh(), weights.softmax(1), low + (high - low) * t.sigmoid())
+        return objective.decode(said, batch, RECIPE)
+
+    image, said = decoded()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        sum(objective.loss_terms(image, said, batch, RECIPE).values(), start=zeros.new_zeros(())).backward()
+        optimiser.step()
+        schedule.step()
+        image, said = decoded()
+    off = (mean(said.diffuse) / mean(true.diffuse)).log2()
+    return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
+
+
+def _mean(value: Tensor, mask: Tensor) -> Tensor:
+    """(N,) of (N, H, W) inside the masks."""
+    return torch.where(mask, value, 0).sum((1, 2)) / mask.sum((1, 2))
+
+
+def ends_apart(ends: np.ndarray, starts: Sequence[int | float] | np.ndarray, faces: np.ndarray) -> float:
+    """How far apart answers to the same photo end, as a share of how far apart they started; mean over some faces.
+
+    Parameters
+    ----------
+    ends : (K, N) octaves, for each start
+    starts : K octaves
+    faces : which of the N, by number or bool
+
+    >>> ends_apart(np.array([[0.1, -1], [0.1, 1]]), [-1, 1], np.array([0, 1]))
+    0.5
+    """
+    return float(np.ptp(ends[:, faces], 0).mean() / np.ptp(starts))

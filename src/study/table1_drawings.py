@@ -1,0 +1,189 @@
+"""Pictures of notebook 05 and of its appendix: how bright skin is, methods side by side, maps, predicted errors."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from bioface import metrics, plotting
+from bioface.maps import Decomposition
+from study import figures, table1
+from study.table1 import Scores
+
+#: What the methods are, by the names that tables of numbers have for them.
+NAMES = {
+    "SfSNet": "SfSNet",
+    "BioFaceNet": "BioFaceNet",
+    "predict 0": "zero everywhere",
+    "training mean": "mean of the training faces",
+    "image mean": "mean colour of the face",
+    "density, ICA": "optical density, ICA",
+    "density, fixed": "optical density, fixed",
+    "likeliest": "Bayes, a pixel, likeliest",
+    "expected": "Bayes, a pixel",
+    "expected, camera known": "Bayes, a pixel, camera told",
+    "measured skin, whole face": "Bayes, face, measured skin",
+    "expected, whole face": "Bayes, face, twin's skins",
+    "published": "our recipe, paper's weights",
+    "published + measured skin": "network taught by Bayes",
+    "synthetic truth": "network taught true maps",
+    "U-Net, no skin model": "U-Net without skin model",
+    "the network that ships": "network that ships",
+}
+GROUPS = {"African skin": "#5b3a1e", "other skin": "#e0955f"}
+_SEES_NOTHING = ("predict 0", "training mean", "image mean")
+
+
+def brightness(
+    name: str, octaves: Sequence[float] | np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float],
+    ends: np.ndarray, dark: np.ndarray, of: np.ndarray, data: str,
+) -> None:  # fmt: skip
+    """What the photo, and the paper's losses, say against a wrong brightness; saved.
+
+    Parameters
+    ----------
+    octaves, least, shine : K, (N, K) and (N, K) of :func:`study.ambiguity.least_errors`
+    starts, ends : L and (L, M) octaves of :func:`study.ambiguity.minimised`
+    dark, of : (N,) bool, which faces are dark; (M,) which of them were minimised over
+    data : as :func:`study.figures.save` takes it
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
+    numbers: dict[str, Any] = {"octaves": octaves, "starts": starts}
+    for (group, colour), inside in zip(GROUPS.items(), (dark, ~dark), strict=True):
+        for ax, values in zip(axes, (least, shine), strict=False):
+            low, middle, high = np.percentile(values[inside], (25, 50, 75), 0)
+            ax.plot(octaves, middle, "o-", color=colour, ms=4, label=group)
+            ax.fill_between(octaves, low, high, color=colour, alpha=0.25, lw=0)
+        theirs = ends[:, inside[of]]
+        axes[2].plot(starts, theirs, color=colour, lw=0.6, alpha=0.35)
+        axes[2].plot(starts, theirs.mean(1), "o-", color=colour, ms=4, lw=2)
+        numbers[group] = {"least": least[inside], "highlights": shine[inside], "ends": theirs}
+    axes[2].plot(starts, starts, ":", color="0.5")
+    for ax, title in zip(
+        axes, ("least error of the photo (RMSE)", "highlights that it takes", "losses end at (octaves)"), strict=True
+    ):
+        ax.set_title(title)
+        ax.set_xlabel("brightness of the light, octaves off" if ax is not axes[2] else "and start at (octaves)")
+    axes[0].legend()
+    alt = (
+        "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
+        "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
+        "small but takes highlights. Right: the losses bring light skin near the truth from any start, dark "
+        "skin less."
+    )
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
+
+
+def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> None:
+    """Each method's error in each column, ± two standard errors, with those that are on record hollow; saved.
+
+    Parameters
+    ----------
+    found : of :func:`study.table1.scores`; "training mean" is among them and draws a line
+    recorded : methods whose numbers are on record, not measured in this run
+    """
+    columns = list(metrics.TABLE1)
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(10, 0.26 * len(found) + 1.1), layout="constrained", sharey=True
+    )
+    for ax, column in zip(axes, columns, strict=True):
+        constant = found["training mean"][column][0]
+        for place, (method, of_method) in enumerate(found.items()):
+            mean, error = of_method[column]
+            if mean is None or np.isnan(mean):
+                ax.text(0, place, "no such map", va="center", fontsize=8, color="0.4")
+                continue
+            if mean > 1.6 * constant:
+                ax.text(1.57 * constant, place, f"{mean:.2f} →", ha="right", va="center", fontsize=8, color="0.4")
+                continue
+            colour = (
+                "0.5"
+                if method in _SEES_NOTHING
+                else "C0"
+                if method.startswith(("dens", "lik", "exp", "meas"))
+                else "C3"
+            )
+            face = "white" if method in recorded else colour
+            ax.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, mfc=face, ms=5, lw=1.2)
+        ax.axvline(constant, color="0.5", lw=0.8, ls=":")
+        ax.set(title=column, xlim=(0, 1.6 * constant), yticks=range(len(found)), yticklabels=[NAMES[m] for m in found])
+    axes[0].invert_yaxis()
+    figure.supxlabel("RMSE ± 2 standard errors; dotted: the mean of the training faces; hollow: on record", fontsize=9)
+    alt = (
+        "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
+        "smallest in nearly every map, networks taught by true maps follow; the network of the paper's losses"
+        " lies beyond the mean training face in highlights, albedo and both pigments."
+    )
+    figures.save(figure, name, numbers=found, data=data, alt=alt)
+
+
+def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], data: str) -> None:
+    """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
+
+    Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
+    """
+    answers = {"truth": truth} | {method: row.predictions[0] for method, row in rows.items()}
+    kinds, names = [], ("melanin", "haemoglobin", "diffuse_shading")
+    for i in pair:
+        inside = truth.mask[i]
+        for n in names:
+            usual = plotting.QUANTITIES[n]
+            times = 2 if n == "diffuse_shading" else 3
+            top = times * float(np.median(getattr(truth, n)[i][inside]))
+            kinds.append(dataclasses.replace(usual, low=0.0, high=float(f"{top:.2g}")))
+    panels = [
+        [np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i in pair for n in names] for d in answers.values()
+    ]
+    titles = [f"{who}:\n{n.replace('_', ' ')}" for who in ("fair", "dark") for n in names]
+    labels = ["truth", *(NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
+    figure, _ = plotting.panel_grid(panels, quantities=kinds, titles=titles, row_labels=labels, panel=1.4)
+    errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
+    alt = (
+        "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
+        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
+    )
+    figures.save(figure, name, numbers=errors, data=data, alt=alt)
+
+
+def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], data: str) -> None:
+    """Errors as shares of a constant's, {method: {kind of faces: {column: share}}}, a panel a column; saved."""
+    by_kind = next(iter(shares.values()))
+    columns, kinds = list(by_kind[""]), [kind or "usual" for kind in by_kind]
+    figure, axes = plt.subplots(1, len(columns), figsize=(9.5, 3.4), layout="constrained", sharey=True, sharex=True)
+    for ax, column in zip(axes, columns, strict=True):
+        for (method, of_method), marker in zip(shares.items(), "osD^v", strict=False):
+            ax.plot([s[column] for s in of_method.values()], range(len(of_method)), marker, ms=6, label=NAMES[method])
+        ax.axvline(1, color="0.5", lw=0.8, ls=":")
+        ax.set(title=column, yticks=range(len(kinds)), yticklabels=kinds)
+    axes[0].invert_yaxis()
+    axes[0].set_xlim(0)
+    figure.supxlabel(
+        "error as a share of the mean training face's on the same faces; from 1 on there is no skill", fontsize=9
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    alt = (
+        "Errors in melanin, haemoglobin and brightness as shares of a constant's, for six kinds of photos and"
+        " four methods: the paper's losses lie beyond one in pigments, the network that ships below one "
+        "everywhere; Bayes beyond one after a tone curve."
+    )
+    figures.save(figure, name, numbers=shares, data=data, alt=alt)
+
+
+def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], data: str) -> None:
+    """The published numbers, with what can be said of each; saved."""
+    figure, ax = plt.subplots(figsize=(8, 2.9), layout="constrained")
+    places = np.arange(len(verdicts))
+    for k, (method, numbers) in enumerate(table1.AS_PUBLISHED.items()):
+        heights = [numbers.get(column, np.nan) for column in verdicts]
+        bars = ax.bar(places + 0.4 * k - 0.2, heights, 0.38, color=("0.7", "0.3")[k], label=f"{method}, as published")
+        ax.bar_label(bars, ["" if np.isnan(h) else f"{h:.4f}" for h in heights], fontsize=8)
+    ax.set_xticks(places, [f"{column}\n{v['verdict']}" for column, v in verdicts.items()], fontsize=8)
+    ax.set(ylabel="RMSE on 25 ISET faces")
+    ax.legend()
+    alt = (
+        "The published errors of SfSNet and BioFaceNet in six columns as bars, and the verdict on "
+        "BioFaceNet's numbers: none can be judged unless its faces are at hand."
+    )
+    figures.save(figure, name, numbers=verdicts, data=data, alt=alt)
