@@ -51,11 +51,10 @@ OUTLIER = 0.1  # of log shading: pixels this far from the field count half
 #: two light-stage faces had no say: brows hold 4.2 and 4.0 times the forehead's melanin (4.4, 4.1 at 0.07), the
 #: pigmented patch 1.39 times its ring's (1.58); without a field 0.9 and 0.99.
 LEFT = 0.1
-EACH, NTH = 1, 2
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
 SHINY = 0.2  # highlights, in brightnesses of the skin below, at which a pixel counts half for the fields
-EVEN = 0.85  # of the brightness around it, below which skin under a highlight does not fall; 0.717 without, at 0.07
+EVEN = 0.85  # of the brightness around it, below which skin under a highlight does not fall (by eye); 0.717 without
 #: What deviations of coordinates, shadings and albedo are multiplied by, for no law is the true one: observed over
 #: predicted deviation on the same faces, 1.1, 2.3, 1.7 for melanin in the three kinds, 1.6, 1.8, 2.0 for haemoglobin,
 #: 1.5, 3.2, 2.3 for diffuse shading, 0.9, 0.9, 1.7 for specular, 1.3, 2.5, 1.6 for albedo; their geometric means.
@@ -144,7 +143,7 @@ class Scene:
         some = colours[judges]
         typical = float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        exposure = self._narrowed(some[::NTH], sigma, typical)
+        exposure = self._narrowed(some[::2], sigma, typical)
         weight = self.weight_of_draws(some, sigma, typical, exposure)
         of_draw = weight.sum(1)
         chosen = []
@@ -160,8 +159,8 @@ class Scene:
             flat = np.ones(small.mask.shape, np.float32)
             return Look(b, e, exposed, mask.shape, small, flat, flat, torch.zeros(7), plain, None)
         plain = functools.partial(expected, chosen=chosen[::2], sigma=sigma_here)  # these do for highlights
-        one = functools.partial(expected, chosen=chosen[len(chosen) // 2 :][:1], sigma=sigma)
-        first = colour_table.looked_up(colours, one, 1.5)
+        fewer = functools.partial(expected, chosen=chosen[::2], sigma=sigma)
+        first = colour_table.looked_up(colours, fewer, 1.5)
         field, skin = _fields(first, small.mask)
         even = some / torch.from_numpy(field[small.mask][judges])[:, None]
         left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), colour_table.DARKEST))
@@ -176,16 +175,16 @@ class Scene:
         """
         log_f = np.log(self.exposure)
         low, high = log_f.min(), log_f.max()
-        of_draw = self.weight_of_draws(colours, sigma, typical, every=EACH).sum(1).numpy()
-        mean = of_draw @ log_f[::EACH]
-        reach = 3 * max(math.sqrt(of_draw @ (log_f[::EACH] - mean) ** 2), 0.1)
+        of_draw = self.weight_of_draws(colours, sigma, typical).sum(1).numpy()
+        mean = of_draw @ log_f
+        reach = 3 * max(math.sqrt(of_draw @ (log_f - mean) ** 2), 0.1)
         if high - low <= 2 * reach:
             return self.exposure
         start, end = max(low, mean - reach), min(high, mean + reach)
         return np.exp(start + (log_f - low) / (high - low) * (end - start))
 
     def weight_of_draws(
-        self, colours: Tensor, sigma: float, typical: float = 0.0, exposure: np.ndarray | None = None, every: int = 1
+        self, colours: Tensor, sigma: float, typical: float = 0.0, exposure: np.ndarray | None = None
     ) -> Tensor:
         """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
         priors = [self.prior.exposed(float(f)) for f in (self.exposure if exposure is None else exposure)]
@@ -200,8 +199,7 @@ class Scene:
             likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter[near]  # (n, U)
             return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
 
-        draws = list(zip(self.skins, priors, strict=True))[::every]
-        logs = torch.stack(list(threads.blocks(mean_log, draws)))
+        logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, priors, strict=True))))
         return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
 
 
