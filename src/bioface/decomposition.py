@@ -155,7 +155,8 @@ def edit(
 
         edited = (c + ε) (R' + ε) / (R + ε) − ε,   ε = :data:`DARK` of the brightest channel of R
 
-    so that what the maps do not explain, pores and the camera's processing, becomes darker or lighter as the skin does.
+    with i_d as the photo has it, the least squares (c − i_s w)·a / |a|². So what the maps do not explain, pores and the
+    camera's processing, becomes darker or lighter as the skin does.
     Where a channel is nearly dark, ε keeps the ratio from noise. Highlights i_s are at most as bright as the photo. No
     edit gives back the photo, and maps that explain all of it give the rendering of the edited maps. A rest that stays
     as it is would be far too bright on skin that has become dark: notebook 06 measures both on the twin's test faces.
@@ -252,8 +253,9 @@ def _change(
         return diffuse * (edited_a - a) + shine * (specular * edited_w - w)
     beyond = diffuse * a.clip(None, 0)  # skin can be more colourful than sRGB: light of less than 0
     shine = np.minimum(shine, ((image - beyond) / w).min(-1, keepdims=True).clip(0))
-    made = diffuse * a + shine * w
-    remade = diffuse * edited_a + specular * shine * edited_w
+    shading = (a * (image - shine * w)).sum(-1, keepdims=True) / (a**2).sum(-1, keepdims=True)  # the photo says
+    made = shading * a + shine * w
+    remade = shading * edited_a + specular * shine * edited_w
     dark = DARK * made.max(-1, keepdims=True).clip(1e-3)
     return (image + dark) * (remade - made) / np.maximum(made + dark, dark / 2)
 
