@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 from PIL import Image
 
 import bioface
@@ -59,6 +60,9 @@ def ellipse(height, width, row, column, half_height, half_width):
     return ((y - row) / half_height) ** 2 + ((x - column) / half_width) ** 2 <= 1
 
 
+FACE = ellipse(150, 120, 80, 55, 50, 35)
+
+
 def picture(height=150, width=120):
     """(H, W, 3) uint8: a light that falls off over skin, with fine texture."""
     shade = np.linspace(0.4, 1, width) * (0.8 + 0.2 * np.random.default_rng(0).random((height, 1)))
@@ -73,7 +77,7 @@ def same(a, b, tolerance=0.0):
 @pytest.fixture(scope="module")
 def found(network):
     """Of a photo of 150 × 120, with a crop that leaves some of it out."""
-    return decompose(picture(), ellipse(150, 120, 80, 55, 50, 35), network)
+    return decompose(picture(), FACE, network)
 
 
 def synthetic(size=8):
@@ -223,19 +227,9 @@ def test_windows_average_and_interpolate():
     np.testing.assert_allclose(pictures.windows(8, 0.5, 1.5, 1) @ line, [2 / 3])
 
 
-def test_shrinking_is_in_linear_light(network):
-    """Pixels of 0 and 1 in turns are half the light, 0.735 in display, and not the 0.5 of averaged display values."""
-    board = np.indices((128, 128)).sum(0) % 2 * 255
-    small = pictures.resample(
-        pictures._linear(board[..., None].astype(np.uint8), 255), *[pictures.windows(128, 0, 2, 64)] * 2
-    )
-    np.testing.assert_allclose(small, 0.5, atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", ["png", "jpg", "array", "photo", "float", "uint16"])
 def test_all_ways_to_give_a_photo_agree(kind, network, tmp_path, found):
-    rgb, mask = picture(), ellipse(150, 120, 80, 55, 50, 35)
-    path = tmp_path / f"me.{kind}"
+    rgb, mask, path = picture(), FACE, tmp_path / f"me.{kind}"
     if kind in ("png", "jpg"):
         Image.fromarray(rgb).save(path, quality=100, **({"subsampling": 0} if kind == "jpg" else {}))
         Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -248,24 +242,14 @@ def test_all_ways_to_give_a_photo_agree(kind, network, tmp_path, found):
     same(d, found, 0.05 if kind == "jpg" else 1e-5)
 
 
-def test_kinds_of_files(network, tmp_path):
+def test_opacity_is_the_mask_and_grey_is_a_colour(network, tmp_path):
     rgb = picture()
-    mask = ellipse(150, 120, 80, 55, 50, 35)
-    opaque = Image.fromarray(np.dstack([rgb, np.uint8(255) * mask]))
-    opaque.save(tmp_path / "clear.png")
-    expected = decompose(rgb, mask, network)
-    same(decompose(tmp_path / "clear.png", weights=network), expected, 1e-6)  # its opacity is the mask: no warning
-    same(decompose(np.asarray(opaque), weights=network), expected, 1e-6)
-    grey = Image.fromarray(rgb[..., 0].copy())
-    grey.save(tmp_path / "grey.png")
-    same(decompose(tmp_path / "grey.png", mask, network), decompose(rgb[..., 0], mask, network), 1e-6)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
-    upright = decompose(np.rot90(rgb, -1), np.rot90(mask, -1), network)
-    same(decompose(tmp_path / "turned.png", np.rot90(mask, -1), network), upright, 1e-6)
-    with pytest.warns(photos.Turned, match="turned.png is stored turned; it is of the photo as it is stored"):
-        same(decompose(tmp_path / "turned.png", mask, network), upright, 1e-6)
+    opaque = np.dstack([rgb, np.uint8(255) * FACE])
+    Image.fromarray(opaque).save(tmp_path / "clear.png")
+    for given in (tmp_path / "clear.png", opaque):  # without a warning
+        same(decompose(given, weights=network), decompose(rgb, FACE, network), 1e-6)
+    grey = np.repeat(rgb[..., :1], 3, -1)
+    same(decompose(rgb[..., 0], FACE, network), decompose(grey, FACE, network), 1e-6)
 
 
 def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
@@ -275,12 +259,6 @@ def test_without_a_mask_all_of_it_is_face_with_a_warning(network):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         same(decompose(picture(), np.ones((150, 120), bool), network), d)  # said, so known
-
-
-@pytest.mark.parametrize("size", [(16, 40), (20, 300)])
-def test_small_and_long_photos(network, size):
-    d = decompose(picture(*size), np.ones(size, bool), network)
-    assert d.melanin.shape == size and np.isfinite(d.reconstruction).all()
 
 
 def test_large_photos_are_shrunk(network, tmp_path, monkeypatch):
@@ -349,18 +327,10 @@ def test_floats_that_leave_the_range_by_rounding_are_clipped(weights):
     ],
 )
 def test_what_is_no_photo(image, mask, message, network):
-    with pytest.raises(BiofaceError, match=message):
-        decompose(image, mask, network)
+    refuses(message, decompose, image, mask, network)
 
 
-def test_files_at_fault_are_named(network, tmp_path):
-    for name, size, content, message in (
-        ("small", (40, 40), 255, r"small.png: expected a mask of 150 × 120 as the photo, found shape \(40, 40\)"),
-        ("black", (120, 150), 0, "black.png: expected a mask with at least one pixel, found an empty one"),
-    ):
-        Image.new("L", size, content).save(tmp_path / f"{name}.png")
-        with pytest.raises(DataError, match=message):
-            decompose(picture(), tmp_path / f"{name}.png", network)
+def test_a_file_at_fault_is_named(network, tmp_path):
     Image.fromarray(picture(15, 40)).save(tmp_path / "me.png")
     with pytest.raises(DataError, match="me.png: expected a photo of at least 16 pixels a side, found 15 × 40"):
         decompose(tmp_path / "me.png", weights=network)
@@ -389,46 +359,34 @@ def test_a_network_in_training_is_asked_in_evaluation_and_left_as_it_was(astrona
     same(d, decompose(astronaut, weights=model.eval()))
 
 
-def test_progress(network, capsys):
-    decompose(picture(), np.ones((150, 120)), network, progress=True)
-    assert "decompose" in capsys.readouterr().err
-    decompose(picture(), np.ones((150, 120)), network)
-    assert capsys.readouterr().err == ""
-
-
-def seconds(function, times):
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - began)
-    return min(taken)  # a quiet look
+def test_small_and_long_photos_and_progress(network, capsys):
+    for size, progress in (((16, 40), True), ((20, 300), False)):
+        d = decompose(picture(*size), np.ones(size, bool), network, progress)
+        assert d.melanin.shape == size and np.isfinite(d.reconstruction).all()
+        assert ("decompose" in capsys.readouterr().err) is progress
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    ("size", "limit"),
-    [pytest.param(64, 0.15, marks=pytest.mark.xfail(reason="256 draws to look at: half a second")), (64, 1), (1024, 2)],
+    ("method", "size", "limit"),
+    [
+        pytest.param("bayes", 64, 0.15, marks=pytest.mark.xfail(reason="about as much, where nothing else runs")),
+        ("bayes", 64, 0.5),
+        ("bayes", 1024, 2),
+        ("network", 64, 0.05),
+        ("network", 1024, 5),
+    ],
 )
-def test_by_bayes_within(size, limit, astronaut):
+def test_within(method, size, limit, astronaut):
     n = size // 64
-    photo = photos.Photo(np.kron(astronaut.rgb, np.ones((n, n, 1))), np.kron(astronaut.mask, np.ones((n, n))) > 0, "n")
-    decompose(photo)
-    assert seconds(lambda: decompose(photo), 3) < limit
-
-
-@pytest.mark.alone
-def test_64_by_64_takes_less_than_50_ms(astronaut, tmp_path):
-    training.build("working", 8).save(tmp_path / "w.safetensors")
-    decompose(astronaut, weights=tmp_path / "w.safetensors")
-    assert seconds(lambda: decompose(astronaut, weights=tmp_path / "w.safetensors"), 9) < 0.05
-
-
-@pytest.mark.alone
-def test_1024_by_1024_takes_less_than_5_s(tmp_path):
-    training.build("working", 8).save(tmp_path / "w.safetensors")
-    rgb, mask = picture(1024, 1024), np.ones((1024, 1024), bool)
-    assert seconds(lambda: decompose(rgb, mask, tmp_path / "w.safetensors"), 3) < 5
+    model = training.build("working", 8) if method == "network" else None
+    rgb, mask = np.kron(astronaut.rgb, np.ones((n, n, 1))), np.kron(astronaut.mask, np.ones((n, n))) > 0
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        decompose(rgb, mask, model)
+        taken.append(time.perf_counter() - began)
+    assert min(taken[1:]) < limit  # a quiet look, once warm
 
 
 # --- by Bayes ----------------------------------------------------------------------------------------------
@@ -491,10 +449,8 @@ def test_one_pixel_and_a_face_cut_by_the_frame(astronaut):
 
 
 def test_methods(astronaut, network):
-    with pytest.raises(BiofaceError, match="method"):
-        decompose(astronaut, method="magic")
-    with pytest.raises(BiofaceError, match="weights for the network only"):
-        decompose(astronaut, weights=network, method="bayes")
+    refuses("method", decompose, astronaut, method="magic")
+    refuses("weights for the network only", decompose, astronaut, weights=network, method="bayes")
     assert np.isnan(decompose(astronaut, weights=network).melanin_deviation).all()
 
 
@@ -528,57 +484,20 @@ def test_edits_of_maps_are_renderings_of_the_edited_maps():
         np.testing.assert_allclose(ways[d.mask], shown[d.mask], atol=1e-5)
 
 
-def test_edits_of_the_twins_truth_are_renderings_of_its_edited_maps(truth):
-    """Exactly; of a photo of eight bits up to their rounding, which a darker skin makes visible."""
-    for n in range(3):
-        d = truth[n]
-        S = camera.CameraModel.load().sensitivity(d.camera_b)
-        dark = skin.table_fraction(np.clip(d.melanin_coordinate + 0.6, -1, 1), skin.MELANIN_RANGE[1])
-        matte = d.diffuse_shading, 0 * d.specular_shading
-        expected = image_formation.render(dark, d.haemoglobin / 2, *matte, d.illuminant, S)
-        expected = np.clip(image_formation.srgb_encode(expected), 0, 1)[d.mask]
-        maps = d.melanin, d.haemoglobin, d.diffuse_shading, d.specular_shading
-        exact = dataclasses.replace(d, image=image_formation.render(*maps, d.illuminant, S))
-        edited, rounded = (
-            edit(v, melanin=0.6, haemoglobin=0.5, specular=0, feather=0)[d.mask] - expected for v in (exact, d)
-        )
-        assert np.abs(edited).max() < 2e-5 and np.sqrt((rounded**2).mean()) < 0.003
-
-
-def test_edits_go_the_right_way():
-    d = synthetic()
-    photo, inside = edit(d), d.mask
-    assert (edit(d, melanin=0.5)[inside] < photo[inside]).all()
-    less_blood, photo_red = edit(d, haemoglobin=0.5)[inside], photo[inside]
-    assert (less_blood[:, 1] > photo_red[:, 1]).all()  # blood takes green most
-    assert (edit(d, specular=0)[inside] <= photo[inside] + 1e-6).all()
-    without = d.diffuse_shading[..., None] * d.albedo
-    matte = edit(d, specular=0, feather=0)
-    np.testing.assert_allclose(matte[inside], image_formation.srgb_encode(without)[inside], atol=1e-5)
-
-
 def test_what_the_maps_do_not_explain_follows_the_skin():
-    """Shading that they miss scales the new skin; another colour darkens as much as the skin does."""
-    d = synthetic()
-    albedo = d.albedo[4, 4]
-    across = np.cross(albedo, [1.0, 0.0, 0.0])
-    across *= 0.02 / np.linalg.norm(across)
-    darker = dataclasses.replace(d, melanin=skin.table_fraction(d.melanin_coordinate + 0.3, skin.MELANIN_RANGE[1]))
-    darker = Decomposition.of_maps(
-        *(getattr(darker, f.name) for f in dataclasses.fields(d)[:4]), d.camera_b, d.illuminant, d.image, d.mask
-    )
-    ratio = np.linalg.norm(darker.albedo[4, 4]) / np.linalg.norm(albedo)
-    for rest, expected in ((0.1 * albedo, 0.1 * darker.albedo[4, 4]), (across, ratio * across)):
-        mark = np.zeros_like(d.image)
-        mark[4, 4] = rest
-        marked = dataclasses.replace(d, image=d.image + mark)
-        apart = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0)) for v in (marked, d)]
-        mark[4, 4] = expected
-        np.testing.assert_allclose(apart[0] - apart[1], mark, atol=1e-5)
-        stays = [image_formation.srgb_decode(edit(v, melanin=0.3, feather=0, rest="stays")) for v in (marked, d)]
-        np.testing.assert_allclose((stays[0] - stays[1])[4, 4], rest, atol=1e-5)
-        alone = [edit(v, melanin=0.3, feather=0, rest="none") for v in (marked, d)]
-        np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)
+    """A mark changes as its pixel's rendering does, in each channel; the other ways leave it, or drop it."""
+    d, mark = synthetic(), np.zeros((8, 8, 3), np.float32)
+    mark[4, 4] = 0.02 * np.cross(d.albedo[4, 4], [1, 0, 0])  # no skin and no shading
+    marked = dataclasses.replace(d, image=d.image + mark)
+    darker = image_formation.srgb_decode(edit(d, melanin=0.3, feather=0))
+    dark = decomposition.DARK * d.reconstruction.max(-1, keepdims=True)
+    changed = mark * (darker + dark) / (d.reconstruction + dark)
+    assert (np.abs(changed) <= np.abs(mark)).all() and np.abs(changed[4, 4, 1]) < 0.95 * np.abs(mark[4, 4, 1])
+    for rest, expected in (("follows", changed), ("stays", mark), ("none", 0 * mark)):
+        edited, plain = (
+            image_formation.srgb_decode(edit(v, melanin=0.3, feather=0, rest=rest))[d.mask] for v in (marked, d)
+        )
+        np.testing.assert_allclose(edited - plain, expected[d.mask], atol=1e-5)
 
 
 def test_highlights_are_no_brighter_than_the_photo():
@@ -586,8 +505,7 @@ def test_highlights_are_no_brighter_than_the_photo():
     d = synthetic()
     shiny = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, 0.9))
     without = image_formation.srgb_decode(edit(shiny, specular=0, feather=0))[d.mask]
-    left = (d.image - d.image.min(-1, keepdims=True))[d.mask]  # all the white that there is
-    np.testing.assert_allclose(without, left, atol=1e-3)
+    assert (without < d.image[d.mask]).all() and (without.max(-1) > 0.1 * d.image[d.mask].max(-1)).all()
     silent = dataclasses.replace(d, specular_shading=np.full_like(d.specular_shading, np.nan))
     np.testing.assert_array_equal(edit(silent, specular=0), edit(d))  # nothing is known of highlights: none there
 
@@ -700,17 +618,14 @@ def test_ways_to_name_a_light_and_a_camera():
     ],
 )
 def test_edits_that_cannot_be(change, message):
-    with pytest.raises(BiofaceError, match=message):
-        edit(synthetic(), **change)
+    refuses(message, edit, synthetic(), **change)
 
 
-def test_one_photo_at_a_time(astronaut):
+def test_one_photo_at_a_time():
     d = synthetic()
     two = Decomposition(*(np.stack([getattr(d, f.name)] * 2) for f in dataclasses.fields(d)))
-    with pytest.raises(BiofaceError, match="of one photo, found maps of shape"):
-        edit(two)
-    with pytest.raises(BiofaceError, match="of one photo"):
-        decomposition.spectrum(two, 0, 0)
+    refuses("of one photo, found maps of shape", edit, two)
+    refuses("of one photo", decomposition.spectrum, two, 0, 0)
     same(two[1], d)
 
 
@@ -765,72 +680,54 @@ def test_the_spectrum_at_a_pixel(found):
     assert R.shape == (33,)
     expected = skin.reflectance(d.melanin[2, 5].astype(float), d.haemoglobin[2, 5].astype(float))
     np.testing.assert_allclose(R, expected, atol=1e-5)
-    for row, column in ((8, 0), (0, 8), (-1, 0)):
-        with pytest.raises(BiofaceError, match="expected a pixel within 8 × 8"):
-            decomposition.spectrum(d, row, column)
-    with pytest.raises(BiofaceError, match="expected a pixel with maps, found none at row 0, column 0"):
-        decomposition.spectrum(found, 0, 0)
+    for at in ((8, 0), (0, 8), (-1, 0)):
+        refuses("expected a pixel within 8 × 8", decomposition.spectrum, d, *at)
+    refuses("expected a pixel with maps, found none at row 0, column 0", decomposition.spectrum, found, 0, 0)
 
 
-def with_melanin(d, coordinate):
-    return dataclasses.replace(d, melanin=skin.table_fraction(coordinate.astype(np.float32), skin.MELANIN_RANGE[1]))
+def moved(d, map_, by):
+    """With a map, in table coordinates, moved by so much."""
+    coordinate = (getattr(d, f"{map_}_coordinate") + by).astype(np.float32)
+    top = {"melanin": skin.MELANIN_RANGE, "haemoglobin": skin.HAEMOGLOBIN_RANGE}[map_][1]
+    return dataclasses.replace(d, **{map_: skin.table_fraction(coordinate, top)})
 
 
 def test_shading_leakage_of_known_errors():
     d = synthetic(40)
-    g = d.melanin_coordinate
-    leakage = decomposition.shading_leakage
-    assert leakage(d, d) == 0
-    assert leakage(with_melanin(d, g - 0.1 * d.diffuse_shading), d) == pytest.approx(-1, abs=1e-3)
-    assert leakage(with_melanin(d, g + 0.1 * d.diffuse_shading), d) == pytest.approx(1, abs=1e-3)
-    # too flat, or off by a constant, is not leaking
-    assert leakage(with_melanin(d, 0.5 * g + 0.1), d) == 0
+    g, shading, leakage = d.melanin_coordinate, d.diffuse_shading, decomposition.shading_leakage
     noise = 0.1 * np.random.default_rng(0).standard_normal(g.shape)
-    assert abs(leakage(with_melanin(d, g + noise), d)) < 0.1
-    redder = dataclasses.replace(
-        d,
-        haemoglobin=skin.table_fraction(
-            (d.haemoglobin_coordinate - 0.1 * d.diffuse_shading).astype(np.float32), skin.HAEMOGLOBIN_RANGE[1]
-        ),
-    )
+    mixed = 0.1 * (shading - shading.mean()) / shading.std() + noise
+    # too flat, or off by a constant, is not leaking
+    for by, expected in ((0 * g, 0), (-0.1 * shading, -1), (0.1 * shading, 1), (0.1 - 0.5 * g, 0), (mixed, 0.5**0.5)):
+        assert leakage(moved(d, "melanin", by), d) == pytest.approx(expected, abs=0.05 if by is mixed else 1e-3)
+    assert abs(leakage(moved(d, "melanin", noise), d)) < 0.1
+    redder = moved(d, "haemoglobin", -0.1 * shading)
     assert leakage(redder, d, "haemoglobin") == pytest.approx(-1, abs=1e-3) and leakage(redder, d) == 0
-    with pytest.raises(BiofaceError, match="unknown pigment 'melanine'; did you mean 'melanin'"):
-        leakage(d, d, "melanine")
-    mixed = 0.1 * (d.diffuse_shading - d.diffuse_shading.mean()) / d.diffuse_shading.std() + noise
-    assert leakage(with_melanin(d, g + mixed), d) == pytest.approx(0.5**0.5, abs=0.05)
-
-
-def test_shading_leakage_where_skin_and_shading_go_together():
-    """Too flat a map correlates with shading there, and still nothing leaks."""
-    d = synthetic(40)
-    d = dataclasses.replace(d, diffuse_shading=(0.8 - d.melanin_coordinate * 0.3 + 0.01 * d.specular_shading))
-    flat = with_melanin(d, d.melanin_coordinate * 0.5)
-    error = (flat.melanin_coordinate - d.melanin_coordinate)[d.mask]
-    assert abs(np.corrcoef(error, d.diffuse_shading[d.mask])[0, 1]) > 0.9
-    assert decomposition.shading_leakage(flat, d) == 0
+    refuses("unknown pigment 'melanine'; did you mean 'melanin'", leakage, d, d, "melanine")
+    # where skin and shading go together too flat a map correlates with shading, and still nothing leaks
+    d = dataclasses.replace(d, diffuse_shading=(0.8 - g * 0.3 + 0.01 * d.specular_shading))
+    flat = moved(d, "melanin", -0.5 * g)
+    error = (flat.melanin_coordinate - g)[d.mask]
+    assert abs(np.corrcoef(error, d.diffuse_shading[d.mask])[0, 1]) > 0.9 and leakage(flat, d) == 0
 
 
 def test_shading_leakage_of_a_batch_and_what_it_cannot_take():
-    d = synthetic(12)
-    outside = d.melanin.copy()
-    outside[0] = np.nan  # does not count
-    leaking = dataclasses.replace(with_melanin(d, d.melanin_coordinate - 0.1 * d.diffuse_shading))
-    leaking.melanin[0] = np.nan
-
-    def stacked(*ds):
-        return Decomposition(*(np.stack([getattr(v, f.name) for v in ds]) for f in dataclasses.fields(d)))
-
-    found = decomposition.shading_leakage(stacked(d, leaking), stacked(d, d))
-    assert found.shape == (2,) and found[0] == 0 and found[1] == pytest.approx(-1, abs=1e-3)
-    with pytest.raises(BiofaceError, match=r"expected maps of shape \(12, 12\)"):
-        decomposition.shading_leakage(synthetic(8), d)
+    d, leakage = synthetic(12), decomposition.shading_leakage
+    leaking = moved(d, "melanin", -0.1 * d.diffuse_shading)
+    leaking.melanin[0] = np.nan  # outside: does not count
+    two, true = (
+        Decomposition(*(np.stack([getattr(v, f.name) for v in pair]) for f in dataclasses.fields(d)))
+        for pair in ((d, leaking), (d, d))
+    )
+    np.testing.assert_allclose(leakage(two, true), [0, -1], atol=1e-3)
     few = dataclasses.replace(d, mask=np.eye(12) * (np.arange(12) < 5) > 0)
-    with pytest.raises(BiofaceError, match="at least five pixels in common, found 4"):
-        decomposition.shading_leakage(few, d)
-    bad = d.melanin.copy()
-    bad[5, 5] = np.nan
-    with pytest.raises(BiofaceError, match="found NaN or infinity"):
-        decomposition.shading_leakage(dataclasses.replace(d, melanin=bad), d)
+    bad = dataclasses.replace(d, melanin=np.where(np.eye(12)[::-1] > 0, np.nan, d.melanin))
+    for other, message in (
+        (synthetic(8), r"expected maps of shape \(12, 12\)"),
+        (few, "at least five pixels in common, found 4"),
+        (bad, "found NaN or infinity"),
+    ):
+        refuses(message, leakage, other, d)
 
 
 # --- the package -------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ GRID = 48  # skins along either pigment, even in table coordinates
 SCATTER_SMOOTHING = 0.4  # steps of GRID, of the law of pixels around their face's; 0.233, 0.234, 0.246 for 0, 0.4, 1.2
 SMOOTHING = 2.5  # steps of that grid, of the law of skin; 1.5 does as well, 4 and one Gaussian law worse
 NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a skin out
+OUT_OF_REACH = 25.0  # nats below the likeliest skin of a pixel, with more than any highlight takes
 DEEP = 60.0  # nats: exponentials of less are ten times slower
 CHUNK = 256  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 
@@ -285,6 +286,16 @@ class _Quadratic:
         z = torch.addcmul(b, a, -ab / aa) * stiffness.rsqrt()
         return cls(aa, ab, bb, a, b, stiffness, z)
 
+    def within_reach(self, log_prior: Tensor) -> Tensor:
+        """Which skins (M,) may count for any of the pixels: Φ(z) exp(z²/2) is at most exp(z²/2), and 1 for z < 0."""
+        z = self.z.clamp_min(0)
+        most = (self.a.square() / self.aa).addcmul_(z, z).mul_(0.5).add_(log_prior)
+        return (most > most.amax(-1, keepdim=True) - OUT_OF_REACH).any(0)
+
+    def of_skins(self, some: Tensor) -> _Quadratic:
+        aa, ab, stiffness = self.aa[some], self.ab[some], self.stiffness[some]
+        return _Quadratic(aa, ab, self.bb, self.a[:, some], self.b, stiffness, self.z[:, some])
+
 
 def _likeliest(q: _Quadratic, skins: _Skins) -> Tensor:
     """(n, 7) of the best skin: coordinates, shadings, colour."""
@@ -306,6 +317,8 @@ def expected(q: _Quadratic, skins: _Skins) -> Tensor:
 
     Of a skin's i_s there is left a Gaussian law cut at 0, and of i_d, given i_s, a Gaussian one.
     """
+    some = q.within_reach(skins.log_prior)
+    q, skins = q.of_skins(some), skins[some]
     log_weight, tail = evidence(q, skins.log_prior)
     weight = log_weight.sub_(log_weight.amax(-1, keepdim=True)).clamp_min_(-DEEP).exp_()  # as a softmax
     weight /= weight.sum(-1, keepdim=True)

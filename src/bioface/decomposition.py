@@ -31,6 +31,7 @@ from bioface.network import BioFaceNet
 METHODS = ("bayes", "network")
 WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
+DARK = 0.04  #: of a pixel's brightest channel, what every channel has at least where an edit changes it by a ratio
 FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
 _MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -149,15 +150,16 @@ def edit(
 ) -> np.ndarray:
     """A photo with other skin, highlights, light or camera.
 
-    A photo c is i_d a + i_s w, diffuse skin and highlights, and a rest that the maps do not explain. What of the rest
-    looks like the skin of its pixel, a multiple δ of the colour a, is taken for shading that the maps miss and takes on
-    the new skin colour a'; another colour stays and becomes darker or lighter as the skin does. In linear light
+    The maps render to R = i_d a + i_s w, diffuse skin and highlights, and the edited maps to R'. A photo c changes by
+    their ratio, in linear light and for each channel,
 
-        edited = (i_d + δ) a' + (c − i_s w − (i_d + δ) a) |a'| / |a| + i_s' w',   δ = a·(c − i_s w − i_d a) / |a|²
+        edited = (c + ε) (R' + ε) / (R + ε) − ε,   ε = :data:`DARK` of the brightest channel of R
 
-    with no more highlights i_s than the photo is bright. No edit gives back the photo, and maps that explain all of it
-    give the rendering of the edited maps. A rest that stays as it is would be far too bright on skin that has become
-    dark: notebook 06 measures both on the twin's test faces.
+    with i_d as the photo has it, the least squares (c − i_s w)·a / |a|². So what the maps do not explain, pores and the
+    camera's processing, becomes darker or lighter as the skin does.
+    Where a channel is nearly dark, ε keeps the ratio from noise. Highlights i_s are at most as bright as the photo. No
+    edit gives back the photo, and maps that explain all of it give the rendering of the edited maps. A rest that stays
+    as it is would be far too bright on skin that has become dark: notebook 06 measures both on the twin's test faces.
 
     Beyond the end of the mask the edit fades out, so that it does not end in a line: within ``feather`` of the longer
     side of the mask its share falls smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they
@@ -251,11 +253,11 @@ def _change(
         return diffuse * (edited_a - a) + shine * (specular * edited_w - w)
     beyond = diffuse * a.clip(None, 0)  # skin can be more colourful than sRGB: light of less than 0
     shine = np.minimum(shine, ((image - beyond) / w).min(-1, keepdims=True).clip(0))
-    length = (a**2).sum(-1, keepdims=True)
-    shading = (a * (image - shine * w)).sum(-1, keepdims=True) / length  # i_d + δ, from which i_d drops out
-    left = image - shine * w - shading * a
-    brighter = np.sqrt((edited_a**2).sum(-1, keepdims=True) / length)
-    return shading * (edited_a - a) + left * (brighter - 1) + shine * (specular * edited_w - w)
+    shading = (a * (image - shine * w)).sum(-1, keepdims=True) / (a**2).sum(-1, keepdims=True)  # the photo says
+    made = shading * a + shine * w
+    remade = shading * edited_a + specular * shine * edited_w
+    dark = DARK * made.max(-1, keepdims=True).clip(1e-3)
+    return (image + dark) * (remade - made) / np.maximum(made + dark, dark / 2)
 
 
 def _shares(mask: np.ndarray, known: np.ndarray, feather: int | float) -> np.ndarray:
@@ -279,10 +281,8 @@ def _shares(mask: np.ndarray, known: np.ndarray, feather: int | float) -> np.nda
 
 def _light(illuminant: str | int | float | np.ndarray) -> np.ndarray:
     """(33,) of unit sum."""
-    if isinstance(illuminant, str):
-        return illumination.standard(illuminant).numpy()
-    if np.ndim(illuminant) == 0:
-        return illumination.standard(float(illuminant)).numpy()
+    if isinstance(illuminant, str) or np.ndim(illuminant) == 0:
+        return illumination.standard(illuminant if isinstance(illuminant, str) else float(illuminant)).numpy()
     e = np.asarray(illuminant, np.float64)
     if e.shape != (33,) or not (np.isfinite(e).all() and (e >= 0).all() and e.sum() > 0):
         raise BiofaceError(f"expected an illuminant of 33 values ≥ 0, not all 0, found shape {e.shape} or other values")
