@@ -30,7 +30,7 @@ Row = tuple[Any, Output, Recipe]
 def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, *, numbers: Any, data: str) -> None:
     """One face taken apart in several ways, in the report's columns, saved.
 
-    A map has one range for all rows: up to the median, over the rows, of what 98 % of the face stay below.
+    A map has one range for all rows: up to the median, over the rows, of what 95 % of the face stay below.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, 
         panels.append([batch.image, image, *maps, objective.albedo(said, recipe)])
     shown = [[plotting.to_numpy(values[face]) for values in row] for row in panels]
     tops = {
-        kind: float(np.median([np.quantile(row[k][mask], 0.98) for row in shown]))
+        kind: float(np.median([np.quantile(row[k][mask], 0.95) for row in shown]))
         for k, kind in enumerate(COLUMNS.values())
         if 2 <= k <= 5
     }
@@ -100,15 +100,16 @@ def ladder(
         lines += [(change(before, after), after, f"C{k}") for before, after in pairs]
     figure, ax = plt.subplots(figsize=(8, 0.4 + 0.27 * len(lines)), layout="constrained")
     for y, (_, recipe, colour) in enumerate(lines):
-        start, end = score[recipe.name]["start"], score[recipe.name]["rmse"]
-        ax.plot([start.mean(), end.mean()], [y, y], color=colour, lw=1)
-        ax.plot(start.mean(), y, "o", color=colour, mfc="w")
-        ax.plot(end, np.full_like(end, y), "o", color=colour)
+        both = np.stack([score[recipe.name][when] for when in ("start", "rmse")])  # (2, seeds)
+        for at, (start, end) in zip(y + np.linspace(-0.2, 0.2, both.shape[1]), both.T, strict=True):
+            ax.plot([start, end], [at, at], "-", color=colour, lw=1)
+            ax.plot(start, at, "o", color=colour, mfc="w", ms=5)
+            ax.plot(end, at, "o", color=colour, ms=3)
     for title, k in zip(groups, range(len(groups)), strict=True):
         ax.plot([], [], "o", color=f"C{k}", label=title)
     ax.axvline(flat, color="0.4", lw=0.8, ls=":", label="a constant colour")
     ax.set_yticks(range(len(lines)), [label for label, _, _ in lines], fontsize=10)
-    ax.set(xscale="log", xlabel="RMSE in linear RGB: hollow before training, filled after it, a dot for each seed")
+    ax.set(xscale="log", xlabel="RMSE in linear RGB: a line for each seed, from hollow (before) to filled (after)")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     alt = f"RMSE before and after training, by group: {', '.join(groups)}. With the paper's step size dots stay "
@@ -128,7 +129,7 @@ def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, ma
     for maps in rows.values():
         spectra = maps[..., 2:3] * skin.reflectance(*np.nan_to_num(np.moveaxis(maps[..., :2], -1, 0))) + maps[..., 3:]
         panels.append([spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)])
-    tops = np.nanquantile(np.concatenate([maps[mask] for maps in rows.values()]), 0.98, axis=0)
+    tops = np.nanquantile(np.concatenate([maps[mask] for maps in rows.values()]), 0.95, axis=0)
     figure, _ = plotting.panel_grid(
         panels,
         quantities=["linear_rgb", *identifiability.MAPS],
