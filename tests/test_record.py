@@ -97,14 +97,20 @@ def test_a_bar_declared_since_then_is_the_one_that_counts(pretended, made, tmp_p
     assert stricter.rows["cheeks_layered"].verdict == "FAIL" and stricter.rows["cheeks_layered"].bar == "≤ 0.02"
 
 
-def test_with_its_files_a_claim_is_measured_and_without_a_record_it_is_not(pretended, made):
+def test_with_its_files_a_claim_is_measured_and_without_a_record_it_is_not(pretended, made, monkeypatch):
     pretended(0.5, bar={"at_most": 1.0})
     here = made()
     measurements.hand_in(here, "cheeks")
     assert here.rows["cheeks_layered"].passed and not here.rows["cheeks_layered"].recorded
     pretended(0.5).unlink()
+    monkeypatch.setattr(paths, "root", paths.figures)  # nor is there one of the project
     measurements.hand_in(here, "cheeks")
     assert here.rows["cheeks_layered"].verdict == "not measured" and not here.rows["cheeks_layered"].recorded
+
+
+def test_what_draws_elsewhere_finds_the_record_of_the_project(monkeypatch, tmp_path):
+    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+    assert claims.records() == claims.records(paths.root() / "figures" / claims.RECORDED) != []
 
 
 def test_a_folder_without_files_adds_nothing_and_a_damaged_record_is_named_and_left_alone(pretended, tmp_path, capsys):

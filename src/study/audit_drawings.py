@@ -51,7 +51,7 @@ def mistakes(
     told = {n: "r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES}
     titles = ["photo", *(f"{text}\n{told[n]}" for n, text in MISTAKES.items())]
     each = plotting.Quantity("shading, each to its own maximum", "gray")
-    kinds = ["rgb", *[each] * len(MISTAKES)]
+    kinds: list[str | plotting.Quantity] = ["rgb", *[each] * len(MISTAKES)]
     figure, _ = plotting.panel_grid(rows, quantities=kinds, titles=titles, masks=list(faces.mask[show]), panel=1.6)
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
     alt = "Two faces: the right shading beside four things that were taken for it; another's light differs most."
@@ -94,7 +94,7 @@ def bias(name: str, photo: np.ndarray, mean: np.ndarray, deviation: np.ndarray, 
     ratio = np.divide(mean, deviation, out=np.full_like(mean, np.nan), where=np.nan_to_num(deviation) > 0)
     kinds = [plotting.Quantity(text, "PuOr_r", -v, v) for text, v in (("mean error", 0.1), ("standard errors", 6))]
     titles = ["mean photo", "stored − true,\nmean", "the same in\nstandard errors", "stored − true,\nRMS of faces"]
-    quantities = ["rgb", *kinds, plotting.Quantity("RMS", "magma", 0, 0.3)]
+    quantities: list[str | plotting.Quantity] = ["rgb", *kinds, plotting.Quantity("RMS", "magma", 0, 0.3)]
     figure, _ = plotting.panel_grid([[photo, mean, ratio, rms]], quantities=quantities, titles=titles, panel=1.9)
     numbers = {"mean": mean, "standard_error": deviation, "rms": rms}
     alt = "Maps of the shading error over mismatched faces: largest around mouth and nose, its mean a small part."

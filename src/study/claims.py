@@ -206,7 +206,9 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
     ------
     DataError : not a file of records
     """
-    file = Path(file or paths.figures() / RECORDED)
+    # a variant and a comparison draw elsewhere; the record is of the project
+    places = [Path(file)] if file else [paths.figures() / RECORDED, paths.root() / "figures" / RECORDED]
+    file = next((place for place in places if place.exists()), places[0])
     if not file.exists():
         return []
     try:

@@ -27,7 +27,7 @@ from study import figures
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
 #: The edits of the paper's Fig. 4, as arguments of :func:`bioface.edit`.
-PAPER_EDITS: dict[str, dict[str, float]] = {
+PAPER_EDITS: dict[str, dict[str, Any]] = {
     "specular removed": {"specular": 0.0},
     "melanin + 0.6": {"melanin": 0.6},
     "haemoglobin × 0.5": {"haemoglobin": 0.5},

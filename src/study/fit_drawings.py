@@ -1,6 +1,7 @@
 """The figures of the multispectral fit (notebook 04): spectra, maps by solver, the landscape, predicted deviations."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,7 +42,7 @@ def maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, error: Map
     tops = np.quantile(list(rows.values())[-1][:, COLUMNS], 0.95, axis=0)  # brows and lips go beyond
     limits = {quantity: (0.0, float(top)) for quantity, top in zip(REPORT, tops, strict=True)}
     figure, _ = plotting.panel_grid(
-        images, quantities=REPORT, row_labels=list(rows), masks=[mask] * len(rows), limits=limits, panel=1.9
+        list(images), quantities=REPORT, row_labels=list(rows), masks=[mask] * len(rows), limits=limits, panel=1.9
     )
     alt = "Diffuse, specular, melanin, haemoglobin: descent has shading in its blood; ours is like the truth."
     figures.save(figure, name, numbers={"rmse": error}, data="twin cube, 1 face (synthetic)", alt=alt)
@@ -63,7 +64,8 @@ def landscape(
     """
     m, h = 0.4 * np.linspace(0.25, 1, 60) ** 3, 0.2 * np.linspace(0.1, 1, 60) ** 3
     figure, axes = plt.subplots(1, len(seen), figsize=(9, 3), layout="constrained", sharey=True)
-    surfaces = {"melanin": m, "haemoglobin": h}
+    surfaces: dict[str, np.ndarray] = {"melanin": m, "haemoglobin": h}
+    filled: Any = None
     for ax, (group, cube, y), truth, said in zip(axes, seen, true, found, strict=True):
         p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
         surface = minima.loss_surface(y[p], m, h, cube.wavelengths, cube.illuminant)

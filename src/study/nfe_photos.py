@@ -94,8 +94,8 @@ def mouths(photos: nfe.Faces) -> Iterator[tuple[str, float, str]]:
 
 def stored(rgb: np.ndarray, mask: np.ndarray, normals: np.ndarray) -> Iterator[tuple[str, float, str]]:
     """The normals that NFE stores of one face (64, 64, 3) against Face Mesh's, over the face and by the score."""
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)  # zero off the face, where they are not looked at
-    normals = (normals / np.maximum(length, 1e-9)).astype(np.float32)
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    normals = (normals / np.maximum(length, 1e-9)).astype(np.float32)  # there may be none outside the face
     ours, flat = mesh_normals(rgb.astype(np.float32) / 255), np.array([0, 0, 1], np.float32)
     angle = [np.degrees(np.arccos((normals * n).sum(-1).clip(-1, 1)))[mask].mean() for n in (ours, flat)]
     twice = lit(np.stack([rgb] * 2), np.stack([mask] * 2), ("stored", "mesh"), np.stack([normals, ours]))

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import identifiability, objective, plotting, skin
+from bioface import identifiability, losses, objective, plotting, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -70,7 +70,7 @@ def change(before: Recipe, after: Recipe) -> str:
     told = []
     for field in dataclasses.fields(before)[1:]:
         old, new = getattr(before, field.name), getattr(after, field.name)
-        if isinstance(old, tuple) and old != new:
+        if isinstance(old, losses.Weights) and old != new:
             told += [f"weight of {k} {a:g} → {b:g}" for k, a, b in zip(old._fields, old, new, strict=True) if a != b]
         elif old != new:
             shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (old, new)]

@@ -85,7 +85,7 @@ def numbers(face: light_stage.StageFace, maps: Maps, peer: Maps) -> dict[str, fl
         said, measured = specular[where], face.specular[where]
         found[f"highlights_{face.name}"] = float(np.corrcoef(said, measured)[0, 1]) if np.ptp(said) else 0.0
         found["highlights_mean"] = float(np.exp(abs(np.log(max(said.mean(), 1e-9) / measured.mean()))))
-    for name, said, other in zip(("melanin", "haemoglobin"), maps, peer[:2], strict=False):
+    for name, said, other in zip(("melanin", "haemoglobin"), maps[:2], peer[:2], strict=True):
         same = not np.ptp(said[where])  # a constant goes with nothing
         found[name] = 0.0 if same else float(scipy.stats.spearmanr(said[where], other[where]).statistic)
     return found
@@ -105,7 +105,9 @@ def compare() -> dict[str, dict[str, list[float]]]:
         rows = {
             "Bayes": numbers(face, decomposed(face, "bayes"), peer),
             "network": numbers(face, decomposed(face, "network"), peer),
-            "colour alone, fitted to the answers": numbers(face, (*ranks, by_colour(face, face.specular)), peer),
+            "colour alone, fitted to the answers": numbers(
+                face, (ranks[0], ranks[1], by_colour(face, face.specular)), peer
+            ),
             "BioSkin of the photo": numbers(face, bioskin(face.photo), peer),
             "BioSkin of the diffuse part": numbers(face, peer, peer),
         }
