@@ -26,6 +26,7 @@ from study import notebook_file, site
 
 # MyST-NB uses what the next Sphinx will not have
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")
+ROOT = paths.root()  # of the real one: a fixture changes it
 EVERY = notebook_file.every(paths.notebooks())
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
@@ -242,7 +243,7 @@ def page(real):
 @pytest.mark.slow
 def test_links_of_the_real_site(real):
     check_links(real)
-    notebooks = {path.relative_to(paths.root()).with_suffix("").as_posix() for path in EVERY}
+    notebooks = {path.relative_to(ROOT).with_suffix("").as_posix() for path in EVERY}
     pages = {page.relative_to(real).with_suffix("").as_posix() for page in real.rglob("*.html")}
     assert {
         "index",
