@@ -128,6 +128,7 @@ class Scene:
         self.people, self.log_people, self.scatter = _people(prior, self.skins[0].coordinates)
         some = torch.arange(GRID**2).view(GRID, GRID)[::EVERY, ::EVERY].flatten()
         self.some = some[self.scatter[:, some].amax(0) > 1e-7]  # what no person has is not looked at
+        self.judged = [skins[self.some] for skins in self.skins]
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
 
     @torch.no_grad()
@@ -192,14 +193,12 @@ class Scene:
 
         def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
             skins, prior = draw
-            quadratic = _Quadratic.of(colours, skins[self.some], prior, sigma, typical)
-            near = quadratic.within_reach(flat)
-            evidence, _ = bayes.evidence(quadratic.of_skins(near), flat[near])
+            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins, prior, sigma, typical), flat)
             top = evidence.amax(-1, keepdim=True)
-            likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter[near]  # (n, U)
+            likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
             return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
 
-        logs = torch.stack(list(threads.blocks(mean_log, zip(self.skins, priors, strict=True))))
+        logs = torch.stack(list(threads.blocks(mean_log, zip(self.judged, priors, strict=True))))
         return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
 
 

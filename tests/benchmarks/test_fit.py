@@ -55,9 +55,6 @@ def test_a_fit_beside_two_busy_programs_is_not_much_slower(two_threads, threads,
 
 
 @pytest.mark.alone
-@pytest.mark.xfail(
-    reason="met by the skin model without a surface; the complete one takes a third longer: some 190 000"
-)
 def test_a_million_pixels_are_fitted_quickly(two_threads):
     rng = np.random.default_rng(0)
     maps = (rng.uniform(*limits, (1000, 1000)) for limits in ((0.01, 0.3), (0.01, 0.07), (0.4, 1.2), (0, 0.1)))
