@@ -162,6 +162,11 @@ def test_a_longer_run_is_recorded_with_its_machine_and_what_it_lacks_is_refused(
     ):
         assert record.main(["--run", str(paths.figures()), name]) == 2
         assert why in capsys.readouterr().err
+    (tmp_path / "04_rows.json").unlink()
+    assert record.main(["--run", str(paths.figures()), "04_rows", "04.other"]) == 2
+    assert not (tmp_path / "04_rows.json").exists()  # all of it or nothing
+    with pytest.raises(SystemExit, match="2"):
+        record.main(["04_rows"])
 
 
 def test_a_record_names_its_commit_or_is_refused(tmp_path, monkeypatch):

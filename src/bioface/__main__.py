@@ -49,7 +49,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     grey, from 0 (black) to the highest value of the quantity in :data:`bioface.plotting.QUANTITIES` (white); where
     there is nothing to say they are black.
     """
-    from bioface import decomposition, faces, plotting
+    from bioface import decomposition, faces, pictures, plotting
     from bioface.datasets import photos
 
     plotting.use_style()
@@ -63,7 +63,8 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
-    if mask is None and (found := faces.find(photo, everyone=face is not None)):
+    linear, opaque = pictures.read(photo, None)  # what is transparent says where the face is
+    if mask is None and opaque.all() and (found := faces.search(linear, everyone=face is not None)):
         with paths.whole_file(out / f"{photo.stem}_found.png") as partial:
             Image.fromarray(faces.picture(photo, found)).save(partial)
     several = made if face == "all" else [made]

@@ -49,7 +49,6 @@ _ANCHORS = np.concatenate(
         for cells, count in (((np.arange(16) + 0.5) / 16, 2), ((np.arange(8) + 0.5) / 8, 6))
     ]
 )
-_Square = tuple[float, float, float, float]  # centre x and y, side, and the angle by which it is turned (radians)
 
 
 # --- looking at squares of a photo -------------------------------------------------------------------------
@@ -219,7 +218,7 @@ def masks(linear: np.ndarray, face: int | str | None = None) -> list[np.ndarray]
     number = 1 if face is None else face
     if not (isinstance(number, int) and number > 0) and number != "all":
         raise BiofaceError(f"expected the number of a face, from 1 on, or 'all', found {face!r}")
-    found = [skin(linear, one) for one in search(linear, everyone=number != 1)]
+    found = [skin(linear, one) for one in search(linear, everyone=face is not None)]  # as their picture is drawn
     wanted = found[number - 1 : number] if isinstance(number, int) else found
     if face is not None and not wanted:
         counted = {0: "none was found", 1: "one was found"}.get(len(found), f"{len(found)} were found")

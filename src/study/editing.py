@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import camera, illumination, image_formation, plotting, skin, spectra
+from bioface import arrays, camera, illumination, image_formation, plotting, skin, spectra
 from bioface.decomposition import decompose, edit
 from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition
@@ -77,7 +77,7 @@ def edit_errors(
 def decomposed(faces: Any, **how: Any) -> Decomposition:
     """What :func:`bioface.decompose` says of every face of the twin, one photo at a time; ``how`` are its arguments."""
     found = [decompose(rgb, mask, **how) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
-    return Decomposition(**{name: np.stack([getattr(one, name) for one in found]) for name in vars(found[0])})
+    return arrays.join([one[None] for one in found])
 
 
 def compared(

@@ -141,7 +141,6 @@ def train(plan: Plan, seed: int = 0, progress: bool = False) -> BioFaceNet:
     Diverged : see :func:`bioface.training.train`
     """
     faces = {"true": twin.load("train", plan.faces, progress=progress)}
-    torch.set_flush_denormal(True)  # they slow the skin model threefold
     with threads.number(1):
         how: Any = training if plan.skin_model else plain_unet
         model: BioFaceNet = how.build(plan.stages[0].recipe, plan.width, seed)

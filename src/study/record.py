@@ -69,18 +69,17 @@ def of_run(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     """
     made = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": _machine()}
     found, rows = {c.id: c for c in claims.read(folder / claims.FILE)}, list[dict[str, Any]]()
-    for name in names:
-        if "." not in name:
-            content = made | {"numbers": figures.numbers(name, folder)}
-            with paths.whole_file(recorded_file(name)) as partial:
-                partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            continue
+    contents = {name: made | {"numbers": figures.numbers(name, folder)} for name in names if "." not in name}
+    for name in (name for name in names if name not in contents):
         c = found.get(name)
         if c is None or c.measured is None or c.recorded:
             raise BiofaceError(f"{folder / claims.FILE}: expected {name} as measured there, found none")
         rows.append(
             {"id": name, "measured": c.measured, "bar": {}, "control": c.control, "model": "", **made, "data": []}
         )
+    for name, content in contents.items():  # once nothing is missing
+        with paths.whole_file(recorded_file(name)) as partial:
+            partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return rows
 
 
@@ -128,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the figures of a longer run of the notebooks")
     parser.add_argument("name", nargs="*", help="with --run: claims and figures to record")
     given = parser.parse_args(argv)
+    if bool(given.run) != bool(given.name):
+        parser.error("expected --run FOLDER and names of its claims or figures together, found one without the other")
     if given.data:
         os.environ["BIOFACE_DATA"] = str(given.data)
     try:

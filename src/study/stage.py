@@ -38,8 +38,8 @@ def bioskin(albedo: np.ndarray) -> Maps:
             x = squash(torch.nn.functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"]))
         return x[..., 0].numpy() ** 3, x[..., 1].numpy() ** 4, None
     except (OSError, EOFError, LookupError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        found = str(error).splitlines()[:1] if file.is_file() else "no such file"
-        raise DataError(file, f"BioSkin's encoder. {registry.ENTRIES['bioskin'].instructions}", f"{found}") from error
+        found = str(error).partition("\n")[0] if file.is_file() else "no such file"
+        raise DataError(file, f"BioSkin's encoder. {registry.ENTRIES['bioskin'].instructions}", found) from error
 
 
 def decomposed(face: light_stage.StageFace, method: str) -> Maps:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import camera, illumination, metrics, skin, smith2019, spectra
+from bioface import arrays, camera, illumination, metrics, skin, smith2019, spectra
 from bioface.datasets.cubes import Cube
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition
@@ -92,7 +92,7 @@ def pseudo_truths(cubes: Iterable[Cube], size: int = 64) -> Decomposition:
     truths = [pseudo_truth(cube, size) for cube in cubes]
     if not truths:
         raise BiofaceError("expected at least one cube, found none")
-    return Decomposition(**{name: np.stack([vars(face)[name] for face in truths]) for name in vars(truths[0])})
+    return arrays.join([face[None] for face in truths])
 
 
 def _camera(bands: Tensor, illuminant: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Multispectral cubes as files store them: each layout becomes a :class:`Stored`, which :mod:`cubes` checks.
+"""Multispectral cubes as files store them: each layout becomes a :class:`Stored`, which ``cubes`` checks.
 
 * *.mat* of MATLAB v5 or v7.3 and plain *HDF5*, told apart by their variables (any case):
 
