@@ -65,12 +65,12 @@ def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
         "-->10 pixels/s<!-- / -->.",
         "| **Missed.** All do; ISSA | 0.0049 | ≤ 0.004, 2026-11-23 | a constant 0.01 | w |\n| It fits; ISSA",
         "| It fits; ISSA | 0.0047 | ≤ 0.005, 2026-11-22 | a constant 0.01 | y |",
-        "1 of all 2 claims that need neither",
-        "pass. Missed: `04.limit`.",
+        "Of 2 claims that need no clock, 1 pass and 1 miss.\n",
+        "<summary>All that miss</summary>\n\n| | claim | measured | bar | data |\n|---|---|---|---|---|\n| 04.limit | z | 0.0049 |",
         "| SfSNet | 0.1898 | – | 0.1452 | – | – | 0.2831 |",
         "| Bayes, a pixel | 0.250 ± 0.012 | – |",
         "| a constant | 0.250 ± 0.012 |",
-        "| our verdict on BioFaceNet's |" + " cannot be judged |" * 6,
+        "\nOur verdict on each of BioFaceNet's numbers: cannot be judged.\n",
     ):
         assert part in filled, part
     assert filled_with(figures, filled) == filled
@@ -111,6 +111,12 @@ def test_missing_or_damaged_numbers_are_named(figures, name):
         damage()
         with pytest.raises(DataError, match=name):
             filled_with(figures)
+
+
+def test_verdicts_that_differ_have_a_row_of_their_own(figures):
+    file = figures / "05_verdicts.json"
+    file.write_text(file.read_text().replace("cannot be judged", "skill", 1))
+    assert "| our verdict on BioFaceNet's | skill |" + " cannot be judged |" * 5 in filled_with(figures)
 
 
 def test_a_verdict_too_few_is_refused(figures):
