@@ -133,7 +133,6 @@ def test_flat_shading_shows_nothing_of_the_photo(faces):
 
 def test_unknown_names_are_refused(faces):
     refuses("unknown reading", shading.shading_of_photo, faces, shading.stored_shading(faces), "blue")
-    refuses("unknown degradation", audit.degrade, faces, np.random.default_rng(0), ["rain"])
 
 
 @pytest.mark.parametrize("reading", shading.READINGS)
@@ -188,8 +187,6 @@ def test_partly_wrong_goes_from_true_to_stored(faces):
     np.testing.assert_allclose(audit.partly_wrong(faces, 1.0).normals, faces.normals, atol=1e-6)
     errors = [audit.floor(audit.partly_wrong(faces, s))["face"].mean() for s in (0, 0.3, 0.6, 1)]
     assert errors[0] < 1e-6 and np.all(np.diff(errors) > 0)
-    refuses("truth", audit.partly_wrong, dataclasses.replace(faces, truth=None), 0.5)
-    refuses("share", audit.partly_wrong, faces, 1.5)
 
 
 def test_mistakes_and_their_cost(faces):
@@ -277,7 +274,6 @@ def test_source_takes_faces_from_all_files_and_leaves_out_empty_ones(faces, fold
     some = audit.open_source(limit=6)
     assert {name.split("_")[-1].split(".")[0] for name in some.faces.names} == {"01", "05"}
     assert len(some.faces) + some.left_out == 6
-    refuses("at least 2", audit.open_source, limit=1)
     for number in (1, 5):
         write(folders / "nfe", number, dataclasses.replace(faces[:3], mask=np.zeros_like(faces.mask[:3])))
     with pytest.raises(DataError, match="400 pixels"):
@@ -289,7 +285,6 @@ def test_floor_is_nothing_for_matched_faces(faces):
     for values in floor.values():
         assert values[~wrong].max() < 1e-6 < 0.005 < values[wrong].min()
     assert (floor["mouth and nose"] > floor["face"])[wrong].mean() > 0.9  # that is where they are wrong
-    refuses("truth", audit.floor, dataclasses.replace(faces, truth=None))
 
 
 def test_mean_map():
@@ -311,7 +306,6 @@ def test_bias_is_told_from_noise():
     assert share <= np.quantile(flipped, 0.999) and flipped.mean() == pytest.approx(0.05, abs=0.015)
     share, flipped = audit.biased_share(noise + 0.5, mask, where, rng)
     assert share > 0.8 and share > flipped.max()
-    refuses("pixels", audit.biased_share, noise, ~mask, where, rng)
 
 
 @pytest.mark.slow

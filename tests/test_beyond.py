@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import refuses
 
 from bioface.datasets import twin
 from bioface.maps import of_twin
@@ -37,7 +36,6 @@ def test_the_people_are_the_usual_ones_and_the_faces_are_not():
     for other in others:
         np.testing.assert_array_equal(other.melanin, usual.melanin)
         assert np.abs(other.image - usual.image)[usual.mask].mean() > 1e-3
-    refuses("did you mean 'exposure'", beyond.faces, "exposures", FACES)
 
 
 def test_the_usual_faces_are_those_of_the_test_set():
@@ -61,4 +59,3 @@ def test_a_share_is_of_the_constants_error_on_the_same_faces(found):
         assert beyond.share(of_kind, "close", "constant", "melanin") == expected < 0.5
     words = "melanin: close {:.3f}, constant {:.3f}".format(*(r.mean("melanin") for r in found[""].values()))
     assert beyond.beside(found[""], "melanin") == words
-    refuses("a constant that is wrong in albedo", beyond.share, found[""], "constant", "close", "albedo")

@@ -48,7 +48,7 @@ def times_run(folders, monkeypatch):
 def test_runs_are_kept_and_found_again(times_run):
     batch, recipe = a_batch(), recipes.WORKING
     first = runs_of(batch, recipe, seeds=(0, 1))["working"]
-    assert [found.seed for found in first] == [0, 1] and len(times_run) == 2
+    assert [job[3] for job in times_run] == [0, 1]
     assert not np.array_equal(first[0].image, first[1].image)
     named = dataclasses.replace(batch, names=("a", "b"))
     second = runs_of(named, recipe.but("other name"), seeds=(0, 1))["other name"]  # names make no other run
@@ -108,7 +108,7 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
 def a_run(image, said):
     row = np.zeros(1)
     nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
-    return experiments.Run(0, 1, image, image, image, said, nothing)
+    return experiments.Run(image, image, image, said, nothing)
 
 
 def test_scores_of_known_images():
@@ -142,7 +142,6 @@ def test_step_sizes_add_up_as_measured():
     pixels = 64 * 16 * 16 / 224**2
     gain = np.mean([(1 - 0.9**k) / 0.1 for k in range(1, 11)])
     assert experiments.step_size_ratio(code, paper, batch, 10) == pytest.approx(255**2 * pixels * gain)
-    refuses("sgd", experiments.step_size_ratio, recipes.WORKING, paper, batch, 10)
     batch = a_batch(8, 32)  # two faces of 16 × 16 leave batch norm two values to compare: chaos
     slow = [r.but(r.name, learning_rate=1e-9) for r in (recipes.get("momentum"), recipes.PAPER_LITERAL)]
     travelled = [experiments.displacement(batch, r, 5, width=2) for r in slow]

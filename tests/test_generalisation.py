@@ -9,7 +9,6 @@ import torch
 
 from bioface import by_network, image_formation, maps, metrics, objective, paths, recipes
 from bioface.datasets import portrait, skin_spectra, twin
-from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet
 from study import beyond, claims, generalisation, notebook
 from study.generalisation import Plan, Stage
@@ -77,20 +76,6 @@ def test_networks_are_trained_once_where_they_are_missing(times_trained, monkeyp
     generalisation.weights(TINY, 0)
     found = generalisation.networks({TINY: range(2)})
     assert times_trained == [(TINY, 0), (TINY, 1)] and list(found) == ["tiny"] and len(found["tiny"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (lambda: Plan("nothing", ()), "at least one stage"),
-        (lambda: generalisation.PUBLISHED.but("no skin model", skin_model=False), "recolour without a skin model"),
-        (lambda: Stage(recipes.SUPERVISED, 1, maps="inverted"), "recoloured"),
-        (lambda: Stage(recipes.SUPERVISED, 1, maps="inverter"), "did you mean 'inverted'"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(wrong, message):
-    with pytest.raises(BiofaceError, match=message):
-        wrong()
 
 
 def test_predictions_are_in_the_order_of_the_faces():

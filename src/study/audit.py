@@ -12,7 +12,7 @@ import scipy.ndimage
 
 from bioface import image_formation, metrics, shading
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.errors import DataError
 
 SMALLEST = 400  #: pixels that a mask must have, a tenth of the image, for its face to be looked at
 
@@ -40,11 +40,8 @@ def open_source(limit: int = 512) -> Source:
 
     Raises
     ------
-    BiofaceError : a limit below 2
     DataError : a damaged file, or hardly a face in the files
     """
-    if limit < 2:
-        raise BiofaceError(f"expected at least 2 faces to audit, found {limit}")
     pairs = nfe.find()
     if pairs:
         every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
@@ -86,14 +83,7 @@ def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = D
     kinds : of ``photo``: blurred by 0.6 pixels, noise of 0.015 in display values; ``normals``: smoothed by 1.5 pixels,
         as a fitted model smooths; ``offset``: normals moved by −1, 0 or 1 pixel each way; ``light``: each coefficient
         times 1 ± 0.15
-
-    Raises
-    ------
-    BiofaceError : an unknown kind
     """
-    for kind in kinds:
-        if kind not in DEGRADATIONS:
-            raise unknown_name("degradation", kind, DEGRADATIONS)
     rgb, normals, lighting = faces.rgb, faces.normals, faces.lighting
     if "photo" in kinds:
         soft = scipy.ndimage.gaussian_filter(rgb, (0, 0.6, 0.6, 0))
@@ -111,16 +101,7 @@ def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = D
 
 
 def partly_wrong(faces: nfe.Faces, share: int | float) -> nfe.Faces:
-    """Faces with truth whose stored normals go only a ``share`` (0–1) of the way from the true to the stored.
-
-    Raises
-    ------
-    BiofaceError : no truth, a share outside 0–1
-    """
-    if faces.truth is None:
-        raise BiofaceError("expected faces with truth (the twin), found none")
-    if not 0 <= share <= 1:
-        raise BiofaceError(f"expected a share within 0–1, found {share}")
+    """Faces of the twin whose stored normals go only a ``share`` (0–1) of the way from the true to the stored."""
     blend = faces.truth.normals + share * (faces.normals - faces.truth.normals)
     return dataclasses.replace(faces, normals=_unit(blend, faces.mask))
 
@@ -180,16 +161,10 @@ def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> tuple[np.n
 
 
 def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
-    """RMSE (N,) of the stored shading against the truth, in the unit of Table 1's diffuse column, by "where".
+    """RMSE (N,) of the twin's stored shading against the true, in the unit of Table 1's diffuse column, by "where".
 
     "face" and "mouth and nose": what a network that recovers the true shading is charged.
-
-    Raises
-    ------
-    BiofaceError : faces without truth
     """
-    if faces.truth is None:
-        raise BiofaceError("expected faces with truth (the twin), found none")
     where = {"face": faces.mask, "mouth and nose": shading.mouth_and_nose(faces.mask)}
     stored = shading.stored_shading(faces)
     return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
@@ -209,26 +184,20 @@ def mean_map(maps: np.ndarray, mask: np.ndarray, least: int | float = 0.25) -> t
 
 
 def biased_share(
-    maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator, draws: int = 500
+    maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, np.ndarray]:
     """Share of pixels ``where`` (H, W) whose mean over faces is beyond 2 standard errors, and what chance makes of it.
 
     Returns
     -------
-    the share, and (draws,) the shares when whole faces change sign at random: every face stays as it is, neighbours as
+    the share, and (500,) the shares when whole faces change sign at random: every face stays as it is, neighbours as
     alike as they are, and no bias is left
-
-    Raises
-    ------
-    BiofaceError : no pixel that 5 faces have
     """
     where = where & (mask.sum(0) >= 5)
-    if not where.any():
-        raise BiofaceError("expected pixels that at least 5 faces have, found none")
     errors, known = maps[:, None, where], mask[:, None, where]  # (N, 1, pixels)
 
     def share(signs: np.ndarray) -> float:
         mean, error = mean_map(signs[:, None, None] * errors, known, least=0)
         return float(np.mean(np.abs(mean) > 2 * error))
 
-    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (draws, len(maps)))])
+    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (500, len(maps)))])

@@ -25,10 +25,10 @@ def _verdict(good: bool | np.bool_, otherwise: str = "wrong") -> str:
     return "ok" if good else otherwise
 
 
-def check_files(source: audit.Source, rows: int = 64) -> list[Check]:
-    """Layout and value ranges of the files as they are stored, from the first ``rows`` of each."""
+def check_files(source: audit.Source) -> list[Check]:
+    """Layout and value ranges of the files as they are stored, from the first 64 faces of each."""
     counts = ", ".join(f"{name} {len(stream)}" for name, stream in source.streams.items())
-    raw = np.concatenate([stream.raw(slice(rows)) for stream in source.streams.values()])
+    raw = np.concatenate([stream.raw(slice(64)) for stream in source.streams.values()])
     last = np.moveaxis(raw, 1, -1)
     mask = last[..., 6]
     inside = last[mask > 0.5]  # (pixels, 10)
@@ -65,7 +65,7 @@ def check_coordinates(faces: nfe.Faces) -> list[Check]:
     return found
 
 
-def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) -> float:
+def own_light(faces: nfe.Faces, rng: np.random.Generator) -> float:
     """How often a face's own light explains its photo better than another face's: 1 always, 0.5 by chance.
 
     Explains: correlation of luminance with nᵀMn. Files whose lights are out of step come out at 0.5.
@@ -77,7 +77,7 @@ def own_light(faces: nfe.Faces, rng: np.random.Generator, strangers: int = 8) ->
         return np.nan_to_num(metrics.correlation(photo, shown, faces.mask), nan=-1)
 
     own = fit(faces.lighting)
-    return float(np.mean([own > fit(faces.lighting[audit.other_faces(len(faces), rng)]) for _ in range(strangers)]))
+    return float(np.mean([own > fit(faces.lighting[audit.other_faces(len(faces), rng)]) for _ in range(8)]))
 
 
 def exponent(faces: nfe.Faces) -> np.ndarray:

@@ -51,14 +51,9 @@ def cheeks() -> Iterator[Measured]:
 def cameras() -> Iterator[Measured]:
     """The shipped camera table made again from the raw data base, and our colours against the authors' MATLAB."""
     raw = registry.fetch("cameras")[0]
-    shipped, again, S = (
-        camera.CameraModel.load(),
-        camera.CameraModel.from_database(raw),
-        camera.read_database(raw)[1].numpy(),
-    )
-    worst = max(
-        float((getattr(again, k) - getattr(shipped, k)).abs().max()) for k in ("mean", "components", "deviations")
-    )
+    shipped, again = camera.CameraModel.load(), camera.CameraModel.from_database(raw)
+    pairs = ((getattr(again, k), getattr(shipped, k)) for k in ("mean", "components", "deviations"))
+    worst, S = max(float((a - b).abs().max()) for a, b in pairs), camera.read_database(raw)[1].numpy()
     sizes = {
         "unit sum": S.sum(-1, keepdims=True),
         "unit peak": S.max(-1, keepdims=True),
@@ -91,17 +86,14 @@ def faces_of_a_light_stage() -> Iterator[Measured]:
         yield Measured(id=f"05.light_{name}", measured=worst, model="layered", control=told)
 
 
-LIGHT = (
-    *("light_highlights_1", "light_highlights_2", "light_highlights_mean", "light_brows", "light_patch", "light_nose"),
-    *("light_melanin", "light_haemoglobin"),
-)
+LIGHT = ("highlights_1", "highlights_2", "highlights_mean", "brows", "patch", "nose", "melanin", "haemoglobin")
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
 SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
     "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
     nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),
-    "bioskin": (faces_of_a_light_stage, LIGHT),
+    "bioskin": (faces_of_a_light_stage, tuple(f"light_{name}" for name in LIGHT)),
 }
 
 

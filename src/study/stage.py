@@ -92,30 +92,24 @@ def numbers(face: light_stage.StageFace, maps: Maps, peer: Maps) -> dict[str, fl
 
 
 def compare() -> dict[str, dict[str, list[float]]]:
-    """By method, by name of :func:`numbers`, those of both faces; Bayes first, then what stands beside it.
-
-    Raises
-    ------
-    DataError : the faces or BioSkin's weights are not in the data folder, or damaged
-    """
+    """By method, by name of :func:`numbers`, those of both faces; Bayes first, then what stands beside it."""
     kept = dict[str, dict[str, list[float]]]()
+    no_news = {
+        "colour alone, fitted to the answers": ("brows", "patch", "nose", "highlights_mean"),  # of ranks, and its own
+        "BioSkin of the diffuse part": ("melanin", "haemoglobin"),  # with itself
+    }
     for face in light_stage.load():
         peer = bioskin(face.diffuse)
-        ranks = [by_colour(face, scipy.stats.rankdata(pigment).reshape(pigment.shape)) for pigment in peer[:2]]
-        rows = {
-            "Bayes": numbers(face, decomposed(face, "bayes"), peer),
-            "network": numbers(face, decomposed(face, "network"), peer),
-            "colour alone, fitted to the answers": numbers(
-                face, (ranks[0], ranks[1], by_colour(face, face.specular)), peer
-            ),
-            "BioSkin of the photo": numbers(face, bioskin(face.photo), peer),
-            "BioSkin of the diffuse part": numbers(face, peer, peer),
+        ranks = (by_colour(face, scipy.stats.rankdata(pigment).reshape(pigment.shape)) for pigment in peer[:2])
+        maps: dict[str, Maps] = {
+            "Bayes": decomposed(face, "bayes"),
+            "network": decomposed(face, "network"),
+            "colour alone, fitted to the answers": (*ranks, by_colour(face, face.specular)),  # type: ignore[dict-item]
+            "BioSkin of the photo": bioskin(face.photo),
+            "BioSkin of the diffuse part": peer,
         }
-        for name in ("brows", "patch", "nose", "highlights_mean"):  # of ranks, and of a fit's own mean: no news
-            rows["colour alone, fitted to the answers"].pop(name, None)
-        for name in ("melanin", "haemoglobin"):  # with itself
-            rows["BioSkin of the diffuse part"].pop(name)
-        for method, row in rows.items():
-            for name, value in row.items():
-                kept.setdefault(method, {}).setdefault(name, []).append(value)
+        for method, of_method in maps.items():
+            for name, value in numbers(face, of_method, peer).items():
+                if name not in no_news.get(method, ()):
+                    kept.setdefault(method, {}).setdefault(name, []).append(value)
     return kept

@@ -59,10 +59,8 @@ def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
 
     Raises
     ------
-    BiofaceError : a size below 1, fewer than four bands within 400–720 nm, no pixel whose fit converges
+    BiofaceError : fewer than four bands within 400–720 nm, no pixel whose fit converges
     """
-    if size < 1:
-        raise BiofaceError(f"expected a size of at least 1 pixel, found {size}")
     source = torch.from_numpy(cube.wavelengths)
     bands = spectra.bands_to_fit(source)
     to_bands = spectra.resampling_matrix(source, bands).numpy()
@@ -83,16 +81,8 @@ def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
 
 
 def pseudo_truths(cubes: Iterable[Cube], size: int = 64) -> Decomposition:
-    """:func:`pseudo_truth` of several faces, (N, size, size).
-
-    Raises
-    ------
-    BiofaceError : no cube; see :func:`pseudo_truth`
-    """
-    truths = [pseudo_truth(cube, size) for cube in cubes]
-    if not truths:
-        raise BiofaceError("expected at least one cube, found none")
-    return arrays.join([face[None] for face in truths])
+    """:func:`pseudo_truth` of several faces, (N, size, size)."""
+    return arrays.join([pseudo_truth(cube, size)[None] for cube in cubes])
 
 
 def _camera(bands: Tensor, illuminant: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,15 +157,8 @@ def _standard_error(values: np.ndarray) -> float:
 
 
 def row(predict: Predict | Sequence[Predict], truth: Decomposition) -> Row:
-    """A method, or the same one trained from several seeds, held against the truth.
-
-    Raises
-    ------
-    BiofaceError : no method; see :func:`bioface.metrics.table1_row`
-    """
-    methods = [predict] if callable(predict) else list(predict)
-    if not methods:
-        raise BiofaceError("expected at least one method, found none")
+    """A method, or the same one trained from several seeds, held against the truth."""
+    methods = [predict] if callable(predict) else predict
     began = time.perf_counter()
     predictions = tuple(method(truth.image, truth.mask) for method in methods)
     seconds = (time.perf_counter() - began) / len(methods) / len(truth)
@@ -228,16 +211,13 @@ def as_text(found: Scores, columns: Sequence[str] = metrics.TABLE1) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def verdicts(
-    constants: Mapping[str, Row], iset: Row | None = None, iset_constants: Mapping[str, Row] | None = None
-) -> dict[str, dict[str, Any]]:
+def verdicts(constants: Mapping[str, Row], iset: Row | None = None) -> dict[str, dict[str, Any]]:
     """What can be said of each number of the paper's row "BioFaceNet". What was measured on the twin decides none.
 
     Parameters
     ----------
-    constants : rows of methods that say the same of every face, on the twin
-    iset, iset_constants : the network trained by the paper's losses and such rows on ISET faces, by the paper's
-        protocol; None where there are none
+    constants : rows of methods that say the same of every face, on the faces at hand
+    iset : the network trained by the paper's losses on ISET faces, by the paper's protocol; None where there are none
 
     Returns
     -------
@@ -256,6 +236,6 @@ def verdicts(
                 verdict = "not reproduced"
             count = iset.errors[column].shape[1]
             reason = f"ours is {measured:.3f} ± {error:.3f} (2 standard errors) on {count} ISET faces; the paper has 25"
-        least = min(row.mean(column) for row in (iset_constants or constants).values())
+        least = min(row.mean(column) for row in constants.values())
         found[column] = dict(published=published, measured=measured, verdict=verdict, reason=reason, constant=least)
     return found
