@@ -101,12 +101,6 @@ def test_the_exposure_is_drawn_over_the_octaves_of_the_twin(faces, monkeypatch):
     assert float(level.min()) > 0.05 and float(level.max()) < 0.6  # a photographer's
 
 
-def test_exposures_of_a_training_set_spread_over_two_octaves(faces):
-    one = unprocessed(faces[np.zeros(48, int)], 1, rows=np.arange(48))
-    octaves = one.truth.diffuse.flatten(1).mean(1).log2()  # dark skin is given more, less than an octave
-    assert 2 < float(octaves.max() - octaves.min()) < 4.5
-
-
 def test_processing_changes_the_photo_and_not_the_truth(faces, batch):
     processed = augmentation.Augmented(faces, 1)[ROWS]
     assert all(map(torch.equal, processed.truth, batch.truth))

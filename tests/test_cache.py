@@ -61,11 +61,15 @@ def test_another_skin_model_is_another_result(tmp_path):
     assert made == "made" and other != first
 
 
-def test_a_result_is_kept_where_the_build_folder_is(folders):
+def test_a_result_is_kept_where_the_build_folder_is_and_made_again_where_it_is_damaged(folders):
     calls = [(times_two, (number,), number) for number in (1, 2)]
-    assert cache.kept(*calls[0]) == cache.kept(*calls[0])
-    assert len(list((paths.build() / "cache").rglob("output.pkl"))) == 1
+    first = cache.kept(*calls[0])
+    (file,) = (paths.build() / "cache").rglob("output.pkl")
     assert cache.missing(calls) == calls[1:]
+    whole = file.read_bytes()
+    for damage in (whole, whole[: len(whole) // 2], b"", b"no archive"):
+        file.write_bytes(damage)
+        assert cache.kept(*calls[0]) == first and file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -116,6 +116,10 @@ def test_a_parameter_takes_the_type_of_its_default_and_goes_where_there_is_one(p
     assert [type(value) for value in first.parameters.values()] == [float, int, str]
     assert second.parameters == {"seed": 7, "profile": "3"}
     refuses("unknown notebook parameter 'rate'", reproduce.jobs, place / "notebooks", ["04"], ["rate=2"])
+    wanted = [[], ["profile=full"], ["n=2"], ["n=3"]]  # which never write to the same place
+    jobs = [reproduce.jobs(place / "notebooks", ["04"], given)[0] for given in wanted]
+    assert jobs[0].parameters == {} and jobs[0].figures == paths.figures()
+    assert len({job.figures for job in jobs}) == len({job.folder for job in jobs}) == len(wanted)
 
 
 def test_a_path_is_taken_from_where_make_was_called_and_counts_by_its_content(place, monkeypatch):
@@ -133,29 +137,17 @@ def test_a_path_is_taken_from_where_make_was_called_and_counts_by_its_content(pl
     assert reproduce.jobs(place / "notebooks", parameters=["photo="])[0].parameters == {"photo": ""}
 
 
-def test_other_parameters_never_write_where_the_notebooks_own_do(place):
-    write(place, "01_a")
-    wanted = [[], ["profile=full"], ["n=2"], ["n=3"]]
-    found = [reproduce.jobs(place / "notebooks", parameters=given)[0] for given in wanted]
-    assert found[0].parameters == {} and found[0].figures == paths.figures()
-    assert len({job.figures for job in found}) == len({job.folder for job in found}) == len(wanted)
-
-
-@pytest.mark.parametrize(
-    ("package", "here", "said"),
-    [("torch", "1.2.3", "1.2.3"), ("torch", "2.0+cpu", ""), ("no-such-package", None, "missing")],
-)
-def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys, package, here, said):
-    locked = {package: "2.0", "nbformat": metadata.version("nbformat")}
-    differing = [f"{package} {said} (locked: 2.0)"] if said else []
+def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys):
+    here = metadata.version("numpy")
+    locked = {"nbformat": metadata.version("nbformat"), "numpy": "0.1", "none-such": "2.0"}
     monkeypatch.setattr(cache, "locked", lambda: locked)
-    if here:
-        monkeypatch.setattr(cache, "installed", lambda: locked | {package: here})
     monkeypatch.setattr(reproduce, "run", lambda *_: 0)
     write(place, "01_a")
     assert run(place) == 0
-    assert cache.differing() == differing
-    assert capsys.readouterr().err.endswith("".join(f"by {one}\n" for one in differing))
+    said = [f"numpy {here} (locked: 0.1)", "none-such missing (locked: 2.0)"]
+    assert cache.differing() == said and capsys.readouterr().err.endswith(f"by {', '.join(said)}\n")
+    monkeypatch.setattr(cache, "installed", lambda: locked | {"numpy": "0.1+cpu", "none-such": "2.0"})
+    assert cache.differing() == []
 
 
 def test_a_package_that_is_missing_is_named_with_what_to_do(place, monkeypatch, capsys):
