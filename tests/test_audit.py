@@ -308,19 +308,6 @@ def test_bias_is_told_from_noise():
     assert share > 0.8 and share > flipped.max()
 
 
-@pytest.mark.slow
-def test_score_on_rendered_faces(issa_build, monkeypatch):
-    """The bar of the study on people whom nothing was chosen on: another seed."""
-    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
-    config = twin.TwinConfig(seed=7, train=1, validation=1, test=60, mismatch_share=0.5, cubes=0)
-    faces = twin.load("test", config=config, progress=False)
-    clean, degraded = (
-        [metrics.auc(score(some), some.truth.mismatch) for score in (shading.mismatch_score, audit.plain_score)]
-        for some in (faces, audit.degrade(faces, np.random.default_rng(0)))
-    )
-    assert clean[0] > max(0.95, clean[1]) and degraded[0] > degraded[1] + 0.05
-
-
 def test_source_is_the_twin_without_files(faces, folders, monkeypatch):
     made = folders / "twin"
     for split, number in twin.SPLITS.items():

@@ -121,13 +121,3 @@ def test_painted_faces_have_the_colour_of_their_spectrum(faces):
     batch = unprocessed(faces, 1, painted=painted)
     error = metrics.rmse(rendered(batch).clamp(0, 1), batch.image, batch.mask)
     assert (error > 0.001).any() and (error < 1e-5).any()
-
-
-def test_no_skin_is_lit_more_than_the_twin_lights_any(faces, monkeypatch):
-    """Dark skin is exposed longer, but not without end; a mean shading of 2 would be on no face of the twin."""
-    truth = dataclasses.replace(faces.truth, melanin=(4 * faces.truth.melanin).clip(0, 0.43))
-    darkest = dataclasses.replace(faces, truth=truth)
-    monkeypatch.setattr(portrait, "draw_exposure", lambda n, rng: np.ones(n))
-    batch = augmentation.Augmented(darkest, 1)[ROWS]
-    bright = [batch.truth.diffuse[i][batch.mask[i]].quantile(0.9) for i in range(6)]
-    assert float(max(bright)) < 1.4 + 1e-3

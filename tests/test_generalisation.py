@@ -10,7 +10,7 @@ import torch
 from bioface import by_network, image_formation, maps, metrics, objective, paths, recipes
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.network import BioFaceNet
-from study import beyond, claims, generalisation, notebook
+from study import beyond, generalisation, notebook
 from study.generalisation import Plan, Stage
 
 TINY = Plan(
@@ -156,28 +156,3 @@ def test_faces_beyond_in_exposure_are_told_apart_by_it(errors):
     assert min(halves) > 10 and sum(halves) == counts["all"] == counts["training mean"] == 64
     together = sum(n * parts[name].mean("melanin") for name, n in counts.items() if "octaves" in name) / 64
     assert together == pytest.approx(parts["all"].mean("melanin"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "column", "bar"),
-    [("exposure", "melanin", 0.57), ("measured", "melanin", 0.63), ("measured", beyond.BRIGHTNESS, 1.0)]
-    + [(chain, "haemoglobin", 1.0) for chain in ("tone", "jpeg", "noise")],
-)
-def test_the_network_that_ships_bears_what_a_photo_may_be(errors, kind, column, bar):
-    assert beyond.share(errors[kind], generalisation.NETWORK, generalisation.CONSTANT, column) <= bar
-
-
-@pytest.mark.slow
-def test_the_weights_that_ship_beat_the_training_mean_as_is_claimed(errors):
-    claimed = {c.id: c.measured for c in claims.read(paths.root() / "figures" / claims.FILE)}
-    network, constant = (errors[""][name] for name in (generalisation.NETWORK, generalisation.CONSTANT))
-    for column in metrics.TABLE1:
-        error, reference = network.mean(column), constant.mean(column)
-        assert error < reference, column
-        if column in ("melanin", "haemoglobin"):
-            found = metrics.skill(error, reference)
-            assert claimed[f"A3.ships_{column}_skill"] == pytest.approx(found, abs=0.005), column
-        else:
-            assert claimed[f"A3.ships_{column}"] == pytest.approx(error, abs=0.001), column
-    assert metrics.skill(network.mean("melanin"), constant.mean("melanin")) >= 0.5

@@ -6,7 +6,6 @@ measured on files that are not here stays as it was recorded (:mod:`study.record
 """
 
 import datetime
-import hashlib
 import json
 import math
 import sys
@@ -231,12 +230,6 @@ def _claim(row: dict[str, Any]) -> Claim:
     if wrong or len(row) < len(kinds) - 2 or isinstance(claim.measured, bool) or not math.isfinite(claim.measured or 0):
         raise ValueError(f"a row with {', '.join(wrong) or 'no number measured'} ")
     return claim
-
-
-def digest(notebook: str, file: str | Path | None = None) -> str:
-    """SHA-256 of one notebook's rows, whatever the other notebooks say."""
-    rows = json.dumps([asdict(c) for c in read(file) if c.notebook == notebook], sort_keys=True)
-    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def format_table(claims: Iterable[Claim]) -> str:

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import arrays, camera, illumination, image_formation, plotting, skin, spectra
+from bioface import arrays, camera, illumination, image_formation, metrics, plotting, skin, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
 from study import figures
@@ -39,7 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {"edit": {}, "residual stays": {"rest": "stays
 
 def edited(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarray:
     """The edited photos of N faces, (N, H, W, 3) display sRGB; ``change`` are arguments of :func:`bioface.edit`."""
-    return np.stack([edit(decomposition[n], **change) for n in range(len(decomposition))])
+    return np.stack([edit(decomposition[n], **change) for n in range(len(decomposition))]).astype(float)
 
 
 def edit_errors(
@@ -59,8 +59,7 @@ def edit_errors(
     changes = {way: {**change, **how, "feather": 0} for way, how in WAYS.items()} | {"no edit": {}}
     expected, errors = edited(truth, changes["maps alone"]), {}
     for way in ways:
-        pairs = zip(edited(found, changes[way]), expected, truth.mask, strict=True)
-        errors[way] = np.sqrt([((a - b)[mask].astype(float) ** 2).mean() for a, b, mask in pairs])
+        errors[way] = metrics.rmse(edited(found, changes[way]), expected, truth.mask)
     return errors
 
 

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def state(job: Job, made_of: str) -> str:
     While it is as the last good run left it, there is nothing to do.
     """
     number, file = job.notebook.name[:2], job.figures / claims.FILE
-    rows = claims.digest(number, file) if file.exists() else cache.digest([])  # others' come and go
+    rows = [asdict(c) for c in claims.read(file) if c.notebook == number] if file.exists() else []  # others come and go
     written = [*job.folder.glob(job.file("ipynb").name), *sorted(job.figures.glob(f"{number}_*"))]
     return cache.digest([made_of, rows, [(path.name, cache.digest(path.read_bytes())) for path in written]])
 

@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 import scipy.stats
 import torch
+from sklearn.preprocessing import PolynomialFeatures
 
 from bioface import image_formation, paths
 from bioface.datasets import light_stage, registry
@@ -56,8 +57,7 @@ def by_colour(face: light_stage.StageFace, target: np.ndarray) -> np.ndarray:
     It has seen its answers, which no method has; NaN outside the face.
     """
     where = face.regions["face"]
-    rgb = np.concatenate([face.photo[where], np.ones((where.sum(), 1))], -1)
-    A = np.stack([rgb[:, i] * rgb[:, j] for i in range(4) for j in range(i, 4)], -1)
+    A = PolynomialFeatures(2).fit_transform(face.photo[where])
     fitted = np.full(where.shape, np.nan)
     fitted[where] = A @ np.linalg.lstsq(A, target[where], rcond=None)[0]
     return fitted
