@@ -153,8 +153,9 @@ def copies(
     rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
     panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
     labels, titles = [row.replace("_", " ") for row in rows], ["photo", *kinds]
-    how = {"row_labels": labels, "masks": [batch.mask[1]] * len(rows), "panel": 1.7}
-    figure, axes = plotting.panel_grid(panels, quantities="linear_rgb", titles=titles, **how)
+    figure, axes = plotting.panel_grid(
+        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=[batch.mask[1]] * len(rows), panel=1.7
+    )
     for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
         ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
     alt = (
