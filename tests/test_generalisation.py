@@ -10,7 +10,7 @@ import torch
 from bioface import by_network, image_formation, maps, metrics, objective, paths, recipes
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.network import BioFaceNet
-from study import beyond, generalisation, notebook
+from study import generalisation, notebook, table1
 from study.generalisation import Plan, Stage
 
 TINY = Plan(
@@ -135,7 +135,7 @@ def test_the_weights_that_ship_are_small_and_do_what_their_card_says(errors):
     lines = [line.split("|") for line in CARD.splitlines() if line.startswith("| ")]
     for kind in ("", "exposure"):
         for name, row in generalisation.by_part(errors[kind], kind).items():
-            expected = [beyond.error(row, column) for column in beyond.COLUMNS]
+            expected = [table1.error(row, column) for column in table1.COLUMNS]
             said = [[float(cell) for cell in cells[3:-1]] for cells in lines if cells[1].strip() == name]
             assert any(numbers == pytest.approx(expected, abs=0.003) for numbers in said), name
 

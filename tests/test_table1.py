@@ -1,4 +1,4 @@
-"""The protocol of Table 1 on cubes whose maps are known."""
+"""The protocol of Table 1 on cubes whose maps are known; faces beyond the usual, where errors stand beside a constant's."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ import torch
 from conftest import refuses
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
-from bioface.datasets import cubes
+from bioface.datasets import cubes, twin
 from bioface.errors import DataError
-from bioface.maps import Decomposition
+from bioface.maps import Decomposition, of_twin
 from study import table1
 
 NM = spectra.WAVELENGTHS.numpy()
@@ -189,3 +189,55 @@ def test_iset_faces_decide_unless_their_errors_are_too_wide_or_of_one_face(facto
     assert {v["verdict"] for v in found.values()} == {verdict}
     assert found["diffuse"]["measured"] == pytest.approx(np.mean(factors) * published["diffuse"])
     assert count in found["diffuse"]["reason"] and found["diffuse"]["constant"] == pytest.approx(0.2)
+
+
+FACES = 3
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Rows of a constant, and of one that knows the truth but for a fifth of the light and a bit of melanin."""
+    known = {kind: of_twin(table1.beyond(kind, FACES)) for kind in ("", "exposure")}
+
+    def close(image, mask):
+        true = next(t for t in known.values() if np.array_equal(t.image, image))
+        shading = 1.2 * true.diffuse_shading
+        return dataclasses.replace(true, diffuse_shading=shading, melanin=1.05 * true.melanin.clip(0, 0.4))
+
+    def constant(image, mask):
+        true = known[""]
+        names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "albedo", "reconstruction")
+        flat = {n: np.full_like(getattr(true, n), getattr(true, n)[true.mask].mean()) for n in names}
+        return dataclasses.replace(true, **flat, image=image)
+
+    return table1.rows({"close": close, "constant": constant}, known, FACES)
+
+
+def test_the_people_are_the_usual_ones_and_the_faces_are_not():
+    usual, *others = (of_twin(table1.beyond(kind, FACES)) for kind in ("", "exposure", "measured", "jpeg"))
+    for other in others:
+        np.testing.assert_array_equal(other.melanin, usual.melanin)
+        assert np.abs(other.image - usual.image)[usual.mask].mean() > 1e-3
+
+
+def test_the_usual_faces_are_those_of_the_test_set():
+    face = twin.make_face(0, "test", *twin.plan(twin.TwinConfig(), "test")[FACES - 1])
+    np.testing.assert_array_equal(of_twin(table1.beyond("", FACES)).diffuse_shading[-1], face["diffuse_shading"])
+
+
+def test_brightness_is_counted_in_octaves_of_the_shading(found):
+    for of_kind in found.values():
+        np.testing.assert_allclose(of_kind["close"].errors["brightness"], np.log2(1.2), atol=1e-3)
+        assert table1.error(of_kind["close"], "brightness") == pytest.approx(np.log2(1.2), abs=1e-3)
+    wrong = found[""]["constant"].errors["brightness"]
+    assert wrong.min() < 0 < wrong.max()  # a mean of what is signed would call it nearly right
+    assert table1.error(found[""]["constant"], "brightness") > np.abs(wrong).mean() > abs(wrong.mean())
+
+
+def test_a_share_is_of_the_constants_error_on_the_same_faces(found):
+    for of_kind in found.values():
+        assert table1.share(of_kind, "constant", "constant", "melanin") == 1
+        expected = of_kind["close"].mean("melanin") / of_kind["constant"].mean("melanin")
+        assert table1.share(of_kind, "close", "constant", "melanin") == expected < 0.5
+    words = "melanin: close {:.3f}, constant {:.3f}".format(*(r.mean("melanin") for r in found[""].values()))
+    assert table1.beside(found[""], "melanin") == words

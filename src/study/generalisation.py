@@ -28,7 +28,7 @@ from bioface.network import BioFaceNet
 from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
-from study import augmentation, baselines, beyond, cache, plain_unet, readme
+from study import augmentation, baselines, cache, plain_unet, readme, table1
 from study.table1 import Predict, Row
 
 
@@ -253,7 +253,7 @@ def card_errors(model: BioFaceNet) -> dict[str, dict[str, Row]]:
         NETWORK: functools.partial(predict, model),
         CONSTANT: functools.partial(baselines.training_mean, prior=prior),
     }
-    return beyond.rows(methods, CARD)
+    return table1.rows(methods, CARD)
 
 
 def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
@@ -261,7 +261,7 @@ def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
 
     ``rows`` are those of a ``kind``, of :func:`card_errors`; only "exposure" is told apart by exposure.
     """
-    true = beyond.faces(kind).truth
+    true = table1.beyond(kind).truth
     parts = true.group
     if kind == "exposure":
         half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
@@ -276,12 +276,12 @@ def model_card(model: BioFaceNet) -> str:
         width=model.width,
         faces=len(twin.load("train", progress=False)),
         plan=SHIPPED,
-        columns=beyond.COLUMNS,
+        columns=table1.COLUMNS,
         groups=by_part(found[""], ""),
         exposures=by_part(found["exposure"], "exposure"),
         chains={CARD[kind]: found[kind] for kind in list(CARD)[2:]},
-        error=beyond.error,
-        share=lambda rows, column: beyond.share(rows, NETWORK, CONSTANT, column),
+        error=table1.error,
+        share=lambda rows, column: table1.share(rows, NETWORK, CONSTANT, column),
         network=NETWORK,
         constant=CONSTANT,
     )
