@@ -1,4 +1,4 @@
-"""The protocol of Table 1 on cubes whose maps are known; faces beyond the usual, where errors stand beside a constant's."""
+"""Table 1 on cubes whose maps are known, and on faces beyond the usual, where errors stand beside a constant's."""
 
 import dataclasses
 
