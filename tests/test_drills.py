@@ -87,9 +87,9 @@ def place_at(place: Path, size: int = 6, ballast: int = 0, printed: int = 0) -> 
     return place
 
 
-def start(place: Path) -> subprocess.Popen:
-    """Run the notebooks of a place in a group of processes of its own."""
-    command = [sys.executable, "-m", "study.reproduce", "--folder", str(place / "notebooks")]
+def start(place: Path, *before: str) -> subprocess.Popen:
+    """Run the notebooks of a place, the command behind ``before``, in a group of processes of its own."""
+    command = [*before, sys.executable, "-m", "study.reproduce", "--folder", str(place / "notebooks")]
     # what is killed while it writes coverage would leave a broken file of it
     kept = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     own = {f"BIOFACE_{name.upper()}": str(place / name) for name in ("build", "figures", "data")}
@@ -266,6 +266,38 @@ def test_a_file_that_has_no_room_stops_the_run_and_harms_nothing(tmp_path, undis
         process = start(place)
     told = finish(process, code=2)
     assert str(place / named) in told and "File too large" in told
+    after_a_refusal(place, before, told)
+
+
+SMALL_DISK = """\
+set -e
+mount -t tmpfs -o size=$0 tmpfs "$BIOFACE_BUILD"
+cp -a "$KEPT"/. "$BIOFACE_BUILD"
+code=0
+"$@" || code=$?
+rm -rf "$KEPT"
+cp -a "$BIOFACE_BUILD" "$KEPT"
+exit $code"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_harms_nothing(tmp_path, undisturbed, monkeypatch):
+    """On a real one, of memory, that exists for this run only; where that is not allowed, the test above stands in."""
+    namespace = ["unshare", "--mount", "sh", "-c"]
+    probe = [*namespace, f"mount -t tmpfs tmpfs {tmp_path}"]
+    if not shutil.which(probe[0]) or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("a file system of one's own cannot be mounted here")
+    place = Path(shutil.copytree(undisturbed[0], tmp_path / "place"))
+    before = results(place)
+    place_at(place, size=7, ballast=300_000)
+    shutil.copytree(place / "build", place / "kept")
+    monkeypatch.setenv("KEPT", str(place / "kept"))
+    # blocks of 4 kB: what is there, and room for notebooks, but not for 2.4 MB more
+    blocks = sum(file.stat().st_size // 4096 + 2 for file in (place / "build").rglob("*")) + 300
+    told = finish(start(place, *namespace, SMALL_DISK, str(blocks * 4096)), code=2)
+    assert "No space left on device" in told and "fits/7.npz" in told
+    shutil.rmtree(place / "build")
+    (place / "kept").rename(place / "build")
     after_a_refusal(place, before, told)
 
 
