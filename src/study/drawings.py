@@ -242,24 +242,17 @@ def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, err
 
 
 def landscape(
-    name: str,
-    seen: Sequence[tuple[str, cubes.Cube, np.ndarray]],
-    true: Sequence[np.ndarray],
-    found: Sequence[np.ndarray],
-    sigma: float,
+    name: str, faces: Sequence[tuple[str, cubes.Cube, np.ndarray, np.ndarray, np.ndarray]], sigma: float
 ) -> None:
     """The residual at the most typical pixel of faces over both pigments, with the best shadings at each point.
 
-    Parameters
-    ----------
-    seen : group, cube and noisy pixels (n, D) of each face
-    true, found : maps (n, 4) of each
+    Of each face there are the group, the cube, noisy pixels (n, D), the true maps (n, 4) and those that were found.
     """
     m, h = 0.4 * np.linspace(0.25, 1, 60) ** 3, 0.2 * np.linspace(0.1, 1, 60) ** 3
-    figure, axes = plt.subplots(1, len(seen), figsize=(9, 3), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(faces), figsize=(9, 3), layout="constrained", sharey=True)
     surfaces: dict[str, np.ndarray] = {"melanin": m, "haemoglobin": h}
     filled: Any = None
-    for ax, (group, cube, y), truth, said in zip(axes, seen, true, found, strict=True):
+    for ax, (group, cube, y, truth, said) in zip(axes, faces, strict=True):
         p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
         surface = minima.loss_surface(y[p], m, h, cube.wavelengths, cube.illuminant)
         levels = np.linspace(-0.2, 1.8, 21)
