@@ -19,7 +19,7 @@ from sphinx.util import logging
 
 from bioface import paths
 from bioface.errors import DataError
-from study import claims, ledger, notebook_file
+from study import claims, ledger, notebook
 
 project = html_title = "BioFaceNet, revisited"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
@@ -54,7 +54,7 @@ def gather(app, config):
     for folder in ("api", "pictures", "data", "notebooks/appendix", "src/bioface/assets"):
         (source / folder).mkdir(parents=True)
     (source / "figures").symlink_to(paths.figures())
-    notebooks = notebook_file.every(paths.notebooks())
+    notebooks = notebook.every(paths.notebooks())
     for page in [*notebooks, *(page for pattern in PAGES for page in root.glob(pattern))]:
         shutil.copyfile(page, source / page.relative_to(root))
     tables = {

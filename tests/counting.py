@@ -10,7 +10,7 @@ from typing import NamedTuple
 import nbformat
 
 from bioface import paths
-from study import notebook_file
+from study import notebook
 
 # what does not belong to the argument: pictures, text and claims
 AROUND = re.compile(r"\b(?:(?:plt|ax\w*|figures?|plotting|drawings|widgets|claims|c|notebook)\.|(?:print|display)\()")
@@ -73,6 +73,6 @@ def measure(notebook):
 
 
 if __name__ == "__main__":
-    for path in notebook_file.every(paths.notebooks()):
+    for path in notebook.every(paths.notebooks()):
         found = measure(nbformat.read(path, as_version=4))
         print(f"{path.stem:32s} {found.around / found.lines:4.0%}", found._asdict())

@@ -1,14 +1,9 @@
 """What a photo and losses without a scale leave open: where the answer follows from the set of skins alone."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-import torch
 
-from bioface import objective
 from bioface.datasets import twin
-from bioface.errors import BiofaceError
 from bioface.maps import of_twin
 from study import ambiguity, augmentation
 
@@ -36,20 +31,7 @@ def test_the_losses_lower_the_error_from_a_wrong_start_and_move_what_skin_forbid
     assert (off[60][0] > off[1][0]).mean() > 0.8  # towards more light
 
 
-@pytest.mark.parametrize("missing", ["truth", "normals"])
-def test_faces_without_what_is_compared_are_refused(faces, missing):
-    batch = objective.Batch.of(faces)
-    nothing = {"truth": None} if missing == "truth" else {"normals": None, "lighting": None}
-    with pytest.raises(BiofaceError, match="truth and stored normals"):
-        ambiguity.minimised(dataclasses.replace(batch, **nothing), 0.0, 1)
-
-
 def test_ends_apart_is_a_share_of_the_starts_and_of_some_faces():
     ends = np.array([[-0.5, 0.0], [0.5, 0.0]])
     assert ambiguity.ends_apart(ends, (-1, 1), np.array([True, False])) == 0.5
     assert ambiguity.ends_apart(ends, (-1, 1), np.array([0, 1])) == 0.25
-
-
-def test_the_mean_is_over_the_mask_alone():
-    mask = torch.tensor([[[True, False]]])
-    assert ambiguity._mean(torch.tensor([[[2.0, float("nan")]]]), mask).tolist() == [2.0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bioface import paths
-from study import cache
+from study import cache, notebook
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CALLS_SKIN = """
@@ -61,23 +61,28 @@ def test_another_skin_model_is_another_result(tmp_path):
     assert made == "made" and other != first
 
 
-def test_a_result_is_kept_where_the_build_folder_is(folders):
+def test_a_result_is_kept_where_the_build_folder_is_and_made_again_where_it_is_damaged(folders):
     calls = [(times_two, (number,), number) for number in (1, 2)]
-    assert cache.kept(*calls[0]) == cache.kept(*calls[0])
-    assert len(list((paths.build() / "cache").rglob("output.pkl"))) == 1
+    first = cache.kept(*calls[0])
+    (file,) = (paths.build() / "cache").rglob("output.pkl")
     assert cache.missing(calls) == calls[1:]
+    whole = file.read_bytes()
+    for damage in (whole, whole[: len(whole) // 2], b"", b"no archive"):
+        file.write_bytes(damage)
+        assert cache.kept(*calls[0]) == first and file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_results_come_in_the_order_of_the_jobs(workers):
-    found = cache.side_by_side(times_two, [(k,) for k in range(5)], workers)
+def test_results_come_in_the_order_of_the_jobs(workers, monkeypatch):
+    monkeypatch.setattr(notebook, "processors", lambda: workers)
+    found = cache.side_by_side(times_two, [(k,) for k in range(5)])
     assert [number for number, *_ in found] == [0, 2, 4, 6, 8]
     if workers > 1:
         assert os.getpid() not in {process for _, process, _ in found}
         assert {threads for *_, threads in found} == {"1"}
-    assert cache.side_by_side(times_two, [], 0) == []
+    assert cache.side_by_side(times_two, []) == []
     with pytest.raises(TypeError):  # of a worker
-        cache.side_by_side(times_two, [("a", "b"), (1,)], workers)
+        cache.side_by_side(times_two, [("a", "b"), (1,)])
 
 
 def alive(process):
@@ -92,8 +97,8 @@ def alive(process):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_its_parent(tmp_path, how):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_cache; from study import cache;"
-        "cache.side_by_side(test_cache.sleep_for_ever, [(sys.argv[2],)] * 2, 2)"
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_cache; from study import cache, notebook;"
+        "notebook.processors = lambda: 2; cache.side_by_side(test_cache.sleep_for_ever, [(sys.argv[2],)] * 2)"
     )
     here, seen = str(Path(__file__).parent), tmp_path / "workers"
     seen.mkdir()

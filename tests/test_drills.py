@@ -25,7 +25,7 @@ from PIL import Image
 from bioface import __main__ as cli
 from bioface import datasets, paths, skin, training
 from bioface.datasets import twin
-from study import notebook, notebook_file
+from study import notebook
 
 FACES = """\
 from bioface import plotting
@@ -82,7 +82,7 @@ def place_at(place: Path, size: int = 6, ballast: int = 0, printed: int = 0) -> 
             new_code_cell(own, metadata={"tags": ["parameters"]}, id="parameters"),
             new_code_cell(source + HAND_IN, id="source"),
         ]
-        made = new_notebook(cells=cells, metadata=notebook_file.METADATA)
+        made = new_notebook(cells=cells, metadata=notebook.METADATA)
         nbformat.write(made, place / f"notebooks/{name}.ipynb")
     return place
 
@@ -114,7 +114,7 @@ def results(place: Path) -> dict[str, object]:
     """Everything that a run leaves, by name: executed notebooks without their times, all other files as bytes."""
     files = [file for top in ("build", "figures") for file in (place / top).rglob("*") if file.is_file()]
     # a stamp is of the executed copy, which says how long it took
-    read = {".ipynb": notebook_file.clean, ".stamp": lambda file: None}
+    read = {".ipynb": notebook.clean, ".stamp": lambda file: None}
     found = {str(file.relative_to(place)): read.get(file.suffix, Path.read_bytes)(file) for file in files}
     return {name: value for name, value in found.items() if not name.endswith(".failed.ipynb")}  # as far as it went
 
@@ -170,7 +170,7 @@ def processes(place: Path) -> dict[int, str]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 def test_no_process_outlives_a_run_that_is_killed_while_workers_train(tmp_path, how):
     place = tmp_path
-    training = new_notebook(cells=[new_code_cell(TRAINING)], metadata=notebook_file.METADATA)
+    training = new_notebook(cells=[new_code_cell(TRAINING)], metadata=notebook.METADATA)
     (place / "notebooks").mkdir()
     nbformat.write(training, place / "notebooks/02_training.ipynb")
     process = start(place)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import image_formation, objective, recipes, training
-from bioface.datasets import photos, twin
+from bioface import objective, recipes, training
+from bioface.datasets import twin
 from bioface.network import Output
 from study import experiments, notebook
 
@@ -48,7 +48,7 @@ def times_run(folders, monkeypatch):
 def test_runs_are_kept_and_found_again(times_run):
     batch, recipe = a_batch(), recipes.WORKING
     first = runs_of(batch, recipe, seeds=(0, 1))["working"]
-    assert [found.seed for found in first] == [0, 1] and len(times_run) == 2
+    assert [job[3] for job in times_run] == [0, 1]
     assert not np.array_equal(first[0].image, first[1].image)
     named = dataclasses.replace(batch, names=("a", "b"))
     second = runs_of(named, recipe.but("other name"), seeds=(0, 1))["other name"]  # names make no other run
@@ -56,17 +56,6 @@ def test_runs_are_kept_and_found_again(times_run):
     assert first[0].history.seconds == second[0].history.seconds
     table = experiments.summary({"working": first}, batch)["working"]
     assert set(table) == {"rmse", "luminance", "start"} and table["rmse"].shape == (2,)
-
-
-@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: b"no archive"])
-def test_a_damaged_cache_is_run_again(folders, times_run, damage):
-    batch = a_batch()
-    (first,) = runs_of(batch)["working"]
-    (file,) = (folders.parent / "build" / "cache").rglob("output.pkl")
-    whole = file.read_bytes()
-    file.write_bytes(damage(whole))
-    assert same(runs_of(batch)["working"][0], first)
-    assert len(times_run) == 2 and len(file.read_bytes()) == len(whole)
 
 
 @pytest.mark.slow
@@ -108,7 +97,7 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
 def a_run(image, said):
     row = np.zeros(1)
     nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
-    return experiments.Run(0, 1, image, image, image, said, nothing)
+    return experiments.Run(image, image, image, said, nothing)
 
 
 def test_scores_of_known_images():
@@ -142,48 +131,8 @@ def test_step_sizes_add_up_as_measured():
     pixels = 64 * 16 * 16 / 224**2
     gain = np.mean([(1 - 0.9**k) / 0.1 for k in range(1, 11)])
     assert experiments.step_size_ratio(code, paper, batch, 10) == pytest.approx(255**2 * pixels * gain)
-    refuses("sgd", experiments.step_size_ratio, recipes.WORKING, paper, batch, 10)
     batch = a_batch(8, 32)  # two faces of 16 × 16 leave batch norm two values to compare: chaos
     slow = [r.but(r.name, learning_rate=1e-9) for r in (recipes.get("momentum"), recipes.PAPER_LITERAL)]
     travelled = [experiments.displacement(batch, r, 5, width=2) for r in slow]
     computed = experiments.step_size_ratio(*slow, batch, 5)
     assert 0.5 < travelled[0] / travelled[1] / computed < 2
-
-
-@pytest.mark.alone
-def test_a_step_costs_little_more_than_the_bare_network():
-    batch = a_batch(16, 64)
-    costs = []
-    for _ in range(4):  # another process can only make a ratio worse than it is, so one quiet look is enough
-        costs.append(experiments.step_cost(batch, recipes.WORKING, width=8, steps=3))
-        if costs[-1]["table"] <= 1.1 and costs[-1]["spectral"] > costs[-1]["table"]:
-            return
-    pytest.fail(f"a step takes more than 1.1 times the bare network: {costs}")
-
-
-@pytest.fixture(scope="module")
-def real_crops(real_data):
-    """Thirteen photos of faces with masks, 64 × 64; for tests only."""
-    folder = real_data / "photos"
-    masks = sorted(folder.glob("*_mask.png"))
-    if not masks:
-        pytest.skip(f"no real data: {folder} has no masks")
-    found = [photos.read(str(mask).replace("_mask", "_face"), mask, resize_mask=True) for mask in masks]
-    rgb = np.stack([p.rgb.reshape(64, 2, 64, 2, 3).mean((1, 3)) for p in found])
-    mask = np.stack([p.mask.reshape(64, 2, 64, 2).all((1, 3)) for p in found])
-    image = image_formation.srgb_decode(rgb.astype(np.float32))
-    return objective.Batch(torch.from_numpy(image), torch.from_numpy(mask), names=tuple(p.name for p in found))
-
-
-@pytest.mark.slow
-def test_real_faces_are_overfitted(real_crops):
-    """Masks but no normals: nothing supervises the shading."""
-    four = real_crops[:4]
-    found = experiments.run(four, recipes.WORKING, width=8, steps=300)
-    flat = experiments.reconstruction(experiments.constant_colour(four), four)
-    s = experiments.scores(found, four)
-    assert s["rmse"] <= 0.025 and s["luminance"] >= 0.98, s
-    assert s["rmse"] < 0.5 * flat, (s, flat)
-    literal = experiments.run(four, recipes.PAPER_LITERAL, width=8, steps=20)
-    s = experiments.scores(literal, four)
-    assert s["rmse"] > flat and s["luminance"] < 0.2, s

@@ -31,15 +31,15 @@ def contents(folder):
 
 
 def test_a_saved_figure_says_where_it_comes_from(folder):
-    save(title="A line", alt="A line goes up, from 1 to 2 μm.")
+    save(alt="A line goes up, from 1 to 2 μm.")
     with Image.open(folder / "04_line.png") as image:
         assert image.size[0] > 300
         about = image.text
-    assert about["Title"] == "A line" and about["Description"] == "A line goes up, from 1 to 2 μm."
+    assert about["Title"] == "line" and about["Description"] == "A line goes up, from 1 to 2 μm."
     assert about["Source"].startswith("notebooks/04") and about["Data"] == "twin (synthetic)"
     assert about["Software"].startswith("bioface ")
     beside = json.loads((folder / "04_line.json").read_text())
-    assert beside["title"] == "A line" and beside["description"] == about["Description"]
+    assert beside["title"] == "line" and beside["description"] == about["Description"]
     assert sorted(contents(folder)) == ["04_line.json", "04_line.png"]
 
 

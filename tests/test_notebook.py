@@ -46,11 +46,8 @@ def test_threads(monkeypatch):
     refuses("BIOFACE_THREADS: .* found 'two'", notebook.start, 0)
 
 
-def test_pick():
+def test_profile_and_versions(capsys):
     assert notebook.pick("full", default=1, full=2) == 2
     refuses("unknown profile 'ful'; did you mean 'full'", notebook.pick, "ful", default=1, full=2)
-
-
-def test_versions(capsys):
     notebook.versions()
     assert f"torch {torch.__version__}" in capsys.readouterr().out

@@ -16,12 +16,12 @@ from packaging.utils import canonicalize_name
 from test_house import imported
 
 from bioface import paths
-from study import claims, notebook_file, readme
-from study.fingerprint import locked
+from study import claims, notebook, readme
+from study.cache import locked
 
 ROOT = paths.root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = {canonicalize_name(name): version for name, version in locked(ROOT / "requirements.lock").items()}
+LOCK = {canonicalize_name(name): version for name, version in locked().items()}
 EXTRAS = PROJECT["project"]["optional-dependencies"].values()
 LINES = [PROJECT["project"]["dependencies"], PROJECT["build-system"]["requires"], *EXTRAS]
 DECLARED = [Requirement(line) for lines in LINES for line in lines]
@@ -83,8 +83,8 @@ def test_python_is_the_same_everywhere_and_conda_installs_the_lock():
 def _sources():
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]:
         yield path, path.read_text(encoding="utf-8")
-    for path in notebook_file.every(paths.notebooks()):
-        yield path, "\n".join(text for kind, text, _ in notebook_file.source(path) if kind == "code")
+    for path in notebook.every(paths.notebooks()):
+        yield path, "\n".join(text for kind, text, _ in notebook.source(path) if kind == "code")
 
 
 @pytest.mark.slow

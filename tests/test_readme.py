@@ -8,7 +8,6 @@ from conftest import refuses
 from counting import words
 
 from bioface import metrics, paths
-from bioface.errors import DataError
 from study import readme, table1
 from study.claims import Claims
 
@@ -98,31 +97,16 @@ def test_what_is_on_record_is_told_with_its_day_and_verdict(figures):
         ("training mean", "training means", "'training means'"),
         ("table1(", "table2(", "'table2'"),
         ("headlines", "heads", "heads"),
-        ("table1({", "table1(", "table1"),
     ],
 )
 def test_a_place_that_is_broken_or_asks_for_what_is_not_there_is_refused(figures, old, new, message):
     refuses(message, filled_with, figures, TEXT.replace(old, new))
 
 
-@pytest.mark.parametrize("name", ["claims.json", "05_table1.json", "05_verdicts.json"])
-def test_missing_or_damaged_numbers_are_named(figures, name):
-    for damage in ((figures / name).unlink, lambda: (figures / name).write_text('{"numbers": ')):
-        damage()
-        with pytest.raises(DataError, match=name):
-            filled_with(figures)
-
-
 def test_verdicts_that_differ_have_a_row_of_their_own(figures):
     file = figures / "05_verdicts.json"
     file.write_text(file.read_text().replace("cannot be judged", "skill", 1))
     assert "| our verdict on BioFaceNet's | skill |" + " cannot be judged |" * 5 in filled_with(figures)
-
-
-def test_a_verdict_too_few_is_refused(figures):
-    file = figures / "05_verdicts.json"
-    file.write_text(file.read_text().replace("albedo", "another"))
-    refuses("'albedo'", filled_with, figures)
 
 
 def test_the_page_is_read_in_a_minute():

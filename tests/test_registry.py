@@ -18,7 +18,7 @@ from conftest import refuses
 from bioface import camera, datasets, paths
 from bioface.datasets import nfe, registry
 from bioface.errors import DataError
-from study import fingerprint
+from study import cache
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
@@ -230,7 +230,7 @@ def test_dotfiles_are_no_data(folders):
     for name in ("iset/._face.mat", "iset/.DS_Store", "nfe/._zx_7_d10_inmc_celebA_20.hdf5", "skin/._cheeks.mat"):
         (folders / name).parent.mkdir(exist_ok=True)
         (folders / name).write_bytes(b"Mac OS X")
-    assert not registry.is_placed("iset") and not registry.is_placed("nfe") and fingerprint.data_files(folders) == []
+    assert not registry.is_placed("iset") and not registry.is_placed("nfe") and cache.data_files(folders) == []
     scipy.io.savemat(
         folders / "iset" / "face.mat", {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
     )

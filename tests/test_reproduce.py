@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from bioface import paths
 from bioface.errors import DataError
-from study import claims, comparison, fingerprint, notebook_file, reproduce
+from study import cache, claims, comparison, notebook, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
 RESULTS = """\
@@ -36,7 +36,7 @@ def place(folders, monkeypatch):
     """A folder with notebooks/, build/, figures/ and data/ of its own."""
     (folders.parent / "notebooks").mkdir()
     # others may be editing the packages while the tests run; their part of the key has a test of its own
-    monkeypatch.setattr(fingerprint, "sources", list)
+    monkeypatch.setattr(cache, "sources", list)
     return folders.parent
 
 
@@ -56,7 +56,7 @@ def write(place, name, *sources, parameters='profile = "default"  # or full\nsee
     ]
     path = place / "notebooks" / ("appendix" if name.startswith("A") else "") / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
-    nbformat.write(new_notebook(cells=cells, metadata=notebook_file.METADATA), path)
+    nbformat.write(new_notebook(cells=cells, metadata=notebook.METADATA), path)
     return path
 
 
@@ -116,6 +116,10 @@ def test_a_parameter_takes_the_type_of_its_default_and_goes_where_there_is_one(p
     assert [type(value) for value in first.parameters.values()] == [float, int, str]
     assert second.parameters == {"seed": 7, "profile": "3"}
     refuses("unknown notebook parameter 'rate'", reproduce.jobs, place / "notebooks", ["04"], ["rate=2"])
+    wanted = [[], ["profile=full"], ["n=2"], ["n=3"]]  # which never write to the same place
+    jobs = [reproduce.jobs(place / "notebooks", ["04"], given)[0] for given in wanted]
+    assert jobs[0].parameters == {} and jobs[0].figures == paths.figures()
+    assert len({job.figures for job in jobs}) == len({job.folder for job in jobs}) == len(wanted)
 
 
 def test_a_path_is_taken_from_where_make_was_called_and_counts_by_its_content(place, monkeypatch):
@@ -127,35 +131,23 @@ def test_a_path_is_taken_from_where_make_was_called_and_counts_by_its_content(pl
     (job,) = reproduce.jobs(place / "notebooks", parameters=given)
     home = str(Path("~/m.png").expanduser())
     assert job.parameters == {"photo": str(place / "me.png"), "mask": home, "name": "me.png"}
-    before = fingerprint.content(job.parameters["photo"])
+    before = cache.content(job.parameters["photo"])
     (place / "me.png").write_bytes(b"another")
-    assert fingerprint.content(job.parameters["photo"]) != before and fingerprint.content("me.png") == "me.png"
+    assert cache.content(job.parameters["photo"]) != before and cache.content("me.png") == "me.png"
     assert reproduce.jobs(place / "notebooks", parameters=["photo="])[0].parameters == {"photo": ""}
 
 
-def test_other_parameters_never_write_where_the_notebooks_own_do(place):
-    write(place, "01_a")
-    wanted = [[], ["profile=full"], ["n=2"], ["n=3"]]
-    found = [reproduce.jobs(place / "notebooks", parameters=given)[0] for given in wanted]
-    assert found[0].parameters == {} and found[0].figures == paths.figures()
-    assert len({job.figures for job in found}) == len({job.folder for job in found}) == len(wanted)
-
-
-@pytest.mark.parametrize(
-    ("package", "here", "said"),
-    [("torch", "1.2.3", "1.2.3"), ("torch", "2.0+cpu", ""), ("no-such-package", None, "missing")],
-)
-def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys, package, here, said):
-    locked = {package: "2.0", "nbformat": metadata.version("nbformat")}
-    differing = [f"{package} {said} (locked: 2.0)"] if said else []
-    monkeypatch.setattr(fingerprint, "locked", lambda: locked)
-    if here:
-        monkeypatch.setattr(fingerprint, "installed", lambda: locked | {package: here})
+def test_another_version_is_said_and_no_obstacle(place, monkeypatch, capsys):
+    here = metadata.version("numpy")
+    locked = {"nbformat": metadata.version("nbformat"), "numpy": "0.1", "none-such": "2.0"}
+    monkeypatch.setattr(cache, "locked", lambda: locked)
     monkeypatch.setattr(reproduce, "run", lambda *_: 0)
     write(place, "01_a")
     assert run(place) == 0
-    assert fingerprint.differing() == differing
-    assert capsys.readouterr().err.endswith("".join(f"by {one}\n" for one in differing))
+    said = [f"numpy {here} (locked: 0.1)", "none-such missing (locked: 2.0)"]
+    assert cache.differing() == said and capsys.readouterr().err.endswith(f"by {', '.join(said)}\n")
+    monkeypatch.setattr(cache, "installed", lambda: locked | {"numpy": "0.1+cpu", "none-such": "2.0"})
+    assert cache.differing() == []
 
 
 def test_a_package_that_is_missing_is_named_with_what_to_do(place, monkeypatch, capsys):
@@ -174,48 +166,44 @@ def test_the_key_follows_bars_packages_and_data(place, monkeypatch):
             (place / name).parent.mkdir(exist_ok=True)
             (place / name).write_text(text)
         before = len(seen)
-        seen.add(fingerprint.foundation(place / "notebooks"))
+        seen.add(cache.foundation(place / "notebooks"))
         return len(seen) > before
 
     assert changes() and not changes("data/README.md") and changes("data/nfe/a.hdf5")
     os.utime(place / "data/nfe/a.hdf5", ns=(0, 1))
     assert changes()
     assert changes("notebooks/claims.toml") and changes("notebooks/deviations.toml")
-    monkeypatch.setattr(fingerprint, "installed", dict)
+    monkeypatch.setattr(cache, "installed", dict)
     assert changes()
-    monkeypatch.setattr(fingerprint, "sources", lambda: [place / "skin.py"])
+    monkeypatch.setattr(cache, "sources", lambda: [place / "skin.py"])
     assert changes("skin.py") and changes("skin.py", "y") and not changes()
 
 
-def test_every_file_of_both_packages_counts(tmp_path, monkeypatch):
-    for name in ("skin.py", "tables/a.csv", "bioface.mplstyle", "__pycache__/skin.pyc"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    monkeypatch.setattr(paths, "PACKAGE", tmp_path)
-    found = {path.relative_to(tmp_path).as_posix() for path in fingerprint.sources() if tmp_path in path.parents}
-    assert found == {"bioface.mplstyle", "skin.py", "tables/a.csv"}
-    assert Path(reproduce.__file__) in fingerprint.sources()
+def test_every_file_of_both_packages_counts_and_none_of_pythons_caches():
+    found = cache.sources()
+    assert {Path(reproduce.__file__), paths.PACKAGE / "bioface.mplstyle", *paths.TABLES.iterdir()} <= set(found)
+    assert not [path for path in found if "__pycache__" in path.parts]
 
 
 def test_data_behind_links_and_in_circles(place):
     (place / "notebooks/big.hdf5").write_text("12345")
     for link, target in (("data/nfe", "notebooks"), ("notebooks/back", "data"), ("data/gone", "nowhere")):
         (place / link).symlink_to(place / target)
-    assert [(name, size) for name, size, _ in fingerprint.data_files(place / "data")] == [("nfe/big.hdf5", 5)]
+    assert [(name, size) for name, size, _ in cache.data_files(place / "data")] == [("nfe/big.hdf5", 5)]
 
 
 def test_the_source_is_what_was_written(place):
     path = write(place, "01_a", "x = 1")
-    before = notebook_file.source(path)
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1] |= {"execution_count": 9, "outputs": [new_output("stream", text="1")]}
-    notebook.metadata = {}
+    before = notebook.source(path)
+    made = nbformat.read(path, as_version=4)
+    made.cells[-1] |= {"execution_count": 9, "outputs": [new_output("stream", text="1")]}
+    made.metadata = {}
     tagged = {"metadata": {"tags": ["nbval-ignore-output"]}}
     for change in ({}, {"source": "x = 2"}, tagged, {"cell_type": "markdown"}):
-        other = copy.deepcopy(notebook)
+        other = copy.deepcopy(made)
         other.cells[-1].update(change)
         path.write_text(json.dumps(other))
-        assert (notebook_file.source(path) == before) == (not change), change
+        assert (notebook.source(path) == before) == (not change), change
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"cells": [{}]}', '{"cells": 3}'])
@@ -223,7 +211,7 @@ def test_a_file_that_is_no_notebook(tmp_path, text):
     (tmp_path / "01_x.ipynb").write_text(text)
     for name in ("01_x.ipynb", "none.ipynb"):
         with pytest.raises(DataError, match=f"{name}: expected a notebook"):
-            notebook_file.source(tmp_path / name)
+            notebook.source(tmp_path / name)
 
 
 @pytest.mark.slow
@@ -358,7 +346,7 @@ def test_cleaning(tmp_path):
     """Executed out of order by Jupyter, with all that must not be committed."""
     file, noise = tmp_path / "n.ipynb", {"papermill": {"duration": 1.5}, "execution": {"iopub.busy": "now"}}
     said = [("stderr", "50%"), ("stdout", "ä\n"), ("stderr", "99%"), ("stdout", "two\n")]
-    shown = ("display_data", "image/png"), ("display_data", notebook_file.WIDGET), ("execute_result", "text/plain")
+    shown = ("display_data", "image/png"), ("display_data", notebook.WIDGET), ("execute_result", "text/plain")
     streams = [new_output("stream", name=name, text=text) for name, text in said]
     alt = {"image/png": {"alt": "A line."}}
     figures = [new_output(kind, data={mime: "AA"}, metadata=alt | {"x": 1}) for kind, mime in shown]
@@ -369,7 +357,7 @@ def test_cleaning(tmp_path):
         new_code_cell("b", execution_count=1),
     ]
     file.write_text(json.dumps(new_notebook(cells=cells, metadata={"widgets": {}, **noise})))
-    text = notebook_file.clean(file)
+    text = notebook.clean(file)
     cleaned = nbformat.reads(text, as_version=4)
     title, a, b, again = cleaned.cells
     assert [cell.id for cell in cleaned.cells] == [cell.id for cell in cells]
@@ -378,9 +366,9 @@ def test_cleaning(tmp_path):
     assert [output.output_type for output in b.outputs] == ["display_data", "execute_result"]
     assert [output.metadata for output in b.outputs] == [alt] * 2 and b.outputs[1].execution_count == 2
     assert (title.metadata, a.metadata, b.metadata) == ({}, {}, {"tags": ["keep"]})
-    assert cleaned.metadata == notebook_file.METADATA
+    assert cleaned.metadata == notebook.METADATA
     file.write_text(text)
-    assert notebook_file.clean(file) == text, "cleaning twice changes nothing"
+    assert notebook.clean(file) == text, "cleaning twice changes nothing"
 
 
 @pytest.mark.slow
@@ -401,9 +389,9 @@ def test_publishing_shows_the_small_public_files_and_none_of_one_s_own(place, mo
     (place / "data" / name).parent.mkdir(exist_ok=True)
     (place / "data" / name).write_text("x")
     shown = []
-    monkeypatch.setattr(fingerprint, "foundation", lambda folder: "")
-    monkeypatch.setattr(reproduce, "execute", lambda job: shown.extend(fingerprint.data_files(paths.data())))
-    monkeypatch.setattr(notebook_file, "clean", lambda path: "{}")
+    monkeypatch.setattr(cache, "foundation", lambda folder: "")
+    monkeypatch.setattr(reproduce, "execute", lambda job: shown.extend(cache.data_files(paths.data())))
+    monkeypatch.setattr(notebook, "clean", lambda path: "{}")
     write(place, "01_a")
     assert run(place, "--publish") == 0
     assert [file for file, *_ in shown] == ([] if "mine" in name else [name])

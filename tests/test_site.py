@@ -22,12 +22,12 @@ from PIL import Image
 
 from bioface import paths
 from bioface.errors import BiofaceError
-from study import notebook_file, site
+from study import notebook, site
 
 # MyST-NB uses what the next Sphinx will not have
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")
 ROOT = paths.root()  # of the real one: a fixture changes it
-EVERY = notebook_file.every(paths.notebooks())
+EVERY = notebook.every(paths.notebooks())
 ALT = 'Two lines: "a" < "b".'
 ROW = {"id": "01.x", "what": "a < b_c", "measured": 1.0, "shown": "1", "bar": "≥ 0.5", "unit": "", "passed": False}
 ROW |= {"data": "none (arithmetic)", "control": "0", "notebook": "01", "timing": False, "reason": ""}

@@ -19,7 +19,7 @@ from bioface.datasets.nfe import Faces
 from bioface.identifiability import MAPS
 from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
-from study import notebook_file
+from study import notebook
 
 
 def faces(n, truth=None):
@@ -264,13 +264,13 @@ SOME = [(widgets.scrub, faces(2)), (widgets.edit, maps(8, 8)), (widgets.compare,
 def test_a_committed_notebook_keeps_the_words_and_no_state(tmp_path, make, given):
     widget = make(given)
     data, metadata = widget._repr_mimebundle_()
-    assert notebook_file.WIDGET in data
+    assert notebook.WIDGET in data
     output = new_output("execute_result", data, metadata=metadata, execution_count=1)
     tags = {"tags": ["nbval-ignore-output"]}
     cell = new_code_cell("widget", outputs=[output], metadata=tags, execution_count=1)
     state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {widget.model_id: {}}}}}
     nbformat.write(new_notebook(cells=[cell], metadata=state), tmp_path / "n.ipynb")
-    cleaned = json.loads(notebook_file.clean(tmp_path / "n.ipynb"))
+    cleaned = json.loads(notebook.clean(tmp_path / "n.ipynb"))
     assert cleaned["cells"][0]["outputs"][0]["data"] == {"text/plain": [repr(widget)]}
     assert "widgets" not in cleaned["metadata"] and "run this cell to use it" in repr(widget)
 

@@ -4,7 +4,6 @@ A colour is c = i_d a + i_s w. Multiply i_d by k and divide the albedo a by it: 
 skin has that albedo, and the paper's shading loss, after the best scale for each face, sees nothing.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,13 +11,11 @@ import torch
 from torch import Tensor
 
 from bioface import camera, identifiability, illumination, image_formation, objective, recipes
-from bioface.errors import BiofaceError
 from bioface.maps import Decomposition
 from bioface.network import Output
+from study import augmentation
 
-PIXELS = 60  #: of a face that :func:`least_errors` looks at
 RECIPE = recipes.PUBLISHED_LOSSES
-TABLE = 40  #: pigments along each axis of the skins that it tries
 
 
 def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +23,7 @@ def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarr
 
     Parameters
     ----------
-    truth : of N faces, whose camera and light are known here
+    truth : of N faces, whose camera and light are known here; 60 pixels of each are looked at
     octaves : K; the diffuse shading of each pixel is held at 2 to that times the truth
 
     Returns
@@ -36,12 +33,12 @@ def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarr
     found = np.empty((2, len(truth), len(octaves)))
     for i, mask in enumerate(truth.mask):
         inside = np.flatnonzero(mask)
-        some = inside[np.linspace(0, len(inside) - 1, PIXELS).astype(int)]
+        some = inside[np.linspace(0, len(inside) - 1, 60).astype(int)]
         colours = torch.from_numpy(truth.image[i].reshape(-1, 3)[some]).double()
         shading = torch.from_numpy(truth.diffuse_shading[i].ravel()[some]).double()
         light = torch.from_numpy(truth.illuminant[i]).double()
         S = camera.CameraModel.load().sensitivity(torch.from_numpy(truth.camera_b[i]).double())
-        table = image_formation.colour_table(light, S, size=TABLE)
+        table = image_formation.colour_table(light, S, size=40)
         white = camera.reflectance_to_rgb(light, S).sum(-1)
         for j, octave in enumerate(octaves):
             error, _, specular = identifiability.explain(colours, table, white, shading * 2**octave)
@@ -51,9 +48,7 @@ def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarr
     return found[0], found[1]
 
 
-def minimised(
-    batch: objective.Batch, start: int | float, steps: int = 800, rate: float = 0.1
-) -> tuple[np.ndarray, float]:
+def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> tuple[np.ndarray, float]:
     """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
 
     Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
@@ -63,21 +58,18 @@ def minimised(
     ----------
     batch : N faces with their truth, normals and lights
     start : octaves by which the mean shading of each face is off at first
-    steps, rate : of Adam, the rate falling to 0 along half a cosine
+    steps : of Adam, the rate falling from 0.1 to 0 along half a cosine
 
     Returns
     -------
     (N,) octaves by which the mean shading is off in the end; root-mean-square error of the photos
-
-    Raises
-    ------
-    BiofaceError : faces without truth, or without a shading that supervises
     """
-    target = objective.shading_target(batch, RECIPE)
-    if batch.truth is None or target is None:
-        raise BiofaceError("expected faces with their truth and stored normals, found none")
-    true = batch.truth
-    mean = functools.partial(_mean, mask=batch.mask)
+    true, target = batch.truth, objective.shading_target(batch, RECIPE)
+    assert true is not None and target is not None  # as the twin's faces have
+
+    def mean(value: Tensor) -> Tensor:
+        return augmentation.mean_colour(value[..., None], batch.mask)[:, 0]
+
     pattern = target.clamp_min(0.02)
     shading = pattern * (mean(true.diffuse) / mean(pattern) * 2**start)[:, None, None]
     n, low, high = len(batch), *illumination.CCT_RANGE
@@ -86,7 +78,7 @@ def minimised(
     mean_skin = [zeros + float(g[batch.mask].mean().atanh()) for g in (true.melanin, true.haemoglobin)]
     raw = [*mean_skin, shading.log(), zeros - 4, zeros[:, 0, :2], daylight, zeros[:, 0, 0] - 2]
     raw = [value.clone().requires_grad_() for value in raw]
-    optimiser = torch.optim.Adam(raw, lr=rate)
+    optimiser = torch.optim.Adam(raw, lr=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     def decoded() -> tuple[Tensor, Output]:
@@ -106,19 +98,10 @@ def minimised(
     return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
 
 
-def _mean(value: Tensor, mask: Tensor) -> Tensor:
-    """(N,) of (N, H, W) inside the masks."""
-    return torch.where(mask, value, 0).sum((1, 2)) / mask.sum((1, 2))
-
-
 def ends_apart(ends: np.ndarray, starts: Sequence[int | float] | np.ndarray, faces: np.ndarray) -> float:
     """How far apart answers to the same photo end, as a share of how far apart they started; mean over some faces.
 
-    Parameters
-    ----------
-    ends : (K, N) octaves, for each start
-    starts : K octaves
-    faces : which of the N, by number or bool
+    ``ends`` (K, N) and ``starts`` (K,) are octaves; ``faces`` says which of the N, by number or bool.
 
     >>> ends_apart(np.array([[0.1, -1], [0.1, 1]]), [-1, 1], np.array([0, 1]))
     0.5

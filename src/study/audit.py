@@ -1,18 +1,20 @@
-"""What is wrong with a face data set: what the usual mistakes cost, and what shading does that belies its photo.
+"""What is wrong with a face data set: in its files, by the usual mistakes, and where shading belies its photo.
 
-The score that finds such shading is in :mod:`bioface.shading`. :mod:`study.checks` looks at the files.
+The score that finds such shading is in :mod:`bioface.shading`.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
 
 from bioface import image_formation, metrics, shading
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, DataError, unknown_name
+from bioface.errors import DataError
 
 SMALLEST = 400  #: pixels that a mask must have, a tenth of the image, for its face to be looked at
 
@@ -40,11 +42,8 @@ def open_source(limit: int = 512) -> Source:
 
     Raises
     ------
-    BiofaceError : a limit below 2
     DataError : a damaged file, or hardly a face in the files
     """
-    if limit < 2:
-        raise BiofaceError(f"expected at least 2 faces to audit, found {limit}")
     pairs = nfe.find()
     if pairs:
         every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
@@ -86,14 +85,7 @@ def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = D
     kinds : of ``photo``: blurred by 0.6 pixels, noise of 0.015 in display values; ``normals``: smoothed by 1.5 pixels,
         as a fitted model smooths; ``offset``: normals moved by −1, 0 or 1 pixel each way; ``light``: each coefficient
         times 1 ± 0.15
-
-    Raises
-    ------
-    BiofaceError : an unknown kind
     """
-    for kind in kinds:
-        if kind not in DEGRADATIONS:
-            raise unknown_name("degradation", kind, DEGRADATIONS)
     rgb, normals, lighting = faces.rgb, faces.normals, faces.lighting
     if "photo" in kinds:
         soft = scipy.ndimage.gaussian_filter(rgb, (0, 0.6, 0.6, 0))
@@ -111,16 +103,7 @@ def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = D
 
 
 def partly_wrong(faces: nfe.Faces, share: int | float) -> nfe.Faces:
-    """Faces with truth whose stored normals go only a ``share`` (0–1) of the way from the true to the stored.
-
-    Raises
-    ------
-    BiofaceError : no truth, a share outside 0–1
-    """
-    if faces.truth is None:
-        raise BiofaceError("expected faces with truth (the twin), found none")
-    if not 0 <= share <= 1:
-        raise BiofaceError(f"expected a share within 0–1, found {share}")
+    """Faces of the twin whose stored normals go only a ``share`` (0–1) of the way from the true to the stored."""
     blend = faces.truth.normals + share * (faces.normals - faces.truth.normals)
     return dataclasses.replace(faces, normals=_unit(blend, faces.mask))
 
@@ -180,16 +163,10 @@ def cost(shading: np.ndarray, right: np.ndarray, mask: np.ndarray) -> tuple[np.n
 
 
 def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
-    """RMSE (N,) of the stored shading against the truth, in the unit of Table 1's diffuse column, by "where".
+    """RMSE (N,) of the twin's stored shading against the true, in the unit of Table 1's diffuse column, by "where".
 
     "face" and "mouth and nose": what a network that recovers the true shading is charged.
-
-    Raises
-    ------
-    BiofaceError : faces without truth
     """
-    if faces.truth is None:
-        raise BiofaceError("expected faces with truth (the twin), found none")
     where = {"face": faces.mask, "mouth and nose": shading.mouth_and_nose(faces.mask)}
     stored = shading.stored_shading(faces)
     return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
@@ -209,26 +186,128 @@ def mean_map(maps: np.ndarray, mask: np.ndarray, least: int | float = 0.25) -> t
 
 
 def biased_share(
-    maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator, draws: int = 500
+    maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, np.ndarray]:
     """Share of pixels ``where`` (H, W) whose mean over faces is beyond 2 standard errors, and what chance makes of it.
 
     Returns
     -------
-    the share, and (draws,) the shares when whole faces change sign at random: every face stays as it is, neighbours as
+    the share, and (500,) the shares when whole faces change sign at random: every face stays as it is, neighbours as
     alike as they are, and no bias is left
-
-    Raises
-    ------
-    BiofaceError : no pixel that 5 faces have
     """
     where = where & (mask.sum(0) >= 5)
-    if not where.any():
-        raise BiofaceError("expected pixels that at least 5 faces have, found none")
     errors, known = maps[:, None, where], mask[:, None, where]  # (N, 1, pixels)
 
     def share(signs: np.ndarray) -> float:
         mean, error = mean_map(signs[:, None, None] * errors, known, least=0)
         return float(np.mean(np.abs(mean) > 2 * error))
 
-    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (draws, len(maps)))])
+    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (500, len(maps)))])
+
+
+# --- the files ---------------------------------------------------------------------------------------------
+
+
+class Check(NamedTuple):
+    """One line of the audit: what was looked at, what was found, and "ok", "look" (a reader should) or "wrong"."""
+
+    check: str
+    found: str
+    verdict: str
+
+
+def _verdict(good: bool | np.bool_, otherwise: str = "wrong") -> str:
+    return "ok" if good else otherwise
+
+
+def check_files(source: Source) -> list[Check]:
+    """Layout and value ranges of the files as they are stored, from the first 64 faces of each."""
+    counts = ", ".join(f"{name} {len(stream)}" for name, stream in source.streams.items())
+    raw = np.concatenate([stream.raw(slice(64)) for stream in source.streams.values()])
+    last = np.moveaxis(raw, 1, -1)
+    mask = last[..., 6]
+    inside = last[mask > 0.5]  # (pixels, 10)
+    rgb, normals = inside[:, :3], inside[:, 3:6]
+    lengths = [np.quantile(np.linalg.norm(v, axis=-1), [0.01, 0.5, 0.99]) for v in (normals, 2 * normals - 1)]
+    undecoded, decoded = ("length {1:.3f} ({0:.3f} to {2:.3f} for 98 %)".format(*v) for v in lengths)
+    is_unit = abs(lengths[1] - 1).max() < 0.02
+    clipped = ((rgb >= 1) | (rgb <= 0)).any(1).mean()
+    levels = np.abs(255 * rgb - np.rint(255 * rgb)).max()
+    part = ((mask > 0) & (mask < 1)).mean()
+    masks = f"{part:.1%} neither 0 nor 1; {(mask > 0.5).mean():.0%} is face"
+    few = f"{source.left_out} of {source.left_out + len(source.faces)}"
+    return [
+        Check("faces (N, 10, 64, 64), lights (N, 3, 9)", counts, "ok"),  # the reader refuses anything else
+        Check("RGB, channels 0–2", f"{rgb.min():.3g} to {rgb.max():.3g}", _verdict(rgb.max() > 0.5, "look")),
+        Check("  on 8-bit levels", f"furthest off {levels:.3f} of a level", _verdict(levels < 1e-3, "look")),
+        Check("  clipped at 0 or 1, inside the mask", f"{clipped:.1%} of pixels", _verdict(clipped < 0.05, "look")),
+        Check("normals, channels 3–5, as stored", undecoded, "look"),
+        Check("  decoded by 2x − 1", decoded, _verdict(is_unit)),
+        Check("mask, channel 6", masks, _verdict(part < 0.01)),
+        Check("  hardly a face, left out below", few, _verdict(source.left_out == 0, "look")),
+    ]
+
+
+def check_coordinates(faces: nfe.Faces) -> list[Check]:
+    """What channels 7–9 are: how each goes along with column, height and shading, inside the mask."""
+    row, column = (np.broadcast_to(g, faces.mask.shape).astype(np.float32) for g in np.mgrid[:64, :64])
+    found = []
+    for number, channel in enumerate(np.moveaxis(faces.coordinates, -1, 0), start=7):
+        others = (column, -row, shading.stored_shading(faces))
+        x, y, light = (np.median(np.nan_to_num(metrics.correlation(channel, o, faces.mask))) for o in others)
+        text = f"column {x:+.2f}, height {y:+.2f}, shading {light:+.2f}"
+        found.append(Check(f"channel {number}: correlation with", text, _verdict(abs(light) < 0.7, "look")))
+    return found
+
+
+def own_light(faces: nfe.Faces, rng: np.random.Generator) -> float:
+    """How often a face's own light explains its photo better than another face's: 1 always, 0.5 by chance.
+
+    Explains: correlation of luminance with nᵀMn. Files whose lights are out of step come out at 0.5.
+    """
+    photo = shading.luminance(faces)
+
+    def fit(light: np.ndarray) -> np.ndarray:
+        shown = shading.stored_shading(dataclasses.replace(faces, lighting=light))
+        return np.nan_to_num(metrics.correlation(photo, shown, faces.mask), nan=-1)
+
+    own = fit(faces.lighting)
+    return float(np.mean([own > fit(faces.lighting[other_faces(len(faces), rng)]) for _ in range(8)]))
+
+
+def exponent(faces: nfe.Faces) -> np.ndarray:
+    """(N,) slope of the photo's log luminance (linear light) on log stored shading over the face.
+
+    1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
+    """
+    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
+    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
+    covariance = [np.cov(a[inside], b[inside]) for a, b, inside in zip(x, y, faces.mask, strict=True)]
+    return np.array([c[0, 1] / max(c[0, 0], 1e-9) for c in covariance])
+
+
+def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
+    """Whether normals, lights and photos agree with one another."""
+    positive = float((shading.stored_shading(faces)[faces.mask] > 0).mean())
+    wins = own_light(faces, rng)
+    low, median, high = np.quantile(exponent(faces), [0.25, 0.5, 0.75])
+    slope = f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}"
+    return [
+        Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),
+        Check("own light beats a stranger's", f"{wins:.1%} of pairs", _verdict(wins > 0.8)),
+        # 1 in linear light; display values would show 2.2
+        Check("log photo against log shading, slope", slope, _verdict(0.6 < median < 1.6, "look")),
+    ]
+
+
+def check_duplicates(source: Source) -> list[Check]:
+    """The same photo twice among the faces under audit, and the same person in two splits where that is known."""
+    digests = {hashlib.sha256(photo.tobytes()).digest() for photo in source.faces.rgb}
+    twice = len(source.faces) - len(digests)
+    found = [Check("photos that occur twice", f"{twice} of {len(source.faces)}", _verdict(twice == 0))]
+    if source.is_real:
+        return [*found, Check("people in more than one split", "not known: files name no people", "look")]
+    files = np.array([name.split(":")[0] for name in source.faces.names])
+    people = [set(source.faces.truth.identity[files == file].tolist()) for file in np.unique(files)]
+    shared = sum(map(len, people)) - len(set().union(*people))
+    return [*found, Check("people in more than one split", f"{shared}", _verdict(shared == 0))]

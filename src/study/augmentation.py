@@ -5,7 +5,6 @@ on the seed and on the rows that are asked for together, which differ from step 
 a checkpoint sees what an undisturbed one would have seen.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,12 +22,6 @@ from bioface.objective import Batch
 _MIRROR = (1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0)
 
 
-@functools.cache
-def _pigments() -> np.ndarray:
-    """(7 553, 2) melanin and haemoglobin of ISSA's face spectra."""
-    return np.stack(skin_spectra.pigments(), axis=-1)
-
-
 class Augmented:
     """Faces mirrored at random and, with ``recolour``, seen on other people by other cameras in other light.
 
@@ -44,7 +37,6 @@ class Augmented:
     seed : of everything random
     recolour : whether to
     halved : how many times: at half the size, (N, 32, 32), a step takes a quarter of the time
-    processed : whether what is recoloured goes through a camera's processing
     painted : {group: numbers of ISSA's face spectra} to paint with, each group as often
 
     Raises
@@ -53,25 +45,19 @@ class Augmented:
     """
 
     def __init__(
-        self,
-        faces: Any,
-        seed: int = 0,
-        recolour: bool = True,
-        halved: int = 0,
-        processed: bool = True,
+        self, faces: Any, seed: int = 0, recolour: bool = True, halved: int = 0,
         painted: Mapping[str, np.ndarray] | None = None,
-    ):
+    ):  # fmt: skip
         if recolour and faces.truth is None:
             raise BiofaceError("expected faces with their truth, which recolouring renders; found none")
-        self.seed, self.recolour, self.processed = seed, recolour, processed
-        self.painted = list((painted or {}).values())
+        self.seed, self.recolour = seed, recolour
+        self.painted, self._pigments = list((painted or {}).values()), np.stack(skin_spectra.pigments(), -1)
         self.batch = Batch.of(faces)
         for _ in range(halved):
             self.batch = _halved(self.batch)
         if recolour:
-            inside = faces.mask
-            maps = faces.truth.melanin, faces.truth.haemoglobin
-            self._base = np.array([[np.median(m[i][inside[i]]) for m in maps] for i in range(len(faces))], np.float32)
+            maps = zip(faces.truth.melanin, faces.truth.haemoglobin, faces.mask, strict=True)
+            self._base = np.array([[np.median(m[i]), np.median(h[i])] for m, h, i in maps], np.float32)
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -90,10 +76,9 @@ class Augmented:
         base = self._base[rng.integers(len(self._base), size=count)]
         paints = [portrait.Paint()] * count
         if self.painted:
-            pigments = _pigments()
             for face in np.flatnonzero(rng.random(count) < 0.5):
                 row = int(rng.choice(self.painted[rng.integers(len(self.painted))]))
-                base[face], paints[face] = pigments[row], portrait.measured_paint(row)
+                base[face], paints[face] = self._pigments[row], portrait.measured_paint(row)
         rest = np.stack([np.broadcast_to(paint.rest, len(spectra.WAVELENGTHS)) for paint in paints])
         return base, rest.astype(np.float32)
 
@@ -120,8 +105,7 @@ class Augmented:
         image = image * exposure[:, None, None, None]
         tint = mean_colour(image, mask) / mean_colour(batch.image, mask).clamp_min(1e-3)
         image = torch.where(mask[..., None], image, batch.image * tint[:, None, None]).clamp(0, 1)
-        if self.processed:
-            image = _processed(image, rng)
+        image = _processed(image, rng)
         diffuse, specular = (shading * exposure[:, None, None] for shading in (true.diffuse, true.specular))
         lighting = batch.lighting * exposure[:, None]
         truth = Output(melanin, haemoglobin, diffuse, specular, b, weights, cct)

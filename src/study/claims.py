@@ -6,7 +6,6 @@ measured on files that are not here stays as it was recorded (:mod:`study.record
 """
 
 import datetime
-import hashlib
 import json
 import math
 import sys
@@ -214,14 +213,8 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
         for row in rows:
-            texts = [
-                row["id"],
-                row["model"],
-                row["control"],
-                row["commit"],
-                row["data"][0]["name"] if row["data"] else row["machine"],
-                *(f["name"] + f["sha256"] for f in row["data"]),
-            ]
+            texts = [row[key] for key in ("id", "model", "control", "commit")]
+            texts += [f[key] for f in row["data"] for key in ("name", "sha256")] or [row["machine"]]
             numbers = [row["measured"], *row["bar"].values(), *(f["size"] for f in row["data"])]
             if not all(isinstance(t, str) for t in texts) or not all(math.isfinite(n) for n in numbers):
                 raise ValueError(f"a row with {row}")
@@ -239,17 +232,11 @@ def _claim(row: dict[str, Any]) -> Claim:
     return claim
 
 
-def digest(notebook: str, file: str | Path | None = None) -> str:
-    """SHA-256 of one notebook's rows, whatever the other notebooks say."""
-    rows = json.dumps([asdict(c) for c in read(file) if c.notebook == notebook], sort_keys=True)
-    return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def format_table(claims: Iterable[Claim], width: int = 44) -> str:
-    """A plain-text table: a line per claim (``what`` folded at ``width``), its control or reason below."""
+def format_table(claims: Iterable[Claim]) -> str:
+    """A plain-text table: a line per claim (``what`` folded), its control or reason below."""
     table, below = [("claim", "what", "measured", "bar", "verdict", "data")], [list[str]()]
     for c in claims:
-        what, *notes = textwrap.wrap(c.what, width) or [""]
+        what, *notes = textwrap.wrap(c.what, 44) or [""]
         table.append((c.id, what, f"{c.shown} {c.unit}".strip(), f"{c.bar} {c.unit}".strip(), c.verdict, c.data))
         for name, note in (("beside it: ", c.control), ("" if c.recorded else "not measured: ", c.reason)):
             notes += textwrap.wrap(f"  {name}{note}", 90, subsequent_indent="  ") if note else []

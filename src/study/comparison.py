@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bioface import paths
-from study import fingerprint
+from study import cache
 
 TOLERANCE = re.compile(r"tolerance-(\d+)")  #: a tag, in per cent
 PRINTED = re.compile(r"[-−+]?(?:\d{1,3}(?:[ ,]\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d+)?")  #: a number in a text
@@ -69,7 +69,7 @@ class Tags:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Called with the cells that nbval has found."""
-        has_data = bool(fingerprint.data_files(paths.data()))
+        has_data = bool(cache.data_files(paths.data()))
         for item in items:
             tags = item.cell.metadata.get("tags", [])
             for found in filter(None, map(TOLERANCE.fullmatch, tags)):

@@ -1,32 +1,39 @@
-"""Pictures of the model: curves over wavelength, the table of skins, the network, a face beside its truth."""
+"""Pictures of notebooks 00, 01 and 04: the model, the audit of a data set, and the multispectral fit.
 
-from collections.abc import Collection, Mapping
+The first arguments say what is drawn; ``name``, ``numbers`` and ``data`` are those of :func:`study.figures.save`.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
+from sklearn.metrics import RocCurveDisplay
 
-from bioface import network, plotting, skin, spectra
-from study import figures
+from bioface import identifiability, minima, network, plotting, shading, skin, smith2019, spectra
+from bioface.datasets import cubes, nfe, skin_spectra
+from study import audit, calibration, figures
 
 Maps = Mapping[str, torch.Tensor]
+TWIN, ARITHMETIC = "twin (synthetic)", "none (arithmetic)"
 #: Pigment fractions that are marked along the axes of the table.
 MARKS = {"melanin": (0.005, 0.05, 0.2, 0.4), "haemoglobin": (0.001, 0.01, 0.03, 0.06)}
+#: What stands above the shadings that are shown of :func:`study.audit.mistakes`.
+MISTAKES = {
+    audit.RIGHT: "right",
+    "normals not decoded": "normals\nnot decoded",
+    "light of another face": "another's\nlight",
+    "min–max stretched": "stretched",
+    "coordinate map as shading": "coordinates",
+}
+#: The column order of the report's Figure 3.
+REPORT = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin")
 
 
-def curves(
-    name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str, logarithmic: Collection[str] = ()
-) -> None:
-    """Spectra side by side, saved as a figure with their numbers.
-
-    Parameters
-    ----------
-    name, data, alt : as :func:`study.figures.save` takes them
-    panels : by title, by label, (33,) or (channels, 33) values at :data:`bioface.spectra.WAVELENGTHS`
-    logarithmic : titles of the panels whose values go by decades
-    """
+def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str) -> None:
+    """Spectra side by side: by title, by label, (33,) or (channels, 33) values; absorption by decades."""
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained", squeeze=False)
     for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for k, (label, values) in enumerate(lines.items()):
@@ -35,7 +42,7 @@ def curves(
             for row, colour in zip(rows, colours, strict=True):
                 ax.plot(spectra.WAVELENGTHS, row, "-" if k == 0 or len(rows) == 1 else ":", color=colour)
             ax.lines[-1].set_label(label)
-        ax.set(title=title, xlabel="wavelength (nm)", yscale="log" if title in logarithmic else "linear")
+        ax.set(title=title, xlabel="wavelength (nm)", yscale="log" if "absorption" in title else "linear")
         ax.legend()
     figures.save(figure, name, numbers=panels, data=data, alt=alt)
 
@@ -43,21 +50,20 @@ def curves(
 def skin_curves(name: str, absorbers: Mapping[str, Any], melanin: Any, haemoglobin: Any, reflectance: Any) -> None:
     """What absorbs in skin, each (33,) cm⁻¹ by its name, beside the reflectance (n, 33) of n skins, saved."""
     skins = zip(plotting.to_numpy(melanin), plotting.to_numpy(haemoglobin), reflectance, strict=True)
-    absorption = "absorption, each of its maximum"
-    panels = {absorption: {name: values / values.max() for name, values in absorbers.items()}}
+    panels = {"absorption, each of its maximum": {k: values / values.max() for k, values in absorbers.items()}}
     panels["reflectance of skin"] = {f"melanin {m:.2f}, haemoglobin {h:.2f}": r for m, h, r in skins}
     alt = (
         "Left: absorption of two melanins and of blood with and without oxygen, 400 to 720 nm. Right: spectra of skin; "
     )
     alt += "more melanin darkens all, more blood deepens two dips near 550 nm."
-    curves(name, panels, data="none (arithmetic)", alt=alt, logarithmic=[absorption])
+    _curves(name, panels, data=ARITHMETIC, alt=alt)
 
 
 def camera_curves(name: str, cameras: Mapping[str, Any], lights: Mapping[str, Any]) -> None:
     """Sensitivities (3, 33) of cameras by name, beside spectra (33,) of lights, each of its maximum, saved."""
     panels = {"cameras": cameras, "lights": {name: light / light.max() for name, light in lights.items()}}
     alt = f"Left: red, green and blue sensitivities of {len(cameras)} cameras. Right: {', '.join(lights)}."
-    curves(name, panels, data="28 cameras, Jiang 2013 (measured); CIE illuminants", alt=alt)
+    _curves(name, panels, data="28 cameras, Jiang 2013 (measured); CIE illuminants", alt=alt)
 
 
 def skin_table(name: str, table: torch.Tensor) -> None:
@@ -73,16 +79,16 @@ def skin_table(name: str, table: torch.Tensor) -> None:
         "A square of skin colours: pale at the bottom left, redder to the right with more blood, dark brown at the top "
     )
     alt += "with more melanin."
-    figures.save(figure, name, numbers={"corners": table[:, ::63, ::63]}, data="none (arithmetic)", alt=alt)
+    figures.save(figure, name, numbers={"corners": table[:, ::63, ::63]}, data=ARITHMETIC, alt=alt)
 
 
-def architecture(name: str, net: network.BioFaceNet, *, size: int = 64) -> None:
-    """The network as blocks, whose heights go with the side of the maps, for images of ``size``; saved."""
+def architecture(name: str, net: network.BioFaceNet) -> None:
+    """The network as blocks, whose heights go with the side of the maps, for images of 64 × 64; saved."""
     figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
     for level in range(network.LEVELS):
         height = 3.4 - 0.6 * level
         ax.add_patch(Rectangle((1.2 + level, 2 - height / 2), 0.5, height, color="0.6"))
-        text = f"{size // 2**level}²\n× {net.width * 2**level}"
+        text = f"{64 // 2**level}²\n× {net.width * 2**level}"
         ax.text(1.45 + level, 2.1 + height / 2, text, ha="center", fontsize=9)
     ax.text(0.1, 2, "photo", va="center")
     for row, said in enumerate(("melanin", "haemoglobin", "diffuse shading", "specular shading")):
@@ -106,18 +112,168 @@ def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbe
     ----------
     truth, said : by name of quantity: ``linear_rgb`` (1, H, W, 3) first, then maps (1, H, W)
     mask : bool (1, H, W)
-    numbers : what was measured of it, to be kept with the figure
     """
-    both = (truth, said)
-    tops = {q: torch.cat([maps[q][mask] for maps in both]).quantile(0.99) for q in list(truth)[1:]}
-    figure, _ = plotting.panel_grid(
-        [[maps[q][0] for q in truth] for maps in both],
-        quantities=list(truth),
-        titles=["photo", *(q.replace("_", " ") for q in tops)],
-        row_labels=["truth", "network"],
-        masks=[mask[0], mask[0]],
-        limits={q: (0.0, float(top)) for q, top in tops.items()},
-        panel=1.7,
-    )
+    both, (inside,) = (truth, said), mask
+    limits = figures.up_to(0.99, {q: torch.cat([maps[q][mask] for maps in both]) for q in list(truth)[1:]})
+    rows, titles = [[maps[q][0] for q in truth] for maps in both], ["photo", *(q.replace("_", " ") for q in limits)]
     alt = "Photo and true maps of a synthetic face above, the network's below: the photos look alike, the maps do not."
-    figures.save(figure, name, numbers=numbers, data="twin, one face (synthetic)", alt=alt)
+    figures.save_maps(
+        name, rows, quantities=list(truth), titles=titles, row_labels=["truth", "network"], masks=[inside] * 2,
+        limits=limits, panel=1.7, numbers=numbers, data="twin, one face (synthetic)", alt=alt,
+    )  # fmt: skip
+
+
+# --- the audit ---------------------------------------------------------------------------------------------
+
+
+def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> None:
+    """What the files hold of two faces, and their ``stored`` shading; ``name`` and ``data`` of the figure."""
+    two = faces[[0, 1]]
+    kinds = ["rgb", "normals", "mask", "coordinates", "diffuse_shading"]
+    maps = (two.rgb, two.normals, two.mask, two.coordinates, stored[:2])
+    titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
+    rows = list(zip(*maps, strict=True))
+    limits = {"diffuse_shading": (0.0, float(stored[:2].max()))}
+    alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
+    numbers, how = {"faces": list(two.names)}, {"titles": titles, "limits": limits, "panel": 1.8}
+    figures.save_maps(name, rows, quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
+
+
+def mistakes(
+    name: str,
+    faces: nfe.Faces,
+    shadings: Mapping[str, np.ndarray],
+    costs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    data: str,
+) -> None:
+    """Two faces' right shading beside what was taken for it, with median correlation and error above."""
+    show = np.argsort(costs["light of another face"][0])[len(faces) // 4 :][:2]
+    rows = [
+        [faces.rgb[i], *(shadings[n][i] / np.quantile(shadings[n][i][faces.mask[i]], 0.99) for n in MISTAKES)]
+        for i in show
+    ]
+    told = {n: "r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES}
+    titles = ["photo", *(f"{text}\n{told[n]}" for n, text in MISTAKES.items())]
+    each = plotting.Quantity("shading, each to its own maximum", "gray")
+    how = {"quantities": ["rgb", *[each] * len(MISTAKES)], "masks": list(faces.mask[show]), "panel": 1.6}
+    numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
+    alt = "Two faces: the right shading beside four things that were taken for it; another's light differs most."
+    figures.save_maps(name, rows, titles=titles, **how, numbers=numbers, data=data, alt=alt)
+
+
+def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None:
+    """The report's Figures 1a and 1b for the faces of highest score, with the photo's own shading and the residual."""
+    some = np.argsort(score)[::-1][:3]
+    c = shading.compare(faces[some])
+    residual = plotting.Quantity("residual image", "PuOr_r", -0.4, 0.4, "log")
+    shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), np.where(c.window, c.residual, np.nan))
+    numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
+    figures.save_maps(
+        name,
+        list(zip(*shown, strict=True)),
+        quantities=["rgb", "diffuse_shading", "diffuse_shading", residual],
+        titles=["photo\n(Figure 1a)", "stored shading\n(Figure 1b)", "shading that\nthe photo shows", "residual image"],
+        row_labels=[f"score {s:.2f}" for s in score[some]],
+        masks=list(faces.mask[some]),
+        limits={"diffuse_shading": (0.0, float(c.stored.max()))},
+        panel=1.9,
+        numbers=numbers,
+        data=data,
+        alt="Faces: the photo, the stored shading with another mouth, and the shading that the photo itself shows.",
+    )
+
+
+def roc(name: str, scores: Mapping[str, np.ndarray], label: np.ndarray) -> None:
+    """ROC curves of scores by name, pairs of them in the same two colours; ``label`` is true for mismatched faces."""
+    figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    for k, (text, score) in enumerate(scores.items()):
+        style = {"color": f"C{k % 2}", "linestyle": "-:"[k // 2]}
+        RocCurveDisplay.from_predictions(label, score, ax=ax, name=text, curve_kwargs=style)
+    ax.set(xlabel="matched faces flagged", ylabel="mismatched faces flagged")
+    alt = "ROC curves on clean and on degraded faces: the score is nearly perfect and keeps most of it, plain is worse."
+    figures.save(figure, name, numbers={**scores, "mismatch": label}, data=TWIN, alt=alt)
+
+
+def bias(name: str, photo: np.ndarray, mean: np.ndarray, deviation: np.ndarray, rms: np.ndarray) -> None:
+    """The mean shading error (H, W) over faces, as it is and in standard errors, beside the mean photo and the RMS."""
+    ratio = np.divide(mean, deviation, out=np.full_like(mean, np.nan), where=np.nan_to_num(deviation) > 0)
+    kinds = [plotting.Quantity(text, "PuOr_r", -v, v) for text, v in (("mean error", 0.1), ("standard errors", 6))]
+    titles = ["mean photo", "stored − true,\nmean", "the same in\nstandard errors", "stored − true,\nRMS of faces"]
+    how = {"quantities": ["rgb", *kinds, plotting.Quantity("RMS", "magma", 0, 0.3)], "titles": titles, "panel": 1.9}
+    numbers = {"mean": mean, "standard_error": deviation, "rms": rms}
+    alt = "Maps of the shading error over mismatched faces: largest around mouth and nose, its mean a small part."
+    figures.save_maps(name, [[photo, mean, ratio, rms]], **how, numbers=numbers, data=TWIN, alt=alt)
+
+
+# --- the multispectral fit ---------------------------------------------------------------------------------
+
+
+def fitted_spectra(name: str, issa: skin_spectra.SkinSpectra, fits: Mapping[str, smith2019.FitResult]) -> None:
+    """A measured spectrum of each group, where the residual of the last fit is the group's median, and all fits."""
+    figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), sharex=True, sharey=True, layout="constrained")
+    last = list(fits.values())[-1].residual
+    for ax, group in zip(axes.flat, issa.groups, strict=True):
+        rows = np.flatnonzero(issa.group == group)
+        row = rows[[np.argsort(last[rows])[len(rows) // 2]]]
+        ax.plot(issa.wavelengths, issa.reflectance[row[0]], "k.", label="measured")
+        for colour, (text, fit) in zip(("C1", "C0"), fits.items(), strict=True):
+            left = calibration.residuals(fit.maps[row], issa[row], fit.model)
+            ax.plot(issa.wavelengths, (issa.reflectance[row] - left)[0], colour, label=text)
+        ax.set_title(group.split("(")[-1].rstrip(")"))
+    axes[0, 0].legend(loc="upper left")
+    axes[1, 0].set(xlabel="wavelength (nm)", ylabel="reflectance")
+    medians = {text: [np.median(f.residual[issa.group == g]) for g in issa.groups] for text, f in fits.items()}
+    alt = "A spectrum of each of eight groups: published misses the blue end and the blood bands, layered follows."
+    figures.save(figure, name, numbers={"groups": list(issa.groups), **medians}, data="ISSA (measured)", alt=alt)
+
+
+def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, error: Mapping[str, Any]) -> None:
+    """Maps (n, 4) of the skin of one face by method, the truth last, in the order of the report's Figure 3."""
+    columns = [identifiability.MAPS.index(quantity) for quantity in REPORT]
+    images = np.full((len(rows), len(REPORT), *mask.shape), np.nan)
+    for image, values in zip(images, rows.values(), strict=True):
+        image[:, mask] = values[:, columns].T
+    limits = figures.up_to(0.95, dict(zip(REPORT, values[:, columns].T, strict=True)))  # brows and lips go beyond
+    how = {"row_labels": list(rows), "masks": [mask] * len(rows), "limits": limits, "panel": 1.9}
+    alt = "Diffuse, specular, melanin, haemoglobin: descent has shading in its blood; ours is like the truth."
+    data = "twin cube, 1 face (synthetic)"
+    figures.save_maps(name, list(images), quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt)
+
+
+def landscape(
+    name: str, faces: Sequence[tuple[str, cubes.Cube, np.ndarray, np.ndarray, np.ndarray]], sigma: float
+) -> None:
+    """The residual at the most typical pixel of faces over both pigments, with the best shadings at each point.
+
+    Of each face there are the group, the cube, noisy pixels (n, D), the true maps (n, 4) and those that were found.
+    """
+    m, h = 0.4 * np.linspace(0.25, 1, 60) ** 3, 0.2 * np.linspace(0.1, 1, 60) ** 3
+    figure, axes = plt.subplots(1, len(faces), figsize=(9, 3), layout="constrained", sharey=True)
+    surfaces: dict[str, np.ndarray] = {"melanin": m, "haemoglobin": h}
+    filled: Any = None
+    for ax, (group, cube, y, truth, said) in zip(axes, faces, strict=True):
+        p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
+        surface = minima.loss_surface(y[p], m, h, cube.wavelengths, cube.illuminant)
+        levels = np.linspace(-0.2, 1.8, 21)
+        filled = ax.contourf(m, h, np.log10(surface.T / sigma), levels, cmap="viridis", extend="both")
+        ax.plot(*truth[p, :2], "w+", *said[p, :2], "r.", ms=10)
+        ax.set(title=group.split("(")[-1].rstrip(")"), xscale="log", yscale="log", xlabel="melanin")
+        surfaces[group] = surface
+    axes[0].set_ylabel("haemoglobin")
+    figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
+    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
+    figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
+
+
+def deviations(name: str, z: np.ndarray) -> None:
+    """Histograms of error over predicted standard deviation (n, 4), with the normal curve."""
+    figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained", sharey=True)
+    bins = np.linspace(-4, 4, 61)
+    for ax, values, quantity in zip(axes, z.T, identifiability.MAPS, strict=True):
+        ax.hist(values, bins, density=True, alpha=0.7)
+        ax.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), "k", lw=1)
+        ax.set(title=quantity.replace("_", " "), xlabel="error / prediction")
+    spread = dict(zip(identifiability.MAPS, np.sqrt(np.mean(z**2, 0)), strict=True))
+    alt = "Histograms of error over predicted deviation of the four maps, each close to the normal curve."
+    figures.save(figure, name, numbers={"rms": spread}, data="twin cubes (synthetic)", alt=alt)

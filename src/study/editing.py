@@ -18,9 +18,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import arrays, camera, illumination, image_formation, plotting, skin, spectra
+from bioface import arrays, camera, illumination, image_formation, metrics, plotting, skin, spectra
 from bioface.decomposition import decompose, edit
-from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition
 from study import figures
 
@@ -34,13 +33,13 @@ PAPER_EDITS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Ways to edit, and what they ask of :func:`bioface.edit`: see :func:`edit_errors`.
+#: Ways to deal with what the maps do not explain, as :func:`bioface.edit` takes them.
 WAYS: dict[str, dict[str, Any]] = {"edit": {}, "residual stays": {"rest": "stays"}, "maps alone": {"rest": "none"}}
 
 
 def edited(decomposition: Decomposition, change: Mapping[str, Any]) -> np.ndarray:
     """The edited photos of N faces, (N, H, W, 3) display sRGB; ``change`` are arguments of :func:`bioface.edit`."""
-    return np.stack([edit(decomposition[n], **change) for n in range(len(decomposition))])
+    return np.stack([edit(decomposition[n], **change) for n in range(len(decomposition))]).astype(float)
 
 
 def edit_errors(
@@ -55,28 +54,18 @@ def edit_errors(
     ----------
     found, truth : of the same N faces
     change : arguments of :func:`bioface.edit`
-    ways : of "edit"; "residual stays" and "maps alone", other ways to deal with what the maps do not explain; and
-        "no edit", the photo as it is
-
-    Raises
-    ------
-    BiofaceError : see :func:`bioface.edit`; an unknown way, other faces, or one alone
+    ways : of :data:`WAYS`, and "no edit", the photo as it is
     """
-    if found.mask.shape != truth.mask.shape:
-        raise BiofaceError(f"expected maps of shape {truth.mask.shape}, found {found.mask.shape}")
     changes = {way: {**change, **how, "feather": 0} for way, how in WAYS.items()} | {"no edit": {}}
     expected, errors = edited(truth, changes["maps alone"]), {}
     for way in ways:
-        if way not in changes:
-            raise unknown_name("way to edit", way, changes)
-        pairs = zip(edited(found, changes[way]), expected, truth.mask, strict=True)
-        errors[way] = np.sqrt([((a - b)[mask].astype(float) ** 2).mean() for a, b, mask in pairs])
+        errors[way] = metrics.rmse(edited(found, changes[way]), expected, truth.mask)
     return errors
 
 
-def decomposed(faces: Any, **how: Any) -> Decomposition:
-    """What :func:`bioface.decompose` says of every face of the twin, one photo at a time; ``how`` are its arguments."""
-    found = [decompose(rgb, mask, **how) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
+def decomposed(faces: Any) -> Decomposition:
+    """What :func:`bioface.decompose` says of every face of the twin, one photo at a time."""
+    found = [decompose(rgb, mask) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
     return arrays.join([one[None] for one in found])
 
 
@@ -136,7 +125,7 @@ def hues(maps: Decomposition, reflectance: np.ndarray) -> dict[str, Any]:
     "edited" and "residual stays": of the median colour of the face; "measured skin": 5th and 95th percentile of the
     spectra within 3 of its lightness, seen by the mean camera in D65
     """
-    archive = seen(padded(reflectance), np.zeros(2), illumination.standard("D65"))
+    archive = seen(reflectance)
     found: dict[str, Any] = {}
     for name, rest in (("residual stays", "stays"), ("edited", "follows")):
         dark = image_formation.srgb_decode(np.float64(edit(maps, **PAPER_EDITS["melanin + 0.6"], rest=rest)))
@@ -164,18 +153,14 @@ def _cut(maps: Decomposition, *images: np.ndarray) -> list[np.ndarray]:
 def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
     """A photo, its reconstruction and its maps, saved; pigments on ranges that show this face."""
     kinds = ["linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo"]
-    fields = ["image", "reconstruction", *kinds[2:]]
-    images = _cut(maps, maps.mask, *(getattr(maps, field) for field in fields))
+    images = _cut(maps, maps.mask, maps.image, maps.reconstruction, *(getattr(maps, kind) for kind in kinds[2:]))
     inside = {kind: getattr(maps, kind)[maps.mask] for kind in kinds[2:6]}
-    limits = {kind: (0.0, float(np.nanpercentile(v, 95))) for kind, v in inside.items()}
     titles = ["photo", "reconstruction", "diffuse", "specular", "melanin", "haemoglobin", "albedo"]
-    figure, _ = plotting.panel_grid(
-        [images[1:]], masks=images[:1], titles=titles, quantities=kinds, limits=limits, panel=1.6
-    )
+    how = {"masks": images[:1], "titles": titles, "limits": figures.up_to(0.95, inside), "panel": 1.6}
     numbers = {kind: float(np.nanmean(v)) for kind, v in inside.items()} | {"camera_b": maps.camera_b}
     print(", ".join(f"{kind} {numbers[kind]:.2g}" for kind in inside) + " on average over the face")
     alt = "A face, its reconstruction, and its maps: diffuse shading, highlights, melanin, haemoglobin, albedo."
-    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
+    figures.save_maps(name, [images[1:]], quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
 
 
 def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray], *, data: str) -> None:
@@ -183,14 +168,19 @@ def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray],
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
     before, *after = (lab(image_formation.srgb_decode(np.float64(image))) for image in (photo, *edited.values()))
     change = [difference(before, one) for one in after]
-    rows = _cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)
-    figure, _ = plotting.panel_grid(
-        rows, by="row", titles=["photo", *edited], row_labels=["", "difference"], panel=2,
-        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 40, "ΔE₀₀")],
-    )  # fmt: skip
     means = {what: float(value[maps.mask].mean()) for what, value in zip(edited, change, strict=True)}
-    alt = "A face and edits of it; below, by how much their colours differ."
-    figures.save(figure, name, numbers={"mean_difference": means}, data=data, alt=alt)
+    figures.save_maps(
+        name,
+        [_cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)],
+        by="row",
+        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 40, "ΔE₀₀")],
+        titles=["photo", *edited],
+        row_labels=["", "difference"],
+        panel=2,
+        numbers={"mean_difference": means},
+        data=data,
+        alt="A face and edits of it; below, by how much their colours differ.",
+    )
 
 
 def show_lights(name: str, maps: Decomposition, relit: Mapping[str, np.ndarray], *, data: str) -> None:
@@ -199,13 +189,12 @@ def show_lights(name: str, maps: Decomposition, relit: Mapping[str, np.ndarray],
     half = len(names) // 2
     titles = [what.partition(",")[0] for what in names[:half]]
     labels = [names[0].partition(", ")[2], names[half].partition(", ")[2]]
-    figure, _ = plotting.panel_grid(
-        [images[:half], images[half:]], quantities="rgb", titles=titles, row_labels=labels, panel=1.8
-    )
+    how = {"quantities": "rgb", "titles": titles, "row_labels": labels, "panel": 1.8}
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
     moved = {what: float(np.abs(image - photo)[maps.mask].mean()) for what, image in relit.items()}
     alt = "A face in other lights: above, where the balance is kept, it takes on their cast; below it hardly changes."
-    figures.save(figure, name, numbers={"mean_change": moved}, data=data, alt=alt)
+    rows, numbers = [images[:half], images[half:]], {"mean_change": moved}
+    figures.save_maps(name, rows, **how, numbers=numbers, data=data, alt=alt)
 
 
 def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray, *, data: str) -> None:
@@ -223,12 +212,7 @@ def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray,
 
 
 def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
-    """RMSE (N,) of the skin's reflectance over the pixels inside the masks and 33 bands, of N faces (``layered`` skin).
-
-    Raises
-    ------
-    BiofaceError : fractions outside 0–1 or NaN inside a mask
-    """
+    """RMSE (N,) of the ``layered`` reflectance over the pixels inside the masks and 33 bands, of N faces."""
     errors = []
     for n, mask in enumerate(truth.mask):
         R, true_R = (skin.reflectance(d.melanin[n][mask], d.haemoglobin[n][mask]) for d in (found, truth))
@@ -237,20 +221,6 @@ def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
 
 
 # --- spectra and colours -----------------------------------------------------------------------------------
-
-
-def padded(reflectance: np.ndarray) -> np.ndarray:
-    """Spectra (N, 33), 400–720 nm, of spectra (N, 31) that end at 700 nm: the last value goes on.
-
-    What the eye and cameras answer to beyond 700 nm is a thousandth of the whole.
-
-    Raises
-    ------
-    BiofaceError : another number of bands
-    """
-    if reflectance.ndim != 2 or reflectance.shape[1] != 31:
-        raise BiofaceError(f"expected spectra (N, 31), 400–700 nm, found shape {reflectance.shape}")
-    return np.concatenate([reflectance, np.repeat(reflectance[:, -1:], 2, 1)], 1)
 
 
 def lab(linear: np.ndarray) -> np.ndarray:
@@ -279,45 +249,14 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(_colour().delta_E(*np.broadcast_arrays(a, b), method="CIE 2000"))
 
 
-def seen(reflectance: np.ndarray, b: Any, illuminant: Any) -> np.ndarray:
-    """CIELAB (N, 3) of spectra (N, 33) as a camera sees them, white balanced.
+def seen(reflectance: np.ndarray) -> np.ndarray:
+    """CIELAB (N, 3) of spectra (N, 31), 400–700 nm, as the mean camera sees them in D65, white balanced.
 
-    Parameters
-    ----------
-    b : (2,) coefficients of the camera
-    illuminant : (33,) the light that shines
+    Their last value goes on to 720 nm: beyond 700 nm is a thousandth of what the camera answers to.
     """
-    S = camera.CameraModel.load().sensitivity(torch.from_numpy(np.asarray(b, float)))
-    to_rgb = camera.reflectance_to_rgb(torch.from_numpy(np.asarray(illuminant, float)), S)
-    return lab(np.asarray(reflectance, float) @ to_rgb.numpy().T)
-
-
-def lookalikes(colours: np.ndarray, archive: np.ndarray, count: int, block: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """The spectra of an archive whose colours are nearest to each of N colours, nearest first.
-
-    Parameters
-    ----------
-    colours : (N, 3) CIELAB
-    archive : (M, 3) CIELAB of the archive's spectra under the same camera and light
-    count : K, at most M
-
-    Returns
-    -------
-    (N, K) rows of the archive, and (N, K) ΔE₀₀
-
-    Raises
-    ------
-    BiofaceError : more wanted than there are
-    """
-    if not 1 <= count <= len(archive):
-        raise BiofaceError(f"expected to want 1 to {len(archive)} spectra, found {count}")
-    found = []
-    for start in range(0, len(colours), block):
-        away = difference(colours[start : start + block, None], archive[None])  # (block, M)
-        order = np.argsort(away, 1, kind="stable")[:, :count]
-        found.append((order, np.take_along_axis(away, order, 1)))
-    index, apart = map(np.concatenate, zip(*found, strict=True))
-    return index, apart
+    R = np.concatenate([reflectance, np.repeat(reflectance[:, -1:], 2, 1)], 1).astype(float)
+    S = camera.CameraModel.load().sensitivity(torch.zeros(2).double())
+    return lab(R @ camera.reflectance_to_rgb(illumination.standard("D65").double(), S).numpy().T)
 
 
 def metamers(archive: Any, rng: np.random.Generator, count: int = 400) -> tuple[float, float]:
@@ -327,14 +266,13 @@ def metamers(archive: Any, rng: np.random.Generator, count: int = 400) -> tuple[
     ----------
     archive : :class:`bioface.datasets.skin_spectra.SkinSpectra`
     rng : chooses ``count`` skins of half of the people; to each belongs the skin of nearest colour of the other half,
-        seen by the mean camera in D65, and a random one
+        as they are :func:`seen`, and a random one
     """
     person = np.array([f"{g} {s}" for g, s in zip(archive.group, archive.subject, strict=True)])
     others = np.isin(person, rng.permutation(np.unique(person))[::2])
     asked, known = rng.permutation(np.flatnonzero(~others))[:count], np.flatnonzero(others)
-    colours = seen(padded(archive.reflectance), np.zeros(2), illumination.standard("D65"))
-    index, _ = lookalikes(colours[asked], colours[known], 1)
-    R = archive.reflectance
-    pairs = known[index[:, 0]], rng.choice(known, len(asked))
+    R, colours = archive.reflectance, seen(archive.reflectance)
+    alike = [int(difference(colour, colours[known]).argmin()) for colour in colours[asked]]
+    pairs = known[alike], rng.choice(known, len(asked))
     nearest, random = (float(np.median(np.sqrt(((R[asked] - R[other]) ** 2).mean(-1)))) for other in pairs)
     return nearest, random

@@ -28,24 +28,12 @@ from study import augmentation, cache
 
 @dataclass(frozen=True)
 class Run:
-    """What one training gave. Images are linear RGB (B, H, W, 3); maps (B, H, W) as the network says them.
+    """What one training gave. Images are linear RGB (B, H, W, 3); maps (B, H, W) as the network says them."""
 
-    Attributes
-    ----------
-    seed, steps : what was run
-    start : the image before the first step
-    image : the image after the last step, as in training (batch norm sees the faces)
-    image_eval : the same in evaluation mode (batch norm with its running statistics)
-    output : the network's answer that made ``image``; melanin and haemoglobin in table coordinates
-    history : see :class:`bioface.training.History`
-    """
-
-    seed: int
-    steps: int
-    start: np.ndarray
-    image: np.ndarray
-    image_eval: np.ndarray
-    output: Output
+    start: np.ndarray  #: before the first step
+    image: np.ndarray  #: after the last step, as in training (batch norm sees the faces)
+    image_eval: np.ndarray  #: the same in evaluation mode (batch norm with its running statistics)
+    output: Output  #: what made ``image``; melanin and haemoglobin in table coordinates
     history: training.History
 
 
@@ -64,7 +52,7 @@ def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int 
         history = training.train(model, batch, recipe, steps, seed=seed, progress=False)
         image_eval, _ = _look(model.eval(), batch, recipe)
         image, output = _look(model.train(mode), batch, recipe)
-    return Run(seed, steps, start, image, image_eval, output, history)
+    return Run(start, image, image_eval, output, history)
 
 
 @torch.no_grad()
@@ -75,22 +63,13 @@ def _look(model: torch.nn.Module, batch: Batch, recipe: Recipe) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Plan:
-    """Every one of some recipes with every seed on one batch.
-
-    Attributes
-    ----------
-    batch : the faces that are overfitted
-    recipes : with names that differ
-    seeds : of the networks' first weights
-    width : of the networks
-    steps : of each run
-    """
+    """Every one of some recipes with every seed on one batch, whose faces are overfitted."""
 
     batch: Batch
-    recipes: Sequence[Recipe]
-    seeds: Sequence[int] = (0,)
-    width: int = 8
-    steps: int = 60
+    recipes: Sequence[Recipe]  #: with names that differ
+    seeds: Sequence[int] = (0,)  #: of the networks' first weights
+    width: int = 8  #: of the networks
+    steps: int = 60  #: of each run
 
     def __post_init__(self) -> None:
         names = [recipe.name for recipe in self.recipes]
@@ -168,7 +147,7 @@ def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None
     return table
 
 
-def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 4, rounds: int = 5) -> dict[str, float]:
+def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 3, rounds: int = 5) -> dict[str, float]:
     """What a training step takes over the network's bare forward and backward pass, timed in turns; medians.
 
     Returns
@@ -209,19 +188,13 @@ def _weights(model: BioFaceNet, batch: Batch, recipe: Recipe, steps: int, seed: 
 
 
 def step_size_ratio(of: Recipe, to: Recipe, batch: Batch, steps: int) -> float:
-    """How much larger the steps of one SGD recipe are than another's, by arithmetic alone.
+    """How much larger the steps of one recipe of plain SGD are than another's, by arithmetic alone.
 
     Learning rate × colour scale² × reduction × what momentum adds up to over ``steps`` steps of one gradient. The
     appearance loss alone counts, which dwarfs the others.
-
-    Raises
-    ------
-    BiofaceError : a recipe whose optimiser is not SGD
     """
 
     def size(recipe: Recipe) -> float:
-        if recipe.optimiser != "sgd":
-            raise BiofaceError(f"expected recipes of sgd, found {recipe.name} of {recipe.optimiser}")
         pixels = float(batch.mask.sum()) / len(batch)
         area = recipe.batch * pixels / losses.CODE_AREA if recipe.reduction != "mean" else 1.0
         gain = np.mean([(1 - recipe.momentum**k) / (1 - recipe.momentum) for k in range(1, steps + 1)])

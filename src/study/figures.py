@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +12,46 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from bioface import paths
+from bioface import paths, plotting
 from bioface.errors import BiofaceError, DataError
 from bioface.plotting import to_numpy
-from study import notebook_file
+from study import notebook
 
 MOST_NUMBERS = 250_000  #: in the JSON beside a figure: enough for any plot, too few for a data set
 
 
-def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, alt: str, title: str = "") -> None:
+def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, alt: str) -> None:
     """Write ``figures/NAME.png`` and, beside it, the numbers behind it as ``figures/NAME.json``; a notebook shows it.
 
-    The PNG's metadata (and the JSON) say title, description, the notebook, the data and the version of this
-    package; there is no date in them, so that the same sources give the same file.
+    The PNG's metadata (and the JSON) say title, description, notebook, data and version, but no date, so that the same
+    sources give the same file.
 
     Parameters
     ----------
     name : "NN_what_it_shows", NN (or A1, of an appendix) being the notebook that draws it
-    numbers : what is plotted, by name: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6
-        significant digits; NaN (no value there) becomes null
+    numbers : what is plotted: arrays, tensors, numbers, text, and lists and dicts of them; kept to 6 significant
+        digits, NaN (no value there) as null
     data : the data set, with "(synthetic)" or "(measured)"
     alt : what the picture shows, in a sentence, for those who do not see it
-    title : left out, the name in words
 
     Raises
     ------
     BiofaceError : no description, a bad name, infinite numbers, or more numbers than a plot can have
     """
-    if not re.fullmatch(rf"{notebook_file.NUMBER}_[a-z0-9_]+", name):
+    if not re.fullmatch(rf"{notebook.NUMBER}_[a-z0-9_]+", name):
         raise BiofaceError(f"figure name: expected such as '04_loss_surface', found {name!r}")
     if not (alt.strip() and data.strip()):
         raise BiofaceError(f"figure {name}: expected a description (alt=) and the data it shows (data=)")
-    title = title or name[3:].replace("_", " ")
+    title = name[3:].replace("_", " ")
     home = paths.notebooks()
-    drawn = [path for path in notebook_file.every(home) if path.name[:2] == name[:2]]
-    notebook = drawn[0].relative_to(home).as_posix() if drawn else name[:2]
+    drawn = [path for path in notebook.every(home) if path.name[:2] == name[:2]]
+    source = drawn[0].relative_to(home).as_posix() if drawn else name[:2]
     rounded = _plain(numbers, name)
     if (count := _count(rounded)) > MOST_NUMBERS:
         raise BiofaceError(f"figure {name}: expected at most {MOST_NUMBERS} numbers, found {count}")
-    about = {"title": title, "description": alt, "notebook": notebook, "data": data}
+    about = {"title": title, "description": alt, "notebook": source, "data": data}
     software = f"bioface {importlib.metadata.version('bioface')}, matplotlib {matplotlib.__version__}"
-    told = {"Title": title, "Description": alt, "Source": f"notebooks/{notebook}", "Data": data, "Software": software}
+    told = {"Title": title, "Description": alt, "Source": f"notebooks/{source}", "Data": data, "Software": software}
     png = paths.figures() / f"{name}.png"
     with paths.whole_file(png) as picture, paths.whole_file(png.with_suffix(".json")) as text:
         figure.savefig(picture, format="png", metadata=told)
@@ -62,6 +61,16 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
 
         display(figure, metadata={"image/png": {"alt": alt}})
         plt.close(figure)
+
+
+def save_maps(name: str, rows: Sequence[Sequence[Any]], *, numbers: Any, data: str, alt: str, **how: Any) -> None:
+    """:func:`save` images and maps by row, as :func:`bioface.plotting.panel_grid` draws them, which takes ``how``."""
+    save(plotting.panel_grid(rows, **how)[0], name, numbers=numbers, data=data, alt=alt)
+
+
+def up_to(share: float, values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Limits of maps by quantity: from 0 to what a share (0–1) of the values stays below."""
+    return {quantity: (0.0, float(np.nanquantile(to_numpy(of), share))) for quantity, of in values.items()}
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:

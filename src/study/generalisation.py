@@ -22,63 +22,37 @@ from bioface import by_bayes, by_network, identifiability, illumination, image_f
 from bioface.bayes import Prior
 from bioface.datasets import portrait, skin_spectra, twin
 from bioface.datasets.nfe import Faces
-from bioface.errors import BiofaceError, unknown_name
 from bioface.face_posterior import EXPOSURES, image_posterior
 from bioface.maps import Decomposition, of_twin
 from bioface.network import BioFaceNet
 from bioface.paths import whole_file
 from bioface.recipes import Recipe
 from bioface.spectra import ILLUMINANTS
-from study import augmentation, baselines, beyond, cache, plain_unet, readme
+from study import augmentation, baselines, cache, plain_unet, readme, table1
 from study.table1 import Predict, Row
-
-#: Cameras, lights and exposures that :func:`inverted` holds a face against.
-TEACHER_DRAWS = 64
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training.
-
-    Raises
-    ------
-    BiofaceError : unknown maps; inverted ones without ``recolour``
-    """
+    """A part of a training."""
 
     recipe: Recipe
     steps: int
     batch: int = 16  #: faces a step
     recolour: bool = False  #: and expose and process (:mod:`study.augmentation`), half with :func:`unseen_spectra`
-    maps: str = "true"  #: or "inverted": those of :func:`inverted`, for which no truth is needed
+    maps: str = "true"  #: or "inverted": those of :func:`inverted`, for which no truth is needed; then with recolour
     halved: int = 0  #: how many times the faces are halved in size: a step takes a quarter of the time, or a half
-
-    def __post_init__(self) -> None:
-        if self.maps not in ("true", "inverted"):
-            raise unknown_name("maps", self.maps, ("true", "inverted"))
-        if self.maps == "inverted" and not self.recolour:
-            raise BiofaceError("expected inverted maps to be recoloured: the light of their photos is not known")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training: its stages one after the other.
-
-    Raises
-    ------
-    BiofaceError : no stage; a U-Net without a skin model with stages that do not recolour
-    """
+    """A training: its stages one after the other."""
 
     name: str
     stages: tuple[Stage, ...]
     width: int = 8  #: of the network
     faces: int | None = None  #: how many training faces; None is all
     skin_model: bool = True  #: False for a U-Net of the same size without one (:mod:`study.plain_unet`)
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise BiofaceError(f"expected a plan with at least one stage, found none in {self.name}")
-        if not (self.skin_model or all(stage.recolour for stage in self.stages)):
-            raise BiofaceError(f"expected stages that recolour without a skin model, found others in {self.name}")
 
     @property
     def inverts(self) -> bool:
@@ -95,12 +69,8 @@ def _halved_first(
 ) -> tuple[Stage, ...]:
     """Quick steps at a quarter of the size, where there are any, and at half the size, then some at full size."""
     quick = recipe.but(f"{recipe.name}_fast", learning_rate=3e-3)
-    stages = (
-        Stage(quick, tiny, 32, recolour, maps, halved=2),
-        Stage(quick, small, 32, recolour, maps, halved=1),
-        Stage(recipe, large, 16, recolour, maps),
-    )
-    return stages if tiny else stages[1:]
+    halves = [(quick, tiny, 32, 2), (quick, small, 32, 1), (recipe, large, 16, 0)]
+    return tuple(Stage(r, steps, batch, recolour, maps, halved) for r, steps, batch, halved in halves if steps)
 
 
 #: The networks of Table 1: without truth, as the paper trains; from photos inverted with the distribution of measured
@@ -162,7 +132,7 @@ def unseen_spectra() -> dict[str, np.ndarray]:
 
     All spectra of a person are left out when one of them is the skin of a validation or test face of the twin.
     """
-    subject = skin_spectra.load("issa").subject
+    subject = skin_spectra.people()
     judged = np.concatenate([twin.load(split, progress=False).truth.spectrum for split in ("validation", "test")])
     known = np.unique(subject[judged])
     return {group: rows[~np.isin(subject[rows], known)] for group, rows in portrait.base_rows().items()}
@@ -179,12 +149,12 @@ def measured_prior(image: np.ndarray, mask: np.ndarray, of: np.ndarray | None = 
     image, mask : (N, H, W, 3) linear RGB, (N, H, W) bool, photos that tell how bright skin is lit
     of : bool for each of ISSA's spectra, the ones to learn from; None is all
     """
-    melanin, haemoglobin = skin_spectra.pigments()
-    inside = np.isfinite(melanin) & (True if of is None else of)
+    some = slice(None) if of is None else of
+    melanin, haemoglobin = (pigment[some] for pigment in skin_spectra.pigments())
     low, high = EXPOSURES
     mean_exposure = (2**high - 2**low) / ((high - low) * math.log(2))
-    people = skin_spectra.load("issa").subject[inside]
-    return Prior.measured(melanin[inside], haemoglobin[inside], image, mask, people).exposed(1 / mean_exposure)
+    known = Prior.measured(melanin, haemoglobin, image, mask, skin_spectra.people()[some])
+    return known.exposed(1 / mean_exposure)
 
 
 def exposed_alike(faces: Faces) -> Decomposition:
@@ -198,7 +168,7 @@ def exposed_alike(faces: Faces) -> Decomposition:
 def inverted(faces: Faces) -> types.SimpleNamespace:
     """Maps to stand for the ``truth`` of faces, from their photos alone: the posterior under :func:`measured_prior`."""
     image = image_formation.srgb_decode(faces.rgb)
-    draws = by_bayes.draw(TEACHER_DRAWS, np.random.default_rng(0))
+    draws = by_bayes.draw(64, np.random.default_rng(0))
     found = image_posterior(image, faces.mask, measured_prior(image, faces.mask), *draws)
     maps = {name: np.where(faces.mask, getattr(found, name), 0).astype(np.float32) for name in identifiability.MAPS}
     daylight = np.tile(np.array([name == "D" for name in ILLUMINANTS], np.float32), (len(faces), 1))
@@ -283,18 +253,15 @@ def card_errors(model: BioFaceNet) -> dict[str, dict[str, Row]]:
         NETWORK: functools.partial(predict, model),
         CONSTANT: functools.partial(baselines.training_mean, prior=prior),
     }
-    return beyond.rows(methods, CARD)
+    return table1.rows(methods, CARD)
 
 
 def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
     """The network's row for each part of its test faces before those of all: skin groups, or half octaves of exposure.
 
-    Parameters
-    ----------
-    rows : those of a kind, of :func:`card_errors`
-    kind : of :data:`CARD`; only "exposure" is told apart by exposure
+    ``rows`` are those of a ``kind``, of :func:`card_errors`; only "exposure" is told apart by exposure.
     """
-    true = beyond.faces(kind).truth
+    true = table1.beyond(kind).truth
     parts = true.group
     if kind == "exposure":
         half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
@@ -309,12 +276,12 @@ def model_card(model: BioFaceNet) -> str:
         width=model.width,
         faces=len(twin.load("train", progress=False)),
         plan=SHIPPED,
-        columns=beyond.COLUMNS,
+        columns=table1.COLUMNS,
         groups=by_part(found[""], ""),
         exposures=by_part(found["exposure"], "exposure"),
         chains={CARD[kind]: found[kind] for kind in list(CARD)[2:]},
-        error=beyond.error,
-        share=lambda rows, column: beyond.share(rows, NETWORK, CONSTANT, column),
+        error=table1.error,
+        share=lambda rows, column: table1.share(rows, NETWORK, CONSTANT, column),
         network=NETWORK,
         constant=CONSTANT,
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from bioface import skin, smith2019, transfer
 from bioface.datasets import skin_spectra
@@ -71,17 +72,11 @@ def invert(model: str, spectra: np.ndarray, measured: skin_spectra.SkinSpectra, 
 
 def _nearest(spectra: np.ndarray, table: np.ndarray, own: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Which row of a table is nearest to each spectrum, both shadings free, and the RMSE."""
-
-    def direction(x: np.ndarray) -> np.ndarray:
-        centred = x - x.mean(-1, keepdims=True)  # specular shading, the same at all bands, does not count
-        return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
-
-    likeness = direction(spectra) @ direction(table).T
+    likeness = 1 - cdist(spectra, table, "correlation")
     if own:
         np.fill_diagonal(likeness, -1)
     best = likeness.argmax(1)
-    rest = spectra - spectra.mean(-1, keepdims=True)
-    return best, np.sqrt(np.mean(rest**2, -1) * np.maximum(1 - likeness.max(1) ** 2, 0))
+    return best, spectra.std(-1) * np.sqrt(np.maximum(1 - likeness.max(1) ** 2, 0))
 
 
 def _refined(spectra: np.ndarray, table: np.ndarray, at: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -96,12 +91,12 @@ def _refined(spectra: np.ndarray, table: np.ndarray, at: np.ndarray, u: np.ndarr
     return np.stack([*(np.array(transfer.RANGE)[:, None] * found**3), rmse], -1)
 
 
-def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[str, str], Entry]:
-    """Every pair (made by, read by) of models; ratios of measured skins are to what ``layered`` finds on them."""
+def matrix(step: int = 15) -> Mapping[tuple[str, str], Entry]:
+    """Every pair (made by, read by) of :data:`MODELS`; those of measured skins are to what ``layered`` finds."""
     (measured, truth), cells = issa_sample(step), {}
-    for made in models:
+    for made in MODELS:
         spectra = paint(made, measured, truth)
-        found = {read: invert(read, spectra, measured, truth) for read in models}
+        found = {read: invert(read, spectra, measured, truth) for read in MODELS}
         true = np.stack(truth, -1) if made != "measured" else found["layered"][:, :2]
         true = np.where(true > 0, true, np.nan)  # where none is found there is no ratio
         for read, values in found.items():
@@ -113,20 +108,20 @@ def matrix(step: int = 15, models: tuple[str, ...] = MODELS) -> Mapping[tuple[st
 
 def draw(name: str, cells: Mapping[tuple[str, str], Entry]) -> None:
     """Both pigments made by × read by, found over true: median, 5–95 %, and below them the residual × 1000."""
-    models = list(dict.fromkeys(made for made, _ in cells))
+    labels = [model.replace(" ", "\n") for model in MODELS]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained", sharey=True)
     for ax, pigment in zip(axes, ("melanin", "haemoglobin"), strict=True):
         ax.imshow(
-            [[np.log2(getattr(cells[a, b], pigment)[1]) for b in models] for a in models], "PuOr_r", vmin=-4, vmax=4
+            [[np.log2(getattr(cells[a, b], pigment)[1]) for b in MODELS] for a in MODELS], "PuOr_r", vmin=-4, vmax=4
         )
         for (made, read), cell in cells.items():
             low, middle, high = getattr(cell, pigment)
             text = f"{middle:.2f}\n{low:.2f}–{high:.2f}\n({1e3 * cell.residual:.1f})"
             colour = "w" if abs(np.log2(middle)) > 3 else "k"
-            ax.text(models.index(read), models.index(made), text, color=colour, ha="center", va="center", fontsize=8)
-        ax.set_xticks(range(len(models)), [model.replace(" ", "\n") for model in models])
+            ax.text(MODELS.index(read), MODELS.index(made), text, color=colour, ha="center", va="center", fontsize=8)
+        ax.set_xticks(range(len(labels)), labels)
         ax.set(title=f"{pigment}, found over true", xlabel="read by", aspect="auto")
-    axes[0].set_yticks(range(len(models)), [model.replace(" ", "\n") for model in models])
+    axes[0].set_yticks(range(len(labels)), labels)
     axes[0].set_ylabel("made by")
     numbers = {f"{made} read by {read}": dataclasses.asdict(cell) for (made, read), cell in cells.items()}
     data = "ISSA (measured) and skins of its pigments (synthetic)"

@@ -23,7 +23,7 @@ COLUMNS = {
     "haemoglobin": "haemoglobin",
     "diffuse albedo": "albedo",
 }
-#: What was shown, which maps made it and by which recipe: a row of :func:`decompositions`.
+#: Images (B, H, W, 3) in linear RGB, the maps that made them, and the recipe: a row of :func:`decompositions`.
 Row = tuple[Any, Output, Recipe]
 
 
@@ -31,33 +31,26 @@ def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, 
     """One face taken apart in several ways, in the report's columns, saved.
 
     A map has one range for all rows: up to the median, over the rows, of what 95 % of the face stay below.
-
-    Parameters
-    ----------
-    rows : by label, the images (B, H, W, 3) in linear RGB, the maps that made them, and the recipe
-    numbers, data : as :func:`study.figures.save` takes them
     """
-    panels, mask = [], batch.mask[face].numpy()
+    shown, mask, kinds = [], batch.mask[face].numpy(), list(COLUMNS.values())
     for image, said, recipe in rows.values():
         maps = said.diffuse, said.specular, said.melanin_fraction, said.haemoglobin_fraction
-        panels.append([batch.image, image, *maps, objective.albedo(said, recipe)])
-    shown = [[plotting.to_numpy(values[face]) for values in row] for row in panels]
-    tops = {
-        kind: float(np.median([np.quantile(row[k][mask], 0.95) for row in shown]))
-        for k, kind in enumerate(COLUMNS.values())
-        if 2 <= k <= 5
-    }
-    figure, _ = plotting.panel_grid(
+        panels = [batch.image, image, *maps, objective.albedo(said, recipe)]
+        shown.append([plotting.to_numpy(values[face]) for values in panels])
+    tops = np.median([[np.quantile(values[mask], 0.95) for values in row[2:6]] for row in shown], 0)
+    figures.save_maps(
+        name,
         shown,
-        quantities=list(COLUMNS.values()),
+        quantities=kinds,
         titles=list(COLUMNS),
         row_labels=list(rows),
         masks=[mask] * len(rows),
-        limits={kind: (0.0, top) for kind, top in tops.items()},
+        limits={kind: (0.0, float(top)) for kind, top in zip(kinds[2:6], tops, strict=True)},
         panel=1.5,
+        numbers=numbers,
+        data=data,
+        alt=f"A face as {', '.join(COLUMNS)}; from above: {'; '.join(label.replace(chr(10), ' ') for label in rows)}.",
     )
-    labels = "; ".join(label.replace("\n", " ") for label in rows)
-    figures.save(figure, name, numbers=numbers, data=data, alt=f"A face as {', '.join(COLUMNS)}; from above: {labels}.")
 
 
 def change(before: Recipe, after: Recipe) -> str:
@@ -91,8 +84,7 @@ def ladder(
     Parameters
     ----------
     groups : by title, pairs of a recipe and what it becomes; their first recipe is the first of all
-    score : of :func:`study.experiments.summary`
-    flat : RMSE of a constant colour for each face
+    score, flat : of :func:`study.experiments.summary`; the RMSE of a constant colour for each face
     """
     (first, _), *_ = next(iter(groups.values()))
     lines = [(first.name.replace("_", " "), first, "k")]
@@ -105,7 +97,7 @@ def ladder(
             ax.plot([start, end], [at, at], "-", color=colour, lw=1)
             ax.plot(start, at, "o", color=colour, mfc="w", ms=5)
             ax.plot(end, at, "o", color=colour, ms=3)
-    for title, k in zip(groups, range(len(groups)), strict=True):
+    for k, title in enumerate(groups):
         ax.plot([], [], "o", color=f"C{k}", label=title)
     ax.axvline(flat, color="0.4", lw=0.8, ls=":", label="a constant colour")
     ax.set_yticks(range(len(lines)), [label for label, _, _ in lines], fontsize=10)
@@ -118,31 +110,30 @@ def ladder(
 
 
 def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, mask: np.ndarray) -> None:
-    """One photo made of several maps (H, W, 4) in the order of ``identifiability.MAPS``, each above them, saved.
+    """One photo made of several maps (H, W, 4) in the order of ``identifiability.MAPS``, each beside them, saved.
 
-    Parameters
-    ----------
-    to_rgb : (3, 33) from spectra to linear RGB
-    mask : (H, W) the face
+    ``to_rgb``, (3, 33), goes from spectra to linear RGB; ``mask`` (H, W) is the face.
     """
     panels = []
     for maps in rows.values():
         spectra = maps[..., 2:3] * skin.reflectance(*np.nan_to_num(np.moveaxis(maps[..., :2], -1, 0))) + maps[..., 3:]
         panels.append([spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)])
-    tops = np.nanquantile(np.concatenate([maps[mask] for maps in rows.values()]), 0.95, axis=0)
-    figure, _ = plotting.panel_grid(
+    inside = np.concatenate([maps[mask] for maps in rows.values()]).T
+    limits = figures.up_to(0.95, dict(zip(identifiability.MAPS, inside, strict=True)))
+    figures.save_maps(
+        name,
         panels,
         quantities=["linear_rgb", *identifiability.MAPS],
         titles=["photo", "melanin", "haemoglobin", "shading", "specularities"],
         row_labels=list(rows),
         masks=[mask] * len(rows),
-        limits={quantity: (0.0, float(top)) for quantity, top in zip(identifiability.MAPS, tops, strict=True)},
+        limits=limits,
         panel=1.5,
+        numbers={"highest": [top for _, top in limits.values()]},
+        data="twin, 1 face (synthetic)",
+        alt=f"The same photo, made of other maps in each row: {', '.join(rows)}. With more melanin the shading is "
+        "brighter.",
     )
-    alt = (
-        f"The same photo, made of other maps in each row: {', '.join(rows)}. With more melanin the shading is brighter."
-    )
-    figures.save(figure, name, numbers={"highest": tops}, data="twin, 1 face (synthetic)", alt=alt)
 
 
 def copies(
@@ -156,17 +147,14 @@ def copies(
 ) -> None:
     """The second face by recipe (rows) and way of copying (columns), with the mean RMSE of all faces and seeds, saved.
 
-    Parameters
-    ----------
-    grid : by name of recipe and of the copy, the recipe as it was trained
-    runs, score : of :func:`study.experiments.run_all` and ``summary``
+    ``grid`` has the recipe as it was trained; ``runs`` and ``score`` are of :func:`study.experiments.run_all` and
+    ``summary``.
     """
     rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
     panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
-    labels, masks = [row.replace("_", " ") for row in rows], [batch.mask[1]] * len(rows)
-    titles = ["photo", *kinds]
+    labels, titles = [row.replace("_", " ") for row in rows], ["photo", *kinds]
     figure, axes = plotting.panel_grid(
-        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=masks, panel=1.7
+        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=[batch.mask[1]] * len(rows), panel=1.7
     )
     for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
         ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
@@ -180,10 +168,8 @@ def copies(
 def floors(name: str, factors: np.ndarray, floor: Mapping[tuple[str, bool], Sequence[float]], flat: float) -> None:
     """Least possible RMSE against the factor of a copied luminance, without highlights and with them, saved.
 
-    Parameters
-    ----------
-    floor : by scaling of white and whether there are highlights, RMSE for each factor, then with free shading
-    flat : RMSE of a constant colour
+    ``floor`` has, by scaling of white and whether there are highlights, the RMSE for each factor, then with free
+    shading; ``flat`` is that of a constant colour.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharey=True)
     for (rows, shine), curve in floor.items():

@@ -16,12 +16,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError, print_anywhere, unknown_name
-from study import claims, comparison, fingerprint, notebook_file
+from study import cache, claims, comparison, notebook
 
 #: Folders of ``data/`` whose small public files the committed notebooks may show, in cells that nbval ignores.
 SHOWN = ("skin", "cameras", "bioskin")
@@ -54,7 +55,7 @@ def jobs(folder: Path, only: Sequence[str] = (), parameters: Sequence[str] = ())
     ------
     BiofaceError : an unknown notebook or parameter (``name=value``), or a value of the wrong type
     """
-    found = {path.stem: path for path in notebook_file.every(folder)}
+    found = {path.stem: path for path in notebook.every(folder)}
     if not found:
         raise DataError(folder, "notebooks named NN_*.ipynb", "none")
     for name in only:
@@ -63,8 +64,8 @@ def jobs(folder: Path, only: Sequence[str] = (), parameters: Sequence[str] = ())
     chosen = [path for stem, path in found.items() if not only or {stem, stem[:2]} & set(only)]
     if not parameters:
         return [Job(path, {}, paths.build() / "notebooks", paths.figures()) for path in chosen]
-    place = paths.build() / "variants" / fingerprint.digest(sorted(parameters))[:8]
-    values = notebook_file.parameters(chosen, parameters)
+    place = paths.build() / "variants" / cache.digest(sorted(parameters))[:8]
+    values = notebook.parameters(chosen, parameters)
     return [Job(path, own, place / "notebooks", place / "figures") for path, own in values.items()]
 
 
@@ -100,9 +101,9 @@ def state(job: Job, made_of: str) -> str:
     While it is as the last good run left it, there is nothing to do.
     """
     number, file = job.notebook.name[:2], job.figures / claims.FILE
-    rows = claims.digest(number, file) if file.exists() else fingerprint.digest([])  # others' come and go
+    rows = [asdict(c) for c in claims.read(file) if c.notebook == number] if file.exists() else []  # others come and go
     written = [*job.folder.glob(job.file("ipynb").name), *sorted(job.figures.glob(f"{number}_*"))]
-    return fingerprint.digest([made_of, rows, [(path.name, fingerprint.digest(path.read_bytes())) for path in written]])
+    return cache.digest([made_of, rows, [(path.name, cache.digest(path.read_bytes())) for path in written]])
 
 
 def execute(job: Job) -> None:
@@ -150,7 +151,7 @@ def without_data() -> None:
     for name in SHOWN:
         if (mine / name).is_dir():
             (shown / name).symlink_to(mine / name)
-    if fingerprint.data_files(shown) != fingerprint.data_files(mine):
+    if cache.data_files(shown) != cache.data_files(mine):
         print(f"note: of {mine} only {', '.join(SHOWN)} are used, as committed notebooks hold no data of one's own")
     os.environ["BIOFACE_DATA"] = str(shown)
 
@@ -170,12 +171,12 @@ def run(todo: Sequence[Job], home: Path, publish: bool = False) -> int:
     folder, figures = todo[0].folder, todo[0].figures
     for place, seconds in ((paths.build(), 600), (folder, 0), (figures, 0)):
         sweep(place, seconds)
-    common = fingerprint.foundation(home)
+    common = cache.foundation(home)
     for job in todo:
         name, stamp = job.notebook.stem, job.file("stamp")
         # a parameter may be a file, which counts by its content
-        given = {k: fingerprint.content(v) for k, v in job.parameters.items()}
-        made_of = fingerprint.digest([notebook_file.source(job.notebook), given, common])
+        given = {k: cache.content(v) for k, v in job.parameters.items()}
+        made_of = cache.digest([notebook.source(job.notebook), given, common])
         if stamp.exists() and stamp.read_bytes() == state(job, made_of).encode():
             print(f"{name}  up to date")
         else:
@@ -186,7 +187,7 @@ def run(todo: Sequence[Job], home: Path, publish: bool = False) -> int:
             with paths.whole_file(stamp) as partial:
                 partial.write_text(state(job, made_of), encoding="utf-8")
         if publish:
-            text = notebook_file.clean(job.file("ipynb"))
+            text = notebook.clean(job.file("ipynb"))
             with paths.whole_file(job.notebook) as partial:
                 partial.write_text(text, encoding="utf-8")
     if (figures / claims.FILE).exists():
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BiofaceError("notebooks are published and compared with their own parameters only")
         for folder in (paths.build(), todo[0].folder, todo[0].figures):
             paths.make_folder(folder)  # said now, not when the first notebook has run for minutes
-        if other := fingerprint.differing():
+        if other := cache.differing():
             print(f"note: numbers may differ from the committed ones, by {', '.join(other)}", file=sys.stderr)
         with only_one():
             if options.publish or options.compare:

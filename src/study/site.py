@@ -15,15 +15,15 @@ from bioface import paths
 from bioface.errors import BiofaceError, DataError
 
 
-def build(target: Path | None = None) -> Path:
-    """Write the site into a folder (left out, ``build/site``), in place of an older one, and return its index page.
+def build() -> Path:
+    """Write the site into ``build/site``, in place of an older one, and return its index page.
 
     Raises
     ------
     BiofaceError : what is missing or damaged, or links that lead nowhere, a line each; an older site stays as it is
-    DataError : one such file, or a ``target`` that holds something else
+    DataError : one such file, or a folder that holds something else
     """
-    target, conf = target or paths.build() / "site", paths.notebooks()
+    target, conf = paths.build() / "site", paths.notebooks()
     if target.exists() and not any(target.glob("**/site.css")):
         raise DataError(target, "a site, or nothing yet", "something else, which is left alone")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """Pictures of notebook 05 and of its appendix: how bright skin is, methods side by side, maps, predicted errors."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from study.table1 import Scores
 
 #: What the methods are, by the names that tables of numbers have for them.
 NAMES = {
-    "SfSNet": "SfSNet",
-    "BioFaceNet": "BioFaceNet",
     "predict 0": "zero everywhere",
     "training mean": "mean of the training faces",
     "image mean": "mean colour of the face",
@@ -37,8 +34,8 @@ _SEES_NOTHING = ("predict 0", "training mean", "image mean")
 
 
 def brightness(
-    name: str, octaves: Sequence[float] | np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float],
-    ends: np.ndarray, dark: np.ndarray, of: np.ndarray, data: str,
+    name: str, octaves: np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float], ends: np.ndarray,
+    dark: np.ndarray, of: np.ndarray, data: str,
 ) -> None:  # fmt: skip
     """What the photo, and the paper's losses, say against a wrong brightness; saved.
 
@@ -47,7 +44,6 @@ def brightness(
     octaves, least, shine : K, (N, K) and (N, K) of :func:`study.ambiguity.least_errors`
     starts, ends : L and (L, M) octaves of :func:`study.ambiguity.minimised`
     dark, of : (N,) bool, which faces are dark; (M,) which of them were minimised over
-    data : as :func:`study.figures.save` takes it
     """
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
     numbers: dict[str, Any] = {"octaves": octaves, "starts": starts}
@@ -61,34 +57,25 @@ def brightness(
         axes[2].plot(starts, theirs.mean(1), "o-", color=colour, ms=4, lw=2)
         numbers[group] = {"least": least[inside], "highlights": shine[inside], "ends": theirs}
     axes[2].plot(starts, starts, ":", color="0.5")
-    for ax, title in zip(
-        axes, ("least error of the photo (RMSE)", "highlights that it takes", "losses end at (octaves)"), strict=True
-    ):
-        ax.set_title(title)
-        ax.set_xlabel("brightness of the light, octaves off" if ax is not axes[2] else "and start at (octaves)")
+    for ax, title in zip(axes, ("least error of the photo (RMSE)", "highlights that it takes"), strict=False):
+        ax.set(title=title, xlabel="brightness of the light, octaves off")
+    axes[2].set(title="losses end at (octaves)", xlabel="and start at (octaves)")
     axes[0].legend()
-    alt = (
-        "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
-        "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
-        "small but takes highlights. Right: the losses bring light skin near the truth from any start, dark "
-        "skin less."
+    alt = "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
+    alt += "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
+    alt += (
+        "small but takes highlights. Right: the losses bring light skin near the truth from any start, dark skin less."
     )
     figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> None:
-    """Each method's error in each column, ± two standard errors, with those that are on record hollow; saved.
+    """Each method's error in each column, ± two standard errors, with those that are record hollow; saved.
 
-    Parameters
-    ----------
-    found : of :func:`study.table1.scores`; "training mean" is among them and draws a line
-    recorded : methods whose numbers are on record, not measured in this run
+    ``found`` is of :func:`study.table1.scores`; "training mean" is among them and draws a line.
     """
-    columns = list(metrics.TABLE1)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(10, 0.26 * len(found) + 1.1), layout="constrained", sharey=True
-    )
-    for ax, column in zip(axes, columns, strict=True):
+    figure, axes = plt.subplots(1, 6, figsize=(10, 0.26 * len(found) + 1.1), layout="constrained", sharey=True)
+    for ax, column in zip(axes, metrics.TABLE1, strict=True):
         constant = found["training mean"][column][0]
         for place, (method, of_method) in enumerate(found.items()):
             mean, error = of_method[column]
@@ -98,24 +85,17 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
             if mean > 1.6 * constant:
                 ax.text(1.57 * constant, place, f"{mean:.2f} →", ha="right", va="center", fontsize=8, color="0.4")
                 continue
-            colour = (
-                "0.5"
-                if method in _SEES_NOTHING
-                else "C0"
-                if method.startswith(("dens", "lik", "exp", "meas"))
-                else "C3"
-            )
+            trained = "0.5" if method in _SEES_NOTHING else "C3"
+            colour = "C0" if method.startswith(("dens", "exp", "meas")) else trained
             face = "white" if method in recorded else colour
             ax.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, mfc=face, ms=5, lw=1.2)
         ax.axvline(constant, color="0.5", lw=0.8, ls=":")
         ax.set(title=column, xlim=(0, 1.6 * constant), yticks=range(len(found)), yticklabels=[NAMES[m] for m in found])
     axes[0].invert_yaxis()
     figure.supxlabel("RMSE ± 2 standard errors; dotted: the mean of the training faces; hollow: on record", fontsize=9)
-    alt = (
-        "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
-        "smallest in nearly every map, networks taught by true maps follow; the network of the paper's losses"
-        " lies beyond the mean training face in highlights, albedo and both pigments."
-    )
+    alt = "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
+    alt += "smallest in nearly every map, networks taught by true maps follow; the network of the paper's losses"
+    alt += " lies beyond the mean training face in highlights, albedo and both pigments."
     figures.save(figure, name, numbers=found, data=data, alt=alt)
 
 
@@ -124,27 +104,18 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
 
     Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
     """
-    answers = {"truth": truth} | {method: row.predictions[0] for method, row in rows.items()}
-    kinds, names = [], ("melanin", "haemoglobin", "diffuse_shading")
-    for i in pair:
-        inside = truth.mask[i]
-        for n in names:
-            usual = plotting.QUANTITIES[n]
-            times = 2 if n == "diffuse_shading" else 3
-            top = times * float(np.median(getattr(truth, n)[i][inside]))
-            kinds.append(dataclasses.replace(usual, low=0.0, high=float(f"{top:.2g}")))
-    panels = [
-        [np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i in pair for n in names] for d in answers.values()
-    ]
-    titles = [f"{who}:\n{n.replace('_', ' ')}" for who in ("fair", "dark") for n in names]
+    answers = [truth, *(row.predictions[0] for row in rows.values())]
+    shown = [(i, n, times) for i in pair for n, times in (("melanin", 3), ("haemoglobin", 3), ("diffuse_shading", 2))]
+    tops = [times * float(np.median(getattr(truth, n)[i][truth.mask[i]])) for i, n, times in shown]
+    kinds = [plotting.known_quantity(n, (0, float(f"{top:.2g}"))) for (_, n, _), top in zip(shown, tops, strict=True)]
+    panels = [[np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i, n, _ in shown] for d in answers]
+    titles = [f"{'fair' if k < 3 else 'dark'}:\n{n.replace('_', ' ')}" for k, (_, n, _) in enumerate(shown)]
     labels = ["truth", *(NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
-    figure, _ = plotting.panel_grid(panels, quantities=kinds, titles=titles, row_labels=labels, panel=1.4)
     errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
-    alt = (
-        "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
-        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
-    )
-    figures.save(figure, name, numbers=errors, data=data, alt=alt)
+    alt = "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
+    alt += "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
+    how = {"quantities": kinds, "titles": titles, "row_labels": labels, "panel": 1.4}
+    figures.save_maps(name, panels, **how, numbers=errors, data=data, alt=alt)
 
 
 def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], data: str) -> None:
@@ -159,15 +130,12 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], d
         ax.set(title=column, yticks=range(len(kinds)), yticklabels=kinds)
     axes[0].invert_yaxis()
     axes[0].set_xlim(0)
-    figure.supxlabel(
-        "error as a share of the mean training face's on the same faces; from 1 on there is no skill", fontsize=9
-    )
+    told = "error as a share of the mean training face's on the same faces; from 1 on there is no skill"
+    figure.supxlabel(told, fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    alt = (
-        "Errors in melanin, haemoglobin and brightness as shares of a constant's, for six kinds of photos and"
-        " four methods: the paper's losses lie beyond one in pigments, the network that ships below one "
-        "everywhere; Bayes beyond one after a tone curve."
-    )
+    alt = "Errors in melanin, haemoglobin and brightness as shares of a constant's, for six kinds of photos and"
+    alt += " four methods: the paper's losses lie beyond one in pigments, the network that ships below one "
+    alt += "everywhere; Bayes beyond one after a tone curve."
     figures.save(figure, name, numbers=shares, data=data, alt=alt)
 
 
@@ -182,8 +150,6 @@ def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], data: str) -
     ax.set_xticks(places, [f"{column}\n{v['verdict']}" for column, v in verdicts.items()], fontsize=8)
     ax.set(ylabel="RMSE on 25 ISET faces")
     ax.legend()
-    alt = (
-        "The published errors of SfSNet and BioFaceNet in six columns as bars, and the verdict on "
-        "BioFaceNet's numbers: none can be judged unless its faces are at hand."
-    )
+    alt = "The published errors of SfSNet and BioFaceNet in six columns as bars, and the verdict on "
+    alt += "BioFaceNet's numbers: none can be judged unless its faces are at hand."
     figures.save(figure, name, numbers=verdicts, data=data, alt=alt)
