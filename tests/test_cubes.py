@@ -97,7 +97,6 @@ def test_compressed_cube(write):
     np.testing.assert_allclose(cube.reflectance, radiance / light(HYSPEX), rtol=1e-12)
     np.testing.assert_allclose(cube.radiance / cube.illuminant, radiance / light(HYSPEX), rtol=1e-12)
     assert cube.mask.all() and cube.mask.shape == (5, 4)
-    assert cube.extra["comment"] == "a test"
     ours = (HYSPEX >= 400) & (HYSPEX <= 720)
     assert cube.illuminant[ours].mean() == pytest.approx(1)
     np.testing.assert_allclose(cube.illuminant / cube.illuminant[0], light(HYSPEX) / light(HYSPEX)[0])
@@ -117,12 +116,10 @@ def test_one_basis_function(write):
 def test_plain_radiance_or_reflectance(write, name, wave):
     variables, values = plain(name)
     variables[wave] = variables.pop("wave")
-    twin = {"twin_index": 17, "twin_file": "zx_7_d10_inmc_celebA_03.hdf5"}
-    cube = cubes.load(write(variables | twin))
+    cube = cubes.load(write(variables | {"comment": "a test"}))
     under = 1 if name == "reflectance" else light(cube.wavelengths)
     np.testing.assert_allclose(cube.reflectance, values / under, rtol=1e-12)
     assert name != "reflectance" or (cube.illuminant == 1).all()
-    assert cube.extra == twin  # handed on
     variables[name] = values.astype(np.float32)  # single precision stays
     np.testing.assert_allclose(cubes.load(write(variables)).reflectance, values / under, rtol=1e-5)
 
@@ -385,12 +382,14 @@ SCENE = {"data": {"photons": RADIANCE, "luminance": 3.0}, "spectrum": {"wave": G
 SCENE |= {"illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"}}
 
 
-def hdf5(path, variables):
+def hdf5(path, variables, unit=None):
     """The wavelengths are variables or an attribute."""
     with h5py.File(path, "w") as file:
         for name, value in variables.items():
             file[name] = value
             file[name].attrs["wavelength"] = GRID
+        if unit:
+            file["wave"].attrs["units"] = unit
 
 
 def hdf5_text(path, variables):
@@ -400,15 +399,15 @@ def hdf5_text(path, variables):
         (file if variables else file["cube"].attrs)["wavelength"] = [f"{w:g}" for w in GRID]
 
 
-def raw_envi(path, interleave, unit=""):
+def raw_envi(path, interleave, unit="", wave=GRID / 1000, units="Micrometers"):
     """A header in the capitals that some cameras write, and its data in big-endian numbers."""
     scale, header = (5000, "reflectance scale factor = 5000\n") if interleave == "bsq" else (1, "")
     axes = {"bip": (0, 1, 2), "bil": (0, 2, 1), "bsq": (2, 0, 1)}[interleave]
     path.with_suffix(".raw").write_bytes((REFLECTANCE * scale).transpose(axes).astype(">f4").tobytes())
-    wave = ", ".join(f"{w / 1000:g}{unit}" for w in GRID)
+    wave = ", ".join(f"{w:.12g}{unit}" for w in wave)
     path.write_text(
         f"ENVI\nSamples = 4\nLines = 5\nBands = 33\ndata type = 4\ninterleave = {interleave}\nbyte order = 1\n"
-        f"header offset = 0\n{header}wavelength units = Micrometers\nWavelength = {{{wave}}}\n"
+        f"header offset = 0\n{header}wavelength units = {units}\nWavelength = {{{wave}}}\n"
     )
 
 
@@ -470,6 +469,62 @@ def test_every_layout_gives_the_same_cube(layout, tmp_path):
         np.testing.assert_array_equal(cubes.load(tmp_path / "a.raw").radiance, cube.radiance)
     assumed = name == "a" or layout.startswith(("ENVI", "bands first", "bands are the", "a name", "HDF5, x", "µ"))
     assert assumed <= bool(cube.notes)
+
+
+LIGHT_SPEED = 299_792.458  # nm THz
+UNITS = {  # what writes wavelengths of a unit that is stated, and numbers of the unit for those in nm
+    "Frequency/THz": (lambda p, w, u: raw_envi(p / "a.hdr", "bil", wave=w, units=u), lambda nm: LIGHT_SPEED / nm),
+    "GHz": (lambda p, w, u: raw_envi(p / "a.hdr", "bsq", wave=w, units=u), lambda nm: 1e3 * LIGHT_SPEED / nm),
+    "Wavenumber": (lambda p, w, u: raw_envi(p / "a.hdr", "bip", wave=w, units=u), lambda nm: 1e7 / nm),
+    "Wavelength (nm)": (lambda p, w, u: raw_envi(p / "a.hdr", "bil", wave=w, units=u), lambda nm: nm),
+    "THz": (lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u), lambda nm: LIGHT_SPEED / nm),
+    "Hz": (
+        lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u.encode()),
+        lambda nm: 1e12 * LIGHT_SPEED / nm,
+    ),
+    "nanometres": (lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u), lambda nm: nm),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_of_wavelengths_that_is_stated_is_believed(unit, tmp_path):
+    write, of_nm = UNITS[unit]
+    write(tmp_path, of_nm(GRID), unit)
+    cube = cubes.load(*cubes.find(tmp_path))
+    np.testing.assert_allclose(cube.wavelengths, GRID, atol=1e-4)
+    np.testing.assert_allclose(cube.reflectance, REFLECTANCE, atol=1e-5)
+    for unknown in ("fathoms", "Index"):
+        write(tmp_path, of_nm(GRID), unknown)
+        refuses(f"wavelengths in nm.*frequencies in THz.*found the unit '{unknown}'", cubes.load, *cubes.find(tmp_path))
+    if "Hz" in unit:  # numbers that are none of it
+        write(tmp_path, GRID / 1e9, unit)
+        refuses(f"wavelengths of 200–3000 nm as {unit}, found others", cubes.load, *cubes.find(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["wave_unit", "unit", "a struct's", "of the light"])
+def test_frequencies_in_variables(write, where):
+    """Of the cube, and of its light unless that says otherwise; what is given by hand is in nm."""
+    wave, lamp = LIGHT_SPEED / GRID, {"data": light(GRID)[DOWN], "wave": LIGHT_SPEED / GRID[DOWN]}
+    variables = {"rad": RADIANCE, "wave": wave, "illuminant": lamp, "wave_unit": "THz"}
+    if where == "unit":
+        variables["unit"] = variables.pop("wave_unit")
+    elif where == "a struct's":
+        variables = {
+            "scene": {"data": {"photons": RADIANCE}, "illuminant": lamp, "spectrum": {"wave": wave, "unit": "THz"}}
+        }
+    elif where == "of the light":
+        lamp |= {"unit": "GHz", "wave": 1e3 * lamp["wave"]}
+    cube = cubes.load(write(variables))
+    np.testing.assert_allclose(cube.wavelengths, GRID, atol=1e-4)
+    np.testing.assert_allclose(cube.reflectance, REFLECTANCE, rtol=1e-6)
+    assert any(note.endswith("THz") for note in cube.notes)
+    by_hand = cubes.load(write(variables), wavelengths=GRID, illuminant={"data": light(GRID), "wave": GRID})
+    np.testing.assert_array_equal(by_hand.wavelengths, GRID)
+    np.testing.assert_allclose(by_hand.reflectance, REFLECTANCE)
+    del variables["illuminant" if where != "a struct's" else "scene"]
+    variables |= {"ref": variables.pop("rad", RADIANCE), "wave": GRID, "unit": "W/sr/m2/Hz"}  # of the radiance
+    variables.pop("wave_unit", None)
+    np.testing.assert_array_equal(cubes.load(write(variables)).wavelengths, GRID)
 
 
 def test_31_numbered_pictures_are_those_of_cave(tmp_path):

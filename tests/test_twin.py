@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from conftest import refuses
 from test_objective import unchecked
@@ -488,7 +489,8 @@ def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
     assert len(found) == len(faces) == 1
     cube, truth = found[0], faces.truth
     assert isinstance(cube, cubes.Cube)
-    assert cube.extra["twin_index"] == 0 and cube.extra["twin_file"] == twin.file_names("test")[0]
+    stored = scipy.io.loadmat(found.files[0])
+    assert stored["twin_index"].item() == 0 and stored["twin_file"].item() == twin.file_names("test")[0]
     np.testing.assert_array_equal(cube.mask, faces.mask[0])
     assert cube.illuminant.mean() == pytest.approx(1)
     e = truth.illuminant[0].astype(np.float64)

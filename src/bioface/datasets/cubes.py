@@ -1,6 +1,7 @@
 """Multispectral faces, in whatever layout (:mod:`bioface.datasets.layouts`), as checked cubes read by blocks of rows.
 
-* *Wavelengths* may be in nm, µm, m or Å, in any order: bands are sorted.
+* *Wavelengths* may be in nm, µm, m or Å, which their size tells, in any order: bands are sorted. Frequencies and
+  wavenumbers must say that they are.
 * *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
   columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
 * *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
@@ -22,7 +23,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -42,8 +44,13 @@ ONE_LIGHT = 0.02  # relative deviation that an illuminant image may have from on
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
 #: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
+#: What a number of these units is divided into for nm; they are taken at their word.
+INVERSE = {"thz": 299_792.458, "ghz": 299_792_458, "mhz": 299_792_458e3, "hz": 299_792_458e9}
+INVERSE |= dict.fromkeys(("cm-1", "cm^-1", "cm⁻¹", "1/cm", "wavenumber", "wavenumbers"), 1e7)
+LENGTHS = re.compile(
+    r"(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|ångströms?|angstroms?|[aåÅ]|unknown|"
+)
 SPECTRUM = (200.0, 3000.0)  # nm
-EXTRAS = ("twin_index", "twin_file", "comment", "name")
 
 Rows = Callable[[int, int], np.ndarray]
 
@@ -60,7 +67,6 @@ class Cube:
     mask : (H, W) bool, where there is skin
     dropped : wavelengths of zero-filled bands that were left out
     notes : what had to be assumed, a sentence each
-    extra : further small variables of the file (comment, the twin's face)
     read_rows : the source, ``read_rows(start, stop)`` → radiance (stop − start, W, D) in the file's units
     scale : what radiance is divided by, so that radiance / illuminant is the reflectance of the file
     """
@@ -73,7 +79,6 @@ class Cube:
     scale: float = 1.0
     dropped: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -183,18 +188,21 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
 
     Raises
     ------
-    DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, or none within 400–720 nm;
+    DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, none within 400–720 nm, or
+        in a unit that is stated and not known;
         axes that they do not tell apart; no illuminant, or one that is zero at a band in use; shapes that disagree;
         NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of another size.
     """
     path = Path(path)
     stored = layouts.read(path)
     beside = layouts.mask_beside(path)
-    given = {"axes": axes, "wavelengths": wavelengths, "illuminant": illuminant}
+    given: dict[str, Any] = {"axes": axes, "wavelengths": wavelengths, "illuminant": illuminant}
     given["mask"] = None if beside is None else photos.read_mask(beside)
-    stored = dataclasses.replace(stored, **{name: value for name, value in given.items() if value is not None})
+    if wavelengths is not None:
+        given["unit"] = ""
     if illuminant is not None:
-        stored = dataclasses.replace(stored, is_reflectance=False, notes=())
+        given |= {"is_reflectance": False, "notes": (), "light_unit": ""}
+    stored = dataclasses.replace(stored, **{name: value for name, value in given.items() if value is not None})
     return _assemble(path, path.name if path.is_dir() else path.stem, stored)
 
 
@@ -210,7 +218,7 @@ def _spans(size: tuple[int, ...], each: int, most: int = BLOCK_VALUES) -> Iterat
 
 
 def _assemble(path: Path, name: str, stored: Stored) -> Cube:
-    nm, unit = _checked_wavelengths(path, stored.wavelengths)
+    nm, unit = _checked_wavelengths(path, stored.wavelengths, stored.unit)
     axes = _order(path, stored.values.shape, len(nm), stored.axes)
     values = stored.values.transpose(*axes)
     mask = _checked_mask(path, stored.mask, values.shape[:2])
@@ -246,12 +254,14 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
         scale=scale,
         dropped=dropped,
         notes=notes,
-        extra={key: _simple(stored.variables[key]) for key in EXTRAS if key in stored.variables},
     )
 
 
-def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
-    """(bands,) float64 nm in the file's order, and a note if they were in another unit."""
+def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, str]:
+    """(bands,) float64 nm in the file's order, and a note if they were in another unit.
+
+    A stated ``unit`` of frequency is believed; among lengths the size of the numbers tells.
+    """
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
@@ -260,17 +270,24 @@ def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
         with contextlib.suppress(ValueError):
             wave = wave.astype(float)
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
+    short = re.sub("^(frequency|wavelength)s?", "", unit.lower()).strip(" ()[]/:")
+    expected, known = "wavelengths in nm, µm or m", UNITS
+    if short in INVERSE:
+        expected, known = f"wavelengths of {SPECTRUM[0]:g}–{SPECTRUM[1]:g} nm as {unit}", {unit: 1.0}
+        values = INVERSE[short] / np.where(values == 0, np.nan, values)
+    elif not LENGTHS.fullmatch(short):
+        raise DataError(path, f"{expected}, or frequencies in THz or cm-1", f"the unit {unit!r}")
     low, high = SPECTRUM
-    fits = [unit for unit, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]
+    fits = [name for name, nm in known.items() if ((values >= low / nm) & (values <= high / nm)).all()]
     if not fits:
-        raise DataError(path, "wavelengths in nm, µm or m", "others: " + np.array2string(values, threshold=6))
-    unit = fits[0]
-    values = values if unit == "nm" else np.round(values * UNITS[unit], 6)  # 0.42 µm are 420 nm to the last bit
+        raise DataError(path, expected, "others: " + np.array2string(np.ravel(wave), threshold=6))
+    if fits[0] != "nm":
+        values = np.round(values * known[fits[0]], 6)  # 0.42 µm are 420 nm to the last bit
     once, count = np.unique(values, return_counts=True)
     if (count > 1).any():
         twice = ", ".join(f"{w:g}" for w in once[count > 1][:5])
         raise DataError(path, "each wavelength once", f"two bands at {twice} nm")
-    return values, "" if unit == "nm" else f"wavelengths are in {unit}"
+    return values, "" if fits[0] == "nm" else f"wavelengths are in {fits[0]}"
 
 
 def _order(path: Path, shape: tuple[int, ...], bands: int, axes: str | None) -> tuple[int, ...]:
@@ -337,7 +354,7 @@ def _checked_illuminant(
             raise DataError(path, f"an illuminant with {count} bands, as the cube", f"{len(values)}")
         values = values[bands]
     else:
-        wave, _ = _checked_wavelengths(path, wave)
+        wave, _ = _checked_wavelengths(path, wave, stored.light_unit)
         if len(wave) != len(values):
             expected = "one illuminant value for each of its wavelengths"
             raise DataError(path, expected, f"{len(values)} and {len(wave)}")
@@ -413,8 +430,3 @@ def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
     if not mask.any():
         raise DataError(path, "a mask with at least one pixel", "an empty one")
     return mask
-
-
-def _simple(value: Any) -> Any:
-    """A small variable as a Python value where it is one."""
-    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value

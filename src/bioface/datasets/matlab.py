@@ -207,6 +207,7 @@ def _fields(path: Path, file: h5py.File, group: h5py.Group, is_matlab: bool) -> 
     """The members of a group, and the attributes of it and of them, as wavelengths are kept in some files."""
     nodes = {name: group[name] for name in map(str, group) if not name.startswith("#")}
     notes = {} if is_matlab else {k: v for node in (group, *nodes.values()) for k, v in node.attrs.items()}
+    notes |= {f"{n}.{k}": node.attrs[k] for n, node in nodes.items() for k in ("unit", "units") if k in node.attrs}
     return notes | {name: _value(path, file, node, is_matlab) for name, node in nodes.items()}
 
 
