@@ -179,7 +179,7 @@ def test_lips_are_redder_with_blood_and_brows_darker_with_melanin(faces):
 
 
 def test_base_colours_are_those_of_measured_people():
-    colours = twin.base_colours()
+    colours = {group: np.stack(skin_spectra.pigments(), -1)[rows] for group, rows in portrait.base_rows().items()}
     assert len(colours) == 8 and set(colours) == set(portrait.SHAPES)
     assert min(map(len, colours.values())) >= 20
     melanin, haemoglobin = np.concatenate([*colours.values()]).T
@@ -230,7 +230,7 @@ def test_a_photographer_opens_up_for_dark_skin_but_not_all_the_way():
 
 @pytest.mark.parametrize("beyond", ("pose", "light", "colour"))
 def test_beyond_is_the_same_person_in_what_no_usual_face_shows(beyond):
-    group = sorted(twin.base_colours())[0]
+    group = sorted(portrait.SHAPES)[0]
     usual, other = (twin.make_face(3, "test", 1, False, group, kind) for kind in ("", beyond))
     shown_by = {"pose": "mask", "light": "key_direction", "colour": "camera_b"}
     moved = {kind for kind, name in shown_by.items() if not np.array_equal(usual[name], other[name])}
@@ -243,7 +243,7 @@ def test_beyond_is_the_same_person_in_what_no_usual_face_shows(beyond):
 @pytest.fixture(scope="module")
 def by_kind():
     """The same face in all ways."""
-    group = sorted(twin.base_colours())[0]
+    group = sorted(portrait.SHAPES)[0]
     return {kind: twin.make_face(3, "test", 1, False, group, kind) for kind in twin.BEYOND}
 
 
@@ -278,7 +278,7 @@ def test_an_image_chain_changes_the_photo_and_nothing_that_is_true(by_kind, kind
 
 
 def test_tone_curves_turn_round_with_every_second_face():
-    group = sorted(twin.base_colours())[0]
+    group = sorted(portrait.SHAPES)[0]
     usual, other = (twin.make_face(3, "test", 2, False, group, kind)["rgb"] for kind in ("", "tone"))
     np.testing.assert_allclose(other, degradation.tone_curve(usual, -degradation.TONE), atol=1.5 / 255)
 

@@ -52,7 +52,10 @@ def read(path: str | Path) -> dict[str, Any]:
             path, "a MATLAB .mat file, v5 or v7.3, or HDF5", f"{path.stat().st_size} bytes of something else"
         )
     try:
-        return _read_hdf5(path, is_matlab) if is_hdf5 else _read_v5(path, "<" if header[126:] == b"IM" else ">")
+        if not is_hdf5:
+            return _read_v5(path, "<" if header[126:] == b"IM" else ">")
+        with h5py.File(path, "r") as file:
+            return _fields(path, file, file, is_matlab)
     except Exception as error:  # of any type: as scipy and h5py happen to stumble over the damage
         raise DataError(
             path, f"a whole {path.suffix or '.mat'} file", f"a damaged or truncated one ({error})"
@@ -196,11 +199,6 @@ class Lazy:
                 raise DataError(self.path, f"readable values in {self.key}", f"damage ({error})") from error
             self._first = first
         return self._slab
-
-
-def _read_hdf5(path: Path, is_matlab: bool) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        return _fields(path, file, file, is_matlab)
 
 
 def _fields(path: Path, file: h5py.File, group: h5py.Group, is_matlab: bool) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The synthetic twin: rendered faces with exact ground truth, in the layout of the real data sets.
 
-Every face is a person (shape, skin, hair, eyes) drawn from a seed, held in a random pose under a random light
-and seen by a random camera, see :mod:`bioface.datasets.portrait`. A share of the faces carries normals of a
-*deliberately wrong* mouth and nose, as the real data set does, and says so.
+Every face (:mod:`bioface.datasets.portrait`) is a person drawn from a seed, in a random pose, light and camera. A share
+of them carries normals of a *deliberately wrong* mouth and nose, as the real data set does, and says so.
 
 Made on first use, in about twenty seconds for the default size, and kept under ``build/twin/`` in a folder
 named by a hash of everything that it was made from.
@@ -13,9 +12,11 @@ Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentan
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,9 +34,7 @@ from bioface import threads as torch_threads
 from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
-from bioface.datasets.portrait import base_colours as base_colours
 from bioface.datasets.portrait import draw_cameras as draw_cameras
-from bioface.datasets.portrait import draw_exposure as draw_exposure
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
@@ -142,7 +141,7 @@ def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
     Every eight faces in a row come from eight groups, in random order; mismatches are spread as evenly as
     the golden ratio spreads them.
     """
-    groups = sorted(base_colours())
+    groups = sorted(portrait.base_rows())
     start = np.random.default_rng([config.seed, SPLITS[split]]).random()
     faces = []
     for index in range(getattr(config, split)):
@@ -231,23 +230,23 @@ def _inventory(where: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-_SEEN_INTACT: dict[Path, list[Any]] = {}  # folder → what its files looked like when their checksums were right
-
-
 def _intact(where: Path) -> bool:
     """Every file of the manifest is there with its size and checksum; checked in full once per process."""
     try:
-        stated = json.loads((where / "manifest.json").read_text())["files"]
-        looks = [(name, (s := (where / name).stat()).st_size, s.st_mtime_ns, s.st_ino) for name in stated]
-        if _SEEN_INTACT.get(where) == looks:
-            return True
+        manifest = (where / "manifest.json").read_text()
+        stated = json.loads(manifest)["files"]
+        looks = tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in (os.stat(where / name) for name in stated))
         wanted = {name for split in SPLITS for name in file_names(split)}
-        good = wanted <= set(stated) and _inventory(where, stated) == stated
+        return wanted <= set(stated) and _has(where, manifest, looks)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if good:
-        _SEEN_INTACT[where] = looks
-    return good
+
+
+@functools.lru_cache
+def _has(where: Path, manifest: str, looks: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether the checksums are those of the manifest, of files that look as they do."""
+    stated = json.loads(manifest)["files"]
+    return _inventory(where, stated) == stated
 
 
 def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
