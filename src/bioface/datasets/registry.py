@@ -92,16 +92,24 @@ def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
     entry, folder = _entry(which), paths.data()
+    if entry.kind != "download":
+        return placed(entry)
     found = _present(entry)
     _check(entry, found)
-    if entry.kind == "download":
-        for file, (url, digest) in entry.sources.items():
-            if folder / file not in found:
-                _download(entry, folder / file, url, digest, progress)
-        return [folder / file for file in entry.files]
-    if not found:
+    for file, (url, digest) in entry.sources.items():
+        if folder / file not in found:
+            _download(entry, folder / file, url, digest, progress)
+    return [folder / file for file in entry.files]
+
+
+def placed(which: str | Entry) -> list[Path]:
+    """The files of one data set as they are, checked; errors as of :func:`fetch`, of a download that is absent too."""
+    entry = _entry(which)
+    if not is_placed(entry):
         nothing = f"nothing there. {entry.instructions} Source: {entry.home}"
-        raise DataError(folder / entry.files[0], entry.title, nothing)
+        raise DataError(paths.data() / entry.files[0], entry.title, nothing)
+    found = _present(entry)
+    _check(entry, found)
     return found
 
 
@@ -111,7 +119,7 @@ def status(which: str | Entry) -> Status:
     try:
         if not is_placed(entry):
             return Status(entry.name, "absent", f"{entry.instructions} Source: {entry.home}")
-        return Status(entry.name, "present", _describe(entry, fetch(entry)))
+        return Status(entry.name, "present", _describe(entry, placed(entry)))
     except DataError as error:
         return Status(entry.name, "failed", str(error))
 

