@@ -7,16 +7,16 @@ in the files, what they are used for, their licences and whom to cite stands in 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import importlib.util
-import logging
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import requests
+from tqdm import tqdm
 
 from bioface import paths
 from bioface.datasets import cubes, nfe
@@ -172,12 +172,9 @@ def _present(entry: Entry) -> list[Path]:
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksums; those without a published one to their format."""
     if entry.sources:
-        import pooch
-
         by_name = {Path(file).name: digest for file, (_, digest) in entry.sources.items()}
         for path in found:
-            digest = pooch.file_hash(str(path), alg="sha256")
-            if digest != by_name[path.name]:
+            if (digest := _digest(path)) != by_name[path.name]:
                 advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
                 raise DataError(path, f"SHA-256 {by_name[path.name]}", f"{digest}{advice}")
     elif entry.name == "nfe" and found:
@@ -199,18 +196,14 @@ def _describe(entry: Entry, found: list[Path]) -> str:
 
 def _download(entry: Entry, target: Path, url: str, sha256: str, progress: bool) -> None:
     """Download to a name beside the target, and give it the target's name once the checksum is right."""
-    import pooch  # here, as it brings a progress bar for notebooks that asks every reader for widgets
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    with contextlib.ExitStack() as connections, paths.whole_file(target) as partial:
-
-        def close_later(response: requests.Response, **_: object) -> None:
-            connections.callback(response.close)  # pooch leaves a broken one to the garbage collector
-
-        hooks = {"response": close_later}
-        download = pooch.HTTPDownloader(progressbar=progress, timeout=30, hooks=hooks)
+    with paths.whole_file(target) as partial:
         try:
-            download(url, str(partial), None)
+            with requests.get(url, stream=True, timeout=30) as answer, partial.open("wb") as file:
+                answer.raise_for_status()
+                size = int(answer.headers.get("Content-Length", 0)) or None
+                with tqdm(total=size, unit="B", unit_scale=True, disable=not progress) as bar:
+                    for part in answer.iter_content(1 << 16):
+                        bar.update(file.write(part))
         except requests.exceptions.HTTPError as error:
             raise DataError(target, f"a download from {url}", f"the answer {error}") from error
         except requests.exceptions.ChunkedEncodingError as error:
@@ -219,6 +212,11 @@ def _download(entry: Entry, target: Path, url: str, sha256: str, progress: bool)
         except requests.exceptions.RequestException as error:
             found = f"none ({type(error).__name__}). Without a network: {entry.instructions}"
             raise DataError(target, f"a connection to {url}", found) from error
-        digest = pooch.file_hash(str(partial), alg="sha256")
+        digest = _digest(partial)
         if digest != sha256:
             raise DataError(target, f"SHA-256 {sha256} from {url}", f"{digest}; what came was removed")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
