@@ -4,15 +4,13 @@
   wavenumbers must say that they are.
 * *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
   columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
-* *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
-  with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
+* *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons`` with
+  ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant. An image (rows, cols, bands) is
+  accepted when it is one spectrum times a brightness per pixel, which stays in the shadings.
 * *Units.* ISET stores radiance in photons, but the illuminant of its older files in energy. The two differ by
   λ / hc, a factor of 10¹⁸, so sizes tell them apart; the illuminant is brought to the unit of the radiance.
-* *An illuminant image* (rows, cols, bands) is accepted when it is one spectrum times a brightness per pixel,
-  as in ISET's face cubes; the brightness then stays in the shadings. Anything else is an error.
-* *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces).
-  Bands that are zero everywhere at either end of the grid are dropped and named in ``Cube.dropped``; they are
-  never filled in. One in the middle is an error: nothing says what happened to it.
+* *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces). Such bands at
+  either end are dropped, never filled in, and named in ``Cube.dropped``; one in the middle is an error.
 * *Mask.* A variable ``mask``, or a picture ``NAME_mask`` beside the cube (which wins), else the whole image. Outside
   it, values may be missing (NaN).
 
@@ -85,12 +83,8 @@ class Cube:
         """(H, W, D)."""
         return (*self.mask.shape, len(self.wavelengths))
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop − start, W, D) radiance of some rows; radiance / illuminant is like a reflectance."""
-        return self.read_rows(start, stop) / self.scale
-
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """``cube[start:stop]``: the radiance of these rows, so that a fit reads a cube block by block.
+        """``cube[start:stop]``: the radiance (h, W, D) of these rows, so that a fit reads a cube block by block.
 
         Raises
         ------
@@ -98,12 +92,12 @@ class Cube:
         """
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"expected a slice of neighbouring rows, found {rows!r}")
-        return self.rows(*rows.indices(self.shape[0])[:2])
+        return self.read_rows(*rows.indices(self.shape[0])[:2]) / self.scale
 
     @property
     def radiance(self) -> np.ndarray:
         """(H, W, D) radiance, the whole of it in memory: 1.2 GB for 1 000 × 1 000 × 148."""
-        return self.rows(0, self.shape[0])
+        return self[:]
 
     @property
     def reflectance(self) -> np.ndarray:
@@ -111,12 +105,9 @@ class Cube:
         return self.radiance / self.illuminant
 
     def blocks(self, pixels: int = 65_536) -> Iterator[tuple[slice, np.ndarray]]:
-        """The cube in bands of whole rows, each at most ``pixels`` large (one row at least).
-
-        Yields (rows as a slice, radiance of these rows (h, W, D)).
-        """
+        """Rows as a slice, and their radiance (h, W, D): at most ``pixels`` at a time, one row at least."""
         for start, stop in _spans(self.mask.shape, 1, pixels):
-            yield slice(start, stop), self.rows(start, stop)
+            yield slice(start, stop), self[start:stop]
 
     @classmethod
     def from_array(
@@ -127,23 +118,18 @@ class Cube:
         mask: np.ndarray | None = None,
         name: str = "array",
     ) -> Cube:
-        """A cube of arrays in memory, checked like a file.
+        """A cube of arrays in memory, checked like a file; errors as of :func:`load`.
 
         Parameters
         ----------
         radiance : (H, W, D);  wavelengths : (D,) nm;  illuminant : (D,) in the radiance's units
         mask : (H, W) bool, default everywhere
 
-        Raises
-        ------
-        DataError : as :func:`load`
-
         >>> cube = Cube.from_array(np.full((2, 3, 33), 0.4), np.arange(400, 721, 10), np.full(33, 2.0))
         >>> cube.shape, float(cube.reflectance[0, 0, 0])
         ((2, 3, 33), 0.2)
         """
-        values = np.asarray(radiance)
-        return _assemble(Path(name), name, Stored(values, wavelengths, illuminant, mask, "rcb"))
+        return _assemble(Path(name), name, Stored(np.asarray(radiance), wavelengths, illuminant, mask, "rcb"))
 
 
 def find(folder: str | Path | None = None) -> list[Path]:
@@ -221,7 +207,9 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
     nm, unit = _checked_wavelengths(path, stored.wavelengths, stored.unit)
     axes = _order(path, stored.values.shape, len(nm), stored.axes)
     values = stored.values.transpose(*axes)
-    mask = _checked_mask(path, stored.mask, values.shape[:2])
+    mask = np.ones(values.shape[:2], bool)
+    if stored.mask is not None:
+        mask = _checked_mask(path, stored.mask, mask.shape)
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
@@ -240,9 +228,8 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
         level = float(np.median(largest[bands]))
         illuminant = _checked_illuminant(path, stored, axes, nm, bands, mask, level)
     scale = float(illuminant[usable].mean())
-    notes = stored.notes + ((unit,) if unit else ())
-    if axes != (0, 1, 2):
-        notes += ("axes: " + ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3)),)
+    order = ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3))
+    notes = *stored.notes, unit, "" if axes == (0, 1, 2) else f"axes: {order}"
     # in order they are a slice, which copies nothing
     chosen = slice(int(bands[0]), int(bands[-1]) + 1) if (np.diff(bands) == 1).all() else bands
     return Cube(
@@ -253,7 +240,7 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
         read_rows=lambda start, stop: read(start, stop)[..., chosen],
         scale=scale,
         dropped=dropped,
-        notes=notes,
+        notes=tuple(note for note in notes if note),
     )
 
 
@@ -422,8 +409,6 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 
 
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
-    if mask is None:
-        return np.ones(shape, bool)
     mask = as_mask(numbers(path, "mask", mask), path)
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
