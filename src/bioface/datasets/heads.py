@@ -39,26 +39,16 @@ PIVOT = 0.45  #: the head turns about a point this far behind the eyes, which st
 
 @dataclass(frozen=True)
 class Head:
-    """The morphable mesh (4 448 vertices, 8 828 triangles).
+    """The morphable mesh (4 448 vertices, 8 828 triangles)."""
 
-    Attributes
-    ----------
-    vertices : (V, 3) of the neutral head
-    triangles : (F, 3)
-    is_eye : (F,) True where a triangle belongs to an eyeball
-    local_names, macro_names : what the morphs are called, such as "nose/nose-hump-incr"
-    local, macro : sparse (3 V, morphs): displacements
-    partner : (locals,) number of the morph whose weight a morph shares: "r-…" shares that of "l-…"
-    """
-
-    vertices: np.ndarray
-    triangles: np.ndarray
-    is_eye: np.ndarray
-    local_names: tuple[str, ...]
+    vertices: np.ndarray  #: (V, 3) of the neutral head
+    triangles: np.ndarray  #: (F, 3)
+    is_eye: np.ndarray  #: (F,) True where a triangle belongs to an eyeball
+    local_names: tuple[str, ...]  #: what the morphs are called, such as "nose/nose-hump-incr"
     macro_names: tuple[str, ...]
-    local: scipy.sparse.csr_matrix
-    macro: scipy.sparse.csr_matrix
-    partner: np.ndarray
+    local: scipy.sparse.csr_matrix  #: (3 V, morphs): displacements
+    macro: scipy.sparse.csr_matrix  #: the same
+    partner: np.ndarray  #: (locals,) number of the morph whose weight a morph shares: "r-…" shares that of "l-…"
 
     @classmethod
     @functools.cache
@@ -114,20 +104,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of one person.
+    """The shape of one person."""
 
-    Attributes
-    ----------
-    macro, local : morph weights (36,), (270,)
-    ancestry : (3,) shares of :data:`ANCESTRIES`, sum 1
-    male, old : 0–1
-    """
-
-    macro: np.ndarray
-    local: np.ndarray
-    ancestry: np.ndarray
-    male: float
-    old: float
+    macro: np.ndarray  #: (36,) weights of morphs
+    local: np.ndarray  #: (270,) weights of morphs
+    ancestry: np.ndarray  #: (3,) shares of :data:`ANCESTRIES`, sum 1
+    male: float  #: 0–1
+    old: float  #: 0–1
 
 
 def draw_shape(rng: np.random.Generator, ancestry: np.ndarray) -> Shape:
@@ -232,22 +215,13 @@ def posed(vertices: np.ndarray, pose: Pose, like: np.ndarray | None = None) -> n
 
 @dataclass(frozen=True)
 class Hits:
-    """What S × S rays per pixel see of a head, over a grid of (size · S)².
+    """What S × S rays per pixel see of a head, over a grid of n² = (size · S)²; 0 or False where none hits it."""
 
-    Attributes
-    ----------
-    hit : (n, n) True where a ray meets the head; everything else is 0 or False elsewhere
-    eye : (n, n) True on an eyeball
-    normals : (n, n, 3) unit, interpolated between vertex normals
-    neutral : (n, n, 3) the same point of the surface on the neutral head
-    lit : (n, n) True where the surface sees the key light
-    """
-
-    hit: np.ndarray
-    eye: np.ndarray
-    normals: np.ndarray
-    neutral: np.ndarray
-    lit: np.ndarray
+    hit: np.ndarray  #: (n, n) True where a ray meets the head
+    eye: np.ndarray  #: (n, n) True on an eyeball
+    normals: np.ndarray  #: (n, n, 3) unit, interpolated between vertex normals
+    neutral: np.ndarray  #: (n, n, 3) the same point of the surface on the neutral head
+    lit: np.ndarray  #: (n, n) True where the surface sees the key light
 
 
 def cast(vertices: np.ndarray, key_direction: np.ndarray | None, size: int = 64, samples: int = 2) -> Hits:

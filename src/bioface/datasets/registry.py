@@ -25,29 +25,17 @@ from bioface.errors import DataError, unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One data set.
+    """One data set."""
 
-    Attributes
-    ----------
-    name : what :func:`fetch` calls it;  title : what it is, in a line
-    kind : "download", "manual" or "package"
-    files : paths below the data folder (a manual one may be a pattern), or "package:path" inside a package
-    home : its page
-    instructions : how to get it
-    url : of the one file of a download; what the addresses of several begin with
-    sha256 : of the one file of a download or package; "" where none is known, or where there are several
-    parts : of each file of a download of several: the end of its address, and its SHA-256
-    """
-
-    name: str
-    title: str
-    kind: str
-    files: tuple[str, ...]
-    home: str
-    instructions: str
-    url: str = ""
-    sha256: str = ""
-    parts: tuple[tuple[str, str], ...] = ()
+    name: str  #: what :func:`fetch` calls it
+    title: str  #: what it is, in a line
+    kind: str  #: "download", "manual" or "package"
+    files: tuple[str, ...]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
+    home: str  #: its page
+    instructions: str  #: how to get it
+    url: str = ""  #: of the one file of a download; what the addresses of several begin with
+    sha256: str = ""  #: of the one file of a download or package; "" where none is known, or where there are several
+    parts: tuple[tuple[str, str], ...] = ()  #: of each of several files: the end of its address, and its SHA-256
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:

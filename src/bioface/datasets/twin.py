@@ -87,45 +87,27 @@ class TwinConfig:
 class Truth:
     """What is true of N faces; every array has N rows. Maps are 0 outside the mask.
 
-    Diffuse shading × albedo + specular shading × white is the photo: exposure is in the shadings.
-
-    Attributes
-    ----------
-    melanin, haemoglobin : (N, 64, 64) float32 volume fractions
-    diffuse_shading, specular_shading : (N, 64, 64) float32, ≥ 0
-    albedo : (N, 64, 64, 3) float32 linear RGB under diffuse shading 1; on skin that was measured it is the spectrum's,
-        while melanin and haemoglobin are those of its fit
-    exposure : (N,) float32 factor on what a photographer takes (:func:`bioface.datasets.portrait.exposure`)
-    pseudo_shading : (N, 64, 64) float32, diffuse shading of the *stored* normals; the true one where they match
-    normals : (N, 64, 64, 3) float32, the true normals
-    camera_b : (N, 2) float32 coefficients of the camera model
-    illuminant_weights : (N, 14) float32 shares of A, D, F1 … F12; cct : (N,) float32 K of the daylight
-    illuminant : (N, 33) float32 of unit sum, their mixture
-    lighting : (N, 9) float32 spherical harmonics of the diffuse light
-    key_direction : (N, 3) float32 unit vector to the light that makes the highlights
-    identity : (N,) int64, another one for every face; group : (N,) str, whose skin was drawn
-    spectrum : (N,) int64, which of ISSA's face spectra it was
-    mismatch : (N,) bool, the stored normals have the wrong mouth and nose
+    Diffuse shading × albedo + specular shading × white is the photo: exposure is in the shadings. Numbers are float32.
     """
 
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    diffuse_shading: np.ndarray
-    specular_shading: np.ndarray
-    albedo: np.ndarray
-    exposure: np.ndarray
-    pseudo_shading: np.ndarray
-    normals: np.ndarray
-    camera_b: np.ndarray
-    illuminant_weights: np.ndarray
-    cct: np.ndarray
-    illuminant: np.ndarray
-    lighting: np.ndarray
-    key_direction: np.ndarray
-    identity: np.ndarray
-    group: np.ndarray
-    spectrum: np.ndarray
-    mismatch: np.ndarray
+    melanin: np.ndarray  #: (N, 64, 64) volume fraction
+    haemoglobin: np.ndarray  #: (N, 64, 64) volume fraction
+    diffuse_shading: np.ndarray  #: (N, 64, 64), ≥ 0
+    specular_shading: np.ndarray  #: (N, 64, 64), ≥ 0
+    albedo: np.ndarray  #: (N, 64, 64, 3) linear RGB under diffuse shading 1; on skin that was measured, of its spectrum
+    exposure: np.ndarray  #: (N,) factor on what a photographer takes (:func:`bioface.datasets.portrait.exposure`)
+    pseudo_shading: np.ndarray  #: (N, 64, 64) diffuse shading of the *stored* normals
+    normals: np.ndarray  #: (N, 64, 64, 3) the true ones
+    camera_b: np.ndarray  #: (N, 2) coefficients of the camera model
+    illuminant_weights: np.ndarray  #: (N, 14) shares of A, D, F1 … F12
+    cct: np.ndarray  #: (N,) K of the daylight
+    illuminant: np.ndarray  #: (N, 33) of unit sum, their mixture
+    lighting: np.ndarray  #: (N, 9) spherical harmonics of the diffuse light
+    key_direction: np.ndarray  #: (N, 3) unit vector to the light that makes the highlights
+    identity: np.ndarray  #: (N,) int64, another one for every face
+    group: np.ndarray  #: (N,) str, whose skin was drawn
+    spectrum: np.ndarray  #: (N,) int64, which of ISSA's face spectra it was
+    mismatch: np.ndarray  #: (N,) bool, the stored normals have the wrong mouth and nose
 
     def __len__(self) -> int:
         return len(self.melanin)
@@ -161,12 +143,9 @@ def file_names(split: str) -> tuple[str, str, str]:
     >>> file_names("test")[0]
     'zx_7_d10_inmc_celebA_03.hdf5'
     """
-    number = SPLITS[split]
-    return (
-        f"zx_7_d10_inmc_celebA_{number:02d}.hdf5",
-        f"zx_7_d3_lrgb_celebA_{number:02d}.hdf5",
-        f"twin_truth_{number:02d}.hdf5",
-    )
+    names = "zx_7_d10_inmc_celebA", "zx_7_d3_lrgb_celebA", "twin_truth"
+    images, lights, truth = (f"{name}_{SPLITS[split]:02d}.hdf5" for name in names)
+    return images, lights, truth
 
 
 _SOURCES = (arrays, camera, degradation, identifiability, illumination, image_formation, skin, spectra)
@@ -270,18 +249,13 @@ def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
     with h5py.File(where / truth_name, "w") as file:
         for field in dataclasses.fields(Truth):
             values = np.stack([np.asarray(row[field.name]) for row in rows])
-            if field.name == "group":
-                file.create_dataset("group", data=values.astype(object), dtype=h5py.string_dtype())
-            else:
-                file[field.name] = values
+            file[field.name] = values.astype(h5py.string_dtype()) if field.name == "group" else values
 
 
 def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: str, index: int) -> None:
-    """One face as multispectral radiance in ISET's layout: basis and coefficients, nothing lost, no noise.
+    """One face as radiance in ISET's layout: basis and coefficients, nothing lost, no noise; an illuminant of mean 1.
 
-    Variables: ``mcCOEF`` (64, 64, 33), ``basis`` (``basis`` (33, 33), ``wave`` (33,)), ``imgMean`` (33,),
-    ``illuminant`` (``data`` (33,), ``wave`` (33,)) scaled to mean 1, ``mask``; and where the face's truth is:
-    ``twin_file``, ``twin_index`` (row, counted from 0).
+    Beside ISET's variables: a ``mask``, and where the face's truth is, ``twin_file`` and its row ``twin_index``.
     """
     illuminant = face["illuminant"].astype(np.float64)
     illuminant *= len(illuminant) / illuminant.sum()
@@ -313,22 +287,15 @@ def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: s
 
 
 def read_truth(path: str | Path, rows: slice | np.ndarray = slice(None)) -> Truth:
-    """Truth of some rows of a ``twin_truth_NN.hdf5``.
-
-    Raises
-    ------
-    DataError : a file that is missing, damaged, or lacks a field.
-    """
-    expected = "a truth file of the twin"
+    """Truth of some rows of a ``twin_truth_NN.hdf5``; DataError if it is missing, damaged, or lacks a field."""
+    values = {}
     try:
         with h5py.File(path, "r") as file:
-            fields = {f.name: file[f.name] for f in dataclasses.fields(Truth)}
-            values = {
-                name: np.array(data.asstr()[rows], dtype=np.str_) if name == "group" else data[rows]
-                for name, data in fields.items()
-            }
+            for name in (field.name for field in dataclasses.fields(Truth)):
+                data = file[name]
+                values[name] = np.array(data.asstr()[rows], dtype=np.str_) if name == "group" else data[rows]
     except (OSError, KeyError) as fault:
-        raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
+        raise DataError(path, "a truth file of the twin", f"{type(fault).__name__}: {fault}") from fault
     return Truth(**values)
 
 
@@ -344,8 +311,6 @@ def load(
     ----------
     split : "train", "validation" or "test"; None for all, in this order
     limit : at most so many faces, the first ones
-    config : default :class:`TwinConfig`
-    progress : show a progress bar while making
 
     Raises
     ------
