@@ -90,9 +90,7 @@ class Colours:
 def stated(path: Path, image: Image.Image) -> Colours:
     """What a picture that was opened, and perhaps not yet read, says of its colours.
 
-    Raises
-    ------
-    DataError : colours of high dynamic range, or with a code that is not known
+    DataError on colours of high dynamic range, or with a code that is not known.
     """
     profile = image.info.get("icc_profile", b"")  # None where Pillow could not make it out
     is_png = image.format == "PNG"
@@ -146,9 +144,6 @@ def _profile(path: Path, image: Image.Image, profile: bytes | None) -> Colours:
         why, said = f"is damaged ({error})", "damaged"
     warnings.warn(f"{path.name}: its colour profile {why}: ignored", Ignored, stacklevel=2)
     return Colours(f"sRGB, assumed: its profile is {said}")
-
-
-# --- what is in the files ----------------------------------------------------------------------------------
 
 
 def _head(image: Image.Image, size: int = 1 << 22) -> bytes:

@@ -84,12 +84,7 @@ class Cube:
         return (*self.mask.shape, len(self.wavelengths))
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """``cube[start:stop]``: the radiance (h, W, D) of these rows, so that a fit reads a cube block by block.
-
-        Raises
-        ------
-        TypeError : on anything but a slice of neighbouring rows.
-        """
+        """``cube[start:stop]``: radiance (h, W, D), block by block as a fit reads it; TypeError unless neighbours."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"expected a slice of neighbouring rows, found {rows!r}")
         return self.read_rows(*rows.indices(self.shape[0])[:2]) / self.scale
@@ -175,9 +170,9 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
     Raises
     ------
     DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, none within 400–720 nm, or
-        in a unit that is stated and not known;
-        axes that they do not tell apart; no illuminant, or one that is zero at a band in use; shapes that disagree;
-        NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of another size.
+        in a unit that is not known; axes that they do not tell apart; no illuminant, or one that is zero at a band in
+        use; shapes that disagree; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
+        another size.
     """
     path = Path(path)
     stored = layouts.read(path)

@@ -67,12 +67,7 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """What a file or folder stores.
-
-    Raises
-    ------
-    DataError : it is missing, damaged, or holds no cube
-    """
+    """What a file or folder stores; DataError if it is missing, damaged, or holds no cube."""
     if path.is_dir():
         return _pictures(path)
     if not path.is_file():
@@ -92,13 +87,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def mask_beside(path: Path) -> Path | None:
-    """``NAME_mask`` beside a cube, in any format of pictures; None where there is none.
+    """``NAME_mask`` beside a cube, in any format of pictures; None where there is none, DataError if there are several.
 
     Letters may be small or capital, unless that would make it the mask of several cubes.
-
-    Raises
-    ------
-    DataError : there are several
     """
     folder, name = path.parent, path.name if path.is_dir() else path.stem
     endings = (*PICTURES, ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -116,9 +107,6 @@ def numbers(path: Path, name: str, value: Any) -> Any:
         found = "a struct" if isinstance(value, dict) else "text" if kind in "US" else f"something else ({kind})"
         raise DataError(path, f"real numbers in {name}", found)
     return value
-
-
-# --- variables ---------------------------------------------------------------------------------------------
 
 
 def _of_variables(path: Path, variables: Mapping[str, Any]) -> Stored:
@@ -217,9 +205,6 @@ class Product:
     def __getitem__(self, rows: slice) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
             return np.asarray(self.coefficients[rows], dtype=float) @ self.matrix.T + self.mean
-
-
-# --- ENVI and pictures -------------------------------------------------------------------------------------
 
 
 def _envi(header: Path, data: Path | None) -> Stored:

@@ -62,12 +62,10 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-# --- v5 ----------------------------------------------------------------------------------------------------
-
-
 def _read_v5(path: Path, order: str) -> dict[str, Any]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        _check_v5(whole, order)
+        for kind, start, stop in _parts(whole, order, 128, len(whole)):
+            _check_matrix(whole, order, kind, start, stop)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # "returned data may be corrupt"
         content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
@@ -80,23 +78,6 @@ _UINT32, _MATRIX, _COMPRESSED = 6, 14, 15
 _CONTAINERS = {1, 2, 3, 16, 17}  # cell, struct, object, function handle, opaque
 _SPARSE = 5
 _DEEPEST = 32  # structs within structs
-
-
-def _check_v5(whole: mmap.mmap, order: str) -> None:
-    """Walk the tags of a v5 file, whose data are skipped: scipy takes them at their word and crashes on some.
-
-    Raises
-    ------
-    ValueError : a type that does not exist or is out of place, a part that is larger than what it is in
-    zlib.error : damaged compression
-    """
-    for kind, start, stop in _parts(whole, order, 128, len(whole)):
-        if kind == _COMPRESSED:
-            inside = zlib.decompress(whole[start:stop])
-            for k, *span in _parts(inside, order, 0, len(inside)):
-                _check_matrix(inside, order, k, *span)
-        else:
-            _check_matrix(whole, order, kind, start, stop)
 
 
 def _parts(data: bytes | mmap.mmap, order: str, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -117,7 +98,20 @@ def _parts(data: bytes | mmap.mmap, order: str, start: int, stop: int) -> Iterat
 
 
 def _check_matrix(data: bytes | mmap.mmap, order: str, kind: int, start: int, stop: int, depth: int = 0) -> None:
-    """One part of type ``kind``, which is to be a matrix: its flags, size and name, then its numbers or matrices."""
+    """Walk the tags of a part of type ``kind``, which is to be a matrix, maybe compressed; its data are skipped.
+
+    It has flags, size and name, then numbers or matrices. scipy takes tags at their word and crashes on some.
+
+    Raises
+    ------
+    ValueError : a type that does not exist or is out of place, a part that is larger than what it is in
+    zlib.error : damaged compression
+    """
+    if kind == _COMPRESSED and depth == 0:
+        inside = zlib.decompress(data[start:stop])
+        for k, *span in _parts(inside, order, 0, len(inside)):
+            _check_matrix(inside, order, k, *span, depth=1)
+        return
     if kind != _MATRIX or depth > _DEEPEST:
         raise ValueError(f"a part of type {kind} where a variable belongs, or structs without end")
     parts = list(_parts(data, order, start, stop))
@@ -154,9 +148,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "US" and value.size <= 1:
         return str(value.flat[0]) if value.size else ""
     return value
-
-
-# --- HDF5 --------------------------------------------------------------------------------------------------
 
 
 class Lazy:

@@ -78,12 +78,7 @@ class Faces:
 
     @staticmethod
     def concatenate(parts: Sequence[Faces]) -> Faces:
-        """All faces of all parts, in order.
-
-        Raises
-        ------
-        BiofaceError : when there is nothing to join.
-        """
+        """All faces of all parts, in order; BiofaceError when there is none."""
         if not parts:
             raise BiofaceError("expected at least one set of faces to join, found none")
         return arrays.join(parts)
@@ -111,9 +106,7 @@ class Pair(NamedTuple):
 def find(folder: str | Path | None = None) -> list[Pair]:
     """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
 
-    Raises
-    ------
-    DataError : when an image file has no light file of the same number beside it.
+    DataError when an image file has no light file of the same number beside it.
     """
     folder = paths.data() / "nfe" if folder is None else Path(folder)
     pairs = []
@@ -136,10 +129,7 @@ def _partner(images: Path) -> Path:
 def open_split(split: str | None = None, folder: str | Path | None = None) -> NFE:
     """Stream one split ("train", "validation", "test", see :data:`SPLITS`), or every file when None.
 
-    Raises
-    ------
-    BiofaceError : on an unknown split
-    DataError : when none of its files is in the folder
+    BiofaceError on an unknown split, DataError when none of its files is in the folder.
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -222,14 +212,10 @@ class NFE:
         return self[rows]
 
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
-        """Every face once, ``size`` at a time (the last batch may be smaller).
+        """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
 
         Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
         each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
-
-        Raises
-        ------
-        BiofaceError : when ``size`` is not positive.
         """
         parts, missing = [], size  # of the next batch
         for rows in self._blocks(size, shuffle, seed):
@@ -244,12 +230,7 @@ class NFE:
             yield Faces.concatenate(parts)
 
     def batch_rows(self, size: int, shuffle: bool = False, seed: int = 0) -> list[np.ndarray]:
-        """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader.
-
-        Raises
-        ------
-        BiofaceError : when ``size`` is not positive.
-        """
+        """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader."""
         order = np.concatenate(list(self._blocks(size, shuffle, seed)))
         return [order[first : first + size] for first in range(0, len(order), size)]
 

@@ -86,7 +86,7 @@ def read(
     """
     opened = _open(path)
     rgb, alpha = _to_srgb(opened, limit)
-    path, whole = opened.path, (opened.image.height, opened.image.width)
+    path, whole = opened.path, opened.image.size[::-1]
     if mask is None:
         if not (alpha > 0.5).any():
             raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
@@ -109,11 +109,8 @@ def read(
 def read_mask(path: str | Path | Image.Image) -> np.ndarray:
     """(H, W) bool from a picture that is light where the mask is, see :func:`bioface.arrays.as_mask`.
 
-    One colour on black is light too. What is black all over is a mask by its opacity.
-
-    Raises
-    ------
-    DataError : when it is missing, not an image, without anything light, or of several colours
+    One colour on black is light too. What is black all over is a mask by its opacity. DataError when it is missing, not
+    an image, without anything light, or of several colours.
     """
     return _levels(_open(path))
 
@@ -255,7 +252,7 @@ def _planar(image: Any) -> Image.Image | None:
 
 def _turned_as(mask: np.ndarray, photo: _Opened, turn: Image.Transpose, where: Path) -> np.ndarray:
     """A mask (H, W) that was drawn on the stored pixels, upright."""
-    upright = photo.image.height, photo.image.width
+    upright = photo.image.size[::-1]
     stored = upright if turn in _FLIPS else upright[::-1]
     if mask.shape == stored != upright:
         say = "it is of the photo as it is stored, and turned with it"

@@ -268,10 +268,9 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     mask = _largest_piece(_pooled(face, np.ones(face.shape)) > COVERED)
     used = np.where(mask.repeat(SAMPLES, 0).repeat(SAMPLES, 1), face, hits.hit)  # the mask's pixels show face only
     normals = _unit(_pooled(hits.normals, used)).astype(np.float32)
-    melanin_of_rays, haemoglobin_of_rays = np.zeros(parts.shape), np.zeros(parts.shape)
-    melanin_of_rays[hits.hit], haemoglobin_of_rays[hits.hit] = painting.pigments(hits.neutral[hits.hit], complexion)
-    melanin = _pooled(melanin_of_rays, used).astype(np.float32)
-    haemoglobin = _pooled(haemoglobin_of_rays, used).astype(np.float32)
+    of_rays = np.zeros((2, *parts.shape))
+    of_rays[:, hits.hit] = painting.pigments(hits.neutral[hits.hit], complexion)
+    melanin, haemoglobin = (_pooled(pigment, used).astype(np.float32) for pigment in of_rays)
 
     half = _unit(light.key_direction + np.array([0.0, 0.0, 1.0]))
     cosine = (normals.astype(np.float64) * half).sum(-1).clip(0)

@@ -52,18 +52,11 @@ class LeftOut(BiofaceError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a folder.
+    """What became of a folder."""
 
-    Attributes
-    ----------
-    faces : how many were written
-    left_out : how many photos for what reason
-    files : those written, ``prepared.jsonl`` the last
-    """
-
-    faces: int
-    left_out: dict[str, int]
-    files: tuple[Path, ...]
+    faces: int  #: how many were written
+    left_out: dict[str, int]  #: how many photos for what reason
+    files: tuple[Path, ...]  #: those written, ``prepared.jsonl`` the last
 
 
 def prepare(folder: str | Path, out: str | Path | None = None, progress: bool = False) -> Prepared:
@@ -125,9 +118,6 @@ def _photos(folder: Path) -> list[str]:
     return sorted(found)
 
 
-# --- one photo ---------------------------------------------------------------------------------------------
-
-
 def channels(photo: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """The largest face of a photo, turned upright if it lies on its side.
 
@@ -178,9 +168,6 @@ def light_of(rgb: np.ndarray, normals: np.ndarray, skin: np.ndarray) -> np.ndarr
     lit = lit if lit.sum() > 100 else skin
     basis = illumination.sh_basis(normals[lit].astype(np.float64))
     return np.linalg.lstsq(basis, rgb[lit] / ALBEDO, rcond=1e-6)[0].T.astype(np.float32)
-
-
-# --- what is kept between runs -----------------------------------------------------------------------------
 
 
 class _Run:

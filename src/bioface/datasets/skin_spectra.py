@@ -55,7 +55,6 @@ class SkinSpectra:
     group : (N,) str, ethnic group as the source names it ("" where it does not)
     site : (N,) str, place on the body
     subject : (N,) int, the person
-    source : where the spectra come from
     """
 
     reflectance: np.ndarray
@@ -63,7 +62,6 @@ class SkinSpectra:
     group: np.ndarray
     site: np.ndarray
     subject: np.ndarray
-    source: str
 
     def __len__(self) -> int:
         return len(self.reflectance)
@@ -81,10 +79,7 @@ class SkinSpectra:
 def load(name: str = "issa") -> SkinSpectra:
     """Measured skin spectra: "issa" (7 553 on the face) or "iset" (71 cheeks).
 
-    Raises
-    ------
-    BiofaceError : on an unknown name
-    DataError : when a file is absent (the message says how to get it) or not the one whose checksum is known
+    BiofaceError on an unknown name, DataError on a file that is absent or not the one whose checksum is known.
     """
     if name not in NAMES:
         raise unknown_name("skin spectra", name, NAMES)
@@ -92,9 +87,6 @@ def load(name: str = "issa") -> SkinSpectra:
         return _cheeks(registry.placed("cheeks")[0])
     spectra = _issa(_workbook())
     return spectra[np.isin(spectra.site, FACE_SITES)]
-
-
-# --- ISSA --------------------------------------------------------------------------------------------------
 
 
 def pigments() -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +120,7 @@ def _issa(workbook: Path) -> SkinSpectra:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
             np.savez(partial, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
-    return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
+    return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), **arrays)
 
 
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
@@ -157,9 +149,6 @@ def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[Any, str], dict[An
     return groups, sites
 
 
-# --- ISET cheeks -------------------------------------------------------------------------------------------
-
-
 def _cheeks(path: Path) -> SkinSpectra:
     content = matlab.read(path)
     nm, data = content["wavelength"].ravel().astype(float), content["data"]
@@ -172,7 +161,6 @@ def _cheeks(path: Path) -> SkinSpectra:
         group=np.array([_group_of(name) for name in names]),
         site=np.full(len(names), "Cheek"),
         subject=np.arange(len(names)),
-        source="ISET cheeks (ISETCam)",
     )
 
 

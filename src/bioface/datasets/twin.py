@@ -134,9 +134,6 @@ def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
     return faces
 
 
-# --- files -------------------------------------------------------------------------------------------------
-
-
 def file_names(split: str) -> tuple[str, str, str]:
     """Names of the image file, the light file and the truth file of a split.
 
@@ -283,9 +280,6 @@ def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: s
         file.write(b"MATLAB 5.0 MAT-file, bioface twin".ljust(116))
 
 
-# --- reading -----------------------------------------------------------------------------------------------
-
-
 def read_truth(path: str | Path, rows: slice | np.ndarray = slice(None)) -> Truth:
     """Truth of some rows of a ``twin_truth_NN.hdf5``; DataError if it is missing, damaged, or lacks a field."""
     values = {}
@@ -307,14 +301,8 @@ def load(
 ) -> nfe.Faces:
     """Faces of the twin with their truth, made first if need be.
 
-    Parameters
-    ----------
-    split : "train", "validation" or "test"; None for all, in this order
-    limit : at most so many faces, the first ones
-
-    Raises
-    ------
-    BiofaceError : unknown split, a limit below 1
+    ``split`` is "train", "validation", "test" or None for all, in this order, of which the first ``limit`` are given;
+    BiofaceError on another split, or a limit below 1.
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
