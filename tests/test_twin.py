@@ -275,12 +275,9 @@ def test_an_image_chain_changes_the_photo_and_nothing_that_is_true(by_kind, kind
     error = np.std((seen - expected)[usual["mask"]])
     assert 0.015 < error < 0.025 if kind == "noise" else error < 0.5 / 255
     np.testing.assert_allclose(255 * seen, np.rint(255 * seen), atol=1e-9)
-
-
-def test_tone_curves_turn_round_with_every_second_face():
-    group = sorted(portrait.SHAPES)[0]
-    usual, other = (twin.make_face(3, "test", 2, False, group, kind)["rgb"] for kind in ("", "tone"))
-    np.testing.assert_allclose(other, degradation.tone_curve(usual, -degradation.TONE), atol=1.5 / 255)
+    if kind == "tone":
+        plain, seen = (twin.make_face(3, "test", 2, False, "African", way)["rgb"] for way in ("", kind))
+        np.testing.assert_allclose(seen, degradation.tone_curve(plain, -degradation.TONE), atol=1.5 / 255)
 
 
 @pytest.mark.parametrize("row", [0, 3000, 7000])
@@ -492,7 +489,8 @@ def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
     stored = scipy.io.loadmat(found.files[0])
     assert stored["twin_index"].item() == 0 and stored["twin_file"].item() == twin.file_names("test")[0]
     np.testing.assert_array_equal(cube.mask, faces.mask[0])
-    assert cube.illuminant.mean() == pytest.approx(1)
+    # the radiance is in no unit at all: the illuminant must not be taken for energy
+    assert cube.illuminant.mean() == pytest.approx(1) and cube.scale == pytest.approx(1) and cube.dropped == ()
     e = truth.illuminant[0].astype(np.float64)
     maps = [getattr(truth, name)[0].astype(np.float64) for name in MAPS]
     expected = image_formation.render_spectral(*maps, e / e.mean())
