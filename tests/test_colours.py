@@ -86,22 +86,32 @@ def test_the_order_of_what_a_png_says(tmp_path):
     assert "as its profile says" in photos.read(path).colours
 
 
-@pytest.mark.parametrize(("code", "name"), [(1, "ITU-R BT.709"), (5, "ITU-R BT.470 - 625"), (9, "ITU-R BT.2020")])
-def test_primaries_against_colour_science(code, name):
+WHITES = {1: (0.3127, 0.329), 4: (0.310, 0.316), 11: (0.314, 0.351)} | dict.fromkeys((5, 6, 7, 9, 12), (0.3127, 0.329))
+#: x and y of red, green and blue by H.273's code
+PRIMARIES = {1: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060), 4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08)}
+PRIMARIES |= {5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06), 9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)}
+PRIMARIES |= dict.fromkeys((6, 7), (0.630, 0.340, 0.310, 0.595, 0.155, 0.070))
+PRIMARIES |= dict.fromkeys((11, 12), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060))
+
+
+@pytest.mark.parametrize("code", PRIMARIES)
+def test_codes_of_primaries_are_those_of_h273(code):
+    """By name as by number, and white stays white."""
     values = np.random.default_rng(0).uniform(0.2, 0.8, (4, 1, 3)).astype(np.float32)
-    expected = colour.RGB_to_RGB(values**2.2, name, "sRGB", "Bradford")
-    found = colours.Colours(transfer=2.2, primaries=colours.PRIMARIES[code]).apply(values.copy())
-    np.testing.assert_allclose(found, image_formation.srgb_encode(expected.clip(0, 1)), atol=1e-3)
+    values[0] = 1
+    named, numbered = (
+        colours.Colours(transfer=2.2, primaries=p).apply(values.copy())
+        for p in (colours.PRIMARIES[code], (*WHITES[code], *PRIMARIES[code]))
+    )
+    np.testing.assert_allclose(named, numbered, atol=1e-3)
+    np.testing.assert_allclose(named[0], 1, atol=1e-3)
+    assert code == 1 or np.abs(named - (values if code == 12 else 0)).max() > 0.01
 
 
-def test_another_white_stays_white(tmp_path):
-    for code in (4, 11):
-        found = colours.Colours(primaries=colours.PRIMARIES[code]).apply(np.ones((1, 1, 3), np.float32))
-        np.testing.assert_allclose(found, 1, atol=1e-3)
-    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(2, 2, 3)
-    expected = colour.models.oetf_inverse_BT709(values.astype(float))
-    found = colours.Colours(transfer=colours.TRANSFERS[1]).apply(values.copy())
-    np.testing.assert_allclose(image_formation.srgb_decode(found), expected, atol=1e-3)
+@pytest.mark.parametrize(("value", "linear"), [(0.05, 0.0111), (0.5, 0.2596), (0.9, 0.8090)])
+def test_transfers_of_television(value, linear):
+    found = colours.Colours(transfer=colours.TRANSFERS[1]).apply(np.full((1, 1, 3), value, np.float32))
+    np.testing.assert_allclose(image_formation.srgb_decode(found), linear, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ def test_normals_of_a_sphere(face):
 )
 def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
     monkeypatch.setattr(portrait, "SIZE", 256)
-    groups, found, flat, covered = sorted(portrait.base_colours()), [], [], []
+    groups, found, flat, covered = sorted(portrait.SHAPES), [], [], []
     for k in range(count):
         head = portrait.make_face(7, "test", k, False, groups[k % len(groups)], beyond)
         (face,) = faces.find(np.rint(255 * head["rgb"]).astype(np.uint8))

@@ -63,9 +63,10 @@ def test_a_file_that_is_absent_or_wrong_is_named(pictures, damage, message):
 
 
 @pytest.mark.slow
-def test_the_real_faces_are_what_is_said_of_them(real_file):
+def test_the_real_faces_are_what_is_said_of_them(real_file, monkeypatch):
     """A red nose, a patch that is darker than the skin around it and nearly neutral, brows darker than the forehead."""
-    woman, man = light_stage.load(real_file("bioskin").parent)
+    monkeypatch.setenv("BIOFACE_DATA", str(real_file("bioskin").parent))
+    woman, man = light_stage.load()
     for face in (woman, man):
         inside = face.regions["face"]
         share = face.specular[inside].mean() / face.photo[inside].mean()

@@ -21,14 +21,6 @@ def test_v5_structs_strings_and_numbers(tmp_path):
     assert set(read) == {"light", "name", "empty"}
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_damaged_v5(tmp_path, compressed):
-    path = tmp_path / "a.mat"
-    scipy.io.savemat(path, {"a": np.random.default_rng(0).random(500)}, do_compression=compressed)
-    path.write_bytes(path.read_bytes()[:1000])
-    refuses("a.mat: expected a whole .mat file", matlab.read, path)
-
-
 def test_v73_arrays_come_with_matlab_axes_and_cells_become_lists(tmp_path):
     path = tmp_path / "a.mat"
     values = np.random.default_rng(0).random((4, 3, 2))

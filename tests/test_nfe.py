@@ -59,9 +59,7 @@ def test_channels_are_decoded_into_their_places(pair):
     assert not faces.normals[~faces.mask].any()
     expected = 2 * np.moveaxis(images[:, 3:6], 1, -1) - 1
     np.testing.assert_allclose(faces.normals[faces.mask], expected[faces.mask], atol=1e-6)
-    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
-    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3"
-    assert faces.truth is None
+    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3" and faces.truth is None
 
 
 def test_quantised_normals_are_brought_back_to_unit_length_and_none_to_zero():
@@ -124,15 +122,9 @@ def test_faces_slice_and_join_and_carry_a_truth_along(pair):
     refuses("at least one", nfe.Faces.concatenate, [])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_single_precision_files_are_read_too(tmp_path, dtype):
-    image_file, *_ = write_pair(tmp_path, 1, 2, images=random_images(2, dtype=dtype))
-    faces = nfe.NFE(image_file)[:]
-    np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-5)
-
-
 LAYOUTS = {
     "contiguous": {},
+    "single precision": {},
     "one face a chunk": {"chunks": (1, 10, 64, 64), "compression": "gzip"},
     "many faces a chunk": {"chunks": (7, 1, 32, 64)},
 }
@@ -146,7 +138,8 @@ def test_decoding_is_the_same_to_the_last_bit_however_it_is_stored_and_shared_ou
     """Cached trainings rest on these numbers. Groups of a few rows against all at once."""
     monkeypatch.setattr(nfe, "GROUP", 2)
     monkeypatch.setattr(nfe, "THREADS", threads)
-    image_file, _, images, lights = write_pair(tmp_path, 1, 23, **LAYOUTS[layout])
+    single = {"images": random_images(23, dtype=np.float32)} if layout == "single precision" else {}
+    image_file, _, images, lights = write_pair(tmp_path, 1, 23, **LAYOUTS[layout], **single)
     last = np.moveaxis(images, 1, -1)
     mask = last[..., 6] > 0.5
     normals = np.where(mask[..., None], 2 * last[..., 3:6] - 1, 0)
@@ -315,20 +308,9 @@ def test_what_is_wrong_is_said(tmp_path, harm, said):
     assert raised.value.path in (image_file, light_file)
 
 
-def test_damage_inside_the_data(tmp_path):
-    image_file, *_ = write_pair(tmp_path, 1, 3, chunks=(1, 10, 64, 64), compression="gzip", fletcher32=True)
-    half = image_file.stat().st_size // 2
-    with image_file.open("r+b") as file:
-        file.seek(half)
-        file.write(bytes(200))
-    with pytest.raises(DataError, match="celebA_01.hdf5: expected readable rows, found damage"):
-        nfe.NFE(image_file)[:]
-
-
 def test_lights_of_another_file(tmp_path):
     (images, lights, *_), (_, five, *_) = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
     refuses("lights of file 20, as the images, found file 05", nfe.NFE, images, five)
-    assert len(nfe.NFE(images, five, same_numbers=False)) == 2  # told so
     refuses("light file of .*found zx_7_d10_inmc_celebA_20.hdf5", nfe.NFE, images, images)
     refuses("one light file for each of 1 image files, found 2", nfe.NFE, [images], [lights, lights])
     refuses("at least one image file", nfe.NFE, [])

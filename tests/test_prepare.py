@@ -149,21 +149,24 @@ def test_a_killed_run_goes_on_to_the_same_files(after, rest, photos, whole, tmp_
     assert bytes_of(tmp_path / "nfe") == bytes_of(out)
 
 
-@pytest.mark.parametrize("at", ["create_dataset", "unlink"])
+@pytest.mark.parametrize("at", ["writing", "renaming", "removing"])
 def test_killed_while_it_finishes(at, photos, whole, tmp_path, monkeypatch):
+    """All is kept until all is written, and then the run is over."""
     _, out = whole
     monkeypatch.setattr(prepare, "channels", quick)
+    where = {"writing": (prepare.h5py.File, "create_dataset"), "renaming": (prepare.Path, "rename")}
 
     def dies(*_, **__):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        if at == "unlink":
-            patch.setattr(prepare.shutil, "rmtree", dies)  # all is written, and half of what was kept is gone
-        else:
-            patch.setattr(prepare.h5py.File, "create_dataset", dies)
+        patch.setattr(*where.get(at, (prepare.shutil, "rmtree")), dies)
         prepare.prepare(photos, tmp_path / "nfe")
-    prepare.prepare(photos, tmp_path / "nfe")
+    if at == "removing":
+        refuses("a folder without faces in it", prepare.prepare, photos, tmp_path / "nfe")
+    else:
+        monkeypatch.setattr(prepare, "channels", lambda path: pytest.fail("looked at again"))
+        prepare.prepare(photos, tmp_path / "nfe")
     assert bytes_of(tmp_path / "nfe") == bytes_of(out)
 
 
@@ -246,11 +249,11 @@ def test_the_light_that_made_a_face_is_found_again():
     light = np.array([[0.7, 0.1, 0.2, -0.2, 0.03, 0.02, 0.05, -0.04, 0.03]] * 3) * [[1], [0.8], [0.6]]
     shading = np.stack([illumination.sh_shading(normals, row) for row in light], -1)
     skin, rgb = np.ones((64, 64), bool), shading * prepare.ALBEDO
-    np.testing.assert_allclose(prepare._light(rgb, normals, skin), light, atol=1e-4)
+    np.testing.assert_allclose(prepare.light_of(rgb, normals, skin), light, atol=1e-4)
     rgb[::2] = 1.0  # clipped
-    np.testing.assert_allclose(prepare._light(rgb, normals, skin), light, atol=1e-4)
+    np.testing.assert_allclose(prepare.light_of(rgb, normals, skin), light, atol=1e-4)
     rgb[:] = 1.0
-    assert np.isfinite(prepare._light(rgb, normals, skin)).all()
+    assert np.isfinite(prepare.light_of(rgb, normals, skin)).all()
 
 
 def test_the_mean_albedo_is_that_of_measured_faces():

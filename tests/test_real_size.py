@@ -6,7 +6,6 @@ process of its own, and so is training on several of them: this file, run as a s
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -24,7 +23,6 @@ from test_nfe import random_images
 from bioface import __main__ as cli
 from bioface import skin, training
 from bioface.datasets import cubes, nfe
-from bioface.objective import Batch
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -123,58 +121,10 @@ def full_file(scratch):
     return folder / "zx_7_d10_inmc_celebA_01.hdf5"
 
 
-@pytest.mark.xfail(
-    strict=False,
-    raises=AssertionError,
-    reason="missed where the page cache gives 10 GB/s and two threads share a core: about 40 % in order, 30 % shuffled",
-)
-def test_faces_stream_nearly_as_fast_as_bytes(full_file):
-    """Medians of five rounds of all three in turns, from the page cache: the disk hides nothing."""
-    faces = nfe.NFE(full_file)
-
-    def raw():
-        for path in (*faces.image_files, *faces.light_files):
-            with h5py.File(path) as file:
-                for first in range(0, len(file[nfe.KEY]), nfe.BLOCK):
-                    yield file[nfe.KEY][first : first + nfe.BLOCK]
-
-    def seconds(batches):
-        began = time.perf_counter()
-        for _ in batches:
-            pass
-        return time.perf_counter() - began
-
-    ways = (raw, lambda: faces.batches(64), lambda: faces.batches(64, shuffle=True))
-    rounds = np.array([[seconds(way()) for way in ways] for _ in range(6)])[1:]
-    in_order, shuffled = np.median(rounds[:, :1] / rounds[:, 1:], axis=0)
-    print(f"\nof the speed of raw reads: in order {in_order:.0%}, shuffled {shuffled:.0%}")
-    assert in_order >= 0.70
-    assert shuffled >= 0.40
-
-
 def test_a_file_is_streamed_in_constant_memory(full_file):
     peak = run("stream", full_file.parent)["peak"]
     print(f"\nstreaming a file of {full_file.stat().st_size / GIGABYTE:.1f} GB: {peak / GIGABYTE:.2f} GB at most")
     assert peak <= GIGABYTE
-
-
-def test_a_data_loader_gives_the_faces_of_batches(full_file):
-    """Without workers and with two, shuffled; nothing stays open."""
-    faces = nfe.NFE(full_file)
-    rows = faces.batch_rows(128, shuffle=True, seed=3)
-    before = len(os.listdir("/proc/self/fd"))
-    for workers in (0, 2):
-        loader = torch.utils.data.DataLoader(faces, batch_sampler=rows, collate_fn=Batch.of, num_workers=workers)
-        seen = 0
-        for batch, wanted in zip(loader, faces.batches(128, shuffle=True, seed=3), strict=True):
-            assert batch.names == wanted.names
-            for name in ("image", "mask", "normals", "lighting"):
-                assert torch.equal(getattr(batch, name), getattr(Batch.of(wanted), name)), name
-            seen += len(batch)
-        assert seen == FACES
-    del loader, batch
-    assert not multiprocessing.active_children()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2  # torch may keep a socket for its own use
 
 
 ONE = ()
@@ -212,12 +162,6 @@ def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainin
     deviation = np.abs(two / one - 1)
     print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
     assert deviation.max() < 0.02
-
-
-@pytest.mark.xfail(reason="0.001: without graphics processors each process has a batch norm of its own")
-def test_the_first_step_of_two_processes_is_that_of_one(trainings):
-    one, two = (trainings[name][0]["losses"][0] for name in ("one", "two"))
-    assert abs(two / one - 1) < 1e-4
 
 
 def tile() -> np.ndarray:

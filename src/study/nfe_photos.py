@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.ndimage
 
-from bioface import faces, illumination, image_formation, objective, recipes, shading
+from bioface import faces, image_formation, objective, recipes, shading
 from bioface.datasets import nfe, prepare, registry
 from study import experiments
 
@@ -47,9 +47,7 @@ def lit(rgb: np.ndarray, mask: np.ndarray, names: tuple[str, ...], normals: np.n
     display, lights = rgb.astype(np.float32) / 255, np.zeros((len(rgb), 3, 9), np.float32)
     normals = np.stack([mesh_normals(photo) for photo in display]) if normals is None else normals
     for light, linear, inside, n in zip(lights, image_formation.srgb_decode(display), mask, normals, strict=True):
-        seen = inside & (linear.max(-1) < prepare.BRIGHT)
-        basis = illumination.sh_basis(n[seen].astype(np.float64))
-        light[:] = np.linalg.lstsq(basis, linear[seen] / prepare.ALBEDO, rcond=1e-6)[0].T
+        light[:] = prepare.light_of(linear, n, inside)
     return nfe.Faces(display, normals * mask[..., None], mask, lights, np.zeros_like(display), names)
 
 

@@ -48,10 +48,9 @@ def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
 def _iset(split: str | None, limit: int | None) -> cubes.Cubes:
     if split in ("train", "validation"):
         raise BiofaceError(f"expected the split 'test' or None for 'iset', a test set, found {split!r}")
-    files = cubes.find()
-    if not files:
-        raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
-    return cubes.Cubes(files[:limit])
+    if files := cubes.find():
+        return cubes.Cubes(files[:limit])
+    raise DataError(data() / "iset", "ISET faces *.mat (see data/README.md)", "none")
 
 
 #: From a split, None for all, and a limit, None for no limit: the samples.
@@ -69,20 +68,19 @@ def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.F
     Parameters
     ----------
     name : "twin", "nfe" or "iset"
-    split : "train", "validation" or "test"; None for all. NFE is split by file number (01–04, 05, 20); ISET
-        is a test set and has no other split
+    split : "train", "validation" or "test"; None for all. NFE is split by file number (01–04, 05, 20); ISET is a test
+        set and has no other split
     limit : at most so many samples, the first ones
 
     Returns
     -------
-    ``nfe.Faces`` for twin and nfe (the twin's with ``truth``); ``cubes.Cubes``, a sequence of cubes read one
-    at a time, for iset.
+    ``nfe.Faces`` of twin (with ``truth``) and nfe; ``cubes.Cubes`` of iset, a sequence of cubes read one at a time.
 
     Raises
     ------
-    BiofaceError : on an unknown name or split, a limit below 1, or more faces than fit in memory (stream
-        those with ``nfe.open_split``)
-    DataError : when the files are absent or damaged; the message says where they belong
+    BiofaceError : an unknown name or split, a limit below 1, or more faces than fit in memory (``nfe.open_split``
+        streams those)
+    DataError : the files are absent or damaged; the message says where they belong
     """
     if name not in NAMES:
         raise unknown_name("data set", name, NAMES)
@@ -94,11 +92,7 @@ def load(name: str, split: str | None = None, limit: int | None = None) -> nfe.F
 
 
 def available() -> dict[str, bool]:
-    """Which real data sets are in place: by name, without opening them.
-
-    >>> sorted(available())
-    ['cameras', 'cheeks', 'iset', 'issa', 'nfe']
-    """
+    """Which real data sets are in place: by name, without opening them."""
     return {name: registry.is_placed(name) for name in ("nfe", "iset", "cheeks", "cameras", "issa")}
 
 

@@ -1,17 +1,16 @@
 """Multispectral faces, in whatever layout (:mod:`bioface.datasets.layouts`), as checked cubes read by blocks of rows.
 
-* *Wavelengths* may be in nm, µm, m or Å, in any order: bands are sorted.
+* *Wavelengths* may be in nm, µm, m or Å, which their size tells, in any order: bands are sorted. Frequencies and
+  wavenumbers must say that they are.
 * *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
   columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
-* *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons``
-  with ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
+* *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons`` with
+  ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant. An image (rows, cols, bands) is
+  accepted when it is one spectrum times a brightness per pixel, which stays in the shadings.
 * *Units.* ISET stores radiance in photons, but the illuminant of its older files in energy. The two differ by
   λ / hc, a factor of 10¹⁸, so sizes tell them apart; the illuminant is brought to the unit of the radiance.
-* *An illuminant image* (rows, cols, bands) is accepted when it is one spectrum times a brightness per pixel,
-  as in ISET's face cubes; the brightness then stays in the shadings. Anything else is an error.
-* *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces).
-  Bands that are zero everywhere at either end of the grid are dropped and named in ``Cube.dropped``; they are
-  never filled in. One in the middle is an error: nothing says what happened to it.
+* *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces). Such bands at
+  either end are dropped, never filled in, and named in ``Cube.dropped``; one in the middle is an error.
 * *Mask.* A variable ``mask``, or a picture ``NAME_mask`` beside the cube (which wins), else the whole image. Outside
   it, values may be missing (NaN).
 
@@ -22,7 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -42,8 +42,13 @@ ONE_LIGHT = 0.02  # relative deviation that an illuminant image may have from on
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
 #: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
+#: What a number of these units is divided into for nm; they are taken at their word.
+INVERSE = {"thz": 299_792.458, "ghz": 299_792_458, "mhz": 299_792_458e3, "hz": 299_792_458e9}
+INVERSE |= dict.fromkeys(("cm-1", "cm^-1", "cm⁻¹", "1/cm", "wavenumber", "wavenumbers"), 1e7)
+LENGTHS = re.compile(
+    r"(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|ångströms?|angstroms?|[aåÅ]|unknown|"
+)
 SPECTRUM = (200.0, 3000.0)  # nm
-EXTRAS = ("twin_index", "twin_file", "comment", "name")
 
 Rows = Callable[[int, int], np.ndarray]
 
@@ -60,7 +65,6 @@ class Cube:
     mask : (H, W) bool, where there is skin
     dropped : wavelengths of zero-filled bands that were left out
     notes : what had to be assumed, a sentence each
-    extra : further small variables of the file (comment, the twin's face)
     read_rows : the source, ``read_rows(start, stop)`` → radiance (stop − start, W, D) in the file's units
     scale : what radiance is divided by, so that radiance / illuminant is the reflectance of the file
     """
@@ -73,32 +77,22 @@ class Cube:
     scale: float = 1.0
     dropped: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, D)."""
         return (*self.mask.shape, len(self.wavelengths))
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop − start, W, D) radiance of some rows; radiance / illuminant is like a reflectance."""
-        return self.read_rows(start, stop) / self.scale
-
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """``cube[start:stop]``: the radiance of these rows, so that a fit reads a cube block by block.
-
-        Raises
-        ------
-        TypeError : on anything but a slice of neighbouring rows.
-        """
+        """``cube[start:stop]``: radiance (h, W, D), block by block as a fit reads it; TypeError unless neighbours."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"expected a slice of neighbouring rows, found {rows!r}")
-        return self.rows(*rows.indices(self.shape[0])[:2])
+        return self.read_rows(*rows.indices(self.shape[0])[:2]) / self.scale
 
     @property
     def radiance(self) -> np.ndarray:
         """(H, W, D) radiance, the whole of it in memory: 1.2 GB for 1 000 × 1 000 × 148."""
-        return self.rows(0, self.shape[0])
+        return self[:]
 
     @property
     def reflectance(self) -> np.ndarray:
@@ -106,12 +100,9 @@ class Cube:
         return self.radiance / self.illuminant
 
     def blocks(self, pixels: int = 65_536) -> Iterator[tuple[slice, np.ndarray]]:
-        """The cube in bands of whole rows, each at most ``pixels`` large (one row at least).
-
-        Yields (rows as a slice, radiance of these rows (h, W, D)).
-        """
+        """Rows as a slice, and their radiance (h, W, D): at most ``pixels`` at a time, one row at least."""
         for start, stop in _spans(self.mask.shape, 1, pixels):
-            yield slice(start, stop), self.rows(start, stop)
+            yield slice(start, stop), self[start:stop]
 
     @classmethod
     def from_array(
@@ -122,23 +113,18 @@ class Cube:
         mask: np.ndarray | None = None,
         name: str = "array",
     ) -> Cube:
-        """A cube of arrays in memory, checked like a file.
+        """A cube of arrays in memory, checked like a file; errors as of :func:`load`.
 
         Parameters
         ----------
         radiance : (H, W, D);  wavelengths : (D,) nm;  illuminant : (D,) in the radiance's units
         mask : (H, W) bool, default everywhere
 
-        Raises
-        ------
-        DataError : as :func:`load`
-
         >>> cube = Cube.from_array(np.full((2, 3, 33), 0.4), np.arange(400, 721, 10), np.full(33, 2.0))
         >>> cube.shape, float(cube.reflectance[0, 0, 0])
         ((2, 3, 33), 0.2)
         """
-        values = np.asarray(radiance)
-        return _assemble(Path(name), name, Stored(values, wavelengths, illuminant, mask, "rcb"))
+        return _assemble(Path(name), name, Stored(np.asarray(radiance), wavelengths, illuminant, mask, "rcb"))
 
 
 def find(folder: str | Path | None = None) -> list[Path]:
@@ -183,18 +169,21 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
 
     Raises
     ------
-    DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, or none within 400–720 nm;
-        axes that they do not tell apart; no illuminant, or one that is zero at a band in use; shapes that disagree;
-        NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of another size.
+    DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, none within 400–720 nm, or
+        in a unit that is not known; axes that they do not tell apart; no illuminant, or one that is zero at a band in
+        use; shapes that disagree; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
+        another size.
     """
     path = Path(path)
     stored = layouts.read(path)
     beside = layouts.mask_beside(path)
-    given = {"axes": axes, "wavelengths": wavelengths, "illuminant": illuminant}
+    given: dict[str, Any] = {"axes": axes, "wavelengths": wavelengths, "illuminant": illuminant}
     given["mask"] = None if beside is None else photos.read_mask(beside)
-    stored = dataclasses.replace(stored, **{name: value for name, value in given.items() if value is not None})
+    if wavelengths is not None:
+        given["unit"] = ""
     if illuminant is not None:
-        stored = dataclasses.replace(stored, is_reflectance=False, notes=())
+        given |= {"is_reflectance": False, "notes": (), "light_unit": ""}
+    stored = dataclasses.replace(stored, **{name: value for name, value in given.items() if value is not None})
     return _assemble(path, path.name if path.is_dir() else path.stem, stored)
 
 
@@ -210,10 +199,12 @@ def _spans(size: tuple[int, ...], each: int, most: int = BLOCK_VALUES) -> Iterat
 
 
 def _assemble(path: Path, name: str, stored: Stored) -> Cube:
-    nm, unit = _checked_wavelengths(path, stored.wavelengths)
+    nm, unit = _checked_wavelengths(path, stored.wavelengths, stored.unit)
     axes = _order(path, stored.values.shape, len(nm), stored.axes)
     values = stored.values.transpose(*axes)
-    mask = _checked_mask(path, stored.mask, values.shape[:2])
+    mask = np.ones(values.shape[:2], bool)
+    if stored.mask is not None:
+        mask = _checked_mask(path, stored.mask, mask.shape)
 
     def read(start: int, stop: int) -> np.ndarray:
         return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
@@ -232,9 +223,8 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
         level = float(np.median(largest[bands]))
         illuminant = _checked_illuminant(path, stored, axes, nm, bands, mask, level)
     scale = float(illuminant[usable].mean())
-    notes = stored.notes + ((unit,) if unit else ())
-    if axes != (0, 1, 2):
-        notes += ("axes: " + ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3)),)
+    order = ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3))
+    notes = *stored.notes, unit, "" if axes == (0, 1, 2) else f"axes: {order}"
     # in order they are a slice, which copies nothing
     chosen = slice(int(bands[0]), int(bands[-1]) + 1) if (np.diff(bands) == 1).all() else bands
     return Cube(
@@ -245,13 +235,15 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
         read_rows=lambda start, stop: read(start, stop)[..., chosen],
         scale=scale,
         dropped=dropped,
-        notes=notes,
-        extra={key: _simple(stored.variables[key]) for key in EXTRAS if key in stored.variables},
+        notes=tuple(note for note in notes if note),
     )
 
 
-def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
-    """(bands,) float64 nm in the file's order, and a note if they were in another unit."""
+def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, str]:
+    """(bands,) float64 nm in the file's order, and a note if they were in another unit.
+
+    A stated ``unit`` of frequency is believed; among lengths the size of the numbers tells.
+    """
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
@@ -260,17 +252,24 @@ def _checked_wavelengths(path: Path, wave: Any) -> tuple[np.ndarray, str]:
         with contextlib.suppress(ValueError):
             wave = wave.astype(float)
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
+    short = re.sub("^(frequency|wavelength)s?", "", unit.lower()).strip(" ()[]/:")
+    expected, known = "wavelengths in nm, µm or m", UNITS
+    if short in INVERSE:
+        expected, known = f"wavelengths of {SPECTRUM[0]:g}–{SPECTRUM[1]:g} nm as {unit}", {unit: 1.0}
+        values = INVERSE[short] / np.where(values == 0, np.nan, values)
+    elif not LENGTHS.fullmatch(short):
+        raise DataError(path, f"{expected}, or frequencies in THz or cm-1", f"the unit {unit!r}")
     low, high = SPECTRUM
-    fits = [unit for unit, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]
+    fits = [name for name, nm in known.items() if ((values >= low / nm) & (values <= high / nm)).all()]
     if not fits:
-        raise DataError(path, "wavelengths in nm, µm or m", "others: " + np.array2string(values, threshold=6))
-    unit = fits[0]
-    values = values if unit == "nm" else np.round(values * UNITS[unit], 6)  # 0.42 µm are 420 nm to the last bit
+        raise DataError(path, expected, "others: " + np.array2string(np.ravel(wave), threshold=6))
+    if fits[0] != "nm":
+        values = np.round(values * known[fits[0]], 6)  # 0.42 µm are 420 nm to the last bit
     once, count = np.unique(values, return_counts=True)
     if (count > 1).any():
         twice = ", ".join(f"{w:g}" for w in once[count > 1][:5])
         raise DataError(path, "each wavelength once", f"two bands at {twice} nm")
-    return values, "" if unit == "nm" else f"wavelengths are in {unit}"
+    return values, "" if fits[0] == "nm" else f"wavelengths are in {fits[0]}"
 
 
 def _order(path: Path, shape: tuple[int, ...], bands: int, axes: str | None) -> tuple[int, ...]:
@@ -337,7 +336,7 @@ def _checked_illuminant(
             raise DataError(path, f"an illuminant with {count} bands, as the cube", f"{len(values)}")
         values = values[bands]
     else:
-        wave, _ = _checked_wavelengths(path, wave)
+        wave, _ = _checked_wavelengths(path, wave, stored.light_unit)
         if len(wave) != len(values):
             expected = "one illuminant value for each of its wavelengths"
             raise DataError(path, expected, f"{len(values)} and {len(wave)}")
@@ -405,16 +404,9 @@ def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarr
 
 
 def _checked_mask(path: Path, mask: Any, shape: tuple[int, int]) -> np.ndarray:
-    if mask is None:
-        return np.ones(shape, bool)
     mask = as_mask(numbers(path, "mask", mask), path)
     if mask.shape != shape:
         raise DataError(path, f"a mask of {shape[0]} × {shape[1]}, as the cube", " × ".join(map(str, mask.shape)))
     if not mask.any():
         raise DataError(path, "a mask with at least one pixel", "an empty one")
     return mask
-
-
-def _simple(value: Any) -> Any:
-    """A small variable as a Python value where it is one."""
-    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value

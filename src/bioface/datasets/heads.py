@@ -1,9 +1,8 @@
 """Heads: MakeHuman's morphable mesh, people drawn from it, and rays cast at it.
 
-A head is the neutral mesh plus a weighted sum of macro morphs (ancestry, sex, age, build) and local morphs
-(a longer nose, a rounder chin). It is turned, framed like an aligned portrait and seen by parallel rays,
-several to a pixel. Each ray brings back the smooth normal and the point of the *neutral* head that it hit;
-what is painted as a function of that point moves with the person and the pose.
+A head is the neutral mesh plus a weighted sum of macro morphs (ancestry, sex, age, build) and local morphs (a longer
+nose). It is turned, framed like an aligned portrait and seen by parallel rays, several to a pixel. Each ray brings back
+the smooth normal and the point of the *neutral* head that it hit: paint that depends on it moves with person and pose.
 
 Units are MakeHuman's decimetres; x right, y up, z towards the viewer. In the neutral head the eyes are at
 (±0.31, 7.28, 1.25), the tip of the nose at (0, 6.95, 1.66), the chin at (0, 6.22, 1.33).
@@ -16,6 +15,7 @@ Wald et al. (2014), "Embree: a kernel framework for efficient CPU ray tracing".
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,43 +39,26 @@ PIVOT = 0.45  #: the head turns about a point this far behind the eyes, which st
 
 @dataclass(frozen=True)
 class Head:
-    """The morphable mesh (4 448 vertices, 8 828 triangles).
+    """The morphable mesh (4 448 vertices, 8 828 triangles)."""
 
-    Attributes
-    ----------
-    vertices : (V, 3) of the neutral head
-    triangles : (F, 3)
-    is_eye : (F,) True where a triangle belongs to an eyeball
-    local_names, macro_names : what the morphs are called, such as "nose/nose-hump-incr"
-    local, macro : sparse (3 V, morphs): displacements
-    partner : (locals,) number of the morph whose weight a morph shares: "r-…" shares that of "l-…"
-    """
-
-    vertices: np.ndarray
-    triangles: np.ndarray
-    is_eye: np.ndarray
-    local_names: tuple[str, ...]
+    vertices: np.ndarray  #: (V, 3) of the neutral head
+    triangles: np.ndarray  #: (F, 3)
+    is_eye: np.ndarray  #: (F,) True where a triangle belongs to an eyeball
+    local_names: tuple[str, ...]  #: what the morphs are called, such as "nose/nose-hump-incr"
     macro_names: tuple[str, ...]
-    local: scipy.sparse.csr_matrix
-    macro: scipy.sparse.csr_matrix
-    partner: np.ndarray
+    local: scipy.sparse.csr_matrix  #: (3 V, morphs): displacements
+    macro: scipy.sparse.csr_matrix  #: the same
+    partner: np.ndarray  #: (locals,) number of the morph whose weight a morph shares: "r-…" shares that of "l-…"
 
     @classmethod
     @functools.cache
     def load(cls, path: str | Path = ASSET) -> Head:
-        """Read the asset.
-
-        Raises
-        ------
-        DataError : missing, damaged, or not the arrays that ``assets/README.md`` lists.
-        """
+        """Read the asset; DataError if it is missing, damaged, or not the arrays that ``assets/README.md`` lists."""
         expected = "the MakeHuman head: arrays V, F, eye, names, D, mnames, M"
         a = arrays.read_npz(path, ("V", "F", "eye", "names", "D", "mnames", "M"), expected)
-        if any(
-            a[morphs].shape != (len(a[names]), *a["V"].shape) for morphs, names in (("D", "names"), ("M", "mnames"))
-        ):
+        if any(a[m].shape != (len(a[names]), *a["V"].shape) for m, names in (("D", "names"), ("M", "mnames"))):
             raise DataError(path, expected, f"morphs {a['D'].shape} and {a['M'].shape} for {a['V'].shape} vertices")
-        names = tuple(str(n) for n in a["names"])
+        names, macro_names = (tuple(map(str, a[key])) for key in ("names", "mnames"))
         place = {name: k for k, name in enumerate(names)}
         partner = np.array([place.get(n.replace("/r-", "/l-"), k) for k, n in enumerate(names)])
 
@@ -87,7 +70,7 @@ class Head:
             triangles=a["F"].astype(np.int64),
             is_eye=a["eye"],
             local_names=names,
-            macro_names=tuple(str(n) for n in a["mnames"]),
+            macro_names=macro_names,
             local=columns(a["D"]),
             macro=columns(a["M"]),
             partner=partner,
@@ -121,30 +104,17 @@ class Head:
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of one person.
+    """The shape of one person."""
 
-    Attributes
-    ----------
-    macro, local : morph weights (36,), (270,)
-    ancestry : (3,) shares of :data:`ANCESTRIES`, sum 1
-    male, old : 0–1
-    """
-
-    macro: np.ndarray
-    local: np.ndarray
-    ancestry: np.ndarray
-    male: float
-    old: float
+    macro: np.ndarray  #: (36,) weights of morphs
+    local: np.ndarray  #: (270,) weights of morphs
+    ancestry: np.ndarray  #: (3,) shares of :data:`ANCESTRIES`, sum 1
+    male: float  #: 0–1
+    old: float  #: 0–1
 
 
 def draw_shape(rng: np.random.Generator, ancestry: np.ndarray) -> Shape:
-    """A random person.
-
-    Parameters
-    ----------
-    rng : source of randomness
-    ancestry : (3,) concentrations of a Dirichlet distribution over :data:`ANCESTRIES`
-    """
+    """A random person; ``ancestry`` (3,) concentrates a Dirichlet distribution over :data:`ANCESTRIES`."""
     head = Head.load()
     shares = rng.dirichlet(ancestry)
     male = float(rng.integers(2))
@@ -166,28 +136,19 @@ def draw_shape(rng: np.random.Generator, ancestry: np.ndarray) -> Shape:
     return Shape(macro, local, shares, male, old)
 
 
-#: Morphs that a fitted face model gets wrong where it has not seen the true shape, each with the range of
-#: sizes of its weight: height, width and place of mouth and nose, thickness of the lips.
+#: Morphs that a fitted face model gets wrong where it has not seen the true shape (place, size and form of mouth and
+#: nose), each with the range of its weight. Their order is that of the draws.
 WRONG = {
-    "mouth/mouth-trans-up": (0.6, 1.1),
-    "mouth/mouth-trans-down": (0.6, 1.1),
-    "mouth/mouth-scale-horiz-incr": (0.6, 1.1),
-    "mouth/mouth-scale-horiz-decr": (0.6, 1.1),
-    "mouth/mouth-scale-vert-incr": (0.7, 1.3),
-    "mouth/mouth-trans-forward": (0.6, 1.1),
-    "mouth/mouth-lowerlip-height-incr": (0.7, 1.3),
-    "mouth/mouth-lowerlip-volume-incr": (0.7, 1.3),
-    "mouth/mouth-upperlip-volume-incr": (0.7, 1.3),
-    "mouth/mouth-laugh-lines-in": (0.7, 1.3),
-    "nose/nose-scale-horiz-incr": (0.6, 1.1),
-    "nose/nose-scale-horiz-decr": (0.6, 1.1),
-    "nose/nose-scale-vert-incr": (0.6, 1.1),
-    "nose/nose-trans-up": (0.6, 1.1),
-    "nose/nose-trans-down": (0.6, 1.1),
-    "nose/nose-volume-incr": (0.7, 1.3),
-    "nose/nose-hump-incr": (0.7, 1.3),
-    "nose/nose-point-up": (0.7, 1.3),
-    "nose/nose-point-down": (0.7, 1.3),
+    f"{part}/{part}-{name}": size
+    for part, names, size in (
+        ("mouth", "trans-up trans-down scale-horiz-incr scale-horiz-decr", (0.6, 1.1)),
+        ("mouth", "scale-vert-incr", (0.7, 1.3)),
+        ("mouth", "trans-forward", (0.6, 1.1)),
+        ("mouth", "lowerlip-height-incr lowerlip-volume-incr upperlip-volume-incr laugh-lines-in", (0.7, 1.3)),
+        ("nose", "scale-horiz-incr scale-horiz-decr scale-vert-incr trans-up trans-down", (0.6, 1.1)),
+        ("nose", "volume-incr hump-incr point-up point-down", (0.7, 1.3)),
+    )
+    for name in names.split()
 }
 
 
@@ -199,7 +160,7 @@ def draw_wrong_geometry(rng: np.random.Generator, shape: Shape) -> Shape:
         morphs = [name for name in WRONG if name.startswith(part)]
         for name in rng.choice(morphs, rng.integers(3, most + 1), replace=False):
             local[head.local_names.index(name)] += rng.uniform(*WRONG[name])
-    return Shape(shape.macro, local, shape.ancestry, shape.male, shape.old)
+    return dataclasses.replace(shape, local=local)
 
 
 @dataclass(frozen=True)
@@ -254,22 +215,13 @@ def posed(vertices: np.ndarray, pose: Pose, like: np.ndarray | None = None) -> n
 
 @dataclass(frozen=True)
 class Hits:
-    """What S × S rays per pixel see of a head, over a grid of (size · S)².
+    """What S × S rays per pixel see of a head, over a grid of n² = (size · S)²; 0 or False where none hits it."""
 
-    Attributes
-    ----------
-    hit : (n, n) True where a ray meets the head; everything else is 0 or False elsewhere
-    eye : (n, n) True on an eyeball
-    normals : (n, n, 3) unit, interpolated between vertex normals
-    neutral : (n, n, 3) the same point of the surface on the neutral head
-    lit : (n, n) True where the surface sees the key light
-    """
-
-    hit: np.ndarray
-    eye: np.ndarray
-    normals: np.ndarray
-    neutral: np.ndarray
-    lit: np.ndarray
+    hit: np.ndarray  #: (n, n) True where a ray meets the head
+    eye: np.ndarray  #: (n, n) True on an eyeball
+    normals: np.ndarray  #: (n, n, 3) unit, interpolated between vertex normals
+    neutral: np.ndarray  #: (n, n, 3) the same point of the surface on the neutral head
+    lit: np.ndarray  #: (n, n) True where the surface sees the key light
 
 
 def cast(vertices: np.ndarray, key_direction: np.ndarray | None, size: int = 64, samples: int = 2) -> Hits:

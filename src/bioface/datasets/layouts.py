@@ -11,7 +11,8 @@
   :data:`EITHER`, or the only 3-D array       radiance where there is an ``illuminant``, else reflectance
   =========================================== =================================================================
 
-  Wavelengths are one of :data:`WAVES`; in HDF5 they may be an attribute.
+  Wavelengths are one of :data:`WAVES`; in HDF5 they may be an attribute. Their unit may be a variable or attribute
+  such as ``wavelength_unit``, or the attribute ``units`` of theirs.
 * *ENVI*: a header ``NAME.hdr`` beside its data, either of which is given. Reflectance, over its scale factor.
 * *A folder of pictures* (PNG or TIFF), one a band, whose names end in a number: of nm (``face_420nm.png``), or
   1–31 for 400–700 nm as in the CAVE data set (Yasuma et al. 2010). Reflectance, 1 being the lightest that fits.
@@ -51,7 +52,7 @@ class Stored:
     axes : "rcb" for rows, columns, bands where the layout says so, else None
     is_reflectance : whether ``values`` are, so that no illuminant is needed
     notes : what had to be assumed, a sentence each
-    variables : all there is in the file
+    unit, light_unit : of the wavelengths, and of those of the illuminant, as the file states them; "" where it does not
     """
 
     values: Any
@@ -61,16 +62,12 @@ class Stored:
     axes: str | None = None
     is_reflectance: bool = False
     notes: tuple[str, ...] = ()
-    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unit: str = ""
+    light_unit: str = ""
 
 
 def read(path: Path) -> Stored:
-    """What a file or folder stores.
-
-    Raises
-    ------
-    DataError : it is missing, damaged, or holds no cube
-    """
+    """What a file or folder stores; DataError if it is missing, damaged, or holds no cube."""
     if path.is_dir():
         return _pictures(path)
     if not path.is_file():
@@ -90,13 +87,9 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def mask_beside(path: Path) -> Path | None:
-    """``NAME_mask`` beside a cube, in any format of pictures; None where there is none.
+    """``NAME_mask`` beside a cube, in any format of pictures; None where there is none, DataError if there are several.
 
     Letters may be small or capital, unless that would make it the mask of several cubes.
-
-    Raises
-    ------
-    DataError : there are several
     """
     folder, name = path.parent, path.name if path.is_dir() else path.stem
     endings = (*PICTURES, ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -116,16 +109,14 @@ def numbers(path: Path, name: str, value: Any) -> Any:
     return value
 
 
-# --- variables ---------------------------------------------------------------------------------------------
-
-
 def _of_variables(path: Path, variables: Mapping[str, Any]) -> Stored:
     variables, is_scene = _unwrapped(variables)
     lowered = {name.lower(): value for name, value in variables.items()}
-    common: dict[str, Any] = {"variables": variables, "mask": lowered.get("mask")}
-    common["illuminant"] = light = lowered.get("illuminant")
+    light = lowered.get("illuminant")
+    common: dict[str, Any] = {"mask": lowered.get("mask"), "illuminant": light}
     if "mccoef" in lowered:
-        product = Product(path, lowered)
+        product, unit = Product(path, lowered), _unit(lowered["basis"])
+        common |= {"unit": unit, "light_unit": _unit(light, default=unit)}
         return Stored(product, product.wavelengths, axes="rcb", **common)
     named = [n for n in (*REFLECTANCE, *RADIANCE, *EITHER, "data") if _is_cube(n, lowered.get(n))]
     solid = [n for n, value in lowered.items() if getattr(value, "ndim", 0) == 3]
@@ -137,6 +128,7 @@ def _of_variables(path: Path, variables: Mapping[str, Any]) -> Stored:
     if values.ndim != 3 or values.dtype.kind not in "fiu":
         raise DataError(path, f"{name} of shape (rows, cols, bands)", f"{values.dtype} {values.shape}")
     waves = [n for n in WAVES if n != name and lowered.get(n) is not None]
+    unit = _unit(lowered, waves[0]) if waves else ""
     assumed = light is None and name not in (*REFLECTANCE, *RADIANCE, "data")
     return Stored(
         values,
@@ -144,8 +136,24 @@ def _of_variables(path: Path, variables: Mapping[str, Any]) -> Stored:
         axes="rcb" if is_scene else None,
         is_reflectance=name in REFLECTANCE or assumed,
         notes=(f"no illuminant in it, so {name} is taken for reflectance",) if assumed else (),
+        unit=unit,
+        light_unit=_unit(light, default=unit),
         **common,
     )
+
+
+def _unit(variables: Any, wave: str = "wave", default: str = "") -> str:
+    """The unit that is stated of the wavelengths ``wave``, in a variable such as ``wave_unit``.
+
+    One named ``unit`` alone may be that of the radiance, and counts where it is a frequency's.
+    """
+    for name, value in variables.items() if isinstance(variables, Mapping) else ():
+        found = re.fullmatch(rf"(({re.escape(wave)}|wave(length)?s?)[._ ]?)?units?", name.lower())
+        first = next(iter(np.ravel(np.asarray(value, dtype=object))), "") if found else ""
+        text = first.decode(errors="replace") if isinstance(first, bytes) else str(first)
+        if found and text and (found[1] or re.fullmatch("[tgm]?hz", text.lower())):
+            return text
+    return default
 
 
 def _is_cube(name: str, value: Any) -> bool:
@@ -162,6 +170,7 @@ def _unwrapped(variables: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
     fields = {**scene, **(data if isinstance(data, dict) else {})}
     if isinstance(spectrum, dict):
         fields.setdefault("wave", spectrum.get("wave"))
+        fields.setdefault("wave_unit", spectrum.get("unit", spectrum.get("units", "")))
     return {**variables, **fields}, "scene" in variables
 
 
@@ -198,9 +207,6 @@ class Product:
             return np.asarray(self.coefficients[rows], dtype=float) @ self.matrix.T + self.mean
 
 
-# --- ENVI and pictures -------------------------------------------------------------------------------------
-
-
 def _envi(header: Path, data: Path | None) -> Stored:
     from spectral.io import envi
 
@@ -210,11 +216,13 @@ def _envi(header: Path, data: Path | None) -> Stored:
             image = envi.open(str(header), None if data is None else str(data))
             values = image.open_memmap(interleave="bip")
         wave, factor = image.metadata.get("wavelength"), float(image.scale_factor)
+        unit = _unit(image.metadata, "wavelength")
     except Exception as error:  # of any type: as spectral happens to stumble over the damage
         raise DataError(header, "an ENVI header with its data beside it", f"something else ({error})") from error
     # over a light of that height the numbers are reflectances
     light = np.full(values.shape[2], factor)
-    return Stored(values, wave, light, axes="rcb", notes=("an ENVI file states no illuminant: taken for reflectance",))
+    notes = ("an ENVI file states no illuminant: taken for reflectance",)
+    return Stored(values, wave, light, axes="rcb", notes=notes, unit=unit)
 
 
 def _pictures(folder: Path) -> Stored:

@@ -26,19 +26,14 @@ REGIONS = paths.TABLES / "light_stage.toml"
 
 @dataclasses.dataclass(frozen=True)
 class StageFace:
-    """One face in linear light, red, green and blue as sRGB's.
+    """One face in linear light, red, green and blue as sRGB's."""
 
-    Attributes
-    ----------
-    diffuse, specular : (410, 257, 3), (410, 257) float32, from under the surface and from the surface, on one scale
-    regions : (410, 257) bool by name: "face", "forehead", "brows", and "nose" or "patch" and "ring" around it
-    name : "1" or "2"
-    """
-
-    diffuse: np.ndarray
-    specular: np.ndarray
-    regions: dict[str, np.ndarray]
-    name: str
+    diffuse: np.ndarray  #: (410, 257, 3) float32, from under the surface
+    specular: np.ndarray  #: (410, 257) float32, from the surface, on the same scale
+    regions: dict[
+        str, np.ndarray
+    ]  #: (410, 257) bool: "face", "forehead", "brows", "nose" or "patch" and "ring" around it
+    name: str  #: "1" or "2"
 
     @property
     def photo(self) -> np.ndarray:
@@ -46,14 +41,9 @@ class StageFace:
         return np.minimum(self.diffuse + self.specular[..., None], 1)
 
 
-def load(folder: str | Path | None = None) -> list[StageFace]:
-    """Both faces, shrunk by area in linear light; ``folder`` is the data folder, left out :func:`bioface.paths.data`.
-
-    Raises
-    ------
-    DataError : a file is absent (with how to get it), damaged, or of another size
-    """
-    folder, faces = Path(folder or paths.data()) / "bioskin", []
+def load() -> list[StageFace]:
+    """Both faces, shrunk by area in linear light; DataError on a file that is absent, damaged, or of another size."""
+    folder, faces = paths.data() / "bioskin", []
     for name, regions in tomllib.loads(REGIONS.read_text(encoding="utf-8")).items():
         diffuse, specular = (_shrunk(folder / f"{name}{part}.jpg") for part in ("", "_spec"))
         where = {region: _inside(region, ellipses) for region, ellipses in regions.items()}

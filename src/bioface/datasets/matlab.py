@@ -52,19 +52,20 @@ def read(path: str | Path) -> dict[str, Any]:
             path, "a MATLAB .mat file, v5 or v7.3, or HDF5", f"{path.stat().st_size} bytes of something else"
         )
     try:
-        return _read_hdf5(path, is_matlab) if is_hdf5 else _read_v5(path, "<" if header[126:] == b"IM" else ">")
+        if not is_hdf5:
+            return _read_v5(path, "<" if header[126:] == b"IM" else ">")
+        with h5py.File(path, "r") as file:
+            return _fields(path, file, file, is_matlab)
     except Exception as error:  # of any type: as scipy and h5py happen to stumble over the damage
         raise DataError(
             path, f"a whole {path.suffix or '.mat'} file", f"a damaged or truncated one ({error})"
         ) from error
 
 
-# --- v5 ----------------------------------------------------------------------------------------------------
-
-
 def _read_v5(path: Path, order: str) -> dict[str, Any]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        _check_v5(whole, order)
+        for kind, start, stop in _parts(whole, order, 128, len(whole)):
+            _check_matrix(whole, order, kind, start, stop)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # "returned data may be corrupt"
         content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=False)
@@ -77,23 +78,6 @@ _UINT32, _MATRIX, _COMPRESSED = 6, 14, 15
 _CONTAINERS = {1, 2, 3, 16, 17}  # cell, struct, object, function handle, opaque
 _SPARSE = 5
 _DEEPEST = 32  # structs within structs
-
-
-def _check_v5(whole: mmap.mmap, order: str) -> None:
-    """Walk the tags of a v5 file, whose data are skipped: scipy takes them at their word and crashes on some.
-
-    Raises
-    ------
-    ValueError : a type that does not exist or is out of place, a part that is larger than what it is in
-    zlib.error : damaged compression
-    """
-    for kind, start, stop in _parts(whole, order, 128, len(whole)):
-        if kind == _COMPRESSED:
-            inside = zlib.decompress(whole[start:stop])
-            for k, *span in _parts(inside, order, 0, len(inside)):
-                _check_matrix(inside, order, k, *span)
-        else:
-            _check_matrix(whole, order, kind, start, stop)
 
 
 def _parts(data: bytes | mmap.mmap, order: str, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -114,7 +98,20 @@ def _parts(data: bytes | mmap.mmap, order: str, start: int, stop: int) -> Iterat
 
 
 def _check_matrix(data: bytes | mmap.mmap, order: str, kind: int, start: int, stop: int, depth: int = 0) -> None:
-    """One part of type ``kind``, which is to be a matrix: its flags, size and name, then its numbers or matrices."""
+    """Walk the tags of a part of type ``kind``, which is to be a matrix, maybe compressed; its data are skipped.
+
+    It has flags, size and name, then numbers or matrices. scipy takes tags at their word and crashes on some.
+
+    Raises
+    ------
+    ValueError : a type that does not exist or is out of place, a part that is larger than what it is in
+    zlib.error : damaged compression
+    """
+    if kind == _COMPRESSED and depth == 0:
+        inside = zlib.decompress(data[start:stop])
+        for k, *span in _parts(inside, order, 0, len(inside)):
+            _check_matrix(inside, order, k, *span, depth=1)
+        return
     if kind != _MATRIX or depth > _DEEPEST:
         raise ValueError(f"a part of type {kind} where a variable belongs, or structs without end")
     parts = list(_parts(data, order, start, stop))
@@ -151,9 +148,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "US" and value.size <= 1:
         return str(value.flat[0]) if value.size else ""
     return value
-
-
-# --- HDF5 --------------------------------------------------------------------------------------------------
 
 
 class Lazy:
@@ -198,15 +192,11 @@ class Lazy:
         return self._slab
 
 
-def _read_hdf5(path: Path, is_matlab: bool) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
-        return _fields(path, file, file, is_matlab)
-
-
 def _fields(path: Path, file: h5py.File, group: h5py.Group, is_matlab: bool) -> dict[str, Any]:
     """The members of a group, and the attributes of it and of them, as wavelengths are kept in some files."""
     nodes = {name: group[name] for name in map(str, group) if not name.startswith("#")}
     notes = {} if is_matlab else {k: v for node in (group, *nodes.values()) for k, v in node.attrs.items()}
+    notes |= {f"{n}.{k}": node.attrs[k] for n, node in nodes.items() for k in ("unit", "units") if k in node.attrs}
     return notes | {name: _value(path, file, node, is_matlab) for name, node in nodes.items()}
 
 

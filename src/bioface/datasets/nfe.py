@@ -5,9 +5,6 @@ An image file ``zx_7_d10_inmc_celebA_NN.hdf5`` holds ``zx_7``, (N, 10, 64, 64) f
 Its partner ``zx_7_d3_lrgb_celebA_NN.hdf5`` holds ``zx_7``, (N, 3, 9): second-order spherical harmonics
 lighting the red, green and blue channel. A real file takes about 3.2 GB, so nothing here reads one whole.
 
-Every mistake these files invite (undecoded normals, lights of another file, the wrong channels) is either
-made impossible or an error.
-
 Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling", arXiv 1704.04131.
 """
 
@@ -81,12 +78,7 @@ class Faces:
 
     @staticmethod
     def concatenate(parts: Sequence[Faces]) -> Faces:
-        """All faces of all parts, in order.
-
-        Raises
-        ------
-        BiofaceError : when there is nothing to join.
-        """
+        """All faces of all parts, in order; BiofaceError when there is none."""
         if not parts:
             raise BiofaceError("expected at least one set of faces to join, found none")
         return arrays.join(parts)
@@ -114,9 +106,7 @@ class Pair(NamedTuple):
 def find(folder: str | Path | None = None) -> list[Pair]:
     """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
 
-    Raises
-    ------
-    DataError : when an image file has no light file of the same number beside it.
+    DataError when an image file has no light file of the same number beside it.
     """
     folder = paths.data() / "nfe" if folder is None else Path(folder)
     pairs = []
@@ -139,10 +129,7 @@ def _partner(images: Path) -> Path:
 def open_split(split: str | None = None, folder: str | Path | None = None) -> NFE:
     """Stream one split ("train", "validation", "test", see :data:`SPLITS`), or every file when None.
 
-    Raises
-    ------
-    BiofaceError : on an unknown split
-    DataError : when none of its files is in the folder
+    BiofaceError on an unknown split, DataError when none of its files is in the folder.
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -158,11 +145,9 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
 
 
 class NFE:
-    """Faces streamed from one or more pairs of files: ``len()``, indexing and :meth:`batches` read only what
-    they give.
+    """Faces streamed from one or more pairs of files: ``len()``, indexing and :meth:`batches` read only what they give.
 
-    A file is opened for the moment of reading, so an object can be pickled and used by several processes at once,
-    such as the workers of a torch DataLoader, which takes it as it is::
+    A file is opened for the moment of reading, so several processes can use it, as a torch DataLoader does::
 
         faces = nfe.open_split("train")
         rows = faces.batch_rows(64, shuffle=True, seed=epoch)  # neighbours, so that the disk is read in order
@@ -173,20 +158,17 @@ class NFE:
     ----------
     image_files : one path or several
     light_files : as many paths, in the same order; None takes the partners beside the images
-    same_numbers : refuse lights whose file number is not that of the images; False only when they are known
-        to belong together all the same
 
     Raises
     ------
-    DataError : a file that is missing, cut short, not HDF5, or of another shape or key; lights of another
-        number or length. Values are checked when they are read: NaN or outside [0, 1] raises then.
+    DataError : a file that is missing, cut short, not HDF5, or of another shape or key; lights of another number or
+        length. Values are checked when they are read: NaN or outside [0, 1] raises then.
     """
 
     def __init__(
         self,
         image_files: str | Path | Sequence[str | Path],
         light_files: str | Path | Sequence[str | Path] | None = None,
-        same_numbers: bool = True,
     ):
         self.image_files = _as_paths(image_files)
         if not self.image_files:
@@ -198,14 +180,13 @@ class NFE:
             raise BiofaceError(f"expected one light file for each of {count} image files, found {found}")
         counts = []
         for images, lights in zip(self.image_files, self.light_files, strict=True):
-            if same_numbers:
-                _check_numbers(images, lights)
+            _check_numbers(images, lights)
             count = _check_header(images, (CHANNELS, SIZE, SIZE))
             light_count = _check_header(lights, (3, 9))
             if light_count != count:
                 raise DataError(lights, f"{count} lights, one for each face of {images.name}", str(light_count))
             counts.append(count)
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._starts = np.cumsum([0, *counts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -230,28 +211,18 @@ class NFE:
         """The rows of a batch, as a torch DataLoader asks for them: all in one reading."""
         return self[rows]
 
-    def raw(self, index: Index) -> np.ndarray:
-        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
-        rising, back = np.unique(self._rows(index), return_inverse=True)
-        parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
-        return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
-
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
-        """Every face once, ``size`` at a time (the last batch may be smaller).
+        """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
 
         Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
         each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
-
-        Raises
-        ------
-        BiofaceError : when ``size`` is not positive.
         """
         parts, missing = [], size  # of the next batch
         for rows in self._blocks(size, shuffle, seed):
-            block, used = self[rows], 0
-            while used < len(block):
-                parts.append(block[used : used + missing])
-                used, missing = used + len(parts[-1]), missing - len(parts[-1])
+            block = self[rows]
+            while len(block):
+                parts.append(block[:missing])
+                block, missing = block[missing:], missing - len(parts[-1])
                 if not missing:
                     yield parts[0] if len(parts) == 1 else Faces.concatenate(parts)
                     parts, missing = [], size
@@ -259,12 +230,7 @@ class NFE:
             yield Faces.concatenate(parts)
 
     def batch_rows(self, size: int, shuffle: bool = False, seed: int = 0) -> list[np.ndarray]:
-        """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader.
-
-        Raises
-        ------
-        BiofaceError : when ``size`` is not positive.
-        """
+        """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader."""
         order = np.concatenate(list(self._blocks(size, shuffle, seed)))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
@@ -293,7 +259,7 @@ class NFE:
 
 
 def _as_paths(files: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
-    return tuple(Path(f) for f in ([files] if isinstance(files, str | Path) else files))
+    return (Path(files),) if isinstance(files, str | Path) else tuple(map(Path, files))
 
 
 def _check_numbers(images: Path, lights: Path) -> None:
@@ -355,8 +321,8 @@ def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
         return file[KEY][slice(int(rising[0]), int(rising[-1]) + 1) if contiguous else rising]
 
 
-def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
+def _say_what_is_wrong(path: Path, rows: np.ndarray) -> None:
+    """The error of images of which some are not finite or not within [0, 1]: what, and in which of the rising rows."""
     images = _read_rows(path, rows)
     for what, channels in LAYOUT.items():
         part = images[:, channels]
@@ -368,7 +334,6 @@ def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
         if bad.any():
             found = f"{low.min():.4g} to {high.max():.4g}, first in row {rows[int(bad.argmax())]}"
             raise DataError(path, f"{what} stored within [0, 1]", found)
-    return images
 
 
 def _checked_lights(path: Path, rows: np.ndarray) -> np.ndarray:
@@ -419,7 +384,7 @@ def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
                 images = buffer[: stop - start]
                 stored.read_direct(images, np.s_[start:stop])
                 if not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):  # NaN is neither
-                    _checked_images(path, rising)  # says what it is
+                    _say_what_is_wrong(path, rising)
                 _decode(images.transpose(0, 2, 3, 1), faces[place : place + len(images)])
 
         with ThreadPoolExecutor(threads) as pool:

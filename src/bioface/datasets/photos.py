@@ -1,7 +1,7 @@
 """Photos of faces: any picture as display sRGB in [0, 1], with a mask.
 
-Orientation (EXIF), stated colours (:mod:`bioface.datasets.colours`), greyscale, palettes, CMYK, Lab, transparency and
-16 bits are dealt with here, so that everything after sees one kind of array.
+EXIF's orientation, stated colours (:mod:`bioface.datasets.colours`), grey, palettes, CMYK, Lab, transparency and 16
+bits are dealt with here: everything after sees one kind of array.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def read(
     """
     opened = _open(path)
     rgb, alpha = _to_srgb(opened, limit)
-    path, whole = opened.path, (opened.image.height, opened.image.width)
+    path, whole = opened.path, opened.image.size[::-1]
     if mask is None:
         if not (alpha > 0.5).any():
             raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
@@ -110,11 +109,8 @@ def read(
 def read_mask(path: str | Path | Image.Image) -> np.ndarray:
     """(H, W) bool from a picture that is light where the mask is, see :func:`bioface.arrays.as_mask`.
 
-    One colour on black is light too. What is black all over is a mask by its opacity.
-
-    Raises
-    ------
-    DataError : when it is missing, not an image, without anything light, or of several colours
+    One colour on black is light too. What is black all over is a mask by its opacity. DataError when it is missing, not
+    an image, without anything light, or of several colours.
     """
     return _levels(_open(path))
 
@@ -161,8 +157,6 @@ class _Opened:
 
 
 _TURNS = dict(zip(range(2, 9), [Image.Transpose(k) for k in (0, 3, 1, 5, 4, 6, 2)], strict=True))  # EXIF's orientations
-
-
 _FLIPS = {_TURNS[k] for k in (2, 3, 4)}  # which leave the size as it is
 
 
@@ -171,16 +165,17 @@ def open_picture(path: str | Path) -> Image.Image:
     return _open(path).image
 
 
-def _open(source: str | Path | Image.Image) -> _Opened:
-    picture = source if isinstance(source, Image.Image) else None
-    path = Path(source if not isinstance(source, Image.Image) else getattr(source, "filename", "") or "picture")
-    if picture is None and not path.is_file():
+def _open(source: Any) -> _Opened:
+    """Of a file or of a picture that Pillow has opened."""
+    is_open = isinstance(source, Image.Image)
+    path = Path((getattr(source, "filename", "") or "picture") if is_open else source)
+    if not is_open and not path.is_file():
         raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
             # from half of the pixels that it refuses on, Pillow warns: those are photos of today
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with contextlib.nullcontext(picture) if picture is not None else Image.open(path) as image:
+            with contextlib.nullcontext(source) if is_open else Image.open(path) as image:
                 return _decoded(path, image)
     except Image.DecompressionBombError as error:
         raise DataError(path, f"a picture of at most {LARGEST // 10**6} million pixels", "a larger one") from error
@@ -245,12 +240,8 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
 def _planar(image: Any) -> Image.Image | None:
     """A TIFF of 16 bits whose colours are stored one after the other, which Pillow reads wrongly; else None."""
     tags = getattr(image, "tag_v2", {})
-    if (
-        tags.get(284) != 2
-        or tags.get(259, 1) != 1
-        or set(tags.get(258, ())) != {16}
-        or image.mode not in ("RGB", "RGBA")
-    ):
+    is_deep = set(tags.get(258, ())) == {16} and image.mode in ("RGB", "RGBA")
+    if not (is_deep and tags.get(284) == 2 and tags.get(259, 1) == 1):
         return None
     import tifffile
 
@@ -261,7 +252,7 @@ def _planar(image: Any) -> Image.Image | None:
 
 def _turned_as(mask: np.ndarray, photo: _Opened, turn: Image.Transpose, where: Path) -> np.ndarray:
     """A mask (H, W) that was drawn on the stored pixels, upright."""
-    upright = photo.image.height, photo.image.width
+    upright = photo.image.size[::-1]
     stored = upright if turn in _FLIPS else upright[::-1]
     if mask.shape == stored != upright:
         say = "it is of the photo as it is stored, and turned with it"
@@ -277,25 +268,22 @@ def _turned_as(mask: np.ndarray, photo: _Opened, turn: Image.Transpose, where: P
 def _to_srgb(opened: _Opened, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) float32 sRGB and (H, W) float32 opacity, both in [0, 1], of at most ``limit`` pixels."""
     image, stated = opened.image, opened.colours
-    width, height = image.size
+    size = width, height = image.size
     if limit is not None and width * height > limit:
         shrink = math.sqrt(limit / (width * height))
         # a side of one pixel cannot shrink further: the other one does
-        width = max(1, min(int(width * shrink), limit))
-        height = max(1, min(int(height * shrink), limit))
-    size = (width, height)
+        size = (max(1, min(int(width * shrink), limit)), max(1, min(int(height * shrink), limit)))
 
     def fitted(picture: Image.Image) -> Image.Image:
         return picture if picture.size == size else picture.resize(size, Image.Resampling.BOX)
 
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _deep_grey(opened.path, image, fitted)
+        grey = _deep_grey(opened.path, fitted(image.convert("F")), 1 if image.mode == "F" else 65535)
         rgb = np.repeat(grey[..., None], 3, axis=-1)
         if stated.profile:  # which is for 8 bits: its curve is read off a ramp
             ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
             curve = np.asarray(colours.by_profile(ramp, stated.profile), np.float32)[0] / 255
-            nodes = np.linspace(0, 1, 256)
-            rgb = np.stack([np.interp(grey, nodes, one) for one in curve.T], -1).astype(np.float32)
+            rgb = np.stack([np.interp(grey, np.linspace(0, 1, 256), one) for one in curve.T], -1, dtype=np.float32)
         return stated.apply(rgb), np.ones_like(grey)
     opaque = np.ones(size[::-1], np.float32)
     if image.has_transparency_data:
@@ -331,12 +319,11 @@ def _levels(opened: _Opened) -> np.ndarray:
     return as_mask(np.where(opaque, top, 0), path)
 
 
-def _deep_grey(path: Path, image: Image.Image, fitted: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """(H, W) float32 in [0, 1] from a 16-bit (or floating-point, already [0, 1]) grey picture."""
-    values = np.asarray(fitted(image.convert("F")), dtype=np.float32)
-    grey = values if image.mode == "F" else values / 65535
-    low, high = float(grey.min()), float(grey.max())
-    if not (low >= -SLIGHT and high <= 1 + SLIGHT):
-        wanted = "values within [0, 1]" if image.mode == "F" else "16-bit values"
+def _deep_grey(path: Path, picture: Image.Image, top: int) -> np.ndarray:
+    """(H, W) float32 in [0, 1] of a grey picture of 16 bits, or of floats with 1 as ``top``."""
+    values = np.asarray(picture, dtype=np.float32)
+    grey = values / np.float32(top)
+    if not (grey.min() >= -SLIGHT and grey.max() <= 1 + SLIGHT):
+        wanted = "values within [0, 1]" if top == 1 else "16-bit values"
         raise DataError(path, wanted, f"{values.min():g} to {values.max():g}")
     return grey.clip(0, 1)

@@ -5,10 +5,9 @@ its eight bits, where light does not go beyond them. The exposure is drawn, too,
 a photographer takes, so that the brightness of a face says little of its skin.
 
 The base colours are measured: for every face one of the measured face spectra of a group of people is drawn, of which
-the ``layered`` skin model tells melanin and haemoglobin. Spectra outside :data:`BASE_MELANIN` and
-:data:`BASE_HAEMOGLOBIN`, about a tenth, are not drawn: lips, cheeks and brows need room between the base and the
-ends of the tables. The pigments are those that explain a spectrum as it is, brightness and all, so that a face is as
-bright as the measured skin. One "beyond" in being "measured" reflects as the spectrum itself does.
+the ``layered`` skin model tells the pigments that explain it as it is, brightness and all. Spectra outside
+:data:`BASE_MELANIN` and :data:`BASE_HAEMOGLOBIN`, about a tenth, are not drawn: lips, cheeks and brows need room up to
+the ends of the tables. One "beyond" in being "measured" reflects as the spectrum itself does.
 
 References
 ----------
@@ -66,7 +65,7 @@ CHAINS = {
 
 
 class Paint(NamedTuple):
-    """How a face reflects: as the skin model does, and ``rest`` (33,), as :func:`measured_paint` has it."""
+    """How a face reflects: as the skin model does, and ``rest`` (33,) more, see :func:`measured_paint`."""
 
     rest: np.ndarray | float = 0.0
 
@@ -91,24 +90,11 @@ def base_rows() -> dict[str, np.ndarray]:
     return {group: np.flatnonzero(inside & (measured.group == group)) for group in measured.groups}
 
 
-def base_colours() -> dict[str, np.ndarray]:
-    """(n, 2) melanin and haemoglobin of each group's measured face spectra, by the ``layered`` skin model."""
-    return {group: _measured()[1][rows] for group, rows in base_rows().items()}
-
-
 def measured_paint(row: int) -> Paint:
-    """Skin that *is* a measured spectrum where it has its pigments, and changes as the model does where it has others.
+    """Skin that *is* one of ISSA's face spectra where it has its pigments, and changes from there as the model does.
 
-    The instrument sees the surface, a photo's diffuse reflection does not: :data:`SURFACE` is taken off.
-
-    Parameters
-    ----------
-    row : of ISSA's face spectra
-
-    Returns
-    -------
-    Paint with what the model misses as ``rest``; 710 and 720 nm, which were not measured, have that of
-    700
+    The instrument sees the surface, a photo's diffuse reflection does not: :data:`SURFACE` is taken off. What the model
+    misses is ``rest``; 710 and 720 nm, which were not measured, have that of 700.
     """
     spectra, pigments = _measured()
     bands, model = len(spectra.wavelengths), skin.reflectance(*pigments[row])
@@ -125,16 +111,8 @@ def spherical_harmonics(direction: np.ndarray, width: float = 0.0) -> np.ndarray
     1.0625
     """
     x, y, z = direction
-    values = np.array(
-        [
-            0.282095,
-            *(0.488603 * np.array([y, z, x])),
-            *(1.092548 * np.array([x * y, y * z])),
-            0.315392 * (3 * z * z - 1),
-            1.092548 * x * z,
-            0.546274 * (x * x - y * y),
-        ]
-    )
+    strength = np.array([0.282095, *[0.488603] * 3, 1.092548, 1.092548, 0.315392, 1.092548, 0.546274])
+    values = strength * (1, y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y)
     degree = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2])
     return values * np.exp(-0.5 * degree * (degree + 1) * width**2)
 
@@ -218,15 +196,9 @@ def draw_exposure(count: int, rng: np.random.Generator, octaves: tuple[float, fl
 
 
 def exposure(colours: np.ndarray, shading: np.ndarray, rng: np.random.Generator) -> float:
-    """The factor on both shadings, so on the light, that a photographer gives a face; photos are around it.
+    """The factor on both shadings that a photographer gives a face: opened for dark skin, with nearly nothing clipped.
 
-    A photographer opens up for dark skin, but not all the way and not without end, and nearly nothing may clip.
-
-    Parameters
-    ----------
-    colours : (P, 3) linear RGB of the face before exposure
-    shading : (P,) its diffuse shading
-    rng : of the photographer's whim
+    ``colours`` (P, 3) are linear RGB of the face before exposure, ``shading`` (P,) its diffuse shading.
     """
     brightness = float(colours.mean())
     albedo = brightness / float(shading.mean())
@@ -265,16 +237,15 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, beyond: str = "") -> dict[str, Any]:
-    """One face: the fields of :class:`Truth` (one row each) and ``rgb``, ``mask``, ``stored_normals``, ``coordinates``.
+    """One face: the fields of ``Truth``, and ``rgb``, ``mask``, ``stored_normals``, ``coordinates``, ``paint``.
 
-    Depends on its arguments and on nothing else; a face with ``mismatch`` differs from the same without it
-    in its stored normals and pseudo shading only. ``paint`` says how it reflects.
+    Depends on its arguments alone; ``mismatch`` changes its stored normals and pseudo shading only.
     """
     sequence = np.random.SeedSequence([seed, SPLITS[split], index])
     for_shape, for_pose, for_skin, for_light, for_camera, for_scene, for_wrong, for_exposure, for_chain = map(
         np.random.default_rng, sequence.spawn(9)
     )
-    person = heads.draw_shape(for_shape, np.array(SHAPES.get(group, (1.0, 1.0, 1.0))))
+    person = heads.draw_shape(for_shape, np.array(SHAPES[group]))
     rows = base_rows()[group]
     row = int(rows[for_skin.integers(len(rows))])
     base = _measured()[1][row]
@@ -297,10 +268,9 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
     mask = _largest_piece(_pooled(face, np.ones(face.shape)) > COVERED)
     used = np.where(mask.repeat(SAMPLES, 0).repeat(SAMPLES, 1), face, hits.hit)  # the mask's pixels show face only
     normals = _unit(_pooled(hits.normals, used)).astype(np.float32)
-    melanin_of_rays, haemoglobin_of_rays = np.zeros(parts.shape), np.zeros(parts.shape)
-    melanin_of_rays[hits.hit], haemoglobin_of_rays[hits.hit] = painting.pigments(hits.neutral[hits.hit], complexion)
-    melanin = _pooled(melanin_of_rays, used).astype(np.float32)
-    haemoglobin = _pooled(haemoglobin_of_rays, used).astype(np.float32)
+    of_rays = np.zeros((2, *parts.shape))
+    of_rays[:, hits.hit] = painting.pigments(hits.neutral[hits.hit], complexion)
+    melanin, haemoglobin = (_pooled(pigment, used).astype(np.float32) for pigment in of_rays)
 
     half = _unit(light.key_direction + np.array([0.0, 0.0, 1.0]))
     cosine = (normals.astype(np.float64) * half).sum(-1).clip(0)

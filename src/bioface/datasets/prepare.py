@@ -7,7 +7,7 @@ values, and to skin of one *mean albedo*, since a photo does not tell a dark ski
 
 A run can be killed at any moment. A face is added to plain files in ``OUT/.prepare``, then a line to a journal there;
 another run goes on after the last whole line. When all photos are done the HDF5 files are written from these, each
-whole or not at all, with the same bytes as without an interruption.
+whole or not at all, with the same bytes as without an interruption; then the folder goes in one step.
 
 Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling", arXiv 1704.04131: the layout.
 """
@@ -32,6 +32,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bioface import faces, illumination, image_formation, paths, pictures
+from bioface.by_network import MARGIN
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, DataError
 
@@ -39,7 +40,6 @@ from bioface.errors import BiofaceError, DataError
 FILES = (1, 1, 1, 1, 1, 1, 1, 1, 5, 20)
 #: Linear RGB of the skin that lights are fitted to: of the median pigments of ISSA's faces, D65, the mean camera.
 ALBEDO = (0.416, 0.214, 0.129)
-MARGIN = 64 / 58  #: side of the square in sides of the face, as the twin's median
 BRIGHT = 0.97  #: linear; a pixel with a brighter channel may be clipped and says nothing of the light
 INSIDE = 0.9  #: share of the mesh that must be within the photo
 LIST = "prepared.jsonl"  #: of all photos: where each went, or why it was left out
@@ -52,18 +52,11 @@ class LeftOut(BiofaceError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a folder.
+    """What became of a folder."""
 
-    Attributes
-    ----------
-    faces : how many were written
-    left_out : how many photos for what reason
-    files : those written, ``prepared.jsonl`` the last
-    """
-
-    faces: int
-    left_out: dict[str, int]
-    files: tuple[Path, ...]
+    faces: int  #: how many were written
+    left_out: dict[str, int]  #: how many photos for what reason
+    files: tuple[Path, ...]  #: those written, ``prepared.jsonl`` the last
 
 
 def prepare(folder: str | Path, out: str | Path | None = None, progress: bool = False) -> Prepared:
@@ -91,7 +84,9 @@ def prepare(folder: str | Path, out: str | Path | None = None, progress: bool = 
     if not photos:
         raise DataError(folder, "a folder with photos in it", "none")
     paths.make_folder(out)
-    work = out / ".prepare"
+    work, over = out / ".prepare", out / ".prepare.over"
+    if over.exists():  # of a run that was killed while it cleaned up
+        shutil.rmtree(over)
     if not work.is_dir() and (there := sorted(out.glob("zx_7_*.hdf5"))):
         raise DataError(out, "a folder without faces in it; name another one", there[0].name)
     work.mkdir(exist_ok=True)
@@ -121,9 +116,6 @@ def _photos(folder: Path) -> list[str]:
         shown = (Path(place, name) for name in files if not name.startswith("."))
         found += [path.relative_to(folder).as_posix() for path in shown if path.suffix.lower() in Image.EXTENSION]
     return sorted(found)
-
-
-# --- one photo ---------------------------------------------------------------------------------------------
 
 
 def channels(photo: Any) -> tuple[np.ndarray, np.ndarray, float]:
@@ -166,19 +158,16 @@ def channels(photo: Any) -> tuple[np.ndarray, np.ndarray, float]:
     within = np.stack([(x - low[0]) / (high - low)[0], (high[1] - y) / (high - low)[1], towards], -1).clip(0, 1)
     maps = [image_formation.srgb_encode(rgb), (normals + 1) / 2, mask[..., None], within * mask[..., None]]
     image = np.concatenate(maps, -1, dtype=np.float32).transpose(2, 0, 1)
-    return image, _light(rgb, normals, face.mask()), face.score
+    return image, light_of(rgb, normals, face.mask()), face.score
 
 
-def _light(rgb: np.ndarray, normals: np.ndarray, skin: np.ndarray) -> np.ndarray:
+def light_of(rgb: np.ndarray, normals: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(3, 9) float32: the light whose shading (:func:`illumination.sh_shading`) times :data:`ALBEDO` is nearest to
     linear RGB (64, 64, 3) on the skin, by least squares; the shortest where several are."""
     lit = skin & (rgb.max(-1) < BRIGHT)
     lit = lit if lit.sum() > 100 else skin
     basis = illumination.sh_basis(normals[lit].astype(np.float64))
     return np.linalg.lstsq(basis, rgb[lit] / ALBEDO, rcond=1e-6)[0].T.astype(np.float32)
-
-
-# --- what is kept between runs -----------------------------------------------------------------------------
 
 
 class _Run:
@@ -258,6 +247,5 @@ class _Run:
                         data[row : row + len(block)] = block
         with paths.whole_file(out / LIST) as partial:
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))
-        self.journal.unlink()  # first, since a run without one starts anew
-        shutil.rmtree(self.work)
+        shutil.rmtree(self.work.rename(out / ".prepare.over"))  # in one step: no journal loses what belongs to it
         return (*files, out / LIST)

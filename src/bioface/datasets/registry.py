@@ -7,16 +7,16 @@ in the files, what they are used for, their licences and whom to cite stands in 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import importlib.util
-import logging
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import requests
+from tqdm import tqdm
 
 from bioface import paths
 from bioface.datasets import cubes, nfe
@@ -25,29 +25,17 @@ from bioface.errors import DataError, unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One data set.
+    """One data set."""
 
-    Attributes
-    ----------
-    name : what :func:`fetch` calls it;  title : what it is, in a line
-    kind : "download", "manual" or "package"
-    files : paths below the data folder (a manual one may be a pattern), or "package:path" inside a package
-    home : its page
-    instructions : how to get it
-    url : of the one file of a download; what the addresses of several begin with
-    sha256 : of the one file of a download or package; "" where none is known, or where there are several
-    parts : of each file of a download of several: the end of its address, and its SHA-256
-    """
-
-    name: str
-    title: str
-    kind: str
-    files: tuple[str, ...]
-    home: str
-    instructions: str
-    url: str = ""
-    sha256: str = ""
-    parts: tuple[tuple[str, str], ...] = ()
+    name: str  #: what :func:`fetch` calls it
+    title: str  #: what it is, in a line
+    kind: str  #: "download", "manual" or "package"
+    files: tuple[str, ...]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
+    home: str  #: its page
+    instructions: str  #: how to get it
+    url: str = ""  #: of the one file of a download; what the addresses of several begin with
+    sha256: str = ""  #: of the one file of a download or package; "" where none is known, or where there are several
+    parts: tuple[tuple[str, str], ...] = ()  #: of each of several files: the end of its address, and its SHA-256
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
@@ -77,13 +65,12 @@ _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-
 ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _entry_of(name, **fields) for name, fields in _TABLE.items()})
 
 
-def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool = False) -> list[Path]:
+def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
     """The files of one data set, downloaded when they are not there and can be; checked in any case.
 
     Parameters
     ----------
     which : a name of :data:`ENTRIES`, or an entry
-    folder : the data folder, default :func:`bioface.paths.data`
     progress : draw a progress bar
 
     Raises
@@ -92,58 +79,56 @@ def fetch(which: str | Entry, folder: str | Path | None = None, progress: bool =
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry, folder = _entry(which), _folder(folder)
-    found = _present(entry, folder)
+    entry, folder = _entry(which), paths.data()
+    if entry.kind != "download":
+        return placed(entry)
+    found = _present(entry)
     _check(entry, found)
-    if entry.kind == "download":
-        for file, (url, digest) in entry.sources.items():
-            if folder / file not in found:
-                _download(entry, folder / file, url, digest, progress)
-        return [folder / file for file in entry.files]
-    if not found:
+    for file, (url, digest) in entry.sources.items():
+        if folder / file not in found:
+            _download(entry, folder / file, url, digest, progress)
+    return [folder / file for file in entry.files]
+
+
+def placed(which: str | Entry) -> list[Path]:
+    """The files of one data set as they are, checked; errors as of :func:`fetch`, of a download that is absent too."""
+    entry = _entry(which)
+    if not is_placed(entry):
         nothing = f"nothing there. {entry.instructions} Source: {entry.home}"
-        raise DataError(folder / entry.files[0], entry.title, nothing)
+        raise DataError(paths.data() / entry.files[0], entry.title, nothing)
+    found = _present(entry)
+    _check(entry, found)
     return found
 
 
-def status(which: str | Entry, folder: str | Path | None = None) -> Status:
-    """How one data set stands, without downloading anything.
-
-    Raises
-    ------
-    BiofaceError : on an unknown name
-    """
+def status(which: str | Entry) -> Status:
+    """How one data set stands, without downloading anything; BiofaceError on an unknown name."""
     entry = _entry(which)
     try:
-        if not is_placed(entry, folder):
+        if not is_placed(entry):
             return Status(entry.name, "absent", f"{entry.instructions} Source: {entry.home}")
-        return Status(entry.name, "present", _describe(entry, fetch(entry, folder)))
+        return Status(entry.name, "present", _describe(entry, placed(entry)))
     except DataError as error:
         return Status(entry.name, "failed", str(error))
 
 
-def is_placed(which: str | Entry, folder: str | Path | None = None) -> bool:
-    """Whether a data set is there: every file of a download, any of another kind; nothing is opened.
-
-    Raises
-    ------
-    BiofaceError : on an unknown name
-    """
+def is_placed(which: str | Entry) -> bool:
+    """Whether a data set is there, unopened: all files of a download, any of another kind; BiofaceError if unknown."""
     entry = _entry(which)
-    found = _present(entry, _folder(folder))
+    found = _present(entry)
     return len(found) == len(entry.files) if entry.kind == "download" else bool(found)
 
 
-def fetch_all(folder: str | Path | None = None, progress: bool = False) -> Iterator[Status]:
+def fetch_all(progress: bool = False) -> Iterator[Status]:
     """Go through every data set: check what is there, download what can be, say how to get the rest.
 
     One that fails does not stop the others.
     """
     for entry in ENTRIES.values():
-        stands = status(entry, folder)
+        stands = status(entry)
         if stands.state == "absent" and entry.kind == "download":
             try:
-                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, folder, progress)))
+                stands = Status(entry.name, "downloaded", _describe(entry, fetch(entry, progress)))
             except DataError as error:
                 stands = Status(entry.name, "failed", str(error))
         yield stands
@@ -157,11 +142,7 @@ def _entry(which: str | Entry) -> Entry:
     return ENTRIES[which]
 
 
-def _folder(folder: str | Path | None) -> Path:
-    return paths.data() if folder is None else Path(folder)
-
-
-def _present(entry: Entry, folder: Path) -> list[Path]:
+def _present(entry: Entry) -> list[Path]:
     """The files of an entry that exist."""
     if entry.kind == "package":
         package, _, inside = entry.files[0].partition(":")
@@ -171,19 +152,17 @@ def _present(entry: Entry, folder: Path) -> list[Path]:
         path = Path(spec.origin).parent / inside
         return [path] if path.is_file() else []
     if entry.name == "iset":
-        return cubes.find(folder / "iset")
-    return sorted(p for pattern in entry.files for p in folder.glob(pattern) if not p.name.startswith("."))
+        return cubes.find()
+    found = (path for pattern in entry.files for path in paths.data().glob(pattern))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksums; those without a published one to their format."""
-    if expected := [digest for _, digest in entry.sources.values()]:
-        import pooch
-
-        by_name = {Path(file).name: digest for file, digest in zip(entry.files, expected, strict=True)}
+    if entry.sources:
+        by_name = {Path(file).name: digest for file, (_, digest) in entry.sources.items()}
         for path in found:
-            digest = pooch.file_hash(str(path), alg="sha256")
-            if digest != by_name[path.name]:
+            if (digest := _digest(path)) != by_name[path.name]:
                 advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
                 raise DataError(path, f"SHA-256 {by_name[path.name]}", f"{digest}{advice}")
     elif entry.name == "nfe" and found:
@@ -205,18 +184,14 @@ def _describe(entry: Entry, found: list[Path]) -> str:
 
 def _download(entry: Entry, target: Path, url: str, sha256: str, progress: bool) -> None:
     """Download to a name beside the target, and give it the target's name once the checksum is right."""
-    import pooch  # here, as it brings a progress bar for notebooks that asks every reader for widgets
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    with contextlib.ExitStack() as connections, paths.whole_file(target) as partial:
-
-        def close_later(response: requests.Response, **_: object) -> None:
-            connections.callback(response.close)  # pooch leaves a broken one to the garbage collector
-
-        hooks = {"response": close_later}
-        download = pooch.HTTPDownloader(progressbar=progress, timeout=30, hooks=hooks)
+    with paths.whole_file(target) as partial:
         try:
-            download(url, str(partial), None)
+            with requests.get(url, stream=True, timeout=30) as answer, partial.open("wb") as file:
+                answer.raise_for_status()
+                size = int(answer.headers.get("Content-Length", 0)) or None
+                with tqdm(total=size, unit="B", unit_scale=True, disable=not progress) as bar:
+                    for part in answer.iter_content(1 << 16):
+                        bar.update(file.write(part))
         except requests.exceptions.HTTPError as error:
             raise DataError(target, f"a download from {url}", f"the answer {error}") from error
         except requests.exceptions.ChunkedEncodingError as error:
@@ -225,6 +200,11 @@ def _download(entry: Entry, target: Path, url: str, sha256: str, progress: bool)
         except requests.exceptions.RequestException as error:
             found = f"none ({type(error).__name__}). Without a network: {entry.instructions}"
             raise DataError(target, f"a connection to {url}", found) from error
-        digest = pooch.file_hash(str(partial), alg="sha256")
+        digest = _digest(partial)
         if digest != sha256:
             raise DataError(target, f"SHA-256 {sha256} from {url}", f"{digest}; what came was removed")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

