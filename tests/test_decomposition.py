@@ -625,7 +625,6 @@ def test_one_photo_at_a_time():
     d = synthetic()
     two = Decomposition(*(np.stack([getattr(d, f.name)] * 2) for f in dataclasses.fields(d)))
     refuses("of one photo, found maps of shape", edit, two)
-    refuses("of one photo", decomposition.spectrum, two, 0, 0)
     same(two[1], d)
 
 
@@ -672,17 +671,6 @@ def test_loading_what_is_none(tmp_path):
 
 
 # --- looking at one ----------------------------------------------------------------------------------------
-
-
-def test_the_spectrum_at_a_pixel(found):
-    d = synthetic()
-    R = decomposition.spectrum(d, 2, 5)
-    assert R.shape == (33,)
-    expected = skin.reflectance(d.melanin[2, 5].astype(float), d.haemoglobin[2, 5].astype(float))
-    np.testing.assert_allclose(R, expected, atol=1e-5)
-    for at in ((8, 0), (0, 8), (-1, 0)):
-        refuses("expected a pixel within 8 × 8", decomposition.spectrum, d, *at)
-    refuses("expected a pixel with maps, found none at row 0, column 0", decomposition.spectrum, found, 0, 0)
 
 
 def moved(d, map_, by):

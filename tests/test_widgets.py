@@ -90,11 +90,11 @@ def test_faces_bring_their_shading_their_score_and_their_names():
 
 def test_the_truth_is_shown_where_there_is_one():
     truth = SimpleNamespace(**dict.fromkeys(MAPS, np.full((2, 64, 64), 0.05, np.float32)), mismatch=[False, True])
-    widget = widgets.scrub(faces(2, truth), scores=[1, 2], score_name="rank")
+    widget = widgets.scrub(faces(2, truth), scores=[1, 2])
     true = {"melanin", "haemoglobin", "diffuse shading", "specular shading", "stored shading, error"}
     assert true <= set(panels(widget))
     assert [("wrong" in about) for about in widget.spec["about"]] == [False, True]
-    assert widget.spec["scores"] == [1, 2] and widget.spec["score_name"] == "rank"
+    assert widget.spec["scores"] == [1, 2]
 
 
 @pytest.mark.parametrize("size", [(6, 7), (2, 6, 7)])

@@ -122,8 +122,8 @@ def correlation(
 def correlation_length(values: ArrayLike, mask: ArrayLike) -> float:
     """How many pixels apart maps, less their means over the masks, keep 1/e of their variance in common.
 
-    Of ``values`` (N, H, W) in ``mask`` (N, H, W) bool: along rows and columns, over all pairs of pixels that both lie in
-    a mask; between two whole distances by linear interpolation. Nearer pixels say much the same.
+    Of ``values`` (N, H, W) in ``mask`` (N, H, W) bool: along rows and columns, over all pairs of pixels that both lie
+    in a mask; between two whole distances by linear interpolation. Nearer pixels say much the same.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Reflectance of skin by radiative transfer: the reference that the Kubelka–Munk models are held to.
 
-The same layers and absorbers as :mod:`bioface.skin`'s ``layered``, but with light followed in all directions: both
-layers scatter, and the surface refracts, reflects on the way in and throws light back from inside (n = 1.4). It is a
-table made by adding–doubling (``assets/build_transfer.py``), smooth between its nodes; a reference, not a model to
-train with. It has no free constants, and inherits those of ``layered``: it says what they imply, not what skin is.
+The layers and absorbers of :mod:`bioface.skin`'s ``layered``, but with light followed in all directions: both layers
+scatter, and the surface refracts, reflects on the way in and throws light back from inside (n = 1.4). A table made by
+adding–doubling (``assets/build_transfer.py``), smooth between its nodes. It inherits the constants of ``layered``: it
+says what they imply, not what skin is.
 
 Reference: Prahl, van Gemert & Welch (1993), "Determining the optical properties of turbid media by using the
 adding–doubling method", Applied Optics 32.
