@@ -273,10 +273,7 @@ def _light(illuminant: str | int | float | np.ndarray) -> np.ndarray:
 def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.ndarray:
     """Camera and light as one matrix (3, 33) to linear sRGB, balanced for another light than the one that shines."""
     S = camera.CameraModel.load().sensitivity(np.asarray(b, np.float64))
-    white = S @ np.asarray(balanced_for, np.float64)
-    if not (white > 0).all():
-        raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
-    return camera.XYZ_TO_SRGB.numpy() @ camera.raw_to_xyz(S) @ (S * light / white[:, None])
+    return camera.reflectance_to_rgb(np.asarray(light), S, balanced_for=np.asarray(balanced_for))
 
 
 # --- looking at one ----------------------------------------------------------------------------------------
