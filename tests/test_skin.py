@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import derivatives, paths, skin, smith2019
-from bioface.errors import BiofaceError
 
 try:
     from bioface import transfer
@@ -66,15 +66,6 @@ def test_analytic_derivatives_equal_autograd(model):
     assert torch.allclose(J[1], dh, rtol=1e-9, atol=1e-12)
 
 
-def test_coefficients_are_those_that_the_layers_are_made_of():
-    model = skin.SkinModel("layered")
-    baseline, melanin, blood, scattering = model.coefficients
-    assert torch.allclose(model.scattering, 0.75 * scattering) and torch.allclose(model.bloodless, 2 * baseline)
-    assert torch.allclose(model.per_blood, 2 * (blood - baseline))
-    assert torch.allclose(model.per_melanin, 0.02 * melanin - 0.006 * baseline)
-    assert 450 <= 400 + 10 * int(baseline[5:15].argmax() + 5) <= 490  # the Gaussian
-
-
 def test_without_surface_and_scattering_layered_is_beer_lambert_over_kubelka_munk():
     plain = replace(
         skin.MODELS["layered"],
@@ -106,21 +97,12 @@ def test_blood_is_in_no_layered_epidermis_and_in_vessels_of_zero_radius_evenly_s
     assert torch.allclose(skin.reflectance(m, h, fine), skin.reflectance(m, h, none), rtol=1e-5)
 
 
-def test_table_holds_the_exact_spectra_at_its_nodes():
-    table = skin.reflectance_table("layered", 9, dtype=torch.float64)
-    g = torch.linspace(-1, 1, 9, dtype=torch.float64)
-    R = skin.reflectance(skin.table_fraction(g[3], 0.43), skin.table_fraction(g[6], 0.07))
-    assert torch.allclose(table[3, 6], R)
-
-
 @pytest.mark.parametrize("bad", [-0.01, 1.2, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["melanin", "haemoglobin"])
 def test_fractions_out_of_range_and_misspelt_models_are_refused(name, bad):
     given = {"melanin": torch.tensor([0.1]), "haemoglobin": torch.tensor([0.03])} | {name: torch.tensor([bad])}
-    with pytest.raises(BiofaceError, match=f"expected {name} as volume fraction between 0 and 1"):
-        skin.reflectance(**given)
-    with pytest.raises(BiofaceError, match="did you mean 'layered'"):
-        skin.reflectance(0.1, 0.03, model="layred")
+    refuses(f"expected {name} as volume fraction between 0 and 1", skin.reflectance, **given)
+    refuses("did you mean 'layered'", skin.reflectance, 0.1, 0.03, model="layred")
 
 
 def test_double_precision_in_either_argument_is_kept():
