@@ -1,6 +1,4 @@
-"""What a face is taken apart into, whoever did it: the network, a per-pixel inversion, a fit, or the truth.
-
-:func:`decompose` does it to a photo, and :func:`edit` puts it together again in another way.
+"""A photo taken apart, by Bayes or by the network, and put together again in another way.
 
 References
 ----------
@@ -37,17 +35,18 @@ FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in s
 _Pair = tuple[np.ndarray, np.ndarray]
 
 
-# --- a photo taken apart -----------------------------------------------------------------------------------
-
-
 class NoMask(UserWarning):
     """A photo came without a mask and no face was found, so that where its face is had to be taken for granted."""
 
 
 @overload
-def decompose(image: Any, *given: Any, face: Literal["all"], **named: Any) -> list[Decomposition]: ...
+def decompose(
+    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., face: int | None = ...
+) -> Decomposition: ...
 @overload
-def decompose(image: Any, *given: Any, **named: Any) -> Decomposition: ...
+def decompose(
+    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., *, face: Literal["all"]
+) -> list[Decomposition]: ...
 @torch_as_it_starts()
 def decompose(
     image: str | Path | photos.Photo | Image.Image | np.ndarray,
@@ -88,8 +87,8 @@ def decompose(
     Raises
     ------
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
-    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels; an
-        unknown method, weights for Bayes; a face that is asked for and not there
+    BiofaceError : an array of other shape, type or range, a side below 16 pixels; a mask of another size, or empty; an
+        unknown method, weights for Bayes; a face that is not there
     """
     method = method or ("bayes" if weights is None else "network")
     if method not in METHODS:
@@ -105,19 +104,12 @@ def decompose(
             warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=3)
     elif face is not None:
         raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
-    network = None
-    if method == "network":
+    if method == "bayes":
+        found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
+    else:
         network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
-    found = []
-    for one in masks:
-        if network is None:
-            found.append(by_bayes.decompose(linear, one, FEATHER))
-        else:
-            found.append(by_network.decompose(network, linear, one, progress))
+        found = [by_network.decompose(network, linear, one, progress) for one in masks]
     return found if face == "all" else found[0]
-
-
-# --- and put together in another way -----------------------------------------------------------------------
 
 
 @torch_as_it_starts()
@@ -158,7 +150,7 @@ def edit(
     haemoglobin : factor ≥ 0 on the volume fraction, up to the table's end; the paper halves it
     specular : factor ≥ 0 on the highlights
     illuminant : the light e' instead of the photo's: "A", "D65", "F1" … "F12", daylight of so many K, or a spectrum
-        (33,) ≥ 0 of any scale; all lights are brought to unit sum
+        (33,) ≥ 0 of any scale
     camera : coefficients (2,) in [−3, 3] of the camera instead of the photo's
     white_balance : "kept" or "new"
     feather : 0–0.5, width of the fading in sides of the mask; 0 ends the edit with the mask
@@ -274,9 +266,6 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
     """Camera and light as one matrix (3, 33) to linear sRGB, balanced for another light than the one that shines."""
     S = camera.CameraModel.load().sensitivity(np.asarray(b, np.float64))
     return camera.reflectance_to_rgb(np.asarray(light), S, balanced_for=np.asarray(balanced_for))
-
-
-# --- looking at one ----------------------------------------------------------------------------------------
 
 
 def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment: str = "melanin") -> np.ndarray:

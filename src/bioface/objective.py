@@ -83,9 +83,9 @@ class Batch:
         if not all(hasattr(faces, name) for name in ("rgb", "mask", "normals", "lighting", "names")):
             raise BiofaceError(f"expected faces of a data set or a batch, found {type(faces).__name__}")
         given = faces.rgb, faces.mask, faces.normals, faces.lighting.mean(1)
-        rgb, *others = (torch.from_numpy(np.ascontiguousarray(values)) for values in given)
+        rgb, mask, normals, lighting = (torch.from_numpy(np.ascontiguousarray(values)) for values in given)
         truth = None if getattr(faces, "truth", None) is None else true_output(faces.truth)
-        return cls(image_formation.srgb_decode(rgb), *others, tuple(faces.names), truth)
+        return cls(image_formation.srgb_decode(rgb), mask, normals, lighting, tuple(faces.names), truth)
 
     @classmethod
     def of_photo(cls, rgb: np.ndarray, mask: np.ndarray, name: str = "photo") -> Batch:

@@ -182,16 +182,11 @@ def fit(
     with bar, threads.number(count if solver == "varpro" else 1):  # the others are there to compare
         for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
             bar.update(done)
-    of_pixels = (*maps.T, residual, misfit)
-    result = FitResult(
-        *(values.reshape(where.shape) for values in of_pixels),
-        standard_deviation=deviation.reshape(*where.shape, 4),
-        status=status.reshape(where.shape),
-        wavelengths=problem.grid.numpy(),
-        solver=solver,
-        model=model,
-        seconds=time.perf_counter() - began,
-    )
+    shape = where.shape
+    m, h, diffuse, specular = maps.T.reshape(4, *shape)
+    of_pixels = residual.reshape(shape), misfit.reshape(shape), deviation.reshape(*shape, 4), status.reshape(shape)
+    of_fit = problem.grid.numpy(), solver, model, time.perf_counter() - began
+    result = FitResult(m, h, diffuse, specular, *of_pixels, *of_fit)
     # the descents are not expected to arrive, and bounds may be what the residual comes from
     if result.doubt and solver in ("varpro", "lm") and bounds == "free":
         warnings.warn(result.doubt, stacklevel=2)

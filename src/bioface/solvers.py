@@ -326,7 +326,7 @@ def bounded_least_squares(problem: Problem, y: Tensor, u: np.ndarray, steps: int
     def jacobian(x: np.ndarray) -> np.ndarray:
         return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
 
-    limits = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
+    limits: dict[str, Any] = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
     return least_squares(residual, start, jacobian, (low, high), x_scale="jac", **limits)
 
 

@@ -30,10 +30,7 @@ ILLUMINANTS = ("A", "D", *(f"F{k}" for k in range(1, 13)))
 
 
 class Chromophores(NamedTuple):
-    """Extinction spectra of skin's absorbers, each (D,).
-
-    ``eumelanin``, ``pheomelanin`` in cm⁻¹ per mg/ml; ``oxyhaemoglobin``, ``deoxyhaemoglobin`` in cm⁻¹/M.
-    """
+    """Extinction spectra of skin's absorbers, each (D,): melanins in cm⁻¹ per mg/ml, haemoglobins in cm⁻¹/M."""
 
     eumelanin: Tensor
     pheomelanin: Tensor
@@ -67,8 +64,8 @@ def check_wavelengths(wavelengths: object) -> Tensor:
 def bands_to_fit(wavelengths: Tensor) -> Float[Tensor, "B"]:
     """(B,) nm: where a measurement at ``wavelengths`` (D,) can be held against a model on 400–720 nm.
 
-    The points of :data:`WAVELENGTHS` inside its range, or, where its bands are more than 10 nm apart, its own bands:
-    nothing is extrapolated and no band is invented. 415 to 950 nm in fine steps gives the 31 points from 420 to 720.
+    The points of :data:`WAVELENGTHS` inside its range, or its own bands where they are more than 10 nm apart: nothing
+    is extrapolated and no band is invented.
 
     Raises
     ------

@@ -1,10 +1,8 @@
 """Widgets for notebooks: scrub through samples, edit a photo, compare trainings.
 
-Pictures and numbers go to the browser once, as bytes, and are drawn there (``assets/widgets.js``): scrubbing and
-comparing need no kernel any more once they are shown. Only :func:`edit` asks the kernel for every picture, and says so
-when none answers. Without a widget front end, as on GitHub, a cell shows what the widget holds in words.
-
-They need the package's ``notebooks`` extra (anywidget).
+Pictures and numbers go to the browser once, as bytes, and are drawn there (``assets/widgets.js``): only :func:`edit`
+asks the kernel for every picture, and says so when none answers. Without a widget front end, as on GitHub, a cell shows
+in words what the widget holds. They need the package's ``notebooks`` extra (anywidget).
 """
 
 from __future__ import annotations
@@ -75,9 +73,6 @@ class Widget(anywidget.AnyWidget):
 def _nothing(what: str) -> Widget:
     """A widget that says in words that there is nothing to show."""
     return Widget(what, {"kind": "nothing", "text": what})
-
-
-# --- samples -----------------------------------------------------------------------------------------------
 
 
 def scrub(
@@ -229,9 +224,6 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
     return described, b"".join([*values, *colours])
 
 
-# --- editing -----------------------------------------------------------------------------------------------
-
-
 def edit(decomposition: Any = None) -> Widget | Upload:
     """Change melanin, haemoglobin, highlights, light and camera of a photo with sliders, and see it change.
 
@@ -288,12 +280,7 @@ class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
 
 
 def _taken_apart(name: str, content: bytes) -> tuple[Decomposition, list[str]]:
-    """The largest face of the photo in a file's bytes, and what there is to say about it.
-
-    Raises
-    ------
-    DataError : no photo, or none with a face
-    """
+    """The largest face of the photo in a file's bytes, and what there is to say about it; a DataError without one."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("error", decomposition.NoMask)
@@ -351,16 +338,11 @@ def _with_surroundings(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
 
 
-# --- trainings ---------------------------------------------------------------------------------------------
-
-
 def compare(runs: Any) -> Widget:
     """Curves of trainings over their steps, each to be switched on and off, with the values at a step.
 
-    Parameters
-    ----------
-    runs : {name: runs}, where runs are a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or
-        several of them (seeds), drawn in one colour; their median, lowest and highest value are said
+    ``runs`` are {name: runs}: a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or several of
+    them (seeds), drawn in one colour; their median, lowest and highest value are said.
 
     Raises
     ------
