@@ -298,13 +298,11 @@ def test_100_million_pixels_fit_in_memory(method, weights, tmp_path):
 
 def test_floats_that_leave_the_range_by_rounding_are_clipped(weights):
     rgb = photos.astronaut().rgb.astype(float)
-    rgb[0, 0], rgb[0, 1] = 1, 0
+    rgb[0, :2] = [[1.0], [0.0]]
     beyond = rgb.copy()
-    beyond[0, 0], beyond[0, 1] = 1.0000001, -1e-9
-    face = np.ones((64, 64), bool)
-    one, other = (decompose(values, face, weights) for values in (rgb, beyond))
-    np.testing.assert_array_equal(one.melanin, other.melanin)
-    assert other.image.max() <= 1 and other.image.min() >= 0
+    beyond[0, :2] = [[1.0000001], [-1e-9]]
+    one, other = (decompose(values, np.ones((64, 64), bool), weights) for values in (rgb, beyond))
+    assert np.array_equal(one.melanin, other.melanin) and 0 <= other.image.min() <= other.image.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -595,11 +593,9 @@ def test_ways_to_name_a_light_and_a_camera():
     ("change", "message"),
     [
         (dict(melanin=2.1), "a shift of melanin within −2 and 2, found 2.1"),
-        (dict(melanin=float("nan")), "a shift of melanin"),
         (dict(haemoglobin=-0.1), "a factor on haemoglobin ≥ 0, found -0.1"),
         (dict(haemoglobin=float("inf")), "a factor on haemoglobin"),
         (dict(specular=-1), "a factor on specular ≥ 0, found -1"),
-        (dict(specular=float("nan")), "a factor on specular"),
         (dict(illuminant="D66"), "D66"),
         (dict(illuminant=100), "temperature"),
         (dict(illuminant=np.ones(31)), r"33 values ≥ 0"),
@@ -608,7 +604,6 @@ def test_ways_to_name_a_light_and_a_camera():
         (dict(illuminant=np.full(33, np.nan)), r"33 values ≥ 0"),
         (dict(illuminant=np.eye(33)[30], camera=(3, 3), white_balance="new"), "every camera channel answers to"),
         (dict(camera=(0, 4)), "two camera coefficients"),
-        (dict(camera=(0, float("nan"))), "two camera coefficients"),
         (dict(camera=(0, 0, 0)), "two camera coefficients"),
         (dict(feather=-0.1), "a feather of 0 to 0.5 sides of the mask, found -0.1"),
         (dict(feather=float("nan")), "a feather of 0 to 0.5"),

@@ -20,7 +20,7 @@ def test_every_quantity_has_a_colour_map_and_a_range():
     for name, quantity in plotting.QUANTITIES.items():
         assert quantity.cmap is None or quantity.cmap in matplotlib.colormaps, name
         assert quantity.low < quantity.high, name
-        if name.endswith("_error") and name != "rgb_error":
+        if name.endswith("_error"):
             assert quantity.low == -quantity.high, "zero error is the middle of the colours"
 
 
@@ -132,7 +132,7 @@ def test_a_grid_by_row():
 
 @pytest.mark.parametrize("by", ["column", "row"])
 def test_nothing_in_a_grid_overlaps_and_panels_are_in_line(by):
-    quantities = ["rgb", "haemoglobin", "specular_shading", "melanin_error"]
+    quantities = ["rgb", "haemoglobin", "specular_shading", "diffuse_shading_error"]
     mapped = np.zeros((8, 8))
     rows = [[np.zeros((8, 8, 3)), mapped, mapped, mapped]] * 3
     if by == "row":

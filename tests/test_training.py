@@ -384,8 +384,6 @@ def test_a_checkpoint_of_another_run_is_refused(checkpoint, change, message):
     ("damage", "message"),
     [
         (lambda whole: whole[:-100], "found something else"),
-        (lambda whole: b"", "found something else"),
-        (lambda whole: b"\x80\x04" + whole, "a pickle, which could run code"),
         (lambda whole: whole.replace(b"checkpoint", b"something!"), "architecture BioFaceNet checkpoint, found"),
         (lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]), "as it was written, found one that lacks a part"),
     ],

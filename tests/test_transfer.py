@@ -99,12 +99,10 @@ def test_a_damaged_table_is_refused_by_name(tmp_path):
     ("name", "change", "message"),
     [
         ("wavelengths", lambda a: a[:31], "33 bands, 400 to 720 nm, found 31 bands, 400 to 700 nm"),
-        ("wavelengths", lambda a: a + 10, "found 33 bands, 410 to 730 nm"),
         ("wavelengths", lambda a: a[:0], "found 0 bands"),
         ("reflectance", lambda a: a[:, :, 1:], r"reflectance of shape \(3, 2, 18, 16, 33\)"),
         ("reflectance", lambda a: 2 * a, "numbers outside"),
         ("cells", lambda a: np.where(a == a.max(), np.nan, a), "numbers outside"),
-        ("coefficients", lambda a: a[:3], r"coefficients of shape \(4, 33\)"),
     ],
 )
 def test_a_table_of_something_else_is_refused(tmp_path, name, change, message):

@@ -101,12 +101,7 @@ def as_float(value: Any) -> torch.Tensor:
 
 
 def as_float64(value: Any, what: str) -> torch.Tensor:
-    """A new float64 tensor of any array of real numbers, whatever its byte order, strides or precision.
-
-    Raises
-    ------
-    BiofaceError : ``what`` is not made of real numbers
-    """
+    """A new float64 tensor of any array of real numbers; a BiofaceError says that ``what`` is none of these."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().to(torch.float64) if not value.is_complex() else value.numpy()
     array = np.asarray(value)
@@ -120,10 +115,9 @@ WHITES = (1, 255, 1023, 4095, 16383, 65535)
 
 
 def as_mask(values: Any, path: str | Path | None = None) -> np.ndarray:
-    """Booleans of the same shape: true above half of white, for arrays, variables and pictures alike.
+    """Booleans of the same shape: true above half of white, the smallest of :data:`WHITES` that nothing exceeds.
 
-    White is the smallest of :data:`WHITES` that nothing exceeds. Of whole numbers that are two at most, the lower of
-    them 0, all others are true, such as 0 and 128. A mask of zeros is false throughout.
+    Of two whole numbers, such as 0 and 128, the other than 0 is true. A mask of zeros is false throughout.
 
     Raises
     ------

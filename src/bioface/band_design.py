@@ -80,9 +80,7 @@ def curve(
     Parameters
     ----------
     melanin, haemoglobin, diffuse : (P,) maps of some pixels; pigments as volume fractions
-    sigma : deviation of the noise of a band, > 0
     prior : (4, 4) covariance of the maps, pigments in table coordinates, as are the deviations
-    counts : numbers of bands, 1–33
     greedy : of 10 nm each, the most telling ones (:func:`best`), instead of :func:`even` side by side
     constant_light : the light that three bands would share is shared by all, noise is σ √(count / 3)
 

@@ -2,15 +2,14 @@
 
 A photo of that size goes in as it is and its maps are the network's. Of any other, a square around the mask, a tenth
 wider, is brought to 64 × 64 (averaged in linear light) and the maps back to the photo's size by linear interpolation.
-They hold no more detail than 64 × 64 pixels do. The photo's own goes into the shadings: pores, wrinkles and edges are
-shading for the most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated
-pigments' colour a, and white w for highlights, as given, the shadings of each pixel p are those ≥ 0 of least
+The photo's detail goes into the shadings: with the interpolated pigments' colour a, and white w for highlights, as
+given, the shadings of each pixel p are those ≥ 0 of least
 
     |i_d a + i_s w − p|² + 0.04 (i_d − network's)² + 1 (i_s − network's)²
 
-in linear RGB (:data:`HOLD`). What this buys is the photo's detail, not truer shading: on faces of the twin whose true
-maps were blurred to a quarter of their size, the error of the reconstruction falls from 0.063 to 0.032 (RMSE), while
-that of the diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too.
+in linear RGB (:data:`HOLD`). What this buys is detail, not truer shading: on faces of the twin whose true maps were
+blurred to a quarter of their size, the error of the reconstruction falls from 0.063 to 0.032 (RMSE), while that of the
+diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too.
 """
 
 from __future__ import annotations
@@ -42,7 +41,12 @@ HOLD = (0.04, 1.0)
 
 
 def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool = False) -> Decomposition:
-    """Maps of linear RGB (H, W, 3) float32 within a mask (H, W), and up to the ends of the crop around it; else NaN."""
+    """A photo, linear RGB (H, W, 3) float32, with a mask (H, W) bool, taken apart.
+
+    Returns
+    -------
+    (H, W) maps within the crop around the mask, NaN outside
+    """
     H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)
@@ -85,7 +89,12 @@ def _square(mask: np.ndarray) -> tuple[float, float, float]:
 
 
 def network_of(weights: str | Path | None) -> BioFaceNet:
-    """The network of a weights file, read once; None is the one that ships."""
+    """The network of a weights file, read once; None is the one that ships.
+
+    Raises
+    ------
+    DataError : no such file, or not the weights of a network
+    """
     path = WEIGHTS if weights is None else Path(weights)
     if weights is None and not path.is_file():
         raise DataError(path, "the network that ships", "no such file; `make weights` trains it")

@@ -50,11 +50,7 @@ QUANTITIES: dict[str, Quantity] = {
     "specular_shading": Quantity("specular shading", "gray", 0.0, 0.5),
     "mask": Quantity("mask", "gray"),
     "residual": Quantity("residual", "viridis", 0.0, 0.02, "RMSE, radiance / white"),
-    "rgb_error": Quantity("error of the image", "viridis", 0.0, 0.1, "linear RGB"),
-    "melanin_error": Quantity("melanin, error", "PuOr_r", -0.05, 0.05, "volume fraction"),
-    "haemoglobin_error": Quantity("haemoglobin, error", "PuOr_r", -0.02, 0.02, "volume fraction"),
     "diffuse_shading_error": Quantity("diffuse shading, error", "PuOr_r", -0.3, 0.3),
-    "specular_shading_error": Quantity("specular shading, error", "PuOr_r", -0.1, 0.1),
     "correlation": Quantity("correlation", "PuOr_r", -1.0, 1.0),
     "score": Quantity("mismatch score", "magma"),
 }

@@ -147,13 +147,13 @@ def _colour_science(kind: str) -> np.ndarray:
     return colour.SDS_ILLUMINANTS[f"FL{kind[1:]}" if kind[0] == "F" else kind][grid][None]
 
 
-def colour_matching_functions(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
-    """(3, D) CIE 1931 2° colour-matching functions x̄, ȳ, z̄.
+def colour_matching_functions() -> Float[Tensor, "3 33"]:
+    """(3, 33) CIE 1931 2° colour-matching functions x̄, ȳ, z̄.
 
     >>> colour_matching_functions()[1].argmax() * 10 + 400  # ȳ peaks at 560 nm on a grid of 10 nm
     tensor(560)
     """
-    return _interpolated(_colour_science("cmf"), wavelengths)
+    return _interpolated(_colour_science("cmf"), WAVELENGTHS)
 
 
 def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:

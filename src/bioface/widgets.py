@@ -46,7 +46,6 @@ LIGHTS: dict[str, str | int | None] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 _EDITS = ("melanin", "haemoglobin", "specular", "illuminant", "camera", "white_balance")
 _RUN = "(A widget: open the notebook in Jupyter and run this cell to use it.)"
-_WHOLE = ("rgb", "photo, linear RGB")  # maps that are shown outside the mask as well
 
 
 class Widget(anywidget.AnyWidget):
@@ -91,8 +90,7 @@ def scrub(
     Parameters
     ----------
     samples : ``nfe.Faces``, shown with the shading that their normals and lights make and, on the twin, with the true
-        maps; a :class:`~bioface.maps.Decomposition` of one photo or of several; or {name: (N, H, W) or
-        (N, H, W, 3)}, the colour images of a range and colour space that their quantity says
+        maps; or {name: (N, H, W) or (N, H, W, 3)}, the colour images of a range and colour space of their quantity
     quantities : of the maps of a mapping, by name, where the name is not itself one in ``plotting.QUANTITIES``
     mask : (N, H, W), true where the maps of a mapping hold; its "rgb" is shown whole
     names : of the samples; left out, those of the faces, or numbers
@@ -111,13 +109,9 @@ def scrub(
         names = samples.names if names is None else names
         scores = _mismatch(samples) if scores is None else scores
         maps, quantities, about = _of_faces(samples)
-    elif isinstance(samples, Decomposition):
-        several = samples[None] if samples.melanin.ndim == 2 else samples
-        mask = several.mask if mask is None else mask
-        maps, quantities = _of_decomposition(several)
     elif not isinstance(samples, Mapping):
-        expected = "samples as Faces, a Decomposition or {name: (N, H, W) arrays}"
-        raise BiofaceError(f"expected {expected}, found {type(samples).__name__}")
+        found = type(samples).__name__
+        raise BiofaceError(f"expected samples as Faces or {{name: (N, H, W) arrays}}, found {found}")
     maps, quantities = _checked(maps, quantities)
     shapes = {values.shape[:3] for values in maps.values()}
     if len(shapes) > 1:
@@ -169,13 +163,6 @@ def _mismatch(faces: Faces) -> np.ndarray:
     return scores
 
 
-def _of_decomposition(d: Decomposition) -> tuple[dict[str, Any], dict[str, str]]:
-    maps = {"photo, linear RGB": d.image, "reconstruction, linear RGB": d.reconstruction}
-    quantities = dict.fromkeys(maps, "linear_rgb")
-    maps["rgb_error"] = np.sqrt(((d.reconstruction - d.image) ** 2).mean(-1))
-    return maps | {name: getattr(d, name) for name in ("albedo", *MAPS)}, quantities
-
-
 def _checked(maps: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) -> tuple[dict[str, Any], ...]:
     """The maps as arrays of the shape and dtype that their quantities ask for, and the quantities of all of them."""
     for name in quantities:
@@ -204,7 +191,7 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
     described: list[dict[str, Any]] = []
     values, colours = [], []
     for name, quantity in quantities.items():
-        shown, where = plotting.known_quantity(quantity), None if name in _WHOLE else mask
+        shown, where = plotting.known_quantity(quantity), None if name == "rgb" else mask
         v = maps[name].astype("<f4")
         if where is not None:
             v[~where] = np.nan
@@ -242,9 +229,9 @@ def edit(decomposition: Any = None) -> Widget | Upload:
     shape = decomposition.melanin.shape
     if 0 in shape:
         return _nothing("No photo to edit.")
-    if len(shape) > 2 and shape[:-2] != (1,):
+    if len(shape) != 2:
         raise BiofaceError(f"expected the decomposition of one photo, found maps of {shape}: choose one, as in maps[0]")
-    return Editor(decomposition if len(shape) == 2 else decomposition[0])
+    return Editor(decomposition)
 
 
 class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
