@@ -413,7 +413,11 @@ def test_deviations_are_those_of_the_errors(even):
     """Of every map, or more: the prior knows other faces too. Unknown outside the mask, and to the likeliest."""
     faces, _ = smooth_faces(3, 6)
     for found in (under(faces, even, smooth=False), bayes.posterior_mean(faces.image, faces.mask, even)):
-        sure = *found.coordinate_deviations, found.diffuse_deviation, found.albedo_deviation
+        of_fractions = (
+            (found.melanin_deviation, found.melanin, 0.43),
+            (found.haemoglobin_deviation, found.haemoglobin, 0.07),
+        )
+        sure = *(d / bayes.slope(v, top) for d, v, top in of_fractions), found.diffuse_deviation, found.albedo_deviation
         names = "melanin_coordinate", "haemoglobin_coordinate", "diffuse_shading", "albedo"
         for name, deviation in zip(names, sure, strict=True):
             off = (getattr(found, name) - getattr(faces, name))[faces.mask]

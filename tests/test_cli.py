@@ -247,12 +247,3 @@ def test_data_reports_every_data_set(monkeypatch, capsys):
     assert cli.main(["data"]) == 2
     said = capsys.readouterr()
     assert said.err == "c: failed: no network\n" and said.out.count("\n") == 2
-
-
-@pytest.mark.slow
-def test_it_runs_as_a_module(tmp_path):
-    command = [sys.executable, "-m", "bioface", "fit", str(tmp_path / "nobody.mat")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "nobody.mat: expected a multispectral cube" in done.stderr

@@ -98,16 +98,6 @@ def a_face():
     return twin.make_face(5, "test", 2, True, "African")
 
 
-def same_bits(one, other):
-    for name in vars(one).keys() - {"seconds"}:
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-
-
-@pytest.mark.parametrize("work", [taken_apart, lambda: fitted()[0]], ids=["a photo taken apart", "a fit"])
-def test_other_work_twice(work):
-    same_bits(work(), work())
-
-
 # numbers of everything, from a process of its own with other hashes of strings and another state of the world
 SCRIPT = """
 import json, sys

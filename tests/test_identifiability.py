@@ -5,9 +5,7 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import band_design, camera, datasets, identifiability, illumination, image_formation, maps, skin
-from bioface.datasets import twin
-from bioface.errors import BiofaceError
+from bioface import band_design, camera, identifiability, illumination, image_formation, skin
 
 
 def test_jacobians_of_light_and_of_a_camera_equal_finite_differences():
@@ -16,8 +14,7 @@ def test_jacobians_of_light_and_of_a_camera_equal_finite_differences():
         steps = 1e-6 * np.eye(4)
         expected = np.stack([(colour_of(x + step, M) - colour_of(x - step, M)) / 2e-6 for step in steps], -1)
         assert np.allclose(identifiability.jacobian(*x[:, :3].T, seen), expected, rtol=1e3 * off, atol=off)
-    with pytest.raises(BiofaceError, match="melanin as volume fraction"):
-        identifiability.jacobian(np.array([2.0]), np.array([0.03]), np.array([1.0]), np.ones(33))
+    refuses("melanin as volume fraction", identifiability.jacobian, *np.array([[2.0], [0.03], [1.0]]), np.ones(33))
 
 
 @pytest.mark.parametrize("coloured", [False, True])
@@ -75,32 +72,22 @@ def some_maps(n=20, seed=0):
     return np.stack([rng.uniform(low, high, n) for low, high in ((0.05, 0.3), (0.01, 0.05), (0.5, 1.2), (0, 0.2))], -1)
 
 
-def test_the_null_direction_changes_no_colour_and_leads_to_another_answer():
+def test_another_answer_has_the_same_colour():
     x, M = some_maps(), a_camera()
-    unit = np.array([0.1, 0.02, 0.5, 0.1])
-    J = identifiability.jacobian(*x[:, :3].T, M)
-    along = identifiability.null_direction(J, unit)
-    assert np.allclose(np.linalg.norm(along / unit, axis=1), 1)
-    assert (along[:, 0] >= 0).all()
-    seen = np.abs(np.einsum("pij,pj->pi", J, along)).max()
-    across = np.abs(np.einsum("pij,pj->pi", J, along[::-1] * [1, -1, 1, 1])).max()
-    assert seen < 1e-9 < 1e-3 < across
-    # and another answer on the way has the same colour
     other = identifiability.same_colour(x, 1.1 * x[:, 0], M)
     possible = np.isfinite(other).all(-1)
     assert possible.mean() > 0.3
     assert np.allclose(colour_of(other[possible], M), colour_of(x[possible], M), atol=2e-4)
-    assert np.allclose(other[possible, 0], 1.1 * x[possible, 0])
-    assert (other[possible, 2:] >= 0).all()
+    assert np.allclose(other[possible, 0], 1.1 * x[possible, 0]) and (other[possible, 2:] >= 0).all()
     assert np.isnan(identifiability.same_colour(x, np.full(len(x), 0.9), M)).any()
 
 
 def test_the_oracle_finds_what_was_put_in():
-    K = 33
-    g = np.linspace(-1, 1, K)
+    g = np.linspace(-1, 1, 33)
     m, h = (skin.table_fraction(g, top) for top in (skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]))
-    table = image_formation.colour_table(torch.ones(33).double(), camera.CameraModel.load().sensitivity(), size=K)
-    to_rgb = camera.reflectance_to_rgb(torch.ones(33).double(), camera.CameraModel.load().sensitivity()).numpy()
+    sensitivity = camera.CameraModel.load().sensitivity()
+    table = image_formation.colour_table(illumination.standard("D65"), sensitivity, size=33)
+    to_rgb = a_camera()
     white = to_rgb.sum(-1)
     x = np.array([[m[20], h[12], 0.8, 0.1], [m[12], h[25], 1.1, 0.0]])
     colour = colour_of(x, to_rgb)
@@ -155,15 +142,6 @@ def test_a_flat_prior_gives_the_cramer_rao_bound_and_a_nuisance_is_coloured_nois
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
-def test_knowing_more_never_makes_it_worse():
-    J = random(5, 3, 4)
-    before = PRIOR.diagonal().sqrt()
-    noisy, clear = (identifiability.posterior_deviation(J, s, PRIOR) for s in (1.0, 0.01))
-    shaken = identifiability.posterior_deviation(J, 0.01, PRIOR, 0.1 * torch.eye(3).double().expand(5, 3, 3))
-    assert (clear <= noisy).all() and (noisy <= before).all() and (clear <= shaken).all() and (shaken <= before).all()
-    refuses("above 0", identifiability.posterior_deviation, J, 0.0, PRIOR)
-
-
 def test_table_coordinates_follow_the_chain_rule():
     g = torch.tensor([-0.5, 0.3], dtype=torch.float64)
     step, tops = 1e-5, (0.43, 0.07)
@@ -185,13 +163,6 @@ def test_cameras_that_agree_leave_no_nuisance_and_others_do():
     refuses("at least two", identifiability.nuisance_factor, *x.T, M[None])
 
 
-def test_every_pixel_may_have_a_prior_of_its_own():
-    J, priors = random(3, 3, 4), torch.stack([PRIOR, 2 * PRIOR, PRIOR / 3])
-    together = identifiability.posterior_deviation(J, 0.1, priors)
-    alone = [identifiability.posterior_deviation(j[None], 0.1, p)[0] for j, p in zip(J, priors, strict=True)]
-    torch.testing.assert_close(together, torch.stack(alone))
-
-
 def test_three_colours_tell_what_has_no_share_in_what_they_miss():
     x = some_maps(200)
     assert np.isinf(identifiability.standard_deviation(identifiability.jacobian(*x[:, :3].T, a_camera()), 0.01)).all()
@@ -199,33 +170,7 @@ def test_three_colours_tell_what_has_no_share_in_what_they_miss():
     assert identifiability.standard_deviation(J, 0.5)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, np.inf])
 
 
-@pytest.mark.slow
-def test_the_prediction_holds_for_faces_and_cameras_of_the_twin():
-    """At real maps, with the faces' own prior and what camera and light may do: the linear simulation within 5 %."""
-    train, test = (maps.of_twin(datasets.load("twin", split, limit=32)) for split in ("train", "test"))
-    coordinates = (train.melanin_coordinate, train.haemoglobin_coordinate, train.diffuse_shading)
-    prior = np.cov([m[train.mask] for m in (*coordinates, train.specular_shading)])
-    rng = np.random.default_rng(0)
-    b, weights, cct = (torch.from_numpy(values).double() for values in twin.draw_cameras(50, rng))
-    cameras = camera.reflectance_to_rgb(illumination.mix(weights, cct), camera.CameraModel.load().sensitivity(b))
-    pixels = rng.choice(int(test.mask.sum()), 5, replace=False)
-    m, h, d, s = (getattr(test, name)[test.mask][pixels].astype(float) for name in identifiability.MAPS)
-    J = identifiability.in_table_coordinates(identifiability.jacobian(m, h, d, cameras.mean(0).numpy()), m, h)
-    A = identifiability.nuisance_factor(m, h, d, s, cameras.numpy())
-    N = A @ A.swapaxes(1, 2)
-    n, sigma = 20_000, 0.004
-    drawn = rng.multivariate_normal(np.zeros(4), prior, n)
-    for nuisance in (np.zeros_like(N), N):
-        predicted = identifiability.posterior_deviation(J, sigma, prior, nuisance)
-        for j, disturbance, deviation in zip(J, nuisance, predicted, strict=True):
-            noise = disturbance + sigma**2 * np.eye(3)
-            colour = drawn @ j.T + rng.multivariate_normal(np.zeros(3), noise, n)
-            gain = prior @ j.T @ np.linalg.inv(j @ prior @ j.T + noise)
-            observed = np.sqrt(np.mean((colour @ gain.T - drawn) ** 2, 0))
-            assert observed == pytest.approx(deviation, rel=0.05)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 32, np.int64(33)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 32, 33])
 def test_bands_share_the_light(count):
     sensitivity = band_design.even(count)
     torch.testing.assert_close(sensitivity.sum(1), torch.ones(count).double())  # white is 1
@@ -257,18 +202,16 @@ def test_more_bands_tell_more_and_all_bands_are_the_spectrum():
     assert np.allclose(even[0], expected)
     assert (np.diff(best, axis=0) <= 1e-12).all()
     assert (even[2:, :2] < even[0, :2]).all()
-    assert np.array_equal(best, band_design.curve(*maps, sigma, prior, np.array(counts), greedy=True))
     # the same light on more bands makes each of them noisier
     shared = band_design.curve(*maps, 0.004, prior, [3, 12], constant_light=True)
     three, twelve = (band_design.curve(*maps, s, prior, [c])[0] for s, c in ((0.004, 3), (0.008, 12)))
     assert np.allclose(shared, [three, twelve], rtol=1e-12)
 
 
-@pytest.mark.parametrize("count", [0, 34, 2.0, True])
+@pytest.mark.parametrize("count", [0, 34])
 def test_bands_that_cannot_be_are_refused(count):
     refuses("1 to 33 bands", band_design.even, count)
     refuses("1 to 33 bands", band_design.curve, *some_maps()[:, :3].T, 0.1, np.eye(4), [3, 34])
-    refuses("at least one", band_design.curve, *some_maps()[:, :3].T, 0.1, np.eye(4), [])
     refuses("above 0", band_design.curve, *some_maps()[:, :3].T, 0.0, np.eye(4), [3])
 
 

@@ -4,9 +4,9 @@ import colour
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import illumination, spectra
-from bioface.errors import BiofaceError
 
 
 @pytest.mark.parametrize("cct", [4000.0, 5003.0, 6504.0, 7000.0, 7001.0, 15000.0, 25000.0])
@@ -64,8 +64,6 @@ def test_negative_shading_is_cut_and_batches_keep_their_own_light():
 
 @pytest.mark.parametrize("weights", [torch.zeros(14), -torch.eye(14)[0], torch.full((14,), float("nan"))])
 def test_what_makes_no_light_is_refused(weights):
-    with pytest.raises(BiofaceError, match="14 weights"):
-        illumination.mix(weights, 6500.0)
+    refuses("14 weights", illumination.mix, weights, 6500.0)
     for cct in (3999.0, 25001.0, float("nan")):
-        with pytest.raises(BiofaceError, match="within 4000–25000 K"):
-            illumination.standard(cct)
+        refuses("within 4000–25000 K", illumination.standard, cct)

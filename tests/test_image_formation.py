@@ -6,10 +6,10 @@ import colour
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import illumination, image_formation, skin
 from bioface.camera import CameraModel
-from bioface.errors import BiofaceError
 
 
 def scene(batch=3, size=8, dtype=torch.float64, seed=0):
@@ -149,8 +149,7 @@ def test_bad_maps_lights_and_names_are_refused(maps, options, message):
     """Fractions beyond the table rather than clipped; the exact way takes them."""
     melanin, haemoglobin, one = (m if torch.is_tensor(m) else torch.full((2, 2), m) for m in (*maps, 1.0))
     rest = {"illuminant": illumination.standard("D65"), "camera": CameraModel.load().sensitivity()}
-    with pytest.raises(BiofaceError, match=message):
-        image_formation.render(melanin, haemoglobin, one, 0 * one, **(rest | options))
+    refuses(message, image_formation.render, melanin, haemoglobin, one, 0 * one, **rest | options)
     if message.startswith("haemoglobin") and not options:
         exact = image_formation.render(melanin, haemoglobin, one, 0 * one, **rest, method="exact")
         assert torch.isfinite(exact).all()

@@ -11,7 +11,7 @@ from conftest import refuses
 from bioface import metrics, skin
 from bioface.maps import Decomposition
 
-MAPS = (metrics.rmse, metrics.scale_aligned_rmse, metrics.best_scale, metrics.correlation)
+MAPS = (metrics.rmse, metrics.scale_aligned_rmse, metrics.correlation)
 
 
 @pytest.fixture
@@ -28,7 +28,6 @@ def test_maps_agree_with_their_definitions(batch):
         p, t = p[m], t[m]
         scale = np.linalg.lstsq(p[:, None], t, rcond=None)[0][0]
         assert metrics.rmse(*batch)[k] == pytest.approx(np.sqrt(np.mean((p - t) ** 2)))
-        assert metrics.best_scale(*batch)[k] == pytest.approx(scale)
         assert metrics.scale_aligned_rmse(*batch)[k] == pytest.approx(np.sqrt(np.mean((scale * p - t) ** 2)))
         assert metrics.correlation(*batch)[k] == pytest.approx(np.corrcoef(p, t)[0, 1])
 
@@ -62,14 +61,6 @@ def test_a_scale_is_forgiven_an_offset_is_not_and_constants_do_not_correlate(bat
     assert metrics.correlation(truth + 0.5, truth, mask) == pytest.approx(np.ones(5))
     for constant in (0.0, 0.1, 0.7):  # 0.1 is not exact in binary
         assert np.isnan(metrics.correlation(np.full(truth.shape, constant), truth, mask)).all()
-    assert (metrics.best_scale(np.zeros(truth.shape), truth, mask) == 0).all()
-
-
-def test_gradients_pass():
-    truth = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
-    prediction = (truth * 2 + 0.1).requires_grad_()
-    metrics.scale_aligned_rmse(prediction, truth, torch.ones(2, 4, 4, dtype=torch.bool)).sum().backward()
-    assert torch.isfinite(prediction.grad).all() and prediction.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("metric", MAPS)
@@ -99,25 +90,7 @@ def test_interval_holds_the_truth_as_often_as_it_says():
     for _ in range(60):
         low, high = metrics.auc_interval(rng.normal(labels.astype(float), 1), labels, rng, draws=300)
         held += low < 0.7602 < high
-    assert 50 <= held <= 60
-
-
-def test_interval_is_deterministic_and_narrows_with_faces():
-    labels = np.arange(40) >= 20
-    scores = np.random.default_rng(3).normal(labels.astype(float), 1)
-    few = metrics.auc_interval(scores, labels, np.random.default_rng(0))
-    assert few == metrics.auc_interval(scores, labels, np.random.default_rng(0))
-    many = metrics.auc_interval(np.tile(scores, 9), np.tile(labels, 9), np.random.default_rng(0))
-    assert many[1] - many[0] < 0.5 * (few[1] - few[0])
-
-
-def test_shuffled_labels_are_chance():
-    labels = np.arange(60) >= 30
-    chance = metrics.shuffled_auc(labels.astype(float) + np.arange(60) / 100, labels, np.random.default_rng(0))
-    assert chance.shape == (2000,)
-    assert abs(chance.mean() - 0.5) < 0.01
-    exact = np.sqrt((60 + 1) / (12 * 30 * 30))  # of the Mann–Whitney statistic without ties
-    assert chance.std() == pytest.approx(exact, rel=0.1)
+    assert 50 <= held <= 60 and high - low < 0.25
 
 
 def test_mean_interval():
@@ -223,11 +196,3 @@ def test_correlation_length_sees_the_mask_only_and_no_offset():
     alone = metrics.correlation_length(values[:, 10:50, 12:52], np.ones((6, 40, 40), bool))
     assert metrics.correlation_length(spoilt, mask) == pytest.approx(alone)
     refuses("varies", metrics.correlation_length, np.ones((1, 8, 8)), np.ones((1, 8, 8), bool))
-
-
-def test_mean_error_is_the_level_of_the_error():
-    truth, mask = np.zeros((2, 4, 4)), np.ones((2, 4, 4), bool)
-    pattern = np.tile([0.5, -0.5], (2, 4, 2))
-    found = truth + np.array([0.3, -0.2])[:, None, None] + pattern
-    assert metrics.mean_error(found, truth, mask) == pytest.approx([0.3, -0.2])
-    assert metrics.rmse(found, truth, mask) ** 2 == pytest.approx(np.array([0.09, 0.04]) + 0.25)

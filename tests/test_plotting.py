@@ -20,7 +20,7 @@ def test_every_quantity_has_a_colour_map_and_a_range():
     for name, quantity in plotting.QUANTITIES.items():
         assert quantity.cmap is None or quantity.cmap in matplotlib.colormaps, name
         assert quantity.low < quantity.high, name
-        if name.endswith("_error") and name != "rgb_error":
+        if name.endswith("_error"):
             assert quantity.low == -quantity.high, "zero error is the middle of the colours"
 
 
@@ -132,12 +132,12 @@ def test_a_grid_by_row():
 
 @pytest.mark.parametrize("by", ["column", "row"])
 def test_nothing_in_a_grid_overlaps_and_panels_are_in_line(by):
-    quantities = ["rgb", "haemoglobin", "specular_shading", "melanin_error"]
+    quantities = ["rgb", "haemoglobin", "specular_shading", "diffuse_shading_error"]
     mapped = np.zeros((8, 8))
     rows = [[np.zeros((8, 8, 3)), mapped, mapped, mapped]] * 3
     if by == "row":
         rows = [list(column) for column in zip(*rows, strict=True)]
-    figure, axes = plotting.panel_grid(rows, quantities=quantities, by=by, title="All of them")
+    figure, axes = plotting.panel_grid(rows, quantities=quantities, by=by)
     figure.canvas.draw()
     bars = _bars(figure, axes)
     assert len(bars) == 3
@@ -179,8 +179,8 @@ def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():
 
 def test_a_users_latex_and_origin_change_nothing():
     """LaTeX may not be there, and would not take a "%" or "µ"."""
-    panels = [[np.full((4, 4, 3), 0.5), np.full((4, 4), 0.1)]]
+    panels, words = [[np.full((4, 4, 3), 0.5), np.full((4, 4), 0.1)]], {"row_labels": ["100 %"], "titles": ["µ", ""]}
     with plt.rc_context({"text.usetex": True, "image.origin": "lower"}):
-        figure, axes = plotting.panel_grid(panels, quantities=["rgb", "melanin"], row_labels=["100 %"], title="µ")
+        figure, axes = plotting.panel_grid(panels, quantities=["rgb", "melanin"], **words)
         figure.canvas.draw()
     assert axes[0, 0].images[0].origin == "upper"

@@ -83,15 +83,6 @@ def test_recipes_are_found_by_name_the_nearest_is_suggested_and_others_pass_thro
         refuses(f"unknown recipe '{misspelt}'; did you mean '{meant}'", recipes.get, misspelt)
 
 
-def test_but_changes_what_it_is_told_and_difference_names_it():
-    mine = WORKING.but("mine", momentum=0.5, rows="code")
-    assert mine.name == "mine" and WORKING.momentum == 0
-    assert difference(WORKING, mine) == {"momentum": (0.0, 0.5), "rows": (WORKING.rows, "code")}
-    assert difference(WORKING.but("twin"), WORKING) == {}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        mine.momentum = 0.1
-
-
 @pytest.mark.parametrize("field", recipes.CHOICES)
 def test_every_choice_exists_and_others_are_refused(field):
     for choice in recipes.CHOICES[field]:

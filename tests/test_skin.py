@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
-from bioface import paths, skin, slopes, smith2019
-from bioface.errors import BiofaceError
+from bioface import derivatives, paths, skin, smith2019
 
 try:
     from bioface import transfer
@@ -59,20 +59,11 @@ def test_analytic_derivatives_equal_autograd(model):
     m = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5
     h = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.2
     physics = skin.SkinModel(model)
-    R, dm, dh = slopes.of_skin(physics, m, h)
+    R, dm, dh = derivatives.of_skin(physics, m, h)
     assert torch.allclose(R, physics.reflectance(m, h), rtol=1e-12)
     J = torch.func.vmap(torch.func.jacrev(skin.SkinModel(model).reflectance, (0, 1)))(m, h)
     assert torch.allclose(J[0], dm, rtol=1e-9)
     assert torch.allclose(J[1], dh, rtol=1e-9, atol=1e-12)
-
-
-def test_coefficients_are_those_that_the_layers_are_made_of():
-    model = skin.SkinModel("layered")
-    baseline, melanin, blood, scattering = model.coefficients
-    assert torch.allclose(model.scattering, 0.75 * scattering) and torch.allclose(model.bloodless, 2 * baseline)
-    assert torch.allclose(model.per_blood, 2 * (blood - baseline))
-    assert torch.allclose(model.per_melanin, 0.02 * melanin - 0.006 * baseline)
-    assert 450 <= 400 + 10 * int(baseline[5:15].argmax() + 5) <= 490  # the Gaussian
 
 
 def test_without_surface_and_scattering_layered_is_beer_lambert_over_kubelka_munk():
@@ -106,21 +97,12 @@ def test_blood_is_in_no_layered_epidermis_and_in_vessels_of_zero_radius_evenly_s
     assert torch.allclose(skin.reflectance(m, h, fine), skin.reflectance(m, h, none), rtol=1e-5)
 
 
-def test_table_holds_the_exact_spectra_at_its_nodes():
-    table = skin.reflectance_table("layered", 9, dtype=torch.float64)
-    g = torch.linspace(-1, 1, 9, dtype=torch.float64)
-    R = skin.reflectance(skin.table_fraction(g[3], 0.43), skin.table_fraction(g[6], 0.07))
-    assert torch.allclose(table[3, 6], R)
-
-
 @pytest.mark.parametrize("bad", [-0.01, 1.2, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["melanin", "haemoglobin"])
 def test_fractions_out_of_range_and_misspelt_models_are_refused(name, bad):
     given = {"melanin": torch.tensor([0.1]), "haemoglobin": torch.tensor([0.03])} | {name: torch.tensor([bad])}
-    with pytest.raises(BiofaceError, match=f"expected {name} as volume fraction between 0 and 1"):
-        skin.reflectance(**given)
-    with pytest.raises(BiofaceError, match="did you mean 'layered'"):
-        skin.reflectance(0.1, 0.03, model="layred")
+    refuses(f"expected {name} as volume fraction between 0 and 1", skin.reflectance, **given)
+    refuses("did you mean 'layered'", skin.reflectance, 0.1, 0.03, model="layred")
 
 
 def test_double_precision_in_either_argument_is_kept():

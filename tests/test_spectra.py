@@ -6,13 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import spectra
-from bioface.errors import BiofaceError
-
-
-def test_grid_is_400_to_720_by_10():
-    assert spectra.WAVELENGTHS.tolist() == list(range(400, 721, 10))
 
 
 def test_averaged_blood_is_the_fine_table_over_a_triangle():
@@ -77,5 +73,4 @@ def test_nothing_is_extrapolated_and_wide_bands_are_kept_as_they_are():
     ],
 )
 def test_bad_wavelengths_and_names_are_refused(call, argument, message):
-    with pytest.raises(BiofaceError, match=message):
-        call(argument)
+    refuses(message, call, argument)

@@ -384,10 +384,6 @@ def test_a_checkpoint_of_another_run_is_refused(checkpoint, change, message):
     ("damage", "message"),
     [
         (lambda whole: whole[:-100], "found something else"),
-        (lambda whole: whole[:50], "found something else"),
-        (lambda whole: b"", "found something else"),
-        (lambda whole: b"\x80\x04" + whole, "a pickle, which could run code"),
-        (lambda whole: os.urandom(5000), "found something else"),
         (lambda whole: whole.replace(b"checkpoint", b"something!"), "architecture BioFaceNet checkpoint, found"),
         (lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]), "as it was written, found one that lacks a part"),
     ],
@@ -401,7 +397,6 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage, message):
     ("change", "is_sealed", "message"),
     [
         (lambda t: t.pop("record"), False, "one that lacks a part or was changed"),
-        (lambda t: t.pop("optimiser.3.exp_avg"), False, "one that lacks a part or was changed"),
         (lambda t: t.update({"optimiser.3.exp_avg": torch.zeros(7)}), False, "one that lacks a part or was changed"),
         (lambda t: t.update({"model.extra": torch.zeros(1)}), True, "extra left over"),  # as another version wrote it
         (lambda t: t["model.diffuse.last.bias"].fill_(torch.nan), True, "finite weights, found NaN"),
@@ -451,7 +446,6 @@ def test_a_huge_step_ends_with_the_culprit(rate):
     ("name", "value", "culprit"),
     [
         ("encoder.0.0.weight", np.nan, "weights are not finite, first encoder.0.0.weight"),
-        ("diffuse.levels.1.3.weight", np.inf, "weights are not finite, first diffuse.levels.1.3.weight"),
         ("vector.4.bias", np.nan, "weights are not finite, first vector.4.bias"),
         ("specular.last.bias", 100.0, "network's specular is not finite"),  # exp(100) is beyond single precision
         ("specular.last.bias", 60.0, "appearance loss is not finite"),  # exp(60) is not, but its square is

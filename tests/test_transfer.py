@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import paths, skin, transfer
-from bioface.errors import BiofaceError, DataError
 
 CASES = [(n, g) for n in range(len(transfer.LAYERS)) for g in range(len(transfer.GEOMETRIES))]
 
@@ -83,8 +83,7 @@ def test_gradients_are_those_of_the_table():
     ],
 )
 def test_bad_input_is_refused(arguments, message):
-    with pytest.raises(BiofaceError, match=message):
-        transfer.reflectance(*arguments)
+    refuses(message, transfer.reflectance, *arguments)
 
 
 def test_a_damaged_table_is_refused_by_name(tmp_path):
@@ -92,30 +91,25 @@ def test_a_damaged_table_is_refused_by_name(tmp_path):
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 255
     file.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"table\.npz: expected a table of reflectances"):
-        transfer.load(file)
-    with pytest.raises(DataError, match="no such file"):
-        transfer.load(tmp_path / "none.npz")
+    refuses(r"table\.npz: expected a table of reflectances", transfer.load, file)
+    refuses("no such file", transfer.load, tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("wavelengths", lambda a: a[:31], "33 bands, 400 to 720 nm, found 31 bands, 400 to 700 nm"),
-        ("wavelengths", lambda a: a + 10, "found 33 bands, 410 to 730 nm"),
         ("wavelengths", lambda a: a[:0], "found 0 bands"),
         ("reflectance", lambda a: a[:, :, 1:], r"reflectance of shape \(3, 2, 18, 16, 33\)"),
         ("reflectance", lambda a: 2 * a, "numbers outside"),
         ("cells", lambda a: np.where(a == a.max(), np.nan, a), "numbers outside"),
-        ("coefficients", lambda a: a[:3], r"coefficients of shape \(4, 33\)"),
     ],
 )
 def test_a_table_of_something_else_is_refused(tmp_path, name, change, message):
     with np.load(transfer.FILE) as file:
         arrays = dict(file)
     np.savez(tmp_path / "other.npz", **arrays | {name: change(arrays[name])})
-    with pytest.raises(DataError, match=message):
-        transfer.load(tmp_path / "other.npz")
+    refuses(message, transfer.load, tmp_path / "other.npz")
 
 
 def test_a_few_cells_come_out_again(script, table):

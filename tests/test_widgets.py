@@ -90,23 +90,11 @@ def test_faces_bring_their_shading_their_score_and_their_names():
 
 def test_the_truth_is_shown_where_there_is_one():
     truth = SimpleNamespace(**dict.fromkeys(MAPS, np.full((2, 64, 64), 0.05, np.float32)), mismatch=[False, True])
-    widget = widgets.scrub(faces(2, truth), scores=[1, 2], score_name="rank")
+    widget = widgets.scrub(faces(2, truth), scores=[1, 2])
     true = {"melanin", "haemoglobin", "diffuse shading", "specular shading", "stored shading, error"}
     assert true <= set(panels(widget))
     assert [("wrong" in about) for about in widget.spec["about"]] == [False, True]
-    assert widget.spec["scores"] == [1, 2] and widget.spec["score_name"] == "rank"
-
-
-@pytest.mark.parametrize("size", [(6, 7), (2, 6, 7)])
-def test_a_decomposition_of_one_photo_or_of_several(size):
-    d = maps(*size)
-    widget = widgets.scrub(d)
-    found = panels(widget)
-    assert len(widget.spec["names"]) == (size[0] if len(size) == 3 else 1) and len(found) == 8
-    image, _ = found["photo, linear RGB"]
-    assert np.array_equal(image.reshape(d.image.shape), d.image)
-    assert np.array_equal(found["haemoglobin"][0].reshape(d.mask.shape)[d.mask], d.haemoglobin[d.mask])
-    assert widget.spec["scores"] is None
+    assert widget.spec["scores"] == [1, 2]
 
 
 MAP = np.ones((1, 2, 2))
@@ -152,13 +140,12 @@ def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
         assert asked(widget, monkeypatch, illuminant=light)[0]["error"] == ""
 
 
-def test_of_a_large_photo_some_pixels_are_edited_and_the_one_of_a_batch(monkeypatch):
+def test_of_a_large_photo_some_pixels_are_edited(monkeypatch):
     widget = widgets.edit(maps(130, 260))
     assert widget.spec["size"] == [44, 87] and "every 3 × 3" in widget.spec["note"]
     _, [picture] = asked(widget, monkeypatch, melanin=0.1)
     assert len(picture) == len(widget.data) == 44 * 87 * 3
     assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
-    assert widgets.edit(maps(1, 8, 9)).spec["size"] == [8, 9]
 
 
 def test_of_a_photo_the_face_and_its_surroundings_are_edited():
@@ -231,7 +218,7 @@ def test_trainings_arrive_curve_by_curve():
 
 
 SCRUB, EDIT, COMPARE = "No sample to show.", "No photo to edit.", "No training to compare."
-NOTHING = [(widgets.scrub, given, SCRUB) for given in ({}, {"melanin": np.ones((0, 4, 4))}, faces(0), maps(0, 4, 4))]
+NOTHING = [(widgets.scrub, given, SCRUB) for given in ({}, {"melanin": np.ones((0, 4, 4))}, faces(0))]
 NOTHING += [(widgets.edit, maps(0, 8, 9), EDIT)]
 NOTHING += [(widgets.compare, given, COMPARE) for given in ({}, {"a": []}, {"a": history(0)})]
 

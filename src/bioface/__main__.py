@@ -24,6 +24,7 @@ from bioface.errors import BiofaceError, DataError, print_anywhere
 
 if TYPE_CHECKING:  # brings torch
     from bioface.maps import Decomposition
+    from bioface.training import History
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = "no mask given and no face found for certain: the whole picture is taken as face; give --mask or a crop"
@@ -59,7 +60,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        made: Any = decomposition.decompose(photo, mask, weights, show, method, face)
+        made: Any = decomposition.decompose(photo, mask, weights, show, method, face=face)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
@@ -67,29 +68,32 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     if mask is None and opaque.all() and (found := faces.search(linear, everyone=face is not None)):
         with paths.whole_file(out / f"{photo.stem}_found.png") as partial:
             Image.fromarray(faces.picture(photo, found)).save(partial)
-    several = made if face == "all" else [made]
-    for number, one in enumerate(several, start=1):
-        _write_maps(one, f"{photo.stem}_{number}" if face == "all" else photo.stem, out, show)
-    _say_if_shrunk(photo, several[0].mask.shape)
+    named = {f"{photo.stem}_{k}": one for k, one in enumerate(made, 1)} if face == "all" else {photo.stem: made}
+    for name, one in named.items():
+        _write_maps(one, name, out, show)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(photo) as image:  # its header only
+            pixels = image.width * image.height
+    if pixels > opaque.size:
+        shrunk = "{} × {}".format(*opaque.shape)
+        print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {shrunk}", file=sys.stderr)
     print(f"{photo.name}: colours are {photos.colours_of(photo)}")
     return 0
 
 
 def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
     """The maps of one face, and pictures of them."""
-    from bioface import image_formation, plotting
+    from bioface import arrays, identifiability, image_formation, plotting
 
-    images: dict[str, np.ndarray] = {}
-    greys = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
-    for quantity in greys:
-        images[quantity] = getattr(found, quantity) / plotting.QUANTITIES[quantity].high
+    white = {quantity: plotting.QUANTITIES[quantity].high for quantity in identifiability.MAPS}
+    images: dict[str, Any] = {quantity: getattr(found, quantity) / top for quantity, top in white.items()}
     for quantity in ("albedo", "reconstruction"):
         images[quantity] = image_formation.srgb_encode(getattr(found, quantity))
-
     # the overview: the face, in the paper's order, and no more pixels than it needs
-    rows, columns = (np.flatnonzero(np.isfinite(found.melanin).any(axis)) for axis in (1, 0))
-    step = max(1, max(len(rows), len(columns)) // 512)
-    face = slice(rows[0], rows[-1] + 1, step), slice(columns[0], columns[-1] + 1, step)
+    rows, columns = arrays.extent(np.isfinite(found.melanin))
+    step = max(1, max(rows.stop - rows.start, columns.stop - columns.start) // 512)
+    face = slice(rows.start, rows.stop, step), slice(columns.start, columns.stop, step)
     maps = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo")
     figure, _ = plotting.panel_grid(
         [[found.image[face], images["reconstruction"][face], *(getattr(found, name)[face] for name in maps)]],
@@ -99,32 +103,19 @@ def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
         panel=1.8,
     )
     with contextlib.ExitStack() as files:  # all of them, or none
-        todo = tqdm([*images, "overview", "maps"], desc="write", disable=not show)
-
-        def partial(ending: str) -> Path:
-            return files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
-
-        for what in todo:
+        for what in tqdm([*images, "overview", "maps"], desc="write", disable=not show):
+            ending = "maps.npz" if what == "maps" else f"{what.removesuffix('_shading')}.png"
+            partial = files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
             if what == "overview":
-                figure.savefig(partial("overview.png"))
+                figure.savefig(partial)
             elif what == "maps":
-                found.save(partial("maps.npz"))
+                found.save(partial)
             else:
                 eight_bits = np.rint(np.nan_to_num(images[what]).clip(0, 1) * 255).astype(np.uint8)
-                Image.fromarray(eight_bits).save(partial(f"{what.removesuffix('_shading')}.png"))
+                Image.fromarray(eight_bits).save(partial)
     size = " × ".join(map(str, found.mask.shape))
-    whites = ", ".join(f"{quantity} {plotting.QUANTITIES[quantity].high:g}" for quantity in greys)
+    whites = ", ".join(f"{quantity} {top:g}" for quantity, top in white.items())
     print(f"{name}: maps of {size} in {out / name}_maps.npz, pictures beside them; white is {whites}")
-
-
-def _say_if_shrunk(photo: Path, size: tuple[int, ...]) -> None:
-    """A line when the maps are smaller than the photo, so that nobody wonders."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(photo) as image:  # its header only
-            pixels = image.width * image.height
-    if pixels > size[0] * size[1]:
-        print(f"{photo.name} has {pixels / 1e6:.0f} million pixels: shrunk to {size[0]} × {size[1]}", file=sys.stderr)
 
 
 def prepare(folder: Path, out: Path | None) -> int:
@@ -191,27 +182,19 @@ def _spaced(text: str) -> np.ndarray:
         raise BiofaceError(f"expected wavelengths like 400:10:720, found {text!r}") from error
 
 
-def train(
-    recipe: str,
-    data: str,
-    split: str,
-    limit: int | None,
-    width: int,
-    steps: int,
-    batch_size: int | None,
-    seed: int,
-    out: Path,
-) -> int:
+def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **given: Any) -> int:
     """Train a network and write ``NAME.safetensors``, its checkpoint and its history; goes on from a checkpoint.
 
-    Under ``torchrun`` or ``accelerate launch`` the processes share every batch, and the first one writes.
+    ``given`` are width, steps, batch_size and seed. Under ``torchrun`` or ``accelerate launch`` the processes share
+    every batch, and the first one writes.
     """
     import torch
     from accelerate import PartialState
 
     from bioface import datasets, training
 
-    model = training.build(recipe, width, seed)
+    steps, seed, batch_size = given["steps"], given["seed"], given["batch_size"]
+    model = training.build(recipe, given["width"], seed)
     paths.make_folder(out)
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -240,25 +223,24 @@ def train(
     return 0
 
 
-def _write_history(path: Path, recipe: str, history: Any) -> None:
-    """Every array of a ``training.History`` as a list, null where nothing was measured."""
+def _write_history(path: Path, recipe: str, history: History) -> None:
+    """Every array of a training as a list, null where nothing was measured."""
+
+    def numbers(values: np.ndarray) -> list[float | None]:
+        return [float(v) if np.isfinite(v) else None for v in values]
+
     content = {
         "recipe": recipe,
         "steps": len(history),
-        "losses": {name: _numbers(values) for name, values in history.losses.items()},
-        **{name: _numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
+        "losses": {name: numbers(values) for name, values in history.losses.items()},
+        **{name: numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
         "seconds": history.seconds,
     }
     with paths.whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]
-
-
 def _face(word: str) -> int | str:
-    """Which face: a number, or the word "all"."""
     return "all" if word == "all" else int(word)
 
 
@@ -271,7 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photo = commands.add_parser("decompose", help="take the face of a photo apart")
     photo.add_argument("photo", type=Path, metavar="PHOTO")
     photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
-    photo.add_argument("--face", type=_face, metavar="N", help="which face, 1 for the largest; or all of them: all")
+    photo.add_argument(
+        "--face",
+        type=_face,
+        metavar="N",
+        help="which face, 1 for the largest; or all of them: all",
+    )
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
     photo.add_argument("--method", help="bayes (default, or network where there are weights) or network")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")

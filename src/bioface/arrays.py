@@ -1,8 +1,6 @@
-"""NumPy in, NumPy out; torch in, torch out.
+"""NumPy in, NumPy out; torch in, torch out: the physics is written in torch, and takes NumPy arrays as well.
 
-All of the physics is written in torch. A function decorated with :func:`accepts_numpy` takes NumPy arrays
-as well and then answers with NumPy arrays. Single precision is the default for plain numbers; double
-precision stays double.
+Plain numbers are in single precision; double precision stays double.
 """
 
 from __future__ import annotations
@@ -103,12 +101,7 @@ def as_float(value: Any) -> torch.Tensor:
 
 
 def as_float64(value: Any, what: str) -> torch.Tensor:
-    """A new float64 tensor of any array of real numbers, whatever its byte order, strides or precision.
-
-    Raises
-    ------
-    BiofaceError : ``what`` is not made of real numbers
-    """
+    """A new float64 tensor of any array of real numbers; a BiofaceError says that ``what`` is none of these."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().to(torch.float64) if not value.is_complex() else value.numpy()
     array = np.asarray(value)
@@ -122,10 +115,9 @@ WHITES = (1, 255, 1023, 4095, 16383, 65535)
 
 
 def as_mask(values: Any, path: str | Path | None = None) -> np.ndarray:
-    """Booleans of the same shape: true above half of white, for arrays, variables and pictures alike.
+    """Booleans of the same shape: true above half of white, the smallest of :data:`WHITES` that nothing exceeds.
 
-    White is the smallest of :data:`WHITES` that nothing exceeds. Of whole numbers that are two at most, the lower of
-    them 0, all others are true, such as 0 and 128. A mask of zeros is false throughout.
+    Of two whole numbers, such as 0 and 128, the other than 0 is true. A mask of zeros is false throughout.
 
     Raises
     ------
@@ -147,12 +139,20 @@ def as_mask(values: Any, path: str | Path | None = None) -> np.ndarray:
     raise BiofaceError(f"expected {expected}, found {found}") if path is None else DataError(path, expected, found)
 
 
+def extent(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around a mask (H, W) that has some pixel.
+
+    >>> extent(np.array([[0, 0, 0], [0, 1, 1]]) > 0)
+    (slice(1, 2, None), slice(1, 3, None))
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
 def take(rows: Any, index: Any) -> Any:
     """``rows[index]`` of an array, of a tuple, of every field of a dataclass of those, or None.
 
-    Parameters
-    ----------
-    index : a slice, an array of row numbers or of booleans
+    ``index`` is a slice, or an array of row numbers or of booleans.
 
     >>> take((1, 2, 3), np.array([2, 0]))
     (3, 1)
@@ -177,12 +177,7 @@ def join(parts: Sequence[Any]) -> Any:
 
 
 def read_npz(path: str | Path, names: Iterable[str] | None, expected: str) -> dict[str, np.ndarray]:
-    """Some arrays of an .npz archive, whose checksums are verified.
-
-    Parameters
-    ----------
-    names : which arrays; None for all
-    expected : what the file should be, for the error
+    """Arrays of an .npz archive by their names (None for all), checksums verified; ``expected`` says what it should be.
 
     Raises
     ------

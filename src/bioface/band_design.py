@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +13,8 @@ from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError
 
 
-def even(count: Any) -> Float[Tensor, "count 33"]:
-    """Sensitivity (count, 33) of a camera of ``count`` equally wide bands that share 400–720 nm.
-
-    Each band has unit sum, so that white is 1 in all of them; 33 bands are the grid itself.
+def even(count: int) -> Float[Tensor, "count 33"]:
+    """Sensitivity (count, 33) of a camera of 1–33 equally wide bands that share 400–720 nm, each of unit sum.
 
     Raises
     ------
@@ -27,7 +23,7 @@ def even(count: Any) -> Float[Tensor, "count 33"]:
     >>> even(11)[0, :4]
     tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64)
     """
-    if isinstance(count, bool) or not isinstance(count, numbers.Integral) or not 1 <= int(count) <= 33:
+    if count not in range(1, 34):
         raise BiofaceError(f"expected 1 to 33 bands, found {count!r}")
     edges = torch.linspace(0, 33, int(count) + 1, dtype=torch.float64)
     points = torch.arange(33, dtype=torch.float64)
@@ -41,19 +37,15 @@ def best(J: Float[Tensor, "P D 4"], sigma: float, prior: Float[Tensor, "4 4"], c
     """Numbers (count,) of the single bands that tell melanin and haemoglobin best, chosen one after the other.
 
     Each time the band that makes the mean over pixels of log variance, melanin's and haemoglobin's together, smallest.
-
-    Parameters
-    ----------
-    J : (P, D, 4) derivative of every band's radiance
-    sigma, prior : as in :func:`bioface.identifiability.posterior_deviation`
-    count : how many, 1 to D
+    ``J`` (P, D, 4) is the derivative of every band's radiance, ``sigma`` and ``prior`` are those of
+    :func:`bioface.identifiability.posterior_deviation`.
 
     Raises
     ------
-    BiofaceError : a count outside 1–D, a sigma that is not above 0
+    BiofaceError : more bands than there are
     """
-    if not 1 <= count <= J.shape[1] or not sigma > 0:
-        raise BiofaceError(f"expected 1 to {J.shape[1]} bands and sigma > 0, found {count!r} and {sigma!r}")
+    if count > J.shape[1]:
+        raise BiofaceError(f"expected 1 to {J.shape[1]} bands, found {count!r}")
     J, covariance = J.double(), prior.double().expand(len(J), 4, 4)
     chosen: list[int] = []
     for _ in range(count):
@@ -80,32 +72,23 @@ def curve(
     greedy: bool = False,
     constant_light: bool = False,
 ) -> Float[Tensor, "n 4"]:
-    """How well cameras of more and more bands tell the maps: median deviation over pixels, pigments in [−1, 1].
+    """Median deviation (n, 4) over pixels, in the order of MAPS, that cameras of each of n numbers of bands allow.
 
     White is 1 in every band (``layered`` skin, camera and light known), and noise is ``sigma`` in each, however narrow:
-    the camera takes in more light the more bands it has. The specular shading does not matter, see
-    :func:`bioface.identifiability.jacobian`.
+    the camera takes in more light the more bands it has.
 
     Parameters
     ----------
     melanin, haemoglobin, diffuse : (P,) maps of some pixels; pigments as volume fractions
-    sigma : deviation of the noise of a band, > 0
-    prior : (4, 4) covariance of the maps, pigments in table coordinates
-    counts : numbers of bands, 1–33
+    prior : (4, 4) covariance of the maps, pigments in table coordinates, as are the deviations
     greedy : of 10 nm each, the most telling ones (:func:`best`), instead of :func:`even` side by side
     constant_light : the light that three bands would share is shared by all, noise is σ √(count / 3)
 
-    Returns
-    -------
-    (n, 4) in the order of MAPS, a row for each count
-
     Raises
     ------
-    BiofaceError : no counts, counts outside 1–33, a sigma that is not above 0, fractions outside 0–1
+    BiofaceError : counts outside 1–33, a sigma that is not above 0, fractions outside 0–1
     """
-    cameras = [even(count) for count in (counts.tolist() if isinstance(counts, Tensor) else counts)]
-    if not cameras:
-        raise BiofaceError("expected at least one number of bands, found none")
+    cameras = [even(int(count)) for count in counts]
     maps = melanin.double(), haemoglobin.double()
     J = identifiability.jacobian(*maps, diffuse.double(), torch.ones(33, dtype=torch.float64))
     J = identifiability.in_table_coordinates(J, *maps)

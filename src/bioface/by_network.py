@@ -2,15 +2,14 @@
 
 A photo of that size goes in as it is and its maps are the network's. Of any other, a square around the mask, a tenth
 wider, is brought to 64 × 64 (averaged in linear light) and the maps back to the photo's size by linear interpolation.
-They hold no more detail than 64 × 64 pixels do. The photo's own goes into the shadings: pores, wrinkles and edges are
-shading for the most part, and the three colours of a pixel cannot tell four maps, but two. With the interpolated
-pigments' colour a, and white w for highlights, as given, the shadings of each pixel p are those ≥ 0 of least
+The photo's detail goes into the shadings: with the interpolated pigments' colour a, and white w for highlights, as
+given, the shadings of each pixel p are those ≥ 0 of least
 
     |i_d a + i_s w − p|² + 0.04 (i_d − network's)² + 1 (i_s − network's)²
 
-in linear RGB (:data:`HOLD`). What this buys is the photo's detail, not truer shading: on faces of the twin whose true
-maps were blurred to a quarter of their size, the error of the reconstruction falls from 0.063 to 0.032 (RMSE), while
-that of the diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too.
+in linear RGB (:data:`HOLD`). What this buys is detail, not truer shading: on faces of the twin whose true maps were
+blurred to a quarter of their size, the error of the reconstruction falls from 0.063 to 0.032 (RMSE), while that of the
+diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too.
 """
 
 from __future__ import annotations
@@ -24,8 +23,10 @@ import torch
 from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, pictures, skin
+from bioface.arrays import extent
 from bioface.datasets import photos
 from bioface.errors import DataError
+from bioface.identifiability import MAPS, shadings
 from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
 
@@ -37,11 +38,15 @@ MARGIN = 64 / 58
 #: How much diffuse and specular shading of a pixel are held to the network's, against its colour: the squares of what
 #: colours are off by (0.03) over what the two shadings are (0.15 and 0.03).
 HOLD = (0.04, 1.0)
-_MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
 
 
 def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool = False) -> Decomposition:
-    """Maps of linear RGB (H, W, 3) float32 within a mask (H, W), and up to the ends of the crop around it; else NaN."""
+    """A photo, linear RGB (H, W, 3) float32, with a mask (H, W) bool, taken apart.
+
+    Returns
+    -------
+    (H, W) maps within the crop around the mask, NaN outside
+    """
     H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)
@@ -58,7 +63,7 @@ def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progres
     across = pictures.windows(SIZE, (x0 - left) / step, 1 / step, x1 - x0)
     to_rgb = camera.reflectance_to_rgb(np.float64(e), camera.CameraModel.load().sensitivity(np.float64(b)))
     white = to_rgb.sum(-1).astype(np.float32)
-    found = {name: np.full((H, W), np.nan, np.float32) for name in _MAPS}
+    found = {name: np.full((H, W), np.nan, np.float32) for name in MAPS}
     found |= {name: np.full((H, W, 3), np.nan, np.float32) for name in ("albedo", "reconstruction")}
     height = max(1, pictures.STRIP // (x1 - x0))
     for y in tqdm(range(y0, y1, height), desc="decompose", disable=not progress):
@@ -77,14 +82,19 @@ def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progres
 
 def _square(mask: np.ndarray) -> tuple[float, float, float]:
     """Top, left and side of the crop around a mask, in pixels; it may reach beyond the photo."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    side = MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0]) + MARGIN
-    top, left = ((line[0] + line[-1] + 1 - side) / 2 for line in (rows, columns))
-    return float(top), float(left), float(side)
+    face = extent(mask)
+    side = MARGIN * (max(mask[face].shape) - 1) + MARGIN
+    top, left = ((line.start + line.stop - side) / 2 for line in face)
+    return top, left, side
 
 
 def network_of(weights: str | Path | None) -> BioFaceNet:
-    """The network of a weights file, read once; None is the one that ships."""
+    """The network of a weights file, read once; None is the one that ships.
+
+    Raises
+    ------
+    DataError : no such file, or not the weights of a network
+    """
     path = WEIGHTS if weights is None else Path(weights)
     if weights is None and not path.is_file():
         raise DataError(path, "the network that ships", "no such file; `make weights` trains it")
@@ -118,12 +128,6 @@ def _refined(
     hold_d, hold_s = HOLD
     aa, ww, aw = (albedo**2).sum(-1) + hold_d, white @ white + hold_s, albedo @ white
     ap, wp = (albedo * image).sum(-1) + hold_d * diffuse, image @ white + hold_s * specular
-    determinant = aa * ww - aw**2  # > 0, for both of HOLD are
-    d, s = (ww * ap - aw * wp) / determinant, (aa * wp - aw * ap) / determinant
-    # where one of them is negative the least is on an edge, at the end of one of the two axes
-    d_alone, s_alone = (ap / aa).clip(0), (wp / ww).clip(0)
-    diffuse_only = aa * d_alone**2 - 2 * ap * d_alone < ww * s_alone**2 - 2 * wp * s_alone
-    inside = (d >= 0) & (s >= 0)
-    d = np.where(inside, d, np.where(diffuse_only, d_alone, 0))
-    s = np.where(inside, s, np.where(diffuse_only, 0, s_alone))
-    return d, s
+    products = (torch.from_numpy(np.asarray(v)) for v in (aa, aw, ww, ap, wp))
+    d, s = shadings(*products)
+    return d.numpy(), s.numpy()

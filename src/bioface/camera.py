@@ -149,11 +149,8 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
 def raw_to_xyz(S: Float[Tensor, "*batch 3 33"], rows: str = "d65") -> Float[Tensor, "*batch 3 3"]:
     """Matrix (..., 3, 3) from white-balanced raw to CIE 1931 XYZ: T = C S⁺, with its rows rescaled.
 
-    Parameters
-    ----------
-    S : (..., 3, 33) sensitivities
-    rows : what the rows sum to. "d65": the XYZ of D65 with Y = 1, white stays white; "code": the authors'
-        0.3253, 0.3425, 0.3723; "paper": 1, which turns white pink
+    ``rows`` says what the rows sum to. "d65": the XYZ of D65 with Y = 1, white stays white; "code": the authors'
+    0.3253, 0.3425, 0.3723; "paper": 1, which turns white pink.
 
     Raises
     ------
@@ -178,24 +175,29 @@ def white_balance(
     ------
     BiofaceError : when the camera does not see the illuminant in some channel.
     """
-    white = torch.einsum("...cd,...d->...c", S.to(raw), e.to(raw))
+    white = _seen(torch.einsum("...cd,...d->...c", S.to(raw), e.to(raw)))
+    return raw / white.reshape(*white.shape[:-1], *(1,) * (raw.ndim - white.ndim), 3)
+
+
+def _seen(white: Tensor) -> Tensor:
+    """What the channels say of white (..., 3), once it is something."""
     if not bool((white > 0).all()):
         raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
-    return raw / white.reshape(*white.shape[:-1], *(1,) * (raw.ndim - white.ndim), 3)
+    return white
 
 
 @accepts_numpy
 def reflectance_to_rgb(
-    illuminant: Float[Tensor, "*batch 33"], S: Float[Tensor, "*batch 3 33"], rows: str = "d65"
+    illuminant: Float[Tensor, "*batch 33"],
+    S: Float[Tensor, "*batch 3 33"],
+    rows: str = "d65",
+    balanced_for: Float[Tensor, "*batch 33"] | None = None,
 ) -> Float[Tensor, "*batch 3 33"]:
     """The whole camera as one matrix (..., 3, 33): from a reflectance factor (..., 33) to linear sRGB (..., 3).
 
-    Light, sensitivity, white balance, raw → XYZ → sRGB are all linear in the reflectance, so they multiply out.
+    Light, sensitivity, white balance, raw → XYZ → sRGB are all linear in the reflectance, so they multiply out. The
+    balance is for the light that shines, or another one.
     """
-    illuminant = illuminant.to(S)
-    raw = S * illuminant[..., None, :]
-    white = raw.sum(-1, keepdim=True)
-    if not bool((white > 0).all()):
-        raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
-    balanced = raw / white
-    return XYZ_TO_SRGB.to(S) @ raw_to_xyz(S, rows) @ balanced
+    raw = S * illuminant.to(S)[..., None, :]
+    white = raw if balanced_for is None else S * balanced_for.to(S)[..., None, :]
+    return XYZ_TO_SRGB.to(S) @ raw_to_xyz(S, rows) @ (raw / _seen(white.sum(-1))[..., None])

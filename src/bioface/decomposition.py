@@ -1,6 +1,4 @@
-"""What a face is taken apart into, whoever did it: the network, a per-pixel inversion, a fit, or the truth.
-
-:func:`decompose` does it to a photo, and :func:`edit` puts it together again in another way.
+"""A photo taken apart, by Bayes or by the network, and put together again in another way.
 
 References
 ----------
@@ -20,10 +18,11 @@ import scipy.ndimage
 from PIL import Image
 
 from bioface import by_bayes, by_network, camera, faces, illumination, image_formation, pictures, skin
-from bioface.arrays import torch_as_it_starts
+from bioface.arrays import extent, torch_as_it_starts
 from bioface.by_bayes import NotSkin as NotSkin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, unknown_name
+from bioface.identifiability import MAPS
 from bioface.maps import Decomposition as Decomposition
 from bioface.maps import of_twin as of_twin
 from bioface.network import BioFaceNet
@@ -33,11 +32,7 @@ WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
 DARK = 0.04  #: of a pixel's brightest channel, what every channel has at least where an edit changes it by a ratio
 FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
-_MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
 _Pair = tuple[np.ndarray, np.ndarray]
-
-
-# --- a photo taken apart -----------------------------------------------------------------------------------
 
 
 class NoMask(UserWarning):
@@ -46,22 +41,11 @@ class NoMask(UserWarning):
 
 @overload
 def decompose(
-    image: Any,
-    mask: Any = None,
-    weights: Any = None,
-    progress: bool = False,
-    method: str | None = None,
-    face: int | None = None,
+    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., face: int | None = ...
 ) -> Decomposition: ...
 @overload
 def decompose(
-    image: Any,
-    mask: Any = None,
-    weights: Any = None,
-    progress: bool = False,
-    method: str | None = None,
-    *,
-    face: Literal["all"],
+    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., *, face: Literal["all"]
 ) -> list[Decomposition]: ...
 @torch_as_it_starts()
 def decompose(
@@ -75,12 +59,11 @@ def decompose(
     """Take a photo of a face apart, at the photo's own resolution.
 
     "bayes" is :mod:`bioface.face_posterior` with the distribution of measured skin (ISSA) and draws of cameras, lights
-    and exposures: nothing is trained. Every map comes with its standard deviation. Maps reach 0.05 sides of the mask
-    beyond it, and are NaN further out. Where more than a third of the mask has colours that no skin has under any of
-    the lights, black and white among them, it warns and says how much.
+    and exposures: nothing is trained, and every map comes with its standard deviation. Maps reach 0.05 sides of the
+    mask beyond it, and are NaN further out. It warns where more than a third of the mask has colours of no skin.
 
     "network" is the trained network, :mod:`bioface.by_network`: maps of 64 × 64 pixels, the photo's detail in their
-    shadings. Where its crop of the face ends, the maps end: beyond, they are NaN.
+    shadings, and NaN beyond its crop of the face.
 
     Photos of more than 4 million pixels are shrunk to that first, by averaging: the result is of the reduced size and
     its ``image`` the photo that it describes. Files are averaged in display values, arrays in linear light.
@@ -104,8 +87,8 @@ def decompose(
     Raises
     ------
     DataError : a photo, mask or weights file that is missing, damaged or of the wrong size
-    BiofaceError : an array of other shape, type or range, a mask of another size or empty, a side below 16 pixels; an
-        unknown method, weights for Bayes; a face that is asked for and not there
+    BiofaceError : an array of other shape, type or range, a side below 16 pixels; a mask of another size, or empty; an
+        unknown method, weights for Bayes; a face that is not there
     """
     method = method or ("bayes" if weights is None else "network")
     if method not in METHODS:
@@ -121,19 +104,12 @@ def decompose(
             warnings.warn(whole + " or a crop of the face", NoMask, stacklevel=3)
     elif face is not None:
         raise BiofaceError(f"expected no mask where a face is asked for by number, found one beside {face!r}")
-    network = None
-    if method == "network":
+    if method == "bayes":
+        found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
+    else:
         network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
-    found = []
-    for one in masks:
-        if network is None:
-            found.append(by_bayes.decompose(linear, one, FEATHER))
-        else:
-            found.append(by_network.decompose(network, linear, one, progress))
+        found = [by_network.decompose(network, linear, one, progress) for one in masks]
     return found if face == "all" else found[0]
-
-
-# --- and put together in another way -----------------------------------------------------------------------
 
 
 @torch_as_it_starts()
@@ -156,14 +132,12 @@ def edit(
         edited = (c + ε) (R' + ε) / (R + ε) − ε,   ε = :data:`DARK` of the brightest channel of R
 
     with i_d as the photo has it, the least squares (c − i_s w)·a / |a|². So what the maps do not explain, pores and the
-    camera's processing, becomes darker or lighter as the skin does.
-    Where a channel is nearly dark, ε keeps the ratio from noise. Highlights i_s are at most as bright as the photo. No
-    edit gives back the photo, and maps that explain all of it give the rendering of the edited maps. A rest that stays
-    as it is would be far too bright on skin that has become dark: notebook 06 measures both on the twin's test faces.
+    camera's processing, becomes darker or lighter as the skin does. Where a channel is nearly dark, ε keeps the ratio
+    from noise. Highlights i_s are at most as bright as the photo. No edit gives back the photo, and maps that explain
+    all of it give the rendering of the edited maps.
 
-    Beyond the end of the mask the edit fades out, so that it does not end in a line: within ``feather`` of the longer
-    side of the mask its share falls smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they
-    are. Fading on the inside would keep a rim of the old skin around faces whose mask is exact.
+    Beyond the end of the mask the edit fades out: within ``feather`` of the longer side of the mask its share falls
+    smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they are.
 
     With the camera's sensitivities S (3 × 33), T from raw to XYZ and M from XYZ to sRGB, a rendering in the light e' is
     M T diag(S e₀)⁻¹ S diag(e') (i_d r + i_s). The balance is for the light e₀: the decomposition's own when it is
@@ -176,13 +150,12 @@ def edit(
     haemoglobin : factor ≥ 0 on the volume fraction, up to the table's end; the paper halves it
     specular : factor ≥ 0 on the highlights
     illuminant : the light e' instead of the photo's: "A", "D65", "F1" … "F12", daylight of so many K, or a spectrum
-        (33,) ≥ 0 of any scale; all lights are brought to unit sum
+        (33,) ≥ 0 of any scale
     camera : coefficients (2,) in [−3, 3] of the camera instead of the photo's
     white_balance : "kept" or "new"
-    feather : 0–0.5, width of the fading in sides of the mask (the longer one); 0 ends the edit with the mask. Photos
-        that were cropped for the network have maps for 0.05 on each side
-    rest : what becomes of what the maps do not explain. It "follows" the skin, as above; or "stays" as it is; or there
-        is "none": the rendering of the edited maps alone, which no photo comes back from
+    feather : 0–0.5, width of the fading in sides of the mask; 0 ends the edit with the mask
+    rest : what the maps do not explain "follows" the skin, as above; or "stays" as it is; or there is "none": the
+        rendering of the edited maps alone, which no photo comes back from
 
     Returns
     -------
@@ -263,12 +236,12 @@ def _change(
 def _shares(mask: np.ndarray, known: np.ndarray, feather: int | float) -> np.ndarray:
     """Shares (H, W) of an edit, 0 to 1: see :func:`edit`; ``known`` is where there are maps."""
     share = (mask & known).astype(np.float32)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if feather == 0 or not share.any() or mask.all():
         return share
-    width = feather * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)  # pixels
+    face = extent(mask)
+    width = feather * max(mask[face].shape)  # pixels
     reach = math.ceil(width) + 1
-    box = tuple(slice(max(0, line[0] - reach), line[-1] + 1 + reach) for line in (rows, columns))
+    box = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in face)
     mask, known = mask[box], known[box]
     outside = known & ~scipy.ndimage.binary_fill_holes(mask)
     away = scipy.ndimage.distance_transform_edt(~mask) - 0.5  # from the edge between pixels
@@ -292,42 +265,16 @@ def _light(illuminant: str | int | float | np.ndarray) -> np.ndarray:
 def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.ndarray:
     """Camera and light as one matrix (3, 33) to linear sRGB, balanced for another light than the one that shines."""
     S = camera.CameraModel.load().sensitivity(np.asarray(b, np.float64))
-    white = S @ np.asarray(balanced_for, np.float64)
-    if not (white > 0).all():
-        raise BiofaceError("expected an illuminant that every camera channel answers to, found an answer of 0")
-    return camera.XYZ_TO_SRGB.numpy() @ camera.raw_to_xyz(S) @ (S * light / white[:, None])
-
-
-# --- looking at one ----------------------------------------------------------------------------------------
-
-
-def spectrum(decomposition: Decomposition, row: int, column: int) -> np.ndarray:
-    """Reflectance (33,) of the skin at a pixel of one photo, 400–720 nm, from its pigments (``layered`` skin).
-
-    Raises
-    ------
-    BiofaceError : several photos, a pixel outside the photo or where the maps say nothing
-    """
-    d = decomposition
-    if d.melanin.ndim != 2:
-        raise BiofaceError(f"expected the decomposition of one photo, found maps of shape {d.melanin.shape}")
-    H, W = d.melanin.shape
-    if not (0 <= row < H and 0 <= column < W):
-        raise BiofaceError(f"expected a pixel within {H} × {W}, found row {row}, column {column}")
-    pigments = d.melanin[row, column], d.haemoglobin[row, column]
-    if not np.isfinite(pigments).all():
-        raise BiofaceError(f"expected a pixel with maps, found none at row {row}, column {column}")
-    return skin.reflectance(*pigments)
+    return camera.reflectance_to_rgb(np.asarray(light), S, balanced_for=np.asarray(balanced_for))
 
 
 def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment: str = "melanin") -> np.ndarray:
     """How much shading is left in a pigment map: 0 for none, towards −1 where shadows are taken for the pigment.
 
-    The partial correlation, over the pixels of both masks, of the map's error (its table coordinate minus the true
-    one) with the true diffuse shading, given the true melanin and haemoglobin (table coordinates): the correlation of
-    what is left of both after a linear regression, with intercept, on those two. Without them a map that is merely
-    too flat would count as leaking wherever skin and shading happen to go together. An error that the true pigments
-    explain to the last rounding, none at all too, is 0.
+    The partial correlation, over the pixels of both masks, of the map's error (in table coordinates) with the true
+    diffuse shading, given the true melanin and haemoglobin: of what is left of both after a linear regression on those
+    two. Without them a map that is merely too flat would count as leaking wherever skin and shading happen to go
+    together. An error that the true pigments explain to the last rounding, none at all too, is 0.
 
     Parameters
     ----------
@@ -342,8 +289,8 @@ def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment:
     ------
     BiofaceError : an unknown pigment, other shapes, masks with fewer than five pixels in common, NaN inside
     """
-    if pigment not in _MAPS[:2]:
-        raise unknown_name("pigment", pigment, _MAPS[:2])
+    if pigment not in MAPS[:2]:
+        raise unknown_name("pigment", pigment, MAPS[:2])
     if decomposition.melanin.shape != truth.melanin.shape:
         raise BiofaceError(f"expected maps of shape {truth.melanin.shape}, found {decomposition.melanin.shape}")
     said, true = (getattr(d, f"{pigment}_coordinate") for d in (decomposition, truth))

@@ -1,10 +1,8 @@
-"""Why does a training not work? The pipeline is tried like an instrument of unknown make: known light in, and a
-look at what comes out.
+"""Why does a training not work? The pipeline is tried like an instrument of unknown make: known light in, and a look.
 
-Nothing here asks a recipe which mistakes it holds, but for the mode (training or evaluation) that its loop sets.
-Every verdict is a number, measured on what the decoder, the shading target, the losses, the optimiser and the
-network do, and held against exact spectra or against what is true of every sound choice: white stays neutral, a
-pixel moves only itself, a step moves the image.
+No recipe is asked which mistakes it holds. Every verdict is a number, measured on what decoder, shading target, losses,
+optimiser and network do, and held against exact spectra or against what is true of every sound choice: white stays
+neutral, a pixel moves only itself, a step moves the image.
 """
 
 from __future__ import annotations
@@ -46,14 +44,7 @@ _MATRIX = 0.1  # largest entry of (exact → decoded) − identity: 8e-4 (0.04 w
 
 @dataclass(frozen=True)
 class Finding:
-    """One cause.
-
-    Attributes
-    ----------
-    name : of the recipe in :data:`bioface.recipes.FAULTS` with that mistake, or another key of :data:`SEVERITY`
-    evidence : one sentence with what was measured and what was expected
-    severity : 0–1, the higher the earlier among the findings
-    """
+    """One cause: its name in :data:`SEVERITY`, one sentence with what was measured and expected, its severity 0–1."""
 
     name: str
     evidence: str
@@ -67,11 +58,11 @@ class Diagnosis:
     Attributes
     ----------
     findings : the most harmful first
-    measurements : every number by name. Of the decoder: ``white_…``, of a highlight; ``difference_to_…``, the
-        largest to exact spectra of a skin model, and ``residual_to_…``, RMS beside the best colour matrix;
-        ``gradient_…``, of the mean squared colour error to each map; ``round_trip_…``, RMS error to the faces before
-        and after 30 steps on the maps themselves. Of the training: ``image_change``, RMS over 10 steps, relative;
-        ``pace``, the same over the distance to the faces; ``dead_…``, share of shadings without slope after them
+    measurements : every number by name. Of the decoder: ``white_…``, of a highlight; ``difference_to_…``, the largest
+        to exact spectra, and ``residual_to_…``, RMS beside the best colour matrix; ``gradient_…``, of the squared
+        colour error to each map; ``round_trip_…``, RMS error before and after 30 steps on the maps themselves. Of the
+        training: ``image_change``, RMS over 10 steps, relative; ``pace``, the same over the distance to the faces;
+        ``dead_…``, share of shadings without slope after them
     """
 
     findings: tuple[Finding, ...]
@@ -195,13 +186,11 @@ def _white(bench: _Bench, net: BioFaceNet) -> None:
         whites[light] = bench(output, canvas)[0].mean((1, 2)).double()
     a, bench.white = whites["A"][0], whites["D65"][0]
     for light, white in (("A", a), ("D65", bench.white)):
-        channels = zip(("red", "green", "blue"), white.tolist(), strict=True)
-        bench.numbers |= {f"white_{light}_{channel}": value for channel, value in channels}
+        bench.numbers |= {f"white_{light}_{c}": float(v) for c, v in zip(("red", "green", "blue"), white, strict=True)}
     every = torch.cat(list(whites.values()))
     mean = every.mean(0)
     size = float(mean.abs().max())
-    spread = float((every - mean).abs().max()) / max(size, 1e-12)
-    cast = float(mean.max() - mean.min()) / max(size, 1e-12)
+    spread, cast = (float(v) / max(size, 1e-12) for v in ((every - mean).abs().max(), mean.max() - mean.min()))
     bench.numbers |= {"white_spread": spread, "white_cast": cast}
     is_seen = size >= 1e-6  # which it is not where a decoder has no highlights
     if is_seen and spread > _WHITE:
@@ -320,8 +309,8 @@ def _round_trip(bench: _Bench, net: BioFaceNet) -> None:
     n, image = len(batch), batch.image
     leaves = [*image.new_zeros(4, *batch.mask.shape), image.new_zeros(n, 2), image.new_zeros(n, 14)]
     leaves[3] -= 3.0
-    leaves = [value.requires_grad_() for value in leaves]
     cct = image.new_full((n,), 6504.0)
+    leaves = [value.requires_grad_() for value in leaves]
     optimiser = torch.optim.Adam(leaves, lr=0.1)
 
     def error() -> tuple[Tensor, Output]:

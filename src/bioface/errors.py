@@ -1,8 +1,4 @@
-"""The one kind of error that this project raises for bad input.
-
-Everything that comes from outside (a file, an array, a parameter) is checked where it enters, and what is
-wrong is said in one sentence: where, what was expected, what was found.
-"""
+"""The one kind of error for bad input, which is checked where it enters: where, what was expected, what was found."""
 
 from __future__ import annotations
 
@@ -19,19 +15,10 @@ class BiofaceError(ValueError):
 
 
 class DataError(BiofaceError):
-    """A file that is missing, damaged, or not what its format says.
-
-    Parameters
-    ----------
-    path : the file (or folder) at fault; its name opens the message
-    expected : what should have been there
-    found : what was there instead
-    """
+    """A file or folder that is missing, damaged, or not what its format says; its name opens the message."""
 
     def __init__(self, path: str | Path, expected: str, found: str):
-        self.path = Path(path)
-        self.expected = expected
-        self.found = found
+        self.path, self.expected, self.found = Path(path), expected, found
         super().__init__(f"{self.path}: expected {expected}, found {found}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # a DataLoader worker hands its errors over by pickle

@@ -2,9 +2,8 @@
 
 References
 ----------
-Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory", chapter 3: the Cramér–Rao bound;
-chapter 10: Gaussian maps with a Gaussian prior.
-Van Trees (1968), "Detection, Estimation, and Modulation Theory I", section 2.4: the bound with a prior.
+Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory": the Cramér–Rao bound (chapter 3),
+Gaussian maps with a Gaussian prior (chapter 10).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import skin, slopes, spectra
+from bioface import derivatives, skin, spectra
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError
 
@@ -32,8 +31,8 @@ def jacobian(
 ) -> Float[Tensor, "*batch N 4"]:
     """Derivative (..., N, 4) of what is seen of i_d r(m, h) + i_s by the four maps, in the order of MAPS.
 
-    ``light`` (D,) is an illuminant: N = D, radiance. A matrix (C, D) is a camera of C colours under some light, such as
-    :func:`bioface.camera.reflectance_to_rgb`: N = C. Neither depends on the specular shading, which is linear in both.
+    ``light`` (D,) is an illuminant, and radiance is seen: N = D. A matrix (C, D) is a camera of C colours under light,
+    such as :func:`bioface.camera.reflectance_to_rgb`: N = C. The specular shading, linear in both, plays no part.
 
     Raises
     ------
@@ -52,7 +51,7 @@ def jacobian(
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
-    R, by_melanin, by_haemoglobin = slopes.of_skin(model, melanin, haemoglobin)
+    R, by_melanin, by_haemoglobin = derivatives.of_skin(model, melanin, haemoglobin)
     illuminant = illuminant.to(R)
     light = diffuse[..., None] * illuminant
     # each column in one piece, which is what sums over wavelengths are quick with
@@ -60,7 +59,7 @@ def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse
     return torch.stack(seen, dim=-2).mT
 
 
-_UNKNOWABLE = 1e12  #: variance of a unit-length column beyond which double precision cannot tell it from infinity
+_UNKNOWABLE = 1e12  # variance of a unit-length column beyond which double precision cannot tell it from infinity
 
 
 @accepts_numpy
@@ -72,7 +71,7 @@ def standard_deviation(
 ) -> Float[Tensor, "*batch 4"]:
     """Standard deviation (..., 4) of the least-squares maps under noise: the Cramér–Rao bound where it is white.
 
-    √diag(σ² G⁻¹ Jᵀ C J G⁻¹) with G = JᵀJ, in double precision on columns scaled to unit length.
+    √diag(σ² G⁻¹ Jᵀ C J G⁻¹) with G = JᵀJ; infinite for a map that does not show in J or cannot be told from the others.
 
     Parameters
     ----------
@@ -80,10 +79,6 @@ def standard_deviation(
     sigma : (...) deviation of the noise
     free : (..., 4) a map that is not free (it sits at a bound) is taken as known; its own deviation is NaN
     noise : (D, D) covariance C of the noise in units of σ²; None is white
-
-    Returns
-    -------
-    (..., 4); infinite for a map that does not show in J or cannot be told from the others
 
     >>> standard_deviation(torch.eye(4).double()[None], 0.5)
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]], dtype=torch.float64)
@@ -137,21 +132,6 @@ def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tupl
 
 
 @accepts_numpy
-def null_direction(J: Float[Tensor, "*batch 3 4"], unit: Float[Tensor, "4"] | None = None) -> Float[Tensor, "*batch 4"]:
-    """The change (..., 4) of the maps that leaves the colour as it is: three numbers cannot see it.
-
-    Of unit length when each map is measured in ``unit`` (4,), with a melanin that rises.
-
-    >>> J = torch.tensor([[[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]]])
-    >>> null_direction(J)
-    tensor([[ 0.7071,  0.0000,  0.0000, -0.7071]])
-    """
-    scale = torch.ones(4).to(J) if unit is None else unit.to(J)
-    direction = torch.linalg.svd(J * scale, full_matrices=True).Vh[..., -1, :] * scale
-    return direction * torch.where(direction[..., :1] < 0, -1.0, 1.0) + 0.0
-
-
-@accepts_numpy
 def explain(
     colour: Float[Tensor, "P 3"],
     table: Float[Tensor, "3 K K"],
@@ -163,9 +143,8 @@ def explain(
 
     Parameters
     ----------
-    colour : (P, 3) linear RGB
-    table : (3, K, K) linear RGB of all skin over (melanin, haemoglobin), :func:`bioface.image_formation.colour_table`
-    white : (3,) linear RGB of a white surface, the colour of highlights
+    colour, white : (P, 3) and (3,) linear RGB, of pixels and of highlights
+    table : (3, K, K) linear RGB over (melanin, haemoglobin), :func:`bioface.image_formation.colour_table`
     diffuse : (P,) the diffuse shading where it is given; left out, the best one ≥ 0
     specular : whether there may be a highlight ≥ 0
 
@@ -192,15 +171,8 @@ def feasible_range(
 ) -> tuple[Float[Tensor, "P"], Float[Tensor, "P"]]:
     """Lowest and highest melanin (the first pigment of :func:`explain`) that explain each colour.
 
-    Parameters
-    ----------
-    error : (P, K, L) from :func:`explain`, set to infinity where another prior forbids
-    values : (K,) of the melanin along the axis
-    tolerance : largest error that counts as explained
-
-    Returns
-    -------
-    (P,) and (P,); NaN where nothing explains the colour
+    ``error`` (P, K, L) is :func:`explain`'s, ``values`` (K,) the melanin along its axis, and ``tolerance`` the largest
+    error that counts as explained. Where nothing explains the colour both are NaN.
     """
     inside, values = error.amin(2) <= tolerance, values.to(error)  # with the best of the other pigment
     low, high = torch.where(inside, values, torch.inf).amin(1), torch.where(inside, values, -torch.inf).amax(1)
@@ -212,25 +184,14 @@ def same_colour(
     maps: Float[Tensor, "*batch 4"],
     melanin: Float[Tensor, "*batch"],
     to_rgb: Float[Tensor, "3 33"],
-    model: str | skin.SkinConstants = "layered",
-    steps: int = 20,
 ) -> Float[Tensor, "*batch 4"]:
-    """Other maps (..., 4) of the same colour, with a melanin that is given: another answer to the same photo.
+    """Other maps (..., 4), in the order of MAPS, of the same colour and a given melanin: as good an answer to a photo.
 
-    Newton's method on the three that are left, each step at most 0.02 in haemoglobin.
-
-    Parameters
-    ----------
-    maps : (..., 4) in the order of MAPS
-    melanin : (...) that of the other answer
-
-    Returns
-    -------
-    (..., 4); NaN where there is no such answer with shadings ≥ 0 and a haemoglobin of 0 to 0.07
+    ``layered`` skin; Newton's method on the three that are left, each step at most 0.02 in haemoglobin. NaN where there
+    is no such answer with shadings ≥ 0 and a haemoglobin of 0 to 0.07.
     """
-    maps = maps.to(torch.float64)
-    physics, to_rgb = skin.SkinModel(model, spectra.WAVELENGTHS, torch.float64), to_rgb.to(torch.float64)
-    white = torch.ones(to_rgb.shape[-1], dtype=torch.float64)
+    maps, to_rgb, physics = maps.double(), to_rgb.double(), skin.SkinModel()
+    white = torch.ones_like(to_rgb[0])
 
     def seen(x: Tensor) -> tuple[Tensor, Tensor]:
         J = to_rgb @ columns(physics, x[..., 0], x[..., 1], x[..., 2], white)
@@ -238,7 +199,7 @@ def same_colour(
 
     goal, x = seen(maps)[1], maps.clone()
     x[..., 0] = melanin
-    for _ in range(steps):
+    for _ in range(20):
         J, colour = seen(x)
         step = torch.linalg.lstsq(J[..., 1:], (goal - colour)[..., None]).solution[..., 0]
         shorten = (0.02 / step[..., :1].abs().clamp_min(1e-12)).clamp_max(1)
@@ -262,17 +223,16 @@ def in_table_coordinates(
     >>> J[0, 0, 0] / 0.43  # 3 u² du/dg at u = 1
     tensor(1.4850)
     """
-    tops = zip((melanin, haemoglobin), (skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]), strict=True)
     slopes: list[Tensor] = []
-    for fraction, top in tops:
+    for fraction, top in ((melanin, skin.MELANIN_RANGE[1]), (haemoglobin, skin.HAEMOGLOBIN_RANGE[1])):
         g = skin.table_coordinate(fraction, top).detach().requires_grad_()
         slopes += torch.autograd.grad(skin.table_fraction(g, top).sum(), g)
     one = torch.ones_like(slopes[0])
     return J * torch.stack([*slopes, one, one], -1)[..., None, :].to(J)
 
 
-def _white(sigma: float, J: Tensor) -> Tensor:
-    """Covariance (C, C) of white noise on the C colours of J."""
+def _white_noise(sigma: float, J: Tensor) -> Tensor:
+    """Its covariance (C, C) on the C colours of J."""
     if not sigma > 0:
         raise BiofaceError(f"expected a deviation of the noise above 0, found {sigma!r}")
     return sigma**2 * torch.eye(J.shape[-2], dtype=J.dtype)
@@ -287,22 +247,20 @@ def posterior_deviation(
 ) -> Float[Tensor, "*batch 4"]:
     """Standard deviation (..., 4) of the maps given the colour, where both are Gaussian and the model is linear.
 
-    Maps x ~ N(μ, Σ) are seen as c = J x + n + v, with white noise n of variance σ² and a disturbance v ~ N(0, N) that
-    acts on every pixel, such as an unknown camera. With R = σ² 1 + N, x given c has the covariance
+    Maps x ~ N(μ, Σ) are seen as c = J x + v with v ~ N(0, R), R = σ² 1 + N: noise, and what disturbs every pixel by
+    itself, such as an unknown camera. The square root of the diagonal of
 
-        Σ − Σ Jᵀ (J Σ Jᵀ + R)⁻¹ J Σ = (Jᵀ R⁻¹ J + Σ⁻¹)⁻¹,
+        cov(x | c) = Σ − Σ Jᵀ (J Σ Jᵀ + R)⁻¹ J Σ = (Jᵀ R⁻¹ J + Σ⁻¹)⁻¹
 
-    of whose diagonal this is the square root. Where these distributions hold, no estimator that looks at one pixel has
-    a smaller mean squared error. Where J changes within the prior's reach it is no bound: three colours leave one
-    direction to the prior alone, along which skin is far from linear, and real estimators have larger errors.
+    is the least error of an estimator that looks at one pixel. Where J changes within the prior's reach it is no bound:
+    three colours leave one direction to the prior alone, along which skin is far from linear.
 
     Parameters
     ----------
     J : (..., C, 4) derivative of C colours
     sigma : deviation of white noise, > 0
-    prior : (..., 4, 4) covariance Σ of the maps, in the units of J's columns; :func:`standard_deviation` knows nothing
-    nuisance : (..., C, C) covariance N of the colours by what is not asked for, A Aᵀ of
-        :func:`nuisance_factor`, as if every pixel had a camera of its own
+    prior : (..., 4, 4) covariance Σ of the maps, in the units of J's columns
+    nuisance : (..., C, C) covariance N, such as A Aᵀ of :func:`nuisance_factor`
 
     Raises
     ------
@@ -313,7 +271,7 @@ def posterior_deviation(
     tensor([[0.7071, 0.7071, 0.7071, 0.7071]], dtype=torch.float64)
     """
     J, prior = J.double(), prior.double()
-    R = _white(sigma, J) + (0 if nuisance is None else nuisance.double())
+    R = _white_noise(sigma, J) + (0 if nuisance is None else nuisance.double())
     across = J @ prior  # (..., C, 4)
     told = across.mT @ torch.linalg.solve(across @ J.mT + R, across)
     return (prior - told).diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
@@ -328,14 +286,14 @@ def nuisance_factor(
     to_rgbs: Float[Tensor, "n 3 33"],
     model: str | skin.SkinConstants = "layered",
 ) -> Float[Tensor, "*batch 3 n"]:
-    """Colour changes (..., 3, n) of each pixel by the same n independent numbers of variance 1, camera and light.
+    """How camera and light change each pixel's colour: A (..., 3, n), by the same n numbers of variance 1 for all.
 
-    One column a draw: how far it is from the mean of the draws, over √(n − 1). Between any two pixels a and b,
-    A_a A_bᵀ is the covariance of their linear RGB over the draws.
+    A column is how far a draw is from the mean of the draws, over √(n − 1), so that A_a A_bᵀ is the covariance of the
+    linear RGB of two pixels a and b.
 
     Parameters
     ----------
-    melanin, haemoglobin, diffuse, specular : (...) the maps
+    melanin, haemoglobin, diffuse, specular : (...) the maps, of ``model``'s skin
     to_rgbs : (n, 3, 33) at least two draws of camera and light, :func:`bioface.camera.reflectance_to_rgb`
 
     Raises
@@ -360,24 +318,22 @@ def face_deviation(
 ) -> Float[Tensor, "P 4"]:
     """:func:`posterior_deviation` (P, 4) of each pixel's maps where all P pixels of a face are seen together.
 
-    A pixel's maps are x_p = u + y_p, with u ~ N(μ, B) of the whole face and y_p ~ N(0, W) of the pixel alone, and its
-    colours c_p = J_p x_p + A_p z + v_p, with z ~ N(0, 1) of the whole face, camera and light, and white noise v_p.
-    With u = μ + B^½ s, the face's unknowns θ = (s, z) come out of all pixels together, each pixel's own being
-    integrated out: with H_p = (J_p B^½, A_p) and R_p = J_p W J_pᵀ + σ² 1,
+    A pixel's maps are x_p = μ + B^½ s + y_p, with s ~ N(0, 1) of the face and y_p ~ N(0, W) of the pixel alone, and its
+    colours J_p x_p + A_p z + v_p, with z ~ N(0, 1) of the face's camera and light, and white noise v_p. All pixels
+    together tell θ = (s, z): with H_p = (J_p B^½, A_p) and R_p = J_p W J_pᵀ + σ² 1,
 
         cov θ = P = (1 + Σ_p H_pᵀ R_p⁻¹ H_p)⁻¹,
         cov x_p = W − K_p J_p W + M_p P M_pᵀ,   K_p = W J_pᵀ R_p⁻¹,   M_p = (B^½, 0) − K_p H_p.
 
-    The square root of the latter's diagonal is the least error of an estimator that knows these distributions, but not
-    where in the face a pixel is. It is no bound for smooth maps, for tails longer than Gaussian ones, as skin within a
-    face has, nor where :func:`posterior_deviation` is none.
+    The square root of the latter's diagonal is the least error of an estimator that does not know where in the face a
+    pixel is: no bound for smooth maps, for longer than Gaussian tails, nor where :func:`posterior_deviation` is none.
 
     Parameters
     ----------
     J : (P, C, 4) derivative of each pixel's colours
     sigma : deviation of white noise, > 0
-    within, between : (4, 4) covariances W and B of the maps, in the units of J's columns; of a pixel from its face, and
-        of the face from all faces, which None takes for known
+    within, between : (4, 4) covariances W and B of the maps, in the units of J's columns; None takes the face's mean
+        for known
     nuisance : (P, C, k) colour changes A_p, :func:`nuisance_factor`; None is a camera and a light that are known
 
     Raises
@@ -396,7 +352,7 @@ def face_deviation(
     root = vectors * values.clamp_min(0).sqrt()
     A = J.new_zeros(pixels, colours, 0) if nuisance is None else nuisance.double()
     H = torch.cat([J @ root, A], -1)  # (P, C, 4 + k)
-    R = J @ W @ J.mT + _white(sigma, J)
+    R = J @ W @ J.mT + _white_noise(sigma, J)
     gain = torch.linalg.solve(R, J @ W).mT  # (P, 4, C)
     information = H.flatten(0, 1).T @ torch.linalg.solve(R, H).flatten(0, 1)  # the sum over p
     factor = torch.linalg.cholesky(torch.eye(len(information), dtype=J.dtype) + information)

@@ -76,16 +76,9 @@ def standard(illuminant: str | float, wavelengths: object = spectra.WAVELENGTHS)
 
 @accepts_numpy
 def mix(weights: Float[Tensor, "*batch 14"], cct: Tensor | float) -> Float[Tensor, "*batch 33"]:
-    """Spectrum of a mixed light.
+    """Spectrum (..., 33) of unit sum of a mixed light; differentiable.
 
-    Parameters
-    ----------
-    weights : (..., 14) shares of A, D, F1 … F12, not negative
-    cct : (...) K, temperature of the daylight D
-
-    Returns
-    -------
-    (..., 33) of unit sum; differentiable in both
+    ``weights`` (..., 14) are the shares ≥ 0 of A, D, F1 … F12, ``cct`` (...) the temperature of the daylight D in K.
 
     Raises
     ------
@@ -106,10 +99,6 @@ def mix(weights: Float[Tensor, "*batch 14"], cct: Tensor | float) -> Float[Tenso
 @accepts_numpy
 def sh_basis(normals: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 9"]:
     """What each of nine lighting coefficients gives on unit normals: the columns of :func:`sh_shading`'s sum.
-
-    Parameters
-    ----------
-    normals : (..., 3) unit normals, x right, y up, z to the viewer
 
     >>> sh_basis(torch.tensor([0.0, 0.0, 1.0]))[:3]
     tensor([0.8862, 0.0000, 1.0233])

@@ -62,11 +62,7 @@ def render_spectral(
 ) -> Float[Tensor, "*batch H W D"]:
     """Radiance l = e ⊙ (i_d r(m, h) + i_s) of every pixel, (..., H, W, D), in the unit of ``illuminant``.
 
-    Parameters
-    ----------
-    melanin, haemoglobin : (..., H, W) volume fractions, 0–1
-    diffuse, specular : (..., H, W) shadings, ≥ 0
-    illuminant : (..., D) or (D,)
+    Of volume fractions 0–1 and shadings ≥ 0, (..., H, W), under a light (..., D) or (D,).
 
     Raises
     ------
@@ -107,10 +103,7 @@ def _planes(
     melanin_coordinate: Float[Tensor, "*batch H W"],
     haemoglobin_coordinate: Float[Tensor, "*batch H W"],
 ) -> Float[Tensor, "*batch 3 H W"]:
-    """Bilinear look-up at table coordinates g ∈ [−1, 1]; outside it is the edge.
-
-    Colours come as planes: twice as fast to work on as colour last.
-    """
+    """Bilinear look-up at table coordinates g ∈ [−1, 1]; outside it is the edge. Planes are twice as fast."""
     K = table.shape[-1]
     *batch, H, W = melanin_coordinate.shape
     table = table.reshape(-1, 3, K, K)

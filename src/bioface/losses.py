@@ -1,9 +1,8 @@
 """The four losses of the paper, in the paper's scale and in that of the authors' code, and two that it lacks.
 
-The paper takes means over the foreground of images in [0, 1]; the code sums over batch and pixels, divides by
-224² and works on images in [0, 255]. Nothing else differs, and it is a factor of about 2·10⁵ in the gradient; the
-momentum of its trainer adds the rest (notebook 02). The two others, a prior of skin and the distance to the truth,
-are what it takes to tell skin from shading on new faces (notebook 05).
+The paper takes means over the foreground of images in [0, 1]; the code sums over batch and pixels, divides by 224² and
+works on images in [0, 255]: a factor of about 2·10⁵ in the gradient. The two others, a prior of skin and the distance
+to the truth, are what it takes to tell skin from shading on new faces (notebook 05).
 
 References
 ----------
@@ -31,14 +30,7 @@ CODE_AREA = 224**2  #: what the authors' code divides its sums by, whatever the 
 
 
 class Weights(NamedTuple):
-    """How much each loss counts; the defaults are those of paper and code.
-
-    Attributes
-    ----------
-    appearance, camera, specular, diffuse : factors ≥ 0
-    skin : of the prior of measured skin, :func:`skin_prior`
-    truth : of the distance to the true maps, :func:`supervision`
-    """
+    """Factors ≥ 0 of the losses, by default those of paper and code; of :func:`skin_prior` and :func:`supervision`."""
 
     appearance: float = 1e-3
     camera: float = 1e-4
@@ -51,15 +43,9 @@ class Weights(NamedTuple):
 def reduce(
     values: Float[Tensor, "B *dims"], mask: Bool[Tensor, "B *dims"], reduction: str, count: Tensor | None = None
 ) -> Float[Tensor, ""]:
-    """One number from values per pixel: their mean over the foreground, or their sum / 224².
+    """One number from values of pixels: their "mean" over the foreground (paper), or their "sum" / 224² (code).
 
-    Parameters
-    ----------
-    values : (B, H, W)
-    mask : (B, H, W) bool, the foreground
-    reduction : "mean" (paper) or "sum" (authors' code)
-    count : number of foreground pixels to divide by instead of that of this mask, where a batch is spread over
-        several processes
+    ``count`` is the number of foreground pixels to divide by, where a batch is spread over several processes.
     """
     if reduction not in REDUCTIONS:
         raise unknown_name("reduction", reduction, REDUCTIONS)
@@ -91,8 +77,7 @@ def diffuse_supervision(
 ) -> Float[Tensor, "B H W"]:
     """(α i_d − target)² of each pixel, with the scale α = Σ i_d target / Σ i_d² that fits the image best.
 
-    The scale is on the prediction, so that the loss does not care how bright it is: shading is known up to a
-    factor. The best α depends on the prediction, but where it is best its own derivative drops out.
+    Shading is known up to a factor. The best α depends on the prediction, but there its derivative drops out.
     """
     inside = torch.where(mask, diffuse.detach(), 0)  # a derivative of α would overflow where the shading is tiny
     power = inside.square().sum((-2, -1))
@@ -101,13 +86,7 @@ def diffuse_supervision(
 
 
 class SkinPrior(NamedTuple):
-    """A Gaussian of (melanin, haemoglobin) in table coordinates.
-
-    Attributes
-    ----------
-    mean : (2,)
-    covariance : (2, 2)
-    """
+    """A Gaussian of (melanin, haemoglobin) in table coordinates: its mean (2,) and covariance (2, 2)."""
 
     mean: Tensor
     covariance: Tensor
@@ -115,9 +94,7 @@ class SkinPrior(NamedTuple):
     @classmethod
     @functools.cache
     def load(cls, path: str | Path = paths.TABLES / "skin_prior.csv") -> SkinPrior:
-        """That of the measured faces: mean and covariance of the ``layered`` fits to ISSA's face spectra (float64).
-
-        It ships as a table; ``tests/test_losses.py`` derives it again from the spectra.
+        """That of the measured faces: the ``layered`` fits to ISSA's face spectra (float64), a table that ships.
 
         Raises
         ------

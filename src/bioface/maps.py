@@ -19,13 +19,7 @@ from bioface.arrays import read_npz
 from bioface.errors import BiofaceError, DataError
 
 #: The fields that say how sure a method is.
-DEVIATIONS = (
-    "melanin_deviation",
-    "haemoglobin_deviation",
-    "diffuse_deviation",
-    "specular_deviation",
-    "albedo_deviation",
-)
+DEVIATIONS = tuple(f"{what}_deviation" for what in ("melanin", "haemoglobin", "diffuse", "specular", "albedo"))
 _UNKNOWN: Any = np.float32(np.nan)
 
 
@@ -79,10 +73,10 @@ class Decomposition:
         cls,
         melanin: Any,
         haemoglobin: Any,
-        diffuse_shading: Any,
-        specular_shading: Any,
+        diffuse: Any,
+        specular: Any,
         camera_b: Any,
-        illuminant: Any,
+        light: Any,
         image: Any,
         mask: Any,
     ) -> Decomposition:
@@ -90,9 +84,8 @@ class Decomposition:
 
         Fractions beyond the ends of the table are taken as its ends for the rendering.
         """
-        given = (melanin, haemoglobin, diffuse_shading, specular_shading)
-        m, h, diffuse, specular = (np.asarray(v, np.float32) for v in given)
-        b, e = np.asarray(camera_b, np.float32), np.asarray(illuminant, np.float32)
+        given = (melanin, haemoglobin, diffuse, specular, camera_b, light)
+        m, h, diffuse, specular, b, e = (np.asarray(v, np.float32) for v in given)
         sensitivity = camera.CameraModel.load().sensitivity(b)
         pigments = m.clip(0, skin.MELANIN_RANGE[1]), h.clip(0, skin.HAEMOGLOBIN_RANGE[1])
         one, none = np.ones_like(diffuse), np.zeros_like(specular)
@@ -151,12 +144,6 @@ class Decomposition:
         """(..., H, W) haemoglobin in table coordinates, [−1, 1]."""
         return skin.table_coordinate(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
 
-    @property
-    def coordinate_deviations(self) -> tuple[np.ndarray, np.ndarray]:
-        """(..., H, W) standard deviations of melanin and haemoglobin in table coordinates, to first order."""
-        melanin = self.melanin_deviation / slope(self.melanin, skin.MELANIN_RANGE[1])
-        return melanin, self.haemoglobin_deviation / slope(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
-
 
 def slope(fraction: np.ndarray, maximum: float) -> np.ndarray:
     """Change of a volume fraction for a change of 1 in its table coordinate: see :func:`bioface.skin.table_fraction`.
@@ -169,10 +156,10 @@ def slope(fraction: np.ndarray, maximum: float) -> np.ndarray:
 
 
 def of_twin(faces: Any) -> Decomposition:
-    """The truth of faces of the twin; their photos, to the last of eight bits, are its reconstruction.
+    """The truth of faces of the twin, whose photos, to the last of eight bits, are its reconstruction.
 
-    The albedo is the stored one, which measured skin has from its spectrum and not from its pigments. Photos that went
-    through a tone curve, JPEG or noise, and pixels that are clipped, differ from the reconstruction.
+    Photos that went through a tone curve, JPEG or noise, and pixels that are clipped, differ from it. The albedo is the
+    stored one, which measured skin has from its spectrum and not from its pigments.
     """
     true = faces.truth
     to_rgb = camera.reflectance_to_rgb(true.illuminant, camera.CameraModel.load().sensitivity(true.camera_b))

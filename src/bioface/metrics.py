@@ -78,49 +78,18 @@ def rmse(
 
 
 @accepts_numpy
-def mean_error(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
-) -> Float[Tensor, "*batch"]:
-    """Mean of prediction − truth inside each mask: how much of the :func:`rmse` is a wrong level, its pattern left out.
-
-    Parameters, errors: as :func:`rmse`.
-
-    >>> truth = torch.tensor([[1.0, 2.0]])
-    >>> mean_error(truth + torch.tensor([[3.0, -1.0]]), truth, torch.ones(1, 2, dtype=torch.bool))
-    tensor(1.)
-    """
-    inside, prediction, truth = _inside(mask, prediction, truth)
-    return (prediction - truth).sum(-1) / inside.sum(-1)
-
-
-@accepts_numpy
-def best_scale(
-    prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
-) -> Float[Tensor, "*batch"]:
-    """The factor that brings each prediction nearest to its truth in least squares; 0 for a prediction of zeros.
-
-    Parameters, errors: as :func:`rmse`.
-
-    >>> truth = torch.tensor([[1.0, 2.0]])
-    >>> best_scale(truth / 4, truth, torch.ones(1, 2, dtype=torch.bool))
-    tensor(4.)
-    """
-    _, prediction, truth = _inside(mask, prediction, truth)
-    power = prediction.square().sum(-1)
-    return (prediction * truth).sum(-1) / torch.where(power > 0, power, 1)
-
-
-@accepts_numpy
 def scale_aligned_rmse(
     prediction: Float[Tensor, "*image"], truth: Float[Tensor, "..."], mask: Bool[Tensor, "*batch H W"]
 ) -> Float[Tensor, "*batch"]:
-    """:func:`rmse` after :func:`best_scale`: shading is known up to a factor, which albedo can take up.
+    """:func:`rmse` after each map's best scale (least squares): a factor of shading could as well be albedo's.
 
     >>> truth = torch.tensor([[1.0, 2.0]])
     >>> scale_aligned_rmse(7 * truth, truth, torch.ones(1, 2, dtype=torch.bool))
     tensor(0.)
     """
-    scale = best_scale(prediction, truth, mask)
+    _, p, t = _inside(mask, prediction, truth)
+    power = p.square().sum(-1)
+    scale = (p * t).sum(-1) / torch.where(power > 0, power, 1)
     return rmse(prediction * scale.reshape(*scale.shape, *[1] * (prediction.ndim - scale.ndim)), truth, mask)
 
 
@@ -151,44 +120,37 @@ def correlation(
 
 
 def correlation_length(values: ArrayLike, mask: ArrayLike) -> float:
-    """How many pixels apart a map, less its mean over each mask, keeps 1/e of its variance in common with itself.
+    """How many pixels apart maps, less their means over the masks, keep 1/e of their variance in common.
 
-    Along rows and columns, over all pairs of pixels of the faces that are both in the mask; between two whole distances
-    by linear interpolation. Pixels that much nearer to one another say much the same.
-
-    Parameters
-    ----------
-    values, mask : (N, H, W), (N, H, W) bool
+    Of ``values`` (N, H, W) in ``mask`` (N, H, W) bool: along rows and columns, over all pairs of pixels that both lie
+    in a mask; between two whole distances by linear interpolation. Nearer pixels say much the same.
 
     Raises
     ------
-    BiofaceError : shapes that do not agree, an empty mask, NaN inside it, a map that is the same everywhere, or one
-        that is still alike across the picture
+    BiofaceError : shapes that do not agree, an empty mask, NaN inside it, a map that is alike over the whole picture
 
     >>> stripes = np.tile(np.arange(12) // 3 % 2, (12, 1))[None].astype(float)
     >>> round(correlation_length(stripes + stripes.transpose(0, 2, 1), np.ones((1, 12, 12), bool)), 2)
     2.08
     """
     inside, deviation = _inside(torch.as_tensor(np.asarray(mask)), torch.as_tensor(np.asarray(values, float)))
-    count = inside.sum(-1, keepdim=True)
-    deviation = torch.where(inside, deviation - deviation.sum(-1, keepdim=True) / count, 0)
+    deviation = torch.where(inside, deviation - deviation.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True), 0)
     shape = np.shape(mask)
     there, deviation = inside.reshape(shape).double(), deviation.reshape(shape)
 
-    def in_common(apart: int) -> float:
+    def covariance(distance: int) -> float:
         product = pairs = 0.0
         for axis in (1, 2):
-            n = shape[axis] - apart
-            a, b = (deviation.narrow(axis, start, n) for start in (0, apart))
-            x, y = (there.narrow(axis, start, n) for start in (0, apart))
+            n = shape[axis] - distance
+            (a, b), (x, y) = ([v.narrow(axis, k, n) for k in (0, distance)] for v in (deviation, there))
             product, pairs = product + float((a * b).sum()), pairs + float((x * y).sum())
         return product / pairs if pairs else math.nan
 
-    variance, before = in_common(0), 1.0
-    for apart in range(1, min(shape[1:])):
-        share = in_common(apart) / variance if variance else math.nan
+    variance, before = covariance(0), 1.0
+    for distance in range(1, min(shape[1:])):
+        share = covariance(distance) / variance if variance else math.nan
         if share < math.exp(-1):
-            return apart - 1 + (before - math.exp(-1)) / (before - share)
+            return distance - 1 + (before - math.exp(-1)) / (before - share)
         before = share
     raise BiofaceError("expected a map that varies, and not over the whole picture alike, found another")
 
@@ -201,14 +163,9 @@ def table1_row(
 ) -> dict[str, np.ndarray | float]:
     """How far one method's decompositions are from the truth: the columns of Table 1 and those that explain them.
 
-    ========================================= ============================================================
-    ``diffuse``, ``diffuse_raw``              RMSE of the shading after its best scale, and as it is
-    ``specular``                              RMSE of the specular shading
-    ``albedo``, ``reconstruction``            RMSE in linear RGB; the latter against the truth's image
-    ``melanin``, ``haemoglobin``              RMSE in table coordinates, [−1, 1]
-    ``melanin_fraction``, …                   RMSE in volume fractions
-    ``melanin_correlation``, …                Pearson's, within the face; NaN for a constant
-    ========================================= ============================================================
+    RMSE of ``specular``, ``albedo`` and ``reconstruction`` (linear RGB, the latter against the truth's image);
+    ``diffuse`` shading after its best scale and ``diffuse_raw`` as it is; the pigments in table coordinates, [−1, 1],
+    and as ``…_fraction`` of volume. ``…_correlation`` is Pearson's within the face, NaN for a constant.
 
     Parameters
     ----------
@@ -229,28 +186,27 @@ def table1_row(
     def score(metric: Callable[..., Any], said: np.ndarray, true: np.ndarray) -> np.ndarray | float:
         if said.shape != true.shape or true.shape[: mask.ndim] != mask.shape:
             raise BiofaceError(f"expected maps {true.shape} for a mask {mask.shape}, found {said.shape}")
-        inside = mask.reshape(*mask.shape, *(1,) * (true.ndim - mask.ndim))
+        outside = ~mask.reshape(*mask.shape, *(1,) * (true.ndim - mask.ndim))
         axes = tuple(range(mask.ndim - 2, true.ndim))
-        silent = ((np.isnan(said) | ~inside).all(axes)) | ((np.isnan(true) | ~inside).all(axes))
-        spoken = ~silent.reshape(*silent.shape, *(1,) * len(axes))
-        said, true = (np.where(spoken, values, 0).astype(float) for values in (said, true))
-        found = np.where(silent, np.nan, metric(said, true, mask))
+        silent = np.any([(np.isnan(values) | outside).all(axes, keepdims=True) for values in (said, true)], axis=0)
+        said, true = (np.where(silent, 0, values).astype(float) for values in (said, true))
+        found = np.where(silent.reshape(mask.shape[:-2]), np.nan, metric(said, true, mask))
         return found if found.ndim else float(found)
 
-    def of(name: str) -> tuple[np.ndarray, np.ndarray]:
-        return getattr(prediction, name), getattr(truth, name)
+    def of(metric: Callable[..., Any], name: str) -> np.ndarray | float:
+        return score(metric, getattr(prediction, name), getattr(truth, name))
 
     row = {
-        "diffuse": score(scale_aligned_rmse, *of("diffuse_shading")),
-        "diffuse_raw": score(rmse, *of("diffuse_shading")),
-        "specular": score(rmse, *of("specular_shading")),
-        "albedo": score(rmse, *of("albedo")),
+        "diffuse": of(scale_aligned_rmse, "diffuse_shading"),
+        "diffuse_raw": of(rmse, "diffuse_shading"),
+        "specular": of(rmse, "specular_shading"),
+        "albedo": of(rmse, "albedo"),
         "reconstruction": score(rmse, prediction.reconstruction, truth.image),
     }
     for pigment in ("melanin", "haemoglobin"):
-        row[pigment] = score(rmse, *of(f"{pigment}_coordinate"))
-        row[f"{pigment}_fraction"] = score(rmse, *of(pigment))
-        row[f"{pigment}_correlation"] = score(correlation, *of(f"{pigment}_coordinate"))
+        row[pigment] = of(rmse, f"{pigment}_coordinate")
+        row[f"{pigment}_fraction"] = of(rmse, pigment)
+        row[f"{pigment}_correlation"] = of(correlation, f"{pigment}_coordinate")
     return row
 
 
@@ -281,12 +237,7 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: 1 tells all apart, 0.5 is chance.
-
-    Parameters
-    ----------
-    scores : (N,), higher for a positive
-    labels : (N,) bool
+    """Area under the ROC curve of ``scores`` (N,), higher for a positive, and ``labels`` (N,) bool: 0.5 is chance.
 
     Raises
     ------
@@ -303,13 +254,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
 def auc_interval(
     scores: ArrayLike, labels: ArrayLike, rng: np.random.Generator, draws: int = 2000
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC: positives and negatives are drawn again, each as many as there are.
-
-    Parameters
-    ----------
-    scores, labels : as :func:`auc`
-    rng : where the draws come from
-    draws : how many
+    """95 % bootstrap interval of :func:`auc`: positives and negatives are drawn again, each as many as there are.
 
     >>> scores, labels = np.arange(40.0) % 25, np.arange(40) >= 20
     >>> low, high = auc_interval(scores, labels, np.random.default_rng(0))
@@ -317,33 +262,13 @@ def auc_interval(
     True
     """
     scores, labels = _checked(scores, labels)
-    positives, negatives = scores[labels], scores[~labels]
-    drawn = np.hstack([rng.choice(some, (draws, len(some))) for some in (positives, negatives)])
-    ranks = scipy.stats.rankdata(drawn, axis=1)[:, : len(positives)]
-    return _quantiles(_auc_of_ranks(ranks, len(negatives)))
+    positives, negatives = labels.sum(), (~labels).sum()
+    drawn = np.hstack([rng.choice(scores[kind], (draws, kind.sum())) for kind in (labels, ~labels)])
+    ranks = scipy.stats.rankdata(drawn, axis=1)[:, :positives]
+    return _interval((ranks.sum(1) - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def shuffled_auc(
-    scores: ArrayLike, labels: ArrayLike, rng: np.random.Generator, draws: int = 2000
-) -> Float[np.ndarray, "draws"]:
-    """(draws,) AUC under labels that are shuffled: what a score that knows nothing gets, with its spread.
-
-    >>> chance = shuffled_auc(np.arange(40.0), np.arange(40) >= 20, np.random.default_rng(0))
-    >>> bool(abs(chance.mean() - 0.5) < 0.01), bool(chance.std() > 0.05)
-    (True, True)
-    """
-    scores, labels = _checked(scores, labels)
-    ranks = scipy.stats.rankdata(scores)
-    shuffled = rng.permuted(np.tile(ranks, (draws, 1)), axis=1)
-    return _auc_of_ranks(shuffled[:, : labels.sum()], int((~labels).sum()))
-
-
-def _auc_of_ranks(positive_ranks: np.ndarray, negatives: int) -> np.ndarray:
-    positives = positive_ranks.shape[1]
-    return (positive_ranks.sum(1) - positives * (positives + 1) / 2) / (positives * negatives)
-
-
-def mean_interval(values: ArrayLike, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
+def mean_interval(values: ArrayLike, rng: np.random.Generator) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of ``values`` (N,).
 
     >>> low, high = mean_interval([0.0, 1.0, 2.0, 3.0], np.random.default_rng(0))
@@ -353,9 +278,9 @@ def mean_interval(values: ArrayLike, rng: np.random.Generator, draws: int = 2000
     values = np.asarray(values, float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise BiofaceError(f"expected a row of finite values, found shape {values.shape}")
-    return _quantiles(rng.choice(values, (draws, len(values))).mean(1))
+    return _interval(rng.choice(values, (2000, len(values))).mean(1))
 
 
-def _quantiles(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)

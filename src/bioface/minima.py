@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bioface import identifiability, skin, smith2019, solvers, spectra
 from bioface.arrays import as_float64
@@ -18,38 +17,25 @@ def multistart(
     cube: Any,
     wavelengths: Any = spectra.WAVELENGTHS,
     illuminant: Any = None,
-    model: str | skin.SkinConstants = "layered",
-    bounds: str | tuple[Any, ...] = "free",
     starts: int = 32,
     seed: int = 0,
-    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where bounded least squares ends up from random starts all over the box: are there other minima?
 
-    Parameters
-    ----------
-    cube : (n, S) radiance of some pixels; the others as in :func:`bioface.smith2019.fit`
+    ``cube`` (n, S) is the radiance of some pixels; the others, and errors, as in :func:`bioface.smith2019.fit`.
 
     Returns
     -------
     maps (n, starts, 4) and residuals (n, starts), root mean square over bands
-
-    Raises
-    ------
-    BiofaceError : as :func:`bioface.smith2019.fit`
     """
-    cube = cube if hasattr(cube, "shape") else np.asarray(cube)
-    problem = smith2019.problem_of(cube, wavelengths, illuminant, model, bounds)
+    problem = smith2019.problem_of(cube, wavelengths, illuminant)
     y, length = solvers.unit_length(problem.pixels(smith2019.finite(cube)))
     rng = np.random.default_rng(seed)
-    maps, residual = [], []
-    for pixel in tqdm(y, unit="pixel", disable=not progress):
-        results = [solvers.lm_once(problem, pixel, rng, False, None) for _ in range(starts)]
-        maps.append([r.x for r in results])
-        residual.append([np.sqrt(2 * r.cost / len(pixel)) for r in results])
-    maps, length = np.array(maps), length.numpy()
-    maps[..., 2:] *= length[..., None]
-    return maps, np.array(residual) * length * problem.unit
+    runs = [[solvers.bounded_least_squares(problem, pixel, rng.random(4)) for _ in range(starts)] for pixel in y]
+    maps = np.array([[r.x for r in of_pixel] for of_pixel in runs])
+    maps[..., 2:] *= length.numpy()[..., None]
+    residual = np.sqrt([[2 * r.cost / y.shape[1] for r in of_pixel] for of_pixel in runs])
+    return maps, residual * length.numpy() * problem.unit
 
 
 class Recorder:
@@ -79,22 +65,14 @@ class Recorder:
 
 
 def loss_surface(
-    pixel: Any,
-    melanin: Any,
-    haemoglobin: Any,
-    wavelengths: Any = spectra.WAVELENGTHS,
-    illuminant: Any = None,
-    model: str | skin.SkinConstants = "layered",
+    pixel: Any, melanin: Any, haemoglobin: Any, wavelengths: Any = spectra.WAVELENGTHS, illuminant: Any = None
 ) -> np.ndarray:
-    """Root mean square residual (M, H) of one pixel over a grid of pigments, with the best shadings at each point.
+    """Root mean square residual (M, H) of a pixel (S,) over a grid of pigments, with the best shadings at each point.
 
-    Parameters
-    ----------
-    pixel : (S,) radiance
-    melanin, haemoglobin : (M,) and (H,) volume fractions; the others as in :func:`bioface.smith2019.fit`
+    ``melanin`` (M,) and ``haemoglobin`` (H,) are volume fractions; the others as in :func:`bioface.smith2019.fit`.
     """
     pixel = as_float64(pixel, "a pixel")[None]
-    problem = smith2019.problem_of(pixel, wavelengths, illuminant, model, "free")
+    problem = smith2019.problem_of(pixel, wavelengths, illuminant)
     y = problem.pixels(smith2019.finite(pixel))
     m, h = as_float64(melanin, "melanin"), as_float64(haemoglobin, "haemoglobin")
     skin.check_fractions(m, h)
@@ -105,18 +83,12 @@ def loss_surface(
     return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
 
 
-def hessian(
-    maps: Any,
-    cube: Any,
-    wavelengths: Any = spectra.WAVELENGTHS,
-    illuminant: Any = None,
-    model: str | skin.SkinConstants = "layered",
-) -> np.ndarray:
+def hessian(maps: Any, cube: Any, wavelengths: Any = spectra.WAVELENGTHS, illuminant: Any = None) -> np.ndarray:
     """Hessian (n, 4, 4) of the squared error ½‖l − fit‖² by the four maps, at ``maps`` (n, 4) for pixels (n, S).
 
     Radiance is taken in units of the illuminant's mean. A convex problem has no negative eigenvalue anywhere.
     """
-    problem = smith2019.problem_of(cube, wavelengths, illuminant, model, "free")
+    problem = smith2019.problem_of(cube, wavelengths, illuminant)
     y = problem.pixels(smith2019.finite(cube))
 
     def loss(x: Tensor, target: Tensor) -> Tensor:

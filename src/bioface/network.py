@@ -1,8 +1,7 @@
 """BioFaceNet: a photo in, four maps, a camera and a light out.
 
-One encoder, four separate decoders (melanin, haemoglobin, diffuse and specular shading) with skips from the
-encoder, and a fully connected branch from the lowest level for camera and light. Everything the network says
-is a physical quantity in its own range, ready for :mod:`bioface.image_formation`.
+One encoder, four separate decoders (melanin, haemoglobin, diffuse and specular shading) with skips from the encoder,
+and a fully connected branch from the lowest level for camera and light. What the network says is physical quantities.
 
 Reference: Alotaibi & Smith (2019), "BioFaceNet: Deep Biophysical Face Image Interpretation", BMVC, section 3.
 """
@@ -164,13 +163,9 @@ class BioFaceNet(nn.Module):
         return {"width": self.width, "shading": self.shading}
 
     def save(self, path: str | Path, half: bool = False, **notes: str) -> None:
-        """Write the weights as safetensors with the configuration inside, whole or not at all.
+        """Write the weights as safetensors with the configuration and ``notes`` inside, whole or not at all.
 
-        Parameters
-        ----------
-        path : ends in .safetensors
-        half : in half precision, for a file of half the size
-        notes : further metadata, text
+        With ``half`` they are in half precision, for a file of half the size.
 
         Raises
         ------

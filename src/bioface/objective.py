@@ -17,13 +17,11 @@ from torch import Tensor
 
 from bioface import camera, illumination, image_formation, losses, network, skin
 from bioface.errors import BiofaceError
+from bioface.identifiability import MAPS
 from bioface.network import Output
 from bioface.recipes import Recipe
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  #: of linear sRGB, IEC 61966-2-1
-
-
-# --- the batch ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Batch:
     normals : (B, H, W, 3) unit normals inside the mask, and
     lighting : (B, 9) spherical harmonics, which give the shading that supervises; both None for photos
     names : B strings for messages
-    truth : what the network should say, where that is known; for recipes that are supervised
+    truth : what the network should say, where that is known
 
     Raises
     ------
@@ -68,14 +66,14 @@ class Batch:
             raise BiofaceError("expected normals and lighting together, found one without the other")
         if self.mask.dtype != torch.bool:
             raise BiofaceError(f"expected a mask of booleans, found {self.mask.dtype}")
-        empty = ~self.mask.flatten(1).any(1)
-        if bool(empty.any()):
-            raise BiofaceError(f"{names[int(empty.nonzero()[0])]}: expected a mask with a face, found an empty mask")
+        good = {"a mask with a face, found an empty mask": self.mask}
         for field in ("image", "normals", "lighting"):
-            value = getattr(self, field)
-            bad = None if value is None else ~torch.isfinite(value).flatten(1).all(1)
-            if bad is not None and bool(bad.any()):
-                raise BiofaceError(f"{names[int(bad.nonzero()[0])]}: expected finite values in {field}, found others")
+            if (value := getattr(self, field)) is not None:
+                good[f"finite values in {field}, found others"] = torch.isfinite(value).flatten(1).all(1, keepdim=True)
+        for expected, by_face in good.items():
+            for name, is_good in zip(names, by_face.flatten(1).any(1).tolist(), strict=True):
+                if not is_good:
+                    raise BiofaceError(f"{name}: expected {expected}")
 
     @classmethod
     def of(cls, faces: Any) -> Batch:
@@ -94,8 +92,8 @@ class Batch:
         """One photo, display sRGB (H, W, 3) in [0, 1] with its mask (H, W): no normals, so no shading supervision."""
         if not (np.min(rgb) >= 0 and np.max(rgb) <= 1):
             raise BiofaceError(f"{name}: expected display values within 0–1, found others")
-        image = image_formation.srgb_decode(torch.from_numpy(np.ascontiguousarray(rgb, dtype=np.float32)))
-        return cls(image[None], torch.from_numpy(np.ascontiguousarray(mask, dtype=bool))[None], names=(name,))
+        image = image_formation.srgb_decode(torch.tensor(rgb, dtype=torch.float32))
+        return cls(image[None], torch.tensor(mask, dtype=torch.bool)[None], names=(name,))
 
     def __len__(self) -> int:
         return len(self.image)
@@ -131,7 +129,7 @@ def shading_target(batch: Batch, recipe: Recipe) -> Float[Tensor, "B H W"] | Non
 
 def true_output(truth: Any) -> Output:
     """What a network would have to say to be right: the true maps, camera and light of the twin's faces."""
-    names = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading", "camera_b", "illuminant_weights", "cct")
+    names = (*MAPS, "camera_b", "illuminant_weights", "cct")
     melanin, haemoglobin, *rest = (torch.from_numpy(getattr(truth, name)) for name in names)
     g = skin.table_coordinate(melanin, skin.MELANIN_RANGE[1])
     k = skin.table_coordinate(haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
@@ -145,8 +143,6 @@ def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output
     """
     output = Output(*(value.float() for value in output))
     to_rgb = _camera(output, recipe)
-    if recipe.copy_shading is None:
-        return _render(output, to_rgb, recipe), output
     grey = batch.luminance()
     if recipe.copy_shading == "fitted":
         lit = _render(output._replace(diffuse=grey, specular=torch.zeros_like(grey)), to_rgb, recipe)
@@ -156,7 +152,8 @@ def decode(output: Output, batch: Batch, recipe: Recipe) -> tuple[Tensor, Output
         match = torch.where(inside, lit * (batch.image - shine), 0).sum((1, 2, 3))
         k = (match / torch.where(power > 0, power, 1)).clamp_min(0)
         return k[:, None, None, None] * lit + shine, output._replace(diffuse=k[:, None, None] * grey)
-    output = output._replace(diffuse=float(recipe.copy_shading) * grey)
+    if recipe.copy_shading is not None:
+        output = output._replace(diffuse=float(recipe.copy_shading) * grey)
     return _render(output, to_rgb, recipe), output
 
 
@@ -170,10 +167,8 @@ def _camera(output: Output, recipe: Recipe) -> Float[Tensor, "B 3 33"]:
     """Camera and light of each image as one matrix, right or with one of the known mistakes."""
     e = illumination.mix(output.weights, output.cct)
     S = camera.CameraModel.load().sensitivity(output.camera)
-    if recipe.decoder == "no white balance":  # the light left out of it: balanced for equal energy
-        balanced = S * e[:, None, :] * (e.shape[-1] / S.sum(-1, keepdim=True))
-        return camera.XYZ_TO_SRGB.to(S) @ camera.raw_to_xyz(S, recipe.rows) @ balanced
-    to_rgb = camera.reflectance_to_rgb(e, S, recipe.rows)
+    equal = torch.full_like(e, 1 / e.shape[-1]) if recipe.decoder == "no white balance" else None
+    to_rgb = camera.reflectance_to_rgb(e, S, recipe.rows, balanced_for=equal)
     if recipe.decoder == "transposed matrix":
         M = camera.XYZ_TO_SRGB.to(S)
         return M.T @ torch.linalg.solve(M, to_rgb)

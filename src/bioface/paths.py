@@ -1,10 +1,4 @@
-"""Where everything lives: the only module that knows the project's folders.
-
-``data/`` holds the real data sets, placed or downloaded by the reader; the environment variable
-``BIOFACE_DATA`` points somewhere else. ``build/`` holds what can be made again (the twin, caches, executed
-notebooks); ``BIOFACE_BUILD`` moves it. ``figures/`` holds every figure as PNG with its numbers as JSON;
-``BIOFACE_FIGURES`` moves it.
-"""
+"""Where everything lives: the only module that knows the project's folders, and how a file is written whole."""
 
 from __future__ import annotations
 
@@ -35,12 +29,12 @@ def _folder(variable: str, default: str) -> Path:
 
 
 def data() -> Path:
-    """Folder of the real data sets (``BIOFACE_DATA``, else ``data/``)."""
+    """Folder of the real data sets, placed or downloaded by the reader (``BIOFACE_DATA``, else ``data/``)."""
     return _folder("BIOFACE_DATA", "data")
 
 
 def build() -> Path:
-    """Folder of everything that can be made again (``BIOFACE_BUILD``, else ``build/``)."""
+    """Folder of what can be made again: the twin, caches, executed notebooks (``BIOFACE_BUILD``, else ``build/``)."""
     return _folder("BIOFACE_BUILD", "build")
 
 
@@ -71,11 +65,7 @@ def make_folder(path: str | Path) -> None:
 
 
 def describe(error: OSError, elsewhere: str = ELSEWHERE) -> str:
-    """A line for the reader on a file that could not be written or read: which one, why, and what to do.
-
-    Parameters
-    ----------
-    elsewhere : how to name another folder
+    """A line on a file that could not be written or read: which one, why, and what to do (``elsewhere``).
 
     >>> print(describe(OSError(errno.ENOSPC, "No space left on device", "maps.npz"), "--out names another folder"))
     maps.npz: No space left on device; make room, or else --out names another folder

@@ -25,8 +25,9 @@ def read(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Parameters, errors: those of :func:`bioface.decomposition.decompose`.
     """
-    if isinstance(image, str | Path | Image.Image):
-        given = mask if mask is None or isinstance(mask, str | Path | Image.Image) else np.asarray(mask)
+    picture = str | Path | Image.Image
+    if isinstance(image, picture):
+        given = mask if mask is None or isinstance(mask, picture) else np.asarray(mask)
         photo = photos.read(image, given, limit=MAX_PIXELS)
         _check_sides(photo.mask.shape, image)
         return image_formation.srgb_decode(photo.rgb), photo.mask
@@ -45,10 +46,8 @@ def read(image: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         range_found = f"{values.min():g} to {values.max():g}" if np.isfinite(values).all() else "NaN or infinity"
         raise BiofaceError(f"expected display values within 0–1, found {range_found}")
     values = np.atleast_3d(values)
-    if isinstance(mask, str | Path | Image.Image):
-        found = photos.read_mask(mask)
-    elif mask is not None:
-        found = as_mask(mask)
+    if mask is not None:
+        found = photos.read_mask(mask) if isinstance(mask, picture) else as_mask(mask)
     else:
         found = values[..., 3] > top / 2 if values.shape[2] == 4 else np.ones(size, bool)
         if not found.any():

@@ -36,11 +36,6 @@ class Quantity:
     high: int | float = 1.0
     unit: str = ""
 
-    @property
-    def text(self) -> str:
-        """Name and unit, as they stand beside an axis."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
-
 
 #: Fixed colours and limits, so that two figures can be compared by eye.
 QUANTITIES: dict[str, Quantity] = {
@@ -55,11 +50,7 @@ QUANTITIES: dict[str, Quantity] = {
     "specular_shading": Quantity("specular shading", "gray", 0.0, 0.5),
     "mask": Quantity("mask", "gray"),
     "residual": Quantity("residual", "viridis", 0.0, 0.02, "RMSE, radiance / white"),
-    "rgb_error": Quantity("error of the image", "viridis", 0.0, 0.1, "linear RGB"),
-    "melanin_error": Quantity("melanin, error", "PuOr_r", -0.05, 0.05, "volume fraction"),
-    "haemoglobin_error": Quantity("haemoglobin, error", "PuOr_r", -0.02, 0.02, "volume fraction"),
     "diffuse_shading_error": Quantity("diffuse shading, error", "PuOr_r", -0.3, 0.3),
-    "specular_shading_error": Quantity("specular shading, error", "PuOr_r", -0.1, 0.1),
     "correlation": Quantity("correlation", "PuOr_r", -1.0, 1.0),
     "score": Quantity("mismatch score", "magma"),
 }
@@ -102,17 +93,9 @@ def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
 
 
 def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.ndarray:
-    """The colours in which :func:`show_map` shows images or maps, for those who draw elsewhere.
+    """The colours (..., H, W, 3) uint8 sRGB in which :func:`show_map` shows maps (..., H, W) or images (..., H, W, 3).
 
-    Parameters
-    ----------
-    image : (..., H, W), or (..., H, W, 3) for colour images, in the range that their quantity says
-    quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
-    mask : (..., H, W), true where there is something to see
-
-    Returns
-    -------
-    (..., H, W, 3) uint8 sRGB; grey outside the mask and where a value is not finite
+    Grey outside the mask (..., H, W) and where a value is not finite; errors are not checked.
     """
     shown = known_quantity(quantity)
     image = to_numpy(image).astype(np.float32)
@@ -128,12 +111,7 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
 
 
 def show_map(
-    ax: Axes,
-    image: Any,
-    quantity: str | Quantity,
-    *,
-    mask: Any = None,
-    limits: Limits | None = None,
+    ax: Axes, image: Any, quantity: str | Quantity, *, mask: Any = None, limits: Limits | None = None
 ) -> AxesImage:
     """Draw one image or map with the colours and limits of its quantity; outside the mask it is grey.
 
@@ -154,15 +132,11 @@ def show_map(
     expected = "(H, W, 3)" if shown.cmap is None else "(H, W)"
     if image.ndim != len(expected.split(",")) or (shown.cmap is None and image.shape[-1] != 3):
         raise BiofaceError(f"{shown.label}: expected an image {expected}, found {image.shape}")
-    outside = np.zeros(image.shape[:2], bool)
-    if mask is not None:
-        if to_numpy(mask).shape != image.shape[:2]:
-            raise BiofaceError(f"{shown.label}: expected a mask {image.shape[:2]}, found {to_numpy(mask).shape}")
-        outside = to_numpy(mask).astype(float) < 0.5
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    outside = np.zeros(image.shape[:2], bool) if mask is None else to_numpy(mask).astype(float) < 0.5
+    if outside.shape != image.shape[:2]:
+        raise BiofaceError(f"{shown.label}: expected a mask {image.shape[:2]}, found {outside.shape}")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     if shown.cmap is None:
         colours = _colours(image, quantity)
         colours[outside | ~np.isfinite(colours).all(-1)] = BACKGROUND
@@ -182,7 +156,6 @@ def panel_grid(
     limits: Mapping[str, Limits] | None = None,
     by: str = "column",
     panel: int | float = 1.25,
-    title: str = "",
 ) -> tuple[Figure, np.ndarray]:
     """A grid of images, with one colour bar for each column (or row) of maps.
 
@@ -216,15 +189,15 @@ def panel_grid(
     for (name, expected), given in zip(lengths.items(), (quantities, masks, titles, row_labels), strict=True):
         if given is not None and len(given) != expected:
             raise BiofaceError(f"{name}: expected {expected} for {n_rows} × {n_columns}, found {len(given)}")
-    limits = limits or {}
-    for name in limits:
+    own = dict(limits or {})
+    for name in own:
         if name not in quantities:
             raise unknown_name("quantity in limits", name, [q for q in quantities if isinstance(q, str)])
-    shown = [known_quantity(q, limits.get(q) if isinstance(q, str) else None) for q in quantities]
-    if by == "column" and titles is None:
-        titles = [q.label for q in shown]
-    if by == "row" and row_labels is None:
-        row_labels = [q.label for q in shown]
+    limit = [own.get(q) if isinstance(q, str) else None for q in quantities]
+    shown = [known_quantity(q, pair) for q, pair in zip(quantities, limit, strict=True)]
+    labels = [q.label for q in shown]
+    titles = labels if by == "column" and titles is None else titles or []
+    row_labels = labels if by == "row" and row_labels is None else row_labels or []
 
     first = next((image for row in rows for image in row if image is not None), None)
     if first is None:
@@ -235,7 +208,7 @@ def panel_grid(
     extra_row, extra_column = (int(any(bars)), 0) if by == "column" else (0, int(any(bars)))
     size = (
         panel * (n_columns + 0.08 * extra_column) + 0.3 + 0.5 * extra_column,
-        panel * (n_rows + 0.06 * extra_row) * height / width + 0.3 + 0.45 * extra_row + 0.3 * bool(title),
+        panel * (n_rows + 0.06 * extra_row) * height / width + 0.3 + 0.45 * extra_row,
     )
     figure, grid = plt.subplots(
         n_rows + extra_row,
@@ -253,28 +226,21 @@ def panel_grid(
                 axes[r, c].axis("off")
                 continue
             k, m = (c, r) if by == "column" else (r, c)
-            name = quantities[k]
-            mask = None if masks is None else masks[m]
-            show_map(axes[r, c], image, name, mask=mask, limits=limits.get(name) if isinstance(name, str) else None)
-    for ax, text in zip(axes[0], titles or [], strict=False):
+            show_map(axes[r, c], image, quantities[k], mask=None if masks is None else masks[m], limits=limit[k])
+    for ax, text in zip(axes[0], titles, strict=False):
         ax.set_title(text, wrap=True)
-    for ax, text in zip(axes[:, 0], row_labels or [], strict=False):
+    for ax, text in zip(axes[:, 0], row_labels, strict=False):
         ax.set_axis_on()
         ax.set_ylabel(text)
-    for place, has_bar, quantity in zip(
-        grid[-1] if extra_row else grid[:, -1] if extra_column else [], bars, shown, strict=False
-    ):
+    places = grid[-1] if extra_row else grid[:, -1]
+    for place, has_bar, quantity in zip(places if any(bars) else [], bars, shown, strict=False):
         if not has_bar:
             place.axis("off")
             continue
         mappable = ScalarMappable(Normalize(quantity.low, quantity.high), quantity.cmap)
         orientation = "horizontal" if extra_row else "vertical"
-        bar = figure.colorbar(
-            mappable, cax=place, orientation=orientation, label=quantity.unit
-        )  # the title has its name
+        bar = figure.colorbar(mappable, cax=place, orientation=orientation, label=quantity.unit)  # without its name
         bar.outline.set_visible(False)
         ticks = [quantity.low, (quantity.low + quantity.high) / 2, quantity.high]  # three fit under one panel
         bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
-    if title:
-        figure.suptitle(title)
     return figure, axes

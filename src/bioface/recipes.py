@@ -48,9 +48,8 @@ class Recipe:
     copy_shading : None; or a factor: the diffuse shading is that many times the luminance of the input;
         or "fitted": the factor that fits each image best, in closed form
     scale : colours are in [0, scale] in the appearance loss: 1 or 255
-    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224², all losses alike; or "code": as in
-        the authors' code, where the appearance alone is divided, and highlights count in three raw channels and in
-        the background too
+    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224², all losses alike; or "code": as the
+        authors', where the appearance alone is divided, and highlights count raw and in the background too
     batch : with "sum" and "code", the batch size whose sum is meant; that of a smaller batch is scaled up to it
     weights : of the losses
     shares : of the maps in the loss by the truth
@@ -58,9 +57,8 @@ class Recipe:
     learning_rate : step size
     momentum, weight_decay : of "sgd"
     schedule : "constant", or "cosine": the learning rate falls to 0 along half a cosine
-    start : "random": output layers start as any layer does, so highlights start at about exp(0) = 1 and the face
-        under a white veil; "skin": their weights start at a tenth, their biases at 0, and −2 for highlights, so the
-        face starts as plain skin in plain light
+    start : "random": output layers start as any layer does, with highlights of about exp(0) = 1, the face under a white
+        veil; "skin": their weights start at a tenth, their biases at 0, and −2 for highlights: plain skin, plain light
 
     Raises
     ------

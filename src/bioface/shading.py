@@ -1,10 +1,9 @@
 """Does a stored shading belong to its photo? The shading that a photo shows, and the mismatch score.
 
-The mismatch score asks one question: *is the relief that the normals claim around mouth and nose in the photo?*
-Where albedo is smooth, log photo = log shading + log albedo has the details of the shading. Red light shows them
-best: neither pigment absorbs much of it. So a low pass is taken away from log red and from the log of the stored
-shading, and the score is 1 − their correlation, each pixel weighted by the relief that the normals claim there:
-0 when the photo shows all of it, 1 when it shows something else. No truth enters the score.
+The mismatch score asks: *is the relief that the normals claim around mouth and nose in the photo?* Where albedo is
+smooth, log photo = log shading + log albedo has the details of the shading. Red light shows them best: neither pigment
+absorbs much of it. So a low pass is taken away from log red and from the log of the stored shading, and the score is
+1 − their correlation, each pixel weighted by the relief that the normals claim there. No truth enters the score.
 
 References
 ----------
@@ -21,6 +20,7 @@ import numpy as np
 import scipy.ndimage
 
 from bioface import illumination, image_formation
+from bioface.arrays import extent
 from bioface.datasets import nfe
 from bioface.errors import BiofaceError, unknown_name
 
@@ -46,30 +46,29 @@ def luminance(faces: nfe.Faces) -> np.ndarray:
 def mouth_and_nose(mask: np.ndarray) -> np.ndarray:
     """(N, 64, 64) bool: the pixels of each mask in its window of mouth and nose.
 
-    The window hangs on the mask, not on the image: it ends above the chin, spans the lower 3/5 of a face 48
-    pixels high, and a bit more than half the face's width around its middle.
+    The window ends above the mask's chin, spans the lower 3/5 of a face 48 pixels high, and a bit more than half the
+    face's width around its middle.
     """
     row, column = np.mgrid[: mask.shape[1], : mask.shape[2]]
     window = np.zeros_like(mask)
     for face, out in zip(mask, window, strict=True):
-        rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
-        if not len(rows):
+        if not face.any():
             raise BiofaceError("expected a face in every mask, found an empty mask")
-        chin, width, middle = rows[-1], np.ptp(columns), column[face].mean()
+        rows, columns = extent(face)
+        chin, width, middle = rows.stop - 1, columns.stop - columns.start - 1, column[face].mean()
         out[:] = face & (row > chin - 29) & (row <= chin - 2) & (np.abs(column - middle) < 0.28 * width)
     return window
 
 
-def detail(values: np.ndarray, mask: np.ndarray, width: float = DETAIL) -> np.ndarray:
+def detail(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(N, H, W) what a Gaussian low pass over the mask takes away; 0 outside the mask."""
-    sigma = (0, width, width)
+    sigma = (0, DETAIL, DETAIL)
     weight = scipy.ndimage.gaussian_filter(mask.astype(float), sigma)
     smooth = scipy.ndimage.gaussian_filter(np.where(mask, values, 0.0), sigma)
     return np.where(mask, values - smooth / np.where(mask, weight, 1), 0)
 
 
-#: Ways to read log shading off a photo.
-READINGS = ("red", "luminance", "pigments")
+READINGS = ("red", "pigments")  #: ways to read log shading off a photo
 
 
 def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red") -> np.ndarray:
@@ -78,10 +77,9 @@ def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red")
     Parameters
     ----------
     stored : (N, 64, 64) stored shading
-    reading : "red" or "luminance", as if albedo were constant; or "pigments": what goes along with the two log
-        chromaticities is taken out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to
-        log ``stored``. That is right in principle, as each pigment is one direction in log colour, but it makes
-        noise three times stronger, and highlights are a third direction
+    reading : "red", as if albedo were constant; or "pigments": what goes along with the two log chromaticities is taken
+        out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to log ``stored``. Each pigment
+        is one direction in log colour; but noise becomes three times stronger, and highlights are a third direction
 
     Raises
     ------
@@ -90,14 +88,10 @@ def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red")
     if reading not in READINGS:
         raise unknown_name("reading", reading, READINGS)
     target = np.log(np.maximum(stored, DARKEST_SHADING))
-    if reading == "luminance":
-        log_photo = np.log(np.maximum(luminance(faces), DARKEST)).astype(float)
-        terms = np.ones((*log_photo.shape, 1))
-    else:
-        log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
-        log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
-        one = np.ones_like(green)
-        terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
+    log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
+    log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
+    one = np.ones_like(green)
+    terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
     weighted = terms * faces.mask[..., None]  # (N, 64, 64, 1 or 3)
     normal = np.einsum("nhwi,nhwj->nij", weighted, terms)
     # a grey photo has no chroma to regress on
@@ -134,15 +128,14 @@ class Comparison:
         return self.stored_detail - self.photo_detail
 
 
-def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Comparison:
-    """Put stored shading and photo side by side; ``align`` allows one pixel between them."""
+def compare(faces: nfe.Faces, reading: str = "red") -> Comparison:
+    """Put stored shading and photo side by side, with :data:`SHIFTS` between them."""
     stored = stored_shading(faces)
     log_photo = shading_of_photo(faces, stored, reading)
     log_stored = np.log(np.maximum(stored, DARKEST_SHADING)).astype(float)
     details = (detail(values, faces.mask) for values in (log_photo, log_stored))
     photo, still = (np.where(np.abs(d) > WEAK, d, 0) for d in details)
-    shifts = SHIFTS if align else ((0, 0),)
-    moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in shifts]
+    moved = [np.where(faces.mask, np.roll(still, shift, (1, 2)), 0) for shift in SHIFTS]
     best = np.argmax([cosine(photo, m, faces.mask) for m in moved], axis=0)
     return Comparison(
         mask=faces.mask,
@@ -151,7 +144,7 @@ def compare(faces: nfe.Faces, reading: str = "red", align: bool = True) -> Compa
         log_photo=log_photo,
         stored_detail=np.choose(best[:, None, None], moved),
         photo_detail=photo,
-        shift=np.array(shifts)[best],
+        shift=np.array(SHIFTS)[best],
     )
 
 
@@ -166,12 +159,6 @@ def unlike_relief(c: Comparison) -> np.ndarray:
     return 1 - cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))
 
 
-def mismatch_score(faces: nfe.Faces, align: bool = True) -> np.ndarray:
-    """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse.
-
-    Parameters
-    ----------
-    faces : photos, normals, masks, lights; their truth is not looked at
-    align : allow one pixel between photo and normals
-    """
-    return unlike_relief(compare(faces, align=align))
+def mismatch_score(faces: nfe.Faces) -> np.ndarray:
+    """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse."""
+    return unlike_relief(compare(faces))

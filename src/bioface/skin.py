@@ -8,13 +8,12 @@ crosses the epidermis again. Two sets of constants share the equations:
     blood and baseline absorb over 1 cm of epidermis where melanin has 0.02 cm, the epidermis carries blood, saturation
     is applied twice, and the baseline's mm⁻¹ figures are added to absorptions in cm⁻¹.
 ``layered``
-    the same layers with consistent units, and Kubelka–Munk's pair complete: K = 2 μa, S = ¾ μs′. The epidermis scatters
-    too, r = E + T R_d / (1 − E R_d). The surface throws a share k of what comes up down again, and that light runs at
-    a slant, as through a second epidermis: r₂ = E + T r / (1 − E r), R = (1 − k₁)(1 − k) r / (1 − k r₂). Blood sits in
-    vessels, which shade their own inside. The default.
-
-``layered`` is held to radiative transfer through the same layers. Fitted to spectra of that, in diffuse light, it finds
-1.03–1.22 times the true melanin (1–43 %) and 0.9–1.4 times the true haemoglobin (0.5–7 %): :data:`BIAS`.
+    the default: the same layers with consistent units, and Kubelka–Munk's pair complete, K = 2 μa, S = ¾ μs′. The
+    epidermis scatters too, r = E + T R_d / (1 − E R_d). The surface throws a share k of what comes up down again, and
+    that light runs at a slant, as through a second epidermis: r₂ = E + T r / (1 − E r),
+    R = (1 − k₁)(1 − k) r / (1 − k r₂). Blood sits in vessels, which shade their own inside. Held to radiative transfer
+    through the same layers, in diffuse light, it needs 1.03–1.22 times the true melanin (1–43 %) and 0.9–1.4 times the
+    true haemoglobin (0.5–7 %): :data:`BIAS`.
 
 References
 ----------
@@ -67,26 +66,22 @@ class SkinConstants:
     eumelanin_mg_ml, pheomelanin_mg_ml : concentration inside the melanosomes
     oxygen_saturation : oxygenated share of the haemoglobin
     dermis_cm : thickness of the dermis, cm
-    baseline_scale : absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2); these are Jacques'
-        figures in mm⁻¹, so 10 would give his cm⁻¹
-    vessel_radius_cm : blood absorbs as if in cylinders of this radius, (1 − e^{−2aρ}) / 2aρ of its absorption a;
-        0 spreads it evenly
-    haemoglobin_g_mol : molar mass that turns molar extinction into absorption; Prahl's tables go with 64 500, the
-        public code has 66 500
-    diffuse_path : Kubelka–Munk's K of the dermis in units of its absorption coefficient: diffuse light runs twice
-        the distance between two depths, so 2; the public code has 1
-    scattering_share : Kubelka–Munk's S of the dermis in units of its reduced scattering coefficient
+    baseline_scale : absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' figures in
+        mm⁻¹, so that 10 gives his cm⁻¹
+    vessel_radius_cm : blood absorbs as in cylinders of this radius, (1 − e^{−2aρ}) / 2aρ of its absorption a
+    haemoglobin_g_mol : molar mass that turns molar extinction into absorption; 64 500 goes with Prahl's tables
+    diffuse_path : Kubelka–Munk's K of the dermis in units of its absorption: 2, as diffuse light runs twice the way
+        between two depths; the public code has 1
+    scattering_share : Kubelka–Munk's S of the dermis in units of its reduced scattering
     mie_cm, mie_power, rayleigh_cm : reduced scattering, cm⁻¹, mie · λ^−power + rayleigh · λ^−4 with λ in nm
-    melanin_cm, melanin_power : absorption of pure melanosomes, cm⁻¹, as melanin · (λ/500)^−power; with melanin 0 it
-        is that of the tables of eu- and pheomelanin
+    melanin_cm, melanin_power : absorption of pure melanosomes, cm⁻¹, melanin · (λ/500)^−power; 0 takes the tables'
     band_cm, band_nm, band_width_nm : a Gaussian in the bloodless absorption: its height, middle and deviation
     bandpass : absorption of blood averaged over a spectrometer's 10 nm
-    refractive_index : of skin. Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in; what is lost is no part of R but
-        of the specular shading. Refraction narrows diffuse light to a cone with cosines above c = √(1 − 1/n²)
+    refractive_index : of skin. Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in, which is specular shading.
+        Refraction narrows diffuse light to a cone with cosines above c = √(1 − 1/n²)
     internal_reflection : k₂, the share of the light from below that the surface returns
     epidermal_path : path in the epidermis in units of the mean path 2 / (1 + c) of that cone
-    epidermal_scattering_cm : depth of the epidermis times its scattering in units of the dermis', cm; 0 scatters
-        nothing
+    epidermal_scattering_cm : depth of the epidermis times its scattering in units of the dermis', cm
     """
 
     epidermis_melanin_cm: float
@@ -264,8 +259,6 @@ def reflectance(
 ) -> Tensor:
     """Reflectance of skin, of the light that enters it; what the surface itself reflects is specular shading.
 
-    Held against radiative transfer, `layered` needs :data:`BIAS` times the true fractions for the same spectrum.
-
     Parameters
     ----------
     melanin, haemoglobin : (...) volume fractions, 0–1, broadcast together; the paper uses 0.013–0.43, 0.02–0.07
@@ -324,13 +317,10 @@ def table_coordinate(fraction: Float[Tensor, "*batch"], maximum: float) -> Float
 
 
 def reflectance_table(
-    model: str | SkinConstants = "layered",
-    size: int = 64,
-    wavelengths: object = spectra.WAVELENGTHS,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "K K D"]:
-    """(K, K, D) reflectance over (melanin, haemoglobin), even in the authors' table coordinate g."""
+    model: str | SkinConstants = "layered", size: int = 64, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "K K 33"]:
+    """(K, K, 33) reflectance over (melanin, haemoglobin), even in the authors' table coordinate g."""
     g = torch.linspace(-1, 1, size, dtype=torch.float64)
     melanin = table_fraction(g, MELANIN_RANGE[1])[:, None].expand(size, size)
     haemoglobin = table_fraction(g, HAEMOGLOBIN_RANGE[1])[None, :].expand(size, size)
-    return SkinModel(model, wavelengths).reflectance(melanin, haemoglobin).to(dtype)
+    return SkinModel(model).reflectance(melanin, haemoglobin).to(dtype)

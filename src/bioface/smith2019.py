@@ -97,13 +97,11 @@ class FitResult:
 
     def __str__(self) -> str:
         """One line that says how it went."""
-        n = int(self.fitted.sum())
-        shares = ", ".join(
-            f"{100 * np.mean(self.status[self.fitted] == s):.1f} % {s.name.lower().replace('_', ' ')}"
-            for s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED, Status.NO_SKIN)
-            if s != Status.NO_SKIN or (self.status == s).any()
-        )
-        return f"{self.solver}: {n} pixels, {shares}; median residual {np.nanmedian(self.residual):.3g}"
+        status = self.status[self.fitted]
+        told = [s for s in Status if s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED) or (status == s).any()]
+        shares = [f"{100 * np.mean(status == s):.1f} % {s.name.lower().replace('_', ' ')}" for s in told]
+        residual = f"median residual {np.nanmedian(self.residual):.3g}"
+        return f"{self.solver}: {status.size} pixels, {', '.join(shares)}; {residual}"
 
 
 @torch_as_it_starts()
@@ -118,8 +116,6 @@ def fit(
     sigma: float | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
-    starts: int = 1,
-    seed: int = 0,
     progress: bool = False,
     callback: Callable[[int, np.ndarray], bool | None] | None = None,
 ) -> FitResult:
@@ -128,8 +124,7 @@ def fit(
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block (adam and sgd, which move
-        all pixels at once, read it whole)
+        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block, but for adam and sgd
     wavelengths : (S,) nm, in any order. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in range,
         by linear interpolation of radiance / illuminant; wider ones are fitted where they are
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
@@ -141,13 +136,8 @@ def fit(
         from each pixel's residual
     steps : limit of iterations (varpro 80, lm 200 evaluations, adam and sgd 1 000)
     learning_rate : of adam (default 0.01) and sgd (default 0.001), which expect radiance of the size of the illuminant
-    starts, seed : lm only: the best of so many random starts
     progress : show a progress bar
     callback : adam and sgd only: called with (step, maps (n, 4)) after every step; True ends the fit
-
-    Returns
-    -------
-    FitResult
 
     Warns
     -----
@@ -165,19 +155,17 @@ def fit(
     """
     if solver not in SOLVERS:
         raise unknown_name("solver", solver, SOLVERS)
-    for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate), ("starts", starts)):
+    for name, value in (("sigma", sigma), ("steps", steps), ("learning_rate", learning_rate)):
         if value is not None and not (isinstance(value, numbers.Real) and np.isfinite(value) and value > 0):
             raise BiofaceError(f"expected {name} to be one number above 0, found {value!r}")
-    for name, value in (("steps", steps), ("starts", starts)):
-        if value is not None and value != int(value):
-            raise BiofaceError(f"expected {name} to be a whole number, found {value!r}")
+    if steps is not None and steps != int(steps):
+        raise BiofaceError(f"expected steps to be a whole number, found {steps!r}")
     cube = cube if hasattr(cube, "shape") else np.asarray(cube)
     began, count = time.perf_counter(), torch.get_num_threads()
     with threads.number(1):
         problem = problem_of(cube, wavelengths, illuminant, model, bounds)
         where = _check_mask(mask, tuple(cube.shape[:-1]))
-    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, starts=starts, callback=callback, name=solver)
-    options["rng"] = np.random.default_rng(seed)
+    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, callback=callback, name=solver)
     maps, deviation = np.full((2, where.size, 4), np.nan)
     residual, misfit = np.full((2, where.size), np.nan)
     status = np.full(where.size, Status.OUTSIDE, dtype=np.uint8)
@@ -190,28 +178,15 @@ def fit(
             answer[index] = values.numpy()
         return len(index)
 
-    # lm draws its starts in turn, adam and sgd move all pixels at once: they are at work alone
-    with (
-        tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress) as bar,
-        threads.number(count if solver == "varpro" else 1),
-    ):
+    bar = tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress)
+    with bar, threads.number(count if solver == "varpro" else 1):  # the others are there to compare
         for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
             bar.update(done)
-    melanin, haemoglobin, diffuse, specular = np.moveaxis(maps.reshape(*where.shape, 4), -1, 0)
-    result = FitResult(
-        melanin,
-        haemoglobin,
-        diffuse,
-        specular,
-        residual=residual.reshape(where.shape),
-        misfit=misfit.reshape(where.shape),
-        standard_deviation=deviation.reshape(*where.shape, 4),
-        status=status.reshape(where.shape),
-        wavelengths=problem.grid.numpy(),
-        solver=solver,
-        model=model,
-        seconds=time.perf_counter() - began,
-    )
+    shape = where.shape
+    m, h, diffuse, specular = maps.T.reshape(4, *shape)
+    of_pixels = residual.reshape(shape), misfit.reshape(shape), deviation.reshape(*shape, 4), status.reshape(shape)
+    of_fit = problem.grid.numpy(), solver, model, time.perf_counter() - began
+    result = FitResult(m, h, diffuse, specular, *of_pixels, *of_fit)
     # the descents are not expected to arrive, and bounds may be what the residual comes from
     if result.doubt and solver in ("varpro", "lm") and bounds == "free":
         warnings.warn(result.doubt, stacklevel=2)
@@ -234,11 +209,15 @@ def _pieces(cube: Any, where: np.ndarray, all_at_once: bool) -> Iterator[tuple[n
 
 
 def problem_of(
-    cube: Any, wavelengths: Any, illuminant: Any, model: str | skin.SkinConstants, bounds: str | tuple[Any, ...]
+    cube: Any,
+    wavelengths: Any,
+    illuminant: Any,
+    model: str | skin.SkinConstants = "layered",
+    bounds: str | tuple[Any, ...] = "free",
 ) -> Problem:
-    """The checked problem on the bands that can be fitted."""
+    """The checked problem on the bands that can be fitted; parameters as in :func:`fit`."""
     skin.constants(model)
-    shape = tuple(cube.shape)
+    shape = tuple(np.shape(cube))
     nm = as_float64(wavelengths, "wavelengths")
     if len(shape) < 2 or 0 in shape or nm.ndim != 1 or shape[-1] != len(nm):
         raise BiofaceError(f"expected a cube (..., {nm.numel()}), one band per wavelength, found {shape}")
@@ -314,9 +293,8 @@ def _finish(
     no_skin = ~lit[:, 0]
     inner = (pigments > problem.box[:, 0] + 1e-9) & (pigments < problem.box[:, 1] - 1e-9)
     free = torch.cat([inner | no_skin[:, None], lit], -1)  # pigments without light are not known from their bound
-    at_bound = ~free.all(-1) & (state == Status.CONVERGED)
-    state = torch.where(at_bound, int(Status.AT_BOUND), state)
-    state = torch.where(no_skin, int(Status.NO_SKIN), state)
+    state = state.masked_fill(~free.all(-1) & (state == Status.CONVERGED), int(Status.AT_BOUND))
+    state = state.masked_fill(no_skin, int(Status.NO_SKIN))
     # white noise in the cube's own bands is coloured, and less, where bands were interpolated
     noise = problem.unit**2 * problem.to_grid @ problem.to_grid.T
     if sigma is None:
@@ -324,8 +302,8 @@ def _finish(
         level = rms * (D / max(D - 4, 1)) ** 0.5
     else:
         level = torch.full_like(rms, sigma / problem.unit)
-    apart = rms if sigma is None else (rms**2 - level**2).clamp_min(0).sqrt()
-    misfit = apart / (whole / D**0.5).clamp_min(torch.finfo(y.dtype).tiny)
+    unexplained = rms if sigma is None else (rms**2 - level**2).clamp_min(0).sqrt()
+    misfit = unexplained / (whole / D**0.5).clamp_min(torch.finfo(y.dtype).tiny)
     diffuse = shadings[:, 0].masked_fill(no_skin, 0)
     if (noise - torch.eye(D)).abs().max() < 1e-9:  # JᵀJ is made of what was looked at
         one, ee = torch.ones_like(diffuse), (problem.e @ problem.e).expand(len(x))

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import torch
+from scipy.optimize import OptimizeResult, least_squares
 from torch import Tensor
 
-from bioface import identifiability, skin, slopes
+from bioface import derivatives, identifiability, skin
 
 
 class Status(enum.IntEnum):
@@ -97,7 +97,7 @@ def unit_length(y: Tensor) -> tuple[Tensor, Tensor]:
     return y / length, length
 
 
-# ---------------------------------------------------------------------------------------------------- varpro
+# --- varpro
 
 _SCAN = (24, 20)  # melanin × haemoglobin entries of the scanned table
 _FINER = 4  # times as many intervals has the table from which the first steps are made
@@ -121,7 +121,7 @@ class _Table:
         e = problem.e
         self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
         m, h = self.nodes = self._nodes(problem.box, self.sides)
-        parts = torch.stack([part * e for part in slopes.of_skin(problem.model, m, h)])
+        parts = torch.stack([part * e for part in derivatives.of_skin(problem.model, m, h)])
         scanned = torch.arange(len(m)).reshape(self.sides)[::_FINER, ::_FINER].flatten()
         a, b = parts[0, scanned], e / e.norm()
         a = a - (a @ b)[:, None] * b
@@ -168,7 +168,7 @@ _PAIRS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2))  # of a, ∂a/∂m, �
 
 
 def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
-    """Inner products (14, n) of pixels y less ``near`` (2, n) of a and e, a = e r at pigments p, a's slopes and e.
+    """Inner products (14, n) of a = e r at pigments p, a's slopes, e, and y less ``near`` (2, n) of a and e.
 
     All else follows from them. Some pixels at a time: the processor's cache is small.
     """
@@ -176,33 +176,32 @@ def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
     white = bool((e == 1).all())
     rows = []
     for m, h, i_d, i_s, some in zip(*(part.split(_SLICE) for part in (*p, *near, y)), strict=True):
-        parts = slopes.of_skin(problem.model, m, h)
+        parts = derivatives.of_skin(problem.model, m, h)
         for part in () if white else parts:
             part.mul_(e)
         sums = [(parts[j] * parts[k]) @ one for j, k in _PAIRS]
-        apart = torch.addcmul(some, parts[0], i_d[:, None], value=-1).addcmul_(i_s[:, None], e, value=-1)
-        of_e = [part @ e for part in (*parts, apart)]
-        rows.append(torch.stack([*sums, *of_e, *((part * apart) @ one for part in (*parts, apart))]))
+        residual = torch.addcmul(some, parts[0], i_d[:, None], value=-1).addcmul_(i_s[:, None], e, value=-1)
+        of_e = [part @ e for part in (*parts, residual)]
+        rows.append(torch.stack([*sums, *of_e, *((part * residual) @ one for part in (*parts, residual))]))
     return torch.cat(rows, 1)
 
 
-def looked(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
+def error_and_products(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
     """Squared error of maps x (n, 4), then inner products of a = e r, its slopes and e, (10, n)."""
     products = _products(problem, x[:, :2].T, y, x[:, 2:].T)
     return torch.cat([products[13:], products[:9]])
 
 
-def _normal(products: Tensor, near: Tensor, bb: Tensor) -> Tensor:
+def _normal_equations(products: Tensor, near: Tensor, bb: Tensor) -> Tensor:
     """Rows (12, n) of which the next step is made, from :func:`_products`.
 
     Cost, both shadings, reduced normal equations g (2) and H (mm, mh, hh), and how each shading follows the pigments.
     """
-    aa, _, _, _, _, _, ab, _, _, by, y_a, _, _, yy = products
+    aa, ab, by, y_a, yy = (products[k] for k in (0, 6, 9, 10, 13))
     i_d, i_s = identifiability.shadings(aa, ab, bb, y_a + near[0] * aa + near[1] * ab, by + near[0] * ab + near[1] * bb)
     more_d, more_s = i_d - near[0], i_s - near[1]
-    cost = (
-        yy - 2 * (more_d * y_a + more_s * by) + more_d * more_d * aa + 2 * more_d * more_s * ab + more_s * more_s * bb
-    )
+    cost = yy - 2 * (more_d * y_a + more_s * by)
+    cost = cost + more_d * more_d * aa + 2 * more_d * more_s * ab + more_s * more_s * bb
     # columns of the pigments are i_d ∂a; Kaufman: the active linear columns (a, and e when i_s > 0) projected out
     specular = i_s > 0
     det = torch.where(specular, aa * bb - ab * ab, aa)
@@ -242,7 +241,7 @@ def _gauss_newton(problem: Problem, x: Tensor, y: Tensor, steps: int, gain: floa
 
     def look(x: Tensor) -> tuple[Tensor, Tensor]:
         products = _products(problem, x[:2], y, x[2:])
-        return products, _normal(products, x[2:], bb)
+        return products, _normal_equations(products, x[2:], bb)
 
     products, now = look(x)
     damping = torch.full_like(now[0], 1e-3)
@@ -282,7 +281,7 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
     node, still = table.scan(low), torch.zeros(2, len(y))
     for cells in (_FINER, 1):
         p = table.nodes[:, node].float()
-        now = _normal(table.products(node, low, by), still, bb)
+        now = _normal_equations(table.products(node, low, by), still, bb)
         trial, _ = _step(now, p, table.around(node, cells), 1e-3)
         x = torch.cat([trial, _shadings_after(now, trial - p)])
         node = table.nearest(trial)
@@ -299,66 +298,48 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
     return found.T, status, seen
 
 
-# -------------------------------------------------------------------------------------------------------- lm
+# --- lm
 
 
 def _lm(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """scipy's bounded trust-region least squares for one pixel after the other, best of ``starts``."""
+    """scipy's bounded trust-region least squares for one pixel after the other, from the middle of the box."""
     y, length = unit_length(y)
-    found, status = [], []
-    for pixel in y:
-        results = [
-            lm_once(problem, pixel, options["rng"], k == 0, options["steps"]) for k in range(int(options["starts"]))
-        ]
-        best = min(results, key=lambda r: r.cost)
-        found.append(best.x)
-        status.append(int(Status.CONVERGED if best.status > 0 else Status.STOPPED))
-    x = torch.from_numpy(np.stack(found))
+    results = [bounded_least_squares(problem, pixel, np.full(4, 0.5), options["steps"]) for pixel in y]
+    x = torch.from_numpy(np.stack([r.x for r in results]))
     x[:, 2:] *= length
-    return x, torch.tensor(status), looked(problem, x, y * length)
+    status = [int(Status.CONVERGED if r.status > 0 else Status.STOPPED) for r in results]
+    return x, torch.tensor(status), error_and_products(problem, x, y * length)
 
 
-def lm_once(
-    problem: Problem, y: Tensor, rng: np.random.Generator, from_middle: bool, steps: int | None
-) -> scipy.optimize.OptimizeResult:
-    """One run on one pixel (D,) of length 1, from the middle of the box or from anywhere in it."""
+def bounded_least_squares(problem: Problem, y: Tensor, u: np.ndarray, steps: int | None = None) -> OptimizeResult:
+    """scipy's, on one pixel (D,) of length 1, from a place in the box that u (4,) within 0–1 says."""
     low = np.array([*problem.box[:, 0], 0.0, 0.0])
     high = np.array([*problem.box[:, 1], np.inf, np.inf])
-    target = y.numpy()
     brightness = max(float((y / problem.e).max()), 1e-3)
-    u = np.full(4, 0.5) if from_middle else rng.random(4)
     pigments = low[:2] + (high[:2] - low[:2]) * u[:2] ** 3  # cubed: most skin has little of both
     start = np.concatenate([pigments, np.array([2.0, 0.5]) * brightness * (u[2:] + 1e-6)])
+    start = np.clip(start, low + 1e-9, high - 1e-9)
 
-    def apart(x: np.ndarray) -> np.ndarray:
-        return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - target
+    def residual(x: np.ndarray) -> np.ndarray:
+        return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - y.numpy()
 
-    def slopes(x: np.ndarray) -> np.ndarray:
+    def jacobian(x: np.ndarray) -> np.ndarray:
         return problem.jacobian(torch.from_numpy(x[None]))[0].numpy()
 
-    return scipy.optimize.least_squares(
-        apart,
-        np.clip(start, low + 1e-9, high - 1e-9),
-        slopes,
-        bounds=(low, high),
-        x_scale="jac",
-        xtol=1e-10,
-        ftol=1e-12,
-        gtol=1e-12,
-        max_nfev=steps or 200,
-    )
+    limits: dict[str, Any] = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
+    return least_squares(residual, start, jacobian, (low, high), x_scale="jac", **limits)
 
 
-# --------------------------------------------------------------------------------------------- adam and sgd
+# --- adam and sgd
 
 
 def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """Plain gradient descent on the maps themselves, clamped into their box after every step."""
-    low = torch.tensor([*problem.box[:, 0], 0.0, 0.0], dtype=torch.float64)
-    high = torch.tensor([*problem.box[:, 1], torch.inf, torch.inf], dtype=torch.float64)
+    low = problem.box.new_tensor([*problem.box[:, 0], 0.0, 0.0])
+    high = problem.box.new_tensor([*problem.box[:, 1], torch.inf, torch.inf])
     # what one starts from without knowing better: the middle of the paper's pigments, shading 1, no highlight
     middle = [sum(r) / 2 for r in (skin.MELANIN_RANGE, skin.HAEMOGLOBIN_RANGE)]
-    x = torch.tensor([*middle, 1.0, 0.0], dtype=torch.float64).repeat(len(y), 1)
+    x = low.new_tensor([*middle, 1.0, 0.0]).repeat(len(y), 1)
     x = x.clamp(low, high).requires_grad_()
     kind = torch.optim.SGD if options["name"] == "sgd" else torch.optim.Adam
     optimiser = kind([x], lr=options["rate"] or {"sgd": 1e-3, "adam": 0.01}[options["name"]])
@@ -379,11 +360,11 @@ def _descend(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tens
         flat = gradient.masked_fill(blocked, 0).abs().amax(-1) < 1e-6
     status = torch.where(flat, int(Status.CONVERGED), int(Status.STOPPED))
     x = x.detach()
-    return x, status, looked(problem, x, y)
+    return x, status, error_and_products(problem, x, y)
 
 
 #: From pixels (n, D), in units of the illuminant's mean, and the options of :func:`fit`: maps (n, 4), inside the box,
-#: their :class:`Status` (n,), and what :func:`looked` gives there.
+#: their :class:`Status` (n,), and what :func:`error_and_products` gives there.
 SOLVERS: dict[str, Callable[[Problem, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]] = {
     "varpro": _varpro,
     "lm": _lm,

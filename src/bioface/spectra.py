@@ -30,10 +30,7 @@ ILLUMINANTS = ("A", "D", *(f"F{k}" for k in range(1, 13)))
 
 
 class Chromophores(NamedTuple):
-    """Extinction spectra of skin's absorbers, each (D,).
-
-    ``eumelanin``, ``pheomelanin`` in cm⁻¹ per mg/ml; ``oxyhaemoglobin``, ``deoxyhaemoglobin`` in cm⁻¹/M.
-    """
+    """Extinction spectra of skin's absorbers, each (D,): melanins in cm⁻¹ per mg/ml, haemoglobins in cm⁻¹/M."""
 
     eumelanin: Tensor
     pheomelanin: Tensor
@@ -67,8 +64,8 @@ def check_wavelengths(wavelengths: object) -> Tensor:
 def bands_to_fit(wavelengths: Tensor) -> Float[Tensor, "B"]:
     """(B,) nm: where a measurement at ``wavelengths`` (D,) can be held against a model on 400–720 nm.
 
-    The points of :data:`WAVELENGTHS` inside its range, or, where its bands are more than 10 nm apart, its own bands:
-    nothing is extrapolated and no band is invented. 415 to 950 nm in fine steps gives the 31 points from 420 to 720.
+    The points of :data:`WAVELENGTHS` inside its range, or its own bands where they are more than 10 nm apart: nothing
+    is extrapolated and no band is invented.
 
     Raises
     ------
@@ -150,13 +147,13 @@ def _colour_science(kind: str) -> np.ndarray:
     return colour.SDS_ILLUMINANTS[f"FL{kind[1:]}" if kind[0] == "F" else kind][grid][None]
 
 
-def colour_matching_functions(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
-    """(3, D) CIE 1931 2° colour-matching functions x̄, ȳ, z̄.
+def colour_matching_functions() -> Float[Tensor, "3 33"]:
+    """(3, 33) CIE 1931 2° colour-matching functions x̄, ȳ, z̄.
 
     >>> colour_matching_functions()[1].argmax() * 10 + 400  # ȳ peaks at 560 nm on a grid of 10 nm
     tensor(560)
     """
-    return _interpolated(_colour_science("cmf"), wavelengths)
+    return _interpolated(_colour_science("cmf"), WAVELENGTHS)
 
 
 def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:

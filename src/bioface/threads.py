@@ -1,8 +1,8 @@
 """Work in blocks side by side, each on one torch thread: small arrays gain nothing from more, which wait by spinning.
 
 Torch has two numbers of threads: each Python thread's own, and one that new Python threads start with. To set the first
-sets the second too. Here the second is put back at once, so that calls that overlap do not disturb one another or what
-is started meanwhile. Pools end with the call, so that a forked process finds no dead ones.
+sets the second too; it is put back at once, so that calls that overlap do not disturb one another. Pools end with the
+call, so that a forked process finds no dead ones.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ def number(count: int) -> Iterator[None]:
 
 
 def blocks(function: Callable[[P], R], pieces: Iterable[P]) -> Iterator[R]:
-    """Results of a function of one piece of work, in the order of the pieces, worked out several at a time.
+    """Results of a function of one piece of work, in the order of the pieces, several worked out at a time.
 
-    In as many Python threads as the caller has torch threads, each with one torch thread. Pieces are taken from their
-    iterator in the caller's thread, a few ahead of the results. What the function raises is raised here; pieces that
-    have not begun by then never do.
+    In as many Python threads as the caller has torch threads, each with one of these. Pieces are taken in the caller's
+    thread, a few ahead of the results. What the function raises is raised here; no further piece begins then.
 
     >>> list(blocks(abs, [-3, 2, -1]))
     [3, 2, 1]

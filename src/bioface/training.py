@@ -1,10 +1,9 @@
 """One training loop for every recipe: one process or many, interrupted or not.
 
-Device, precision and processes come from `accelerate`: ``accelerate launch -m bioface train ...`` or ``torchrun``
-run this same code on several of them, each with its share of every batch. Batch norm then looks at the faces of all
-graphics processors (torch's ``SyncBatchNorm``); processes without one each look at their own share, so that they
-train a little differently from a single process. A batch is a function of seed and step alone, so that a run taken
-up from a checkpoint sees the faces that an undisturbed one would have seen.
+Device, precision and processes come from `accelerate`: under ``accelerate launch -m bioface train ...`` or ``torchrun``
+each process has its share of every batch. Batch norm then looks at the faces of all graphics processors (torch's
+``SyncBatchNorm``); processes without one look at their own share, and train a little differently from a single one. A
+batch is a function of seed and step alone, so that a run taken up from a checkpoint sees the faces it would have seen.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ def train(
 
     Parameters
     ----------
-    model : changed in place; left in evaluation mode
+    model : left in evaluation mode
     dataset : a :class:`~bioface.objective.Batch`, or faces that can be indexed by row numbers: ``nfe.Faces``, or a
         stream of ``nfe.open_split``, of which only the rows of a step are in memory
     recipe : a recipe or its name
@@ -120,8 +119,7 @@ def train(
     seed : of the order of the faces
     checkpoint : file to save to, and to go on from when it is there
     checkpoint_every : steps between two checkpoints; there is one after the last step
-    probe_every : with small batches, how often ``output_change`` is measured; it takes a second look at the same
-        faces. When a batch is all faces every step is measured, at no cost
+    probe_every : how often ``output_change`` is measured, by a second look, where a batch is not all faces
     progress : show a bar
 
     Returns

@@ -1,9 +1,9 @@
 """Reflectance of skin by radiative transfer: the reference that the Kubelka–Munk models are held to.
 
-The same layers and absorbers as :mod:`bioface.skin`'s ``layered``, but with light followed in all directions: both
-layers scatter, and the surface refracts, reflects on the way in and throws light back from inside (n = 1.4). It is a
-table made by adding–doubling (``assets/build_transfer.py``), smooth between its nodes; a reference, not a model to
-train with. It has no free constants, and inherits those of ``layered``: it says what they imply, not what skin is.
+The layers and absorbers of :mod:`bioface.skin`'s ``layered``, but with light followed in all directions: both layers
+scatter, and the surface refracts, reflects on the way in and throws light back from inside (n = 1.4). A table made by
+adding–doubling (``assets/build_transfer.py``), smooth between its nodes. It inherits the constants of ``layered``: it
+says what they imply, not what skin is.
 
 Reference: Prahl, van Gemert & Welch (1993), "Determining the optical properties of turbid media by using the
 adding–doubling method", Applied Optics 32.
@@ -39,8 +39,7 @@ class Table:
 
     Attributes
     ----------
-    reflectance : (3, 2, 18, 16, 33) float32 at the nodes, without the light that the surface itself reflects
-    cells : (3, 2, P, Q, 33) float32, the same at fractions that are not nodes
+    reflectance, cells : (3, 2, 18, 16, 33) float32 at the nodes, and (3, 2, P, Q, 33) at fractions that are no nodes
     melanin, haemoglobin : (P,), (Q,) volume fractions of the cells
     coefficients : (4, 33) 1/cm, which :func:`coefficients` gave when the table was made
     """
@@ -90,8 +89,8 @@ def reflectance(
 ) -> Tensor:
     """Reflectance of skin by radiative transfer, 400–720 nm, where :func:`bioface.skin.reflectance` has its models'.
 
-    The surface's own reflection (0.028 of light at 8°, 0.053 of diffuse light) is left out: it is specular shading.
-    Between its nodes the table is off by 0.00001 RMS and at most 0.0002, or 0.1 % (tests/test_transfer.py).
+    The surface's own reflection (0.028 of light at 8°, 0.053 of diffuse light) is specular shading, no part of it.
+    Between its nodes the table is off by 0.00001 RMS and at most 0.0002, or 0.1 %.
 
     Parameters
     ----------

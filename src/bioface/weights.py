@@ -87,7 +87,12 @@ def _digest(tensors: dict[str, Tensor], run: str) -> str:
 def save_checkpoint(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, run: dict[str, Any], record: np.ndarray
 ) -> None:
-    """Everything that going on exactly takes, whole or not at all."""
+    """Write everything that going on exactly takes, whole or not at all: ``run`` as JSON, ``record`` (steps, columns).
+
+    Raises
+    ------
+    DataError : a file that cannot be written
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items() if value is not None}
@@ -101,7 +106,16 @@ def save_checkpoint(
 def restore_checkpoint(
     path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, run: dict[str, Any], record: np.ndarray
 ) -> int:
-    """Go on where a checkpoint left off; the number of steps done, 0 without a file."""
+    """Go on where a checkpoint left off, its record written into the first rows of ``record``.
+
+    Returns
+    -------
+    how many steps were done, 0 without a file
+
+    Raises
+    ------
+    DataError : a file that is damaged, no checkpoint, or that of another run
+    """
     if not path.exists():
         return 0
     tensors, metadata = read(path, CHECKPOINT)
@@ -114,15 +128,11 @@ def restore_checkpoint(
             raise DataError(path, f"a checkpoint of a run with {name} {wanted}", f"{saved.get(name)}")
     if len(done) > len(record):
         raise DataError(path, f"a checkpoint of at most {len(record)} steps", f"one of {len(done)}")
-    weights: dict[str, Tensor] = {}
+    weights = {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, rest = name.split(".", 1)
-        if kind == "model":
-            weights[rest] = value
-        else:
-            index, key = rest.split(".")
-            state.setdefault(int(index), {})[key] = value
+    for name in tensors.keys() - {f"model.{own}" for own in weights}:
+        _, index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensors[name]
     check_tensors(path, weights, model.state_dict(), f"weights of width {run['network width']}")
     model.load_state_dict(weights)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

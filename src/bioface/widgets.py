@@ -1,10 +1,8 @@
 """Widgets for notebooks: scrub through samples, edit a photo, compare trainings.
 
-Pictures and numbers go to the browser once, as bytes, and are drawn there (``assets/widgets.js``): scrubbing and
-comparing need no kernel any more once they are shown. Only :func:`edit` asks the kernel for every picture, and says so
-when none answers. Without a widget front end, as on GitHub, a cell shows what the widget holds in words.
-
-They need the package's ``notebooks`` extra (anywidget).
+Pictures and numbers go to the browser once, as bytes, and are drawn there (``assets/widgets.js``): only :func:`edit`
+asks the kernel for every picture, and says so when none answers. Without a widget front end, as on GitHub, a cell shows
+in words what the widget holds. They need the package's ``notebooks`` extra (anywidget).
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import numpy as np
 import traitlets
 
 from bioface import decomposition, paths, plotting, shading
-from bioface.arrays import as_mask
+from bioface.arrays import as_mask, extent
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError, DataError, unknown_name
 from bioface.identifiability import MAPS
@@ -48,7 +46,6 @@ LIGHTS: dict[str, str | int | None] = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#888888")
 _EDITS = ("melanin", "haemoglobin", "specular", "illuminant", "camera", "white_balance")
 _RUN = "(A widget: open the notebook in Jupyter and run this cell to use it.)"
-_WHOLE = ("rgb", "photo, linear RGB")  # maps that are shown outside the mask as well
 
 
 class Widget(anywidget.AnyWidget):
@@ -77,9 +74,6 @@ def _nothing(what: str) -> Widget:
     return Widget(what, {"kind": "nothing", "text": what})
 
 
-# --- samples -----------------------------------------------------------------------------------------------
-
-
 def scrub(
     samples: Any,
     *,
@@ -87,7 +81,6 @@ def scrub(
     mask: Any = None,
     names: Sequence[str] | None = None,
     scores: Any = None,
-    score_name: str = "mismatch score",
 ) -> Widget:
     """Leaf through samples, all maps of one at a time, with one crosshair and the values under it.
 
@@ -97,43 +90,35 @@ def scrub(
     Parameters
     ----------
     samples : ``nfe.Faces``, shown with the shading that their normals and lights make and, on the twin, with the true
-        maps; a :class:`~bioface.maps.Decomposition` of one photo or of several; or {name: (N, H, W) or
-        (N, H, W, 3)}, the colour images of a range and colour space that their quantity says
+        maps; or {name: (N, H, W) or (N, H, W, 3)}, the colour images of a range and colour space of their quantity
     quantities : of the maps of a mapping, by name, where the name is not itself one in ``plotting.QUANTITIES``
-    mask : (N, H, W), true where the maps of a mapping hold; its "rgb" is shown whole. Faces and decompositions have
-        their own
+    mask : (N, H, W), true where the maps of a mapping hold; its "rgb" is shown whole
     names : of the samples; left out, those of the faces, or numbers
     scores : (N,) to filter and to sort by, NaN for none; left out, the mismatch score of faces
-    score_name : what it is called
 
     Raises
     ------
     BiofaceError : samples of another type, an unknown quantity, shapes that do not agree, more than 64 MB
     """
-    if not isinstance(samples, Faces | Decomposition | Mapping):
-        raise BiofaceError(
-            f"expected samples as Faces, a Decomposition or {{name: (N, H, W) arrays}}, found {type(samples).__name__}"
-        )
     if quantities and not isinstance(samples, Mapping):
         raise BiofaceError("expected quantities with a mapping of arrays only, found them with other samples")
-    maps: Any = samples
-    about, quantities = None, dict(quantities or {})
+    maps, about = samples, None
+    quantities = dict(quantities or {})
     if isinstance(samples, Faces):
         mask = samples.mask if mask is None else mask
         names = samples.names if names is None else names
         scores = _mismatch(samples) if scores is None else scores
         maps, quantities, about = _of_faces(samples)
-    elif isinstance(samples, Decomposition):
-        several = samples[None] if samples.melanin.ndim == 2 else samples
-        mask = several.mask if mask is None else mask
-        maps, quantities = _of_decomposition(several)
+    elif not isinstance(samples, Mapping):
+        found = type(samples).__name__
+        raise BiofaceError(f"expected samples as Faces or {{name: (N, H, W) arrays}}, found {found}")
     maps, quantities = _checked(maps, quantities)
     shapes = {values.shape[:3] for values in maps.values()}
     if len(shapes) > 1:
         found = ", ".join(f"{name} {values.shape}" for name, values in maps.items())
         raise BiofaceError(f"expected maps of equally many samples and pixels, found {found}")
     N, H, W = shapes.pop() if shapes else (0, 0, 0)
-    if N == 0 or H * W == 0:
+    if N * H * W == 0:
         return _nothing("No sample to show.")
     mask = None if mask is None else as_mask(plotting.to_numpy(mask))
     scores = None if scores is None else plotting.to_numpy(scores).astype(float)
@@ -150,18 +135,17 @@ def scrub(
         "names": names,
         "about": about or [""] * N,
         "scores": None if scores is None else [float(s) if math.isfinite(s) else None for s in scores],
-        "score_name": score_name,
     }
-    scored = "" if scores is None else f", to be filtered by {score_name}"
+    scored = "" if scores is None else ", to be filtered by mismatch score"
     text = f"{N} sample{'s' * (N > 1)} to leaf through, {len(labels)} maps each{scored}: {'; '.join(labels)}. {_RUN}"
     return Widget(text, spec, data)
 
 
-def _of_faces(faces: Faces) -> tuple[dict[str, Any], dict[str, str | Quantity], list[str] | None]:
+def _of_faces(faces: Faces) -> tuple[dict[str, Any], dict[str, Any], list[str] | None]:
     """Maps by name, the quantities of those whose name is none, and a word about each face."""
     stored, truth = shading.stored_shading(faces), faces.truth
     maps = {"rgb": faces.rgb, "normals": faces.normals, "coordinates": faces.coordinates, "stored shading": stored}
-    quantities: dict[str, str | Quantity] = {"stored shading": "diffuse_shading"}
+    quantities = {"stored shading": "diffuse_shading"}
     if truth is None:
         return maps, quantities, None
     maps |= {name: getattr(truth, name) for name in MAPS}
@@ -177,17 +161,6 @@ def _mismatch(faces: Faces) -> np.ndarray:
     if some.any():
         scores[some] = shading.mismatch_score(faces[np.asarray(some)])
     return scores
-
-
-def _of_decomposition(d: Decomposition) -> tuple[dict[str, Any], dict[str, str | Quantity]]:
-    maps = {
-        "photo, linear RGB": d.image,
-        "reconstruction, linear RGB": d.reconstruction,
-        "rgb_error": np.sqrt(((d.reconstruction - d.image) ** 2).mean(-1)),
-        "albedo": d.albedo,
-        **{name: getattr(d, name) for name in MAPS},
-    }
-    return maps, {name: "linear_rgb" for name in maps if name.endswith("linear RGB")}
 
 
 def _checked(maps: Mapping[str, Any], quantities: Mapping[str, str | Quantity]) -> tuple[dict[str, Any], ...]:
@@ -218,7 +191,7 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
     described: list[dict[str, Any]] = []
     values, colours = [], []
     for name, quantity in quantities.items():
-        shown, where = plotting.known_quantity(quantity), None if name in _WHOLE else mask
+        shown, where = plotting.known_quantity(quantity), None if name == "rgb" else mask
         v = maps[name].astype("<f4")
         if where is not None:
             v[~where] = np.nan
@@ -238,18 +211,12 @@ def _packed(maps: Mapping[str, Any], quantities: Mapping[str, Any], mask: Any) -
     return described, b"".join([*values, *colours])
 
 
-# --- editing -----------------------------------------------------------------------------------------------
-
-
 def edit(decomposition: Any = None) -> Widget | Upload:
     """Change melanin, haemoglobin, highlights, light and camera of a photo with sliders, and see it change.
 
     Every picture is :func:`bioface.edit`'s, made in the kernel, of the face and a quarter of its sides around it; of
-    more than 128 pixels a side every second, third ... one is taken. The widget says so when no kernel answers.
-
-    Parameters
-    ----------
-    decomposition : of one photo, or of several with just one in them; None takes a photo from the reader's disk
+    more than 128 pixels a side every second, third ... one is taken. The widget says so when no kernel answers. Without
+    the ``decomposition`` of a photo it takes one from the reader's disk.
 
     Raises
     ------
@@ -259,13 +226,12 @@ def edit(decomposition: Any = None) -> Widget | Upload:
         return Upload()
     if not isinstance(decomposition, Decomposition):
         raise BiofaceError(f"expected the Decomposition of a photo, found {type(decomposition).__name__}")
-    if decomposition.melanin.size == 0:
+    shape = decomposition.melanin.shape
+    if 0 in shape:
         return _nothing("No photo to edit.")
-    d = decomposition[0] if decomposition.melanin.shape[:-2] == (1,) else decomposition
-    if d.melanin.ndim != 2:
-        shape = d.melanin.shape
+    if len(shape) != 2:
         raise BiofaceError(f"expected the decomposition of one photo, found maps of {shape}: choose one, as in maps[0]")
-    return Editor(d)
+    return Editor(decomposition)
 
 
 class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
@@ -301,12 +267,7 @@ class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
 
 
 def _taken_apart(name: str, content: bytes) -> tuple[Decomposition, list[str]]:
-    """The largest face of the photo in a file's bytes, and what there is to say about it.
-
-    Raises
-    ------
-    DataError : no photo, or none with a face
-    """
+    """The largest face of the photo in a file's bytes, and what there is to say about it; a DataError without one."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("error", decomposition.NoMask)
@@ -359,22 +320,16 @@ class Editor(Widget):
 
 def _with_surroundings(mask: np.ndarray) -> tuple[slice, ...]:
     """The part of a picture (H, W) that holds the mask, and :data:`AROUND` of its longer side on each of its own."""
-    face = mask if mask.any() else ~mask
-    lines = [np.flatnonzero(face.any(axis)) for axis in (1, 0)]
-    reach = math.ceil(AROUND * max(map(np.ptp, lines)))
-    return tuple(slice(max(0, int(line[0]) - reach), int(line[-1]) + 1 + reach) for line in lines)
-
-
-# --- trainings ---------------------------------------------------------------------------------------------
+    box = extent(mask if mask.any() else ~mask)
+    reach = math.ceil(AROUND * (max(mask[box].shape) - 1))
+    return tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
 
 
 def compare(runs: Any) -> Widget:
     """Curves of trainings over their steps, each to be switched on and off, with the values at a step.
 
-    Parameters
-    ----------
-    runs : {name: runs}, where runs are a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or
-        several of them (seeds), drawn in one colour; their median, lowest and highest value are said
+    ``runs`` are {name: runs}: a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or several of
+    them (seeds), drawn in one colour; their median, lowest and highest value are said.
 
     Raises
     ------
@@ -389,15 +344,15 @@ def compare(runs: Any) -> Widget:
     every = [seed for seeds in curves.values() for seed in seeds]
     shown = [name for name in every[0] if any(np.nan_to_num(seed[name]).any() for seed in every)]  # not a loss unused
     described: list[dict[str, Any]] = []
-    columns: list[bytes] = []
+    data = bytearray()
     for k, (name, seeds) in enumerate(curves.items()):
         described.append({"name": name, "colour": COLOURS[k % len(COLOURS)], "seeds": []})
         for seed in seeds:
-            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": sum(map(len, columns))})
-            columns.append(np.stack([seed[curve] for curve in shown]).astype("<f4").tobytes())  # (curves, steps)
+            described[-1]["seeds"].append({"steps": len(seed[shown[0]]), "values": len(data)})
+            data += np.stack([seed[curve] for curve in shown]).astype("<f4").tobytes()  # (curves, steps)
     spec = {"kind": "compare", "runs": described, "curves": shown}
     text = f"Training curves of {len(curves)} run{'s' * (len(curves) > 1)} to compare: {', '.join(curves)}. {_RUN}"
-    return Widget(text, spec, b"".join(columns))
+    return Widget(text, spec, bytes(data))
 
 
 def _histories(name: str, given: Any) -> list[History]:

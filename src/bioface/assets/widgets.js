@@ -86,7 +86,7 @@ function panels(size, maps, className = "") {
 
 // --- scrub ----------------------------------------------------------------------------------------------------
 
-function scrub(model, root, { size, maps, names, about, scores, score_name }) {
+function scrub(model, root, { size, maps, names, about, scores }) {
   const data = bytes(model.get("data"));
   const pixels = size[0] * size[1];
   const { grid, said, set } = panels(size, maps);
@@ -96,11 +96,11 @@ function scrub(model, root, { size, maps, names, about, scores, score_name }) {
 
   const ranked = (scores ?? []).filter((score) => score !== null).sort((a, b) => a - b);
   const last = Math.max(ranked.length - 1, 0);
-  const least = slider(`least ${score_name}`, 0, last, 1, 0);
-  const most = slider(`highest ${score_name}`, 0, last, 1, last);
+  const least = slider("least mismatch score", 0, last, 1, 0);
+  const most = slider("highest mismatch score", 0, last, 1, last);
   const sort = checkbox();
   const count = h("span", { className: "bioface-count" });
-  const limits = row(`Only ${score_name} from`, least, "to", most, count, h("label", {}, sort, "highest first"));
+  const limits = row("Only mismatch score from", least, "to", most, count, h("label", {}, sort, "highest first"));
   if (ranked.length && names.length > 1) root.append(limits);
 
   let order = [...names.keys()];
@@ -119,10 +119,10 @@ function scrub(model, root, { size, maps, names, about, scores, score_name }) {
     position.value = Math.max(order.indexOf(current), 0);
     const k = order[position.value];
     grid.hidden = k === undefined;
-    caption.textContent = `No sample has a ${score_name} within these limits.`;
+    caption.textContent = "No sample has a mismatch score within these limits.";
     if (grid.hidden) return;
     const parts = [`${Number(position.value) + 1} of ${order.length}`, names[k], about[k]];
-    if (scores) parts.push(`${score_name} ${scores[k] === null ? "none" : number(scores[k])}`);
+    if (scores) parts.push(`mismatch score ${scores[k] === null ? "none" : number(scores[k])}`);
     position.ariaValueText = caption.textContent = parts.filter(Boolean).join(" · ");
     maps.forEach((map, m) => {
       const size = pixels * map.letters.length;
