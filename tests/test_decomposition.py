@@ -367,7 +367,7 @@ def test_small_and_long_photos_and_progress(network, capsys):
 @pytest.mark.parametrize(
     ("method", "size", "limit"),
     [
-        pytest.param("bayes", 64, 0.15, marks=pytest.mark.xfail(reason="256 draws to look at: half a second")),
+        pytest.param("bayes", 64, 0.15, marks=pytest.mark.xfail(reason="a quarter of a second of one processor")),
         ("bayes", 64, 1),
         ("bayes", 1024, 2),
         ("network", 64, 0.05),

@@ -38,9 +38,11 @@ DRAWS = 256  #: cameras, lights and exposures that a photo is held against
 #: Deviation of a colour from the model's, noise apart, in brightnesses of the face, and how many independent pixels a
 #: face counts for: neighbours say the same again, and no law of theirs is the true one.
 SIGMA, COUNTS = 0.008, 4.0
-EVERY = 2  # of GRID, along both pigments, whose skins are judged by
+EVERY, ROUGH = 2, 4  # of GRID, along both pigments, whose skins are judged by, and at a rough look
+FEWER, UNLIKELY = 4, 1e-5  # at that look: one in so many pixels, and share of the likeliest person that is left out
+TOGETHER = 8  # draws: the working arrays (draws × pixels × skins) stay in the processor's cache
 LOOKED_AT = 64  # pixels of a face, evenly over its mask, that judge
-REPRESENTATIVES = 6  # draws under which all pixels are inverted
+REPRESENTATIVES = 4, 2  # draws under which all pixels are inverted, and those that do for highlights alone
 BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
@@ -59,6 +61,8 @@ EVEN = 0.85  # of the brightness around it, below which skin under a highlight d
 #: predicted deviation on the same faces, 1.1, 2.3, 1.7 for melanin in the three kinds, 1.6, 1.8, 2.0 for haemoglobin,
 #: 1.5, 3.2, 2.3 for diffuse shading, 0.9, 0.9, 1.7 for specular, 1.3, 2.5, 1.6 for albedo; their geometric means.
 TRUER = (1.63, 1.78, 2.2, 1.1, 1.74, 1.74, 1.74)
+
+_Drawn = tuple[float, _Skins, Prior]  # what a draw stands for, its share, and what it knows of a face
 
 
 @torch_as_it_starts()
@@ -124,11 +128,8 @@ class Scene:
         self.exposure = bayes.finite("exposure", np.ones(count) if exposure is None else exposure, (count,))
         if not (self.exposure > 0).all():
             raise BiofaceError(f"expected exposures > 0, found {self.exposure.min():g}")
-        self.skins = [_Skins.every(*draw) for draw in zip(self.camera_b, self.illuminant, strict=True)]
-        self.people, self.log_people, self.scatter = _people(prior, self.skins[0].coordinates)
-        some = torch.arange(GRID**2).view(GRID, GRID)[::EVERY, ::EVERY].flatten()
-        self.some = some[self.scatter[:, some].amax(0) > 1e-7]  # what no person has is not looked at
-        self.judged = [skins[self.some] for skins in self.skins]
+        self.skins = _Skins.every(self.camera_b, self.illuminant)
+        self.people, self.log_people, self.scatter = _people(prior, self.skins.coordinates)
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
 
     @torch.no_grad()
@@ -144,13 +145,17 @@ class Scene:
         some = colours[judges]
         typical = float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        exposure = self._narrowed(some[::2], sigma, typical)
-        weight = self.weight_of_draws(some, sigma, typical, exposure)
+        exposure, people = self._narrowed(some[::FEWER], sigma, typical)
+        weight = self.weight_of_draws(some, sigma, typical, exposure, people)
         of_draw = weight.sum(1)
-        chosen = []
-        for j, times in representatives(of_draw, weight @ self.people[:, 1] / of_draw):
-            law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter) + STRANGE * self.any_skin
-            chosen.append((times, self.skins[j].with_law(law.log()), self.prior.exposed(float(exposure[j]))))
+        persons = (weight @ self.people[people]) / of_draw.clamp_min(1e-30)[:, None]
+        says = torch.cat([torch.from_numpy(exposure).float().log()[:, None], persons], -1)
+
+        def stand_in(j: int, share: float) -> _Drawn:
+            law = (1 - STRANGE) * (weight[j] / of_draw[j] @ self.scatter[people]) + STRANGE * self.any_skin
+            return share, self.skins.under_draw(j).with_law(law.log()), self.prior.exposed(float(exposure[j]))
+
+        chosen, few = ([stand_in(*of) for of in representatives(of_draw, says, n)] for n in REPRESENTATIVES)
         b, e = (of_draw.numpy() @ v for v in (self.camera_b, self.illuminant))
         exposed = np.asarray(np.exp(of_draw.numpy() @ np.log(exposure)), np.float32)
         expected = functools.partial(_expected, typical=typical)
@@ -159,8 +164,8 @@ class Scene:
             plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
             flat = np.ones(small.mask.shape, np.float32)
             return Look(b, e, exposed, mask.shape, small, flat, flat, torch.zeros(7), plain, None)
-        plain = functools.partial(expected, chosen=chosen[::2], sigma=sigma_here)  # these do for highlights
-        fewer = functools.partial(expected, chosen=chosen[::2], sigma=sigma)
+        plain = functools.partial(expected, chosen=few, sigma=sigma_here)  # these do for highlights
+        fewer = functools.partial(expected, chosen=few, sigma=sigma)
         first = colour_table.looked_up(colours, fewer, 1.5)
         field, skin = _fields(first, small.mask)
         even = some / torch.from_numpy(field[small.mask][judges])[:, None]
@@ -169,37 +174,51 @@ class Scene:
         smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
         return Look(b, e, exposed, mask.shape, small, field, skin, first.median(0).values, smoothed, plain)
 
-    def _narrowed(self, colours: Tensor, sigma: float, typical: float) -> np.ndarray:
-        """The exposures brought into the part of their range that a few colours leave: there the draws do not thin out.
+    def _narrowed(self, colours: Tensor, sigma: float, typical: float) -> tuple[np.ndarray, Tensor]:
+        """What a rough look at a few colours leaves: exposures in a part of their range, and who it may be, by number.
 
-        They count as even in their logarithm before and after.
+        There the draws do not thin out. They count as even in their logarithm before and after.
         """
         log_f = np.log(self.exposure)
+        weight = self.weight_of_draws(colours, sigma, typical, every=ROUGH)
+        people = (weight.sum(0) > UNLIKELY * weight.sum(0).max()).nonzero()[:, 0]
+        of_draw = weight.sum(1).numpy()
         low, high = log_f.min(), log_f.max()
-        of_draw = self.weight_of_draws(colours, sigma, typical).sum(1).numpy()
         mean = of_draw @ log_f
         reach = 3 * max(math.sqrt(of_draw @ (log_f - mean) ** 2), 0.1)
         if high - low <= 2 * reach:
-            return self.exposure
+            return self.exposure, people
         start, end = max(low, mean - reach), min(high, mean + reach)
-        return np.exp(start + (log_f - low) / (high - low) * (end - start))
+        return np.exp(start + (log_f - low) / (high - low) * (end - start)), people
 
     def weight_of_draws(
-        self, colours: Tensor, sigma: float, typical: float = 0.0, exposure: np.ndarray | None = None
+        self,
+        colours: Tensor,
+        sigma: float,
+        typical: float = 0.0,
+        exposure: np.ndarray | None = None,
+        people: Tensor | None = None,
+        every: int = EVERY,
     ) -> Tensor:
-        """(draws, U), of sum 1: how likely each draw and each person's skin are given colours (n, 3)."""
-        priors = [self.prior.exposed(float(f)) for f in (self.exposure if exposure is None else exposure)]
-        flat, scatter = torch.zeros(len(self.some)), self.scatter[:, self.some].T.contiguous()
+        """(draws, U), of sum 1: how likely each draw and each person's skin, of all or some, are given colours (n, 3).
 
-        def mean_log(draw: tuple[_Skins, Prior]) -> Tensor:
-            skins, prior = draw
-            evidence, _ = bayes.evidence(_Quadratic.of(colours, skins, prior, sigma, typical), flat)
-            top = evidence.amax(-1, keepdim=True)
-            likelihood = evidence.sub_(top).clamp_min_(-bayes.DEEP).exp_() @ scatter  # (n, U)
-            return (likelihood.clamp_min_(1e-30).log_() + top).mean(0) - 2 * math.log(prior.diffuse)
+        Skins are every so many of the grid, but for those that nobody of the people has.
+        """
+        people = torch.arange(len(self.people)) if people is None else people
+        some = torch.arange(GRID**2).view(GRID, GRID)[::every, ::every].flatten()
+        some = some[self.scatter[people][:, some].amax(0) > 1e-7]
+        scatter = self.scatter[people][:, some]
+        scatter = (scatter / scatter.sum(-1, keepdim=True)).T.contiguous()
+        f = torch.from_numpy(self.exposure if exposure is None else exposure).float()
+        flat, judged = torch.zeros(()), self.skins[some]
 
-        logs = torch.stack(list(threads.blocks(mean_log, zip(self.judged, priors, strict=True))))
-        return (self.log_people + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
+        def mean_log(draws: Tensor) -> Tensor:
+            q = _Quadratic.of(colours, judged.under_draw(draws), self.prior, sigma, typical, f[draws])
+            found, top, _, _ = bayes.likelihood(q, flat)
+            return ((found @ scatter).clamp_min_(1e-30).log_() + top).mean(-2) - 2 * f[draws, None].log()
+
+        logs = torch.cat(list(threads.blocks(mean_log, torch.arange(len(f)).split(TOGETHER))))
+        return (self.log_people[people] + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
 
 
 def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,24 +232,32 @@ def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
 
 
-def representatives(weight: Tensor, value: Tensor) -> list[tuple[int, int]]:
-    """Which draws (n,) stand for all, and how often each: those in the middle of equal shares of the weight.
+def representatives(weight: Tensor, values: Tensor, count: int) -> list[tuple[int, float]]:
+    """Which draws (n,) stand for all, and for what share of the weight each: those in the middle of ``count`` clusters.
 
-    In the order of ``value``, the person's haemoglobin under each draw: of all maps it depends most on the camera.
+    Clusters in ``values`` (n, k), what the draws say of the face, in its standard deviations (Lloyd's k-means).
     """
-    order = value.argsort(stable=True)
-    middles = (torch.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
-    at = torch.searchsorted(weight[order].cumsum(0), middles).clamp_max(len(weight) - 1)
-    chosen, counts = order[at].unique(return_counts=True)
-    return list(zip(chosen.tolist(), counts.tolist(), strict=True))
+    values = values - weight @ values
+    values = values / (weight @ values.square()).sqrt().clamp_min(1e-6)
+    order = values[:, -1].argsort(stable=True)
+    which = torch.empty_like(order)
+    which[order] = (weight[order].cumsum(0) * count).long().clamp_max(count - 1)
+    for _ in range(5):
+        inside = weight * (which == torch.arange(count)[:, None])  # (count, n)
+        inside = inside[inside.sum(1) > 1e-6]
+        away = torch.cdist(inside @ values / inside.sum(1, keepdim=True), values)
+        which = away.argmin(0)
+    unlikely = weight < 0.02 * weight.max()
+    middle = away.masked_fill(unlikely | (inside == 0), torch.inf).argmin(1)
+    return list(zip(middle.tolist(), inside.sum(1).tolist(), strict=True))
 
 
-def _expected(colours: Tensor, chosen: list[tuple[int, _Skins, Prior]], sigma: float, typical: float) -> Tensor:
-    """(n, 14) expectations and deviations of colours (n, 3) under some draws, each counted so many times."""
+def _expected(colours: Tensor, chosen: list[_Drawn], sigma: float, typical: float) -> Tensor:
+    """(n, 14) expectations and deviations of colours (n, 3) under some draws."""
 
     def average(some: Tensor) -> Tensor:
-        under = (times * bayes.expected(_Quadratic.of(some, s, p, sigma, typical), s) for times, s, p in chosen)
-        return bayes.with_deviations(sum(under, torch.zeros(())) / sum(times for times, _, _ in chosen))
+        under = (share * bayes.expected(_Quadratic.of(some, s, p, sigma, typical), s) for share, s, p in chosen)
+        return bayes.with_deviations(sum(under, torch.zeros(())) / sum(share for share, _, _ in chosen))
 
     return torch.cat(list(threads.blocks(average, colours.split(bayes.CHUNK))))
 
