@@ -35,6 +35,25 @@ AS_PUBLISHED = {
 #: How near to a published number ours must be, two standard errors included, to reproduce it, as a share of it: the
 #: paper states no spread. Further away by as much, it is not reproduced; between the two nothing can be said.
 NEAR = 0.2
+#: What the methods are, by the names that tables of numbers have for them.
+NAMES = {
+    "predict 0": "zero everywhere",
+    "training mean": "mean of the training faces",
+    "image mean": "mean colour of the face",
+    "density, ICA": "optical density, ICA",
+    "density, fixed": "optical density, fixed",
+    "likeliest": "Bayes, a pixel, likeliest",
+    "expected": "Bayes, a pixel",
+    "expected, camera known": "Bayes, a pixel, camera told",
+    "measured skin, whole face": "Bayes, face, measured skin",
+    "expected, whole face": "Bayes, face, twin's skins",
+    "published": "our recipe, paper's weights",
+    "published + measured skin": "network taught by Bayes",
+    "synthetic truth": "network taught true maps",
+    "U-Net, no skin model": "U-Net without skin model",
+    "not recoloured": "network, not recoloured",
+    "the network that ships": "network that ships",
+}
 BRIGHTNESS = "brightness"  #: the column that Table 1 lacks, see :func:`brightness`
 COLUMNS = (*metrics.TABLE1, BRIGHTNESS)
 
@@ -207,7 +226,7 @@ def share(found: Mapping[str, Row], method: str, constant: str, column: str) -> 
 
 def beside(found: Mapping[str, Row], column: str) -> str:
     """The error of each method, in words, for a claim to be read against."""
-    return f"{column}: " + ", ".join(f"{name} {error(row, column):.3f}" for name, row in found.items())
+    return f"{column}: " + ", ".join(f"{NAMES.get(name, name)} {error(row, column):.3f}" for name, row in found.items())
 
 
 def lead(ours: Row, other: Row, column: str) -> tuple[float, float]:
@@ -228,10 +247,10 @@ def least_lead(ours: Row, others: Mapping[str, Row], columns: Sequence[str] = me
 
     Without other columns it is over all of Table 1 but the reconstruction, which nearly any method has right.
     """
-    leads = {f"{n}, {k}": lead(ours, row, k) for n, row in others.items() for k in columns}
+    leads = {(n, k): lead(ours, row, k) for n, row in others.items() for k in columns}
     in_errors = {name: apart / max(error, 1e-9) for name, (apart, error) in leads.items() if not math.isnan(apart)}
     least = min(in_errors, key=lambda name: in_errors[name])
-    return in_errors[least], f"against {least}"
+    return in_errors[least], f"against the {NAMES.get(least[0], least[0])}, {least[1]}"
 
 
 Scores = Mapping[str, Mapping[str, tuple[float, float]]]

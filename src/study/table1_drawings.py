@@ -11,24 +11,6 @@ from bioface.maps import Decomposition
 from study import figures, table1
 from study.table1 import Scores
 
-#: What the methods are, by the names that tables of numbers have for them.
-NAMES = {
-    "predict 0": "zero everywhere",
-    "training mean": "mean of the training faces",
-    "image mean": "mean colour of the face",
-    "density, ICA": "optical density, ICA",
-    "density, fixed": "optical density, fixed",
-    "likeliest": "Bayes, a pixel, likeliest",
-    "expected": "Bayes, a pixel",
-    "expected, camera known": "Bayes, a pixel, camera told",
-    "measured skin, whole face": "Bayes, face, measured skin",
-    "expected, whole face": "Bayes, face, twin's skins",
-    "published": "our recipe, paper's weights",
-    "published + measured skin": "network taught by Bayes",
-    "synthetic truth": "network taught true maps",
-    "U-Net, no skin model": "U-Net without skin model",
-    "the network that ships": "network that ships",
-}
 GROUPS = {"African skin": "#5b3a1e", "other skin": "#e0955f"}
 _SEES_NOTHING = ("predict 0", "training mean", "image mean")
 
@@ -63,9 +45,7 @@ def brightness(
     axes[0].legend()
     alt = "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
     alt += "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
-    alt += (
-        "small but takes highlights. Right: the losses bring light skin near the truth from any start, dark skin less."
-    )
+    alt += "small but takes highlights. Right: the losses bring light skin nearer to the truth from any start, dark skin less."
     figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
@@ -90,7 +70,12 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
             face = "white" if method in recorded else colour
             ax.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, mfc=face, ms=5, lw=1.2)
         ax.axvline(constant, color="0.5", lw=0.8, ls=":")
-        ax.set(title=column, xlim=(0, 1.6 * constant), yticks=range(len(found)), yticklabels=[NAMES[m] for m in found])
+        ax.set(
+            title=column,
+            xlim=(0, 1.6 * constant),
+            yticks=range(len(found)),
+            yticklabels=[table1.NAMES[m] for m in found],
+        )
     axes[0].invert_yaxis()
     figure.supxlabel("RMSE ± 2 standard errors; dotted: the mean of the training faces; hollow: on record", fontsize=9)
     alt = "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
@@ -110,7 +95,7 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
     kinds = [plotting.known_quantity(n, (0, float(f"{top:.2g}"))) for (_, n, _), top in zip(shown, tops, strict=True)]
     panels = [[np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i, n, _ in shown] for d in answers]
     titles = [f"{'fair' if k < 3 else 'dark'}:\n{n.replace('_', ' ')}" for k, (_, n, _) in enumerate(shown)]
-    labels = ["truth", *(NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
+    labels = ["truth", *(table1.NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
     errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
     alt = "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
     alt += "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
@@ -125,7 +110,9 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], d
     figure, axes = plt.subplots(1, len(columns), figsize=(9.5, 3.4), layout="constrained", sharey=True, sharex=True)
     for ax, column in zip(axes, columns, strict=True):
         for (method, of_method), marker in zip(shares.items(), "osD^v", strict=False):
-            ax.plot([s[column] for s in of_method.values()], range(len(of_method)), marker, ms=6, label=NAMES[method])
+            ax.plot(
+                [s[column] for s in of_method.values()], range(len(of_method)), marker, ms=6, label=table1.NAMES[method]
+            )
         ax.axvline(1, color="0.5", lw=0.8, ls=":")
         ax.set(title=column, yticks=range(len(kinds)), yticklabels=kinds)
     axes[0].invert_yaxis()
@@ -133,9 +120,9 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], d
     told = "error as a share of the mean training face's on the same faces; from 1 on there is no skill"
     figure.supxlabel(told, fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    alt = "Errors in melanin, haemoglobin and brightness as shares of a constant's, for six kinds of photos and"
-    alt += " four methods: the paper's losses lie beyond one in pigments, the network that ships below one "
-    alt += "everywhere; Bayes beyond one after a tone curve."
+    alt = "Errors in melanin, haemoglobin and brightness as shares of a constant's, for several kinds of photos and"
+    alt += " methods: the paper's losses lie beyond one in pigments, the network that ships below one wherever it "
+    alt += "was trained; Bayes beyond one after a tone curve."
     figures.save(figure, name, numbers=shares, data=data, alt=alt)
 
 

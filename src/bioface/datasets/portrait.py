@@ -35,7 +35,8 @@ BASE_HAEMOGLOBIN = (0.003, 0.045)
 #: Octaves around what a photographer takes (:func:`exposure`) that faces are drawn in. Upwards it ends where highlights
 #: begin to clip: of the default twin 0.4 % of all pixels of faces do, and in 6 % of faces more than 1 % of the pixels.
 EXPOSURES = (-2.0, 0.6)
-DARKER = (-1.5, 0.0)  #: the same of faces "beyond" in exposure, of which nothing clips
+#: The same of faces "beyond": within that range, where nothing clips, and below it, where no usual face is.
+DARKER = {"exposure": (-1.5, 0.0), "dark": (-3.5, -2.0)}
 SURFACE = 0.028  #: of light comes back from skin's surface into a sphere: Fresnel at normal incidence, n = 1.4
 COVERED = 0.7  #: a pixel belongs to the mask when this share of its rays meets the face
 
@@ -287,7 +288,7 @@ def make_face(seed: int, split: str, index: int, mismatch: bool, group: str, bey
         return shading[..., None] * albedo + specular[..., None] * to_rgb.sum(-1)
 
     usual = exposure(image_under(shading, specular)[mask], shading[mask], for_scene)
-    factor = float(draw_exposure(1, for_exposure, DARKER if beyond == "exposure" else EXPOSURES)[0])
+    factor = float(draw_exposure(1, for_exposure, DARKER.get(beyond, EXPOSURES))[0])
     lighting = (usual * factor * light.lighting).astype(np.float32)
     specular = (usual * factor * specular).astype(np.float32)
     shading = illumination.sh_shading(normals, lighting)
