@@ -45,7 +45,7 @@ def brightness(
     axes[0].legend()
     alt = "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
     alt += "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
-    alt += "small but takes highlights. Right: the losses bring light skin nearer to the truth from any start, dark skin less."
+    alt += "small but takes highlights. Right: the losses bring light skin nearer to the truth, dark skin less."
     figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 

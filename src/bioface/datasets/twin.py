@@ -54,9 +54,10 @@ class TwinConfig:
     cubes : how many test faces, from the first, are also written as multispectral cubes
     beyond : the same people as without it, but in a "pose" that no other face is in, under a "light" from where none
         comes, or in a "colour" of camera and light that is rare (:func:`draw_camera_and_illuminant`); at an "exposure"
-        of 0–1.5 octaves below the photographer's, nothing clipped, or "dark", 2–3.5 octaves below it, as
-        no usual face is; with the "measured" reflectance of the people whose pigments they have
-        (:func:`bioface.datasets.portrait.measured_paint`), where no skin model is right; or with display values changed by a "tone" curve (± 0.08), "jpeg" of quality 75, or 2 % of "noise"
+        of 0–1.5 octaves below the photographer's, nothing clipped, or "dark", 2–3.5 octaves below it, as no usual face
+        is; with the "measured" reflectance of the people whose pigments they have, where no skin model is right
+        (:func:`bioface.datasets.portrait.measured_paint`); or with display values changed by a "tone" curve (± 0.08),
+        "jpeg" of quality 75, or 2 % of "noise"
     """
 
     seed: int = 0
