@@ -105,6 +105,17 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
     figures.save(figure, name, numbers={"weights": weights}, data="none (a drawing)", alt=alt)
 
 
+def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
+    """RMSE of the photo at each step, and that of the face's mean colour; saved."""
+    figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    ax.semilogy(errors)
+    ax.axhline(constant, color="0.5", ls=":", label="the face's mean colour")
+    ax.set(xlabel="step", ylabel="RMSE, linear RGB")
+    ax.legend()
+    alt = "The error of the photo falls quickly, then slowly, and ends below that of the face's mean colour."
+    figures.save(figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt)
+
+
 def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbers: Mapping[str, Any]) -> None:
     """One face: its photo and its true maps above, what a network says of them below, saved.
 
@@ -116,7 +127,7 @@ def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbe
     both, (inside,) = (truth, said), mask
     limits = figures.up_to(0.99, {q: torch.cat([maps[q][mask] for maps in both]) for q in list(truth)[1:]})
     rows, titles = [[maps[q][0] for q in truth] for maps in both], ["photo", *(q.replace("_", " ") for q in limits)]
-    alt = "Photo and true maps of a synthetic face above, the network's below: the photos look alike, the maps do not."
+    alt = "Photo and true maps of a synthetic face above, the network's below: the photos are near, the maps are not."
     figures.save_maps(
         name, rows, quantities=list(truth), titles=titles, row_labels=["truth", "network"], masks=[inside] * 2,
         limits=limits, panel=1.7, numbers=numbers, data="twin, one face (synthetic)", alt=alt,
