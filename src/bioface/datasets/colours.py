@@ -33,8 +33,8 @@ SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white,
 PRIMARIES: dict[int, str] = dict.fromkeys((1, 2), "sRGB") | dict.fromkeys((6, 7), "SMPTE C")
 PRIMARIES |= {4: "ITU-R BT.470 - 525", 5: "ITU-R BT.470 - 625", 9: "ITU-R BT.2020", 11: "DCI-P3", 12: "P3-D65"}
 #: Codes of transfer functions: an exponent, or a name.
-TRANSFERS: dict[int, float | str] = dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
-TRANSFERS |= {4: 2.2, 5: 2.8, 8: 1.0}
+TRANSFERS: dict[int, float | str] = {4: 2.2, 5: 2.8, 8: 1.0}
+TRANSFERS |= dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
 HDR = {16: "PQ", 18: "HLG"}
 _FAMILIES = {"GRAY": ("grey",), "RGB": ("RGB", "grey"), "CMYK": ("CMYK",)}  # what a kind of profile is for
 STRIP = 1_000_000  # values at a time

@@ -211,6 +211,12 @@ class NFE:
         """The rows of a batch, as a torch DataLoader asks for them: all in one reading."""
         return self[rows]
 
+    def raw(self, index: Index) -> np.ndarray:
+        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
+        rising, back = np.unique(self._rows(index), return_inverse=True)
+        parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
+        return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
+
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
         """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
 
@@ -321,8 +327,8 @@ def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
         return file[KEY][slice(int(rising[0]), int(rising[-1]) + 1) if contiguous else rising]
 
 
-def _say_what_is_wrong(path: Path, rows: np.ndarray) -> None:
-    """The error of images of which some are not finite or not within [0, 1]: what, and in which of the rising rows."""
+def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
+    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
     images = _read_rows(path, rows)
     for what, channels in LAYOUT.items():
         part = images[:, channels]
@@ -334,6 +340,7 @@ def _say_what_is_wrong(path: Path, rows: np.ndarray) -> None:
         if bad.any():
             found = f"{low.min():.4g} to {high.max():.4g}, first in row {rows[int(bad.argmax())]}"
             raise DataError(path, f"{what} stored within [0, 1]", found)
+    return images
 
 
 def _checked_lights(path: Path, rows: np.ndarray) -> np.ndarray:
@@ -384,7 +391,7 @@ def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
                 images = buffer[: stop - start]
                 stored.read_direct(images, np.s_[start:stop])
                 if not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):  # NaN is neither
-                    _say_what_is_wrong(path, rising)
+                    _checked_images(path, rising)  # says what it is
                 _decode(images.transpose(0, 2, 3, 1), faces[place : place + len(images)])
 
         with ThreadPoolExecutor(threads) as pool:
