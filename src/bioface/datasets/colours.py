@@ -70,9 +70,12 @@ class Colours:
         with np.printoptions():  # which colour-science sets for all of NumPy; here, as it takes a second
             import colour
 
-        given, spaces = self.primaries, colour.RGB_COLOURSPACES
-        own = spaces[given] if isinstance(given, str) else colour.RGB_Colourspace("own", given[2:], given[:2])
-        to_srgb = colour.matrix_RGB_to_RGB(own, spaces["sRGB"], "Bradford").astype(np.float32)
+        given, named = self.primaries, colour.RGB_COLOURSPACES
+        own = named[given].copy() if isinstance(given, str) else colour.RGB_Colourspace("own", given[2:], given[:2])
+        srgb = named["sRGB"].copy()
+        for space in (own, srgb):
+            space.use_derived_transformation_matrices(True)  # those that standards print are rounded
+        to_srgb = colour.matrix_RGB_to_RGB(own, srgb, "Bradford").astype(np.float32)
         flat = values.reshape(-1, 3)
         for start in range(0, len(flat), STRIP):
             some = flat[start : start + STRIP]
