@@ -296,20 +296,18 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _check_header(path: Path, shape: tuple[int, ...]) -> int:
     """N, after checking the key, the (N, *shape) and the type without reading a value."""
     with _opened(path) as file:
-        keys, data = list(file), file.get(KEY)
+        if KEY not in file:
+            raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, file)) or "(none)"))
+        data = file[KEY]
         is_array = isinstance(data, h5py.Dataset)
-        found: Any
-        found, dtype = (data.shape, data.dtype) if is_array else ((), np.dtype(object))
-    if KEY not in keys:
-        raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, keys)) or "(none)"))
-    if found[1:] != shape:
-        wanted = f"{KEY!r} of shape (N, {', '.join(map(str, shape))})"
-        raise DataError(path, wanted, f"shape {found}" if is_array else "a group")
-    if dtype.kind != "f":
-        raise DataError(path, f"{KEY!r} in floating point", f"{dtype}")
-    if found[0] == 0:
-        raise DataError(path, "at least one row", "none")
-    return found[0]
+        if not is_array or data.shape[1:] != shape:
+            wanted = f"{KEY!r} of shape (N, {', '.join(map(str, shape))})"
+            raise DataError(path, wanted, f"shape {data.shape}" if is_array else "a group")
+        if data.dtype.kind != "f":
+            raise DataError(path, f"{KEY!r} in floating point", f"{data.dtype}")
+        if len(data) == 0:
+            raise DataError(path, "at least one row", "none")
+        return len(data)
 
 
 def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
