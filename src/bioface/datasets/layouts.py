@@ -237,14 +237,14 @@ def _pictures(folder: Path) -> Stored:
         if (plane.shape, plane.dtype) != (planes[0].shape, planes[0].dtype):
             expected = f"{planes[0].shape} {planes[0].dtype} as {files[0].name}"
             raise DataError(path, expected, f"{plane.shape} {plane.dtype}")
-    notes = ["a folder of pictures states no illuminant: taken for reflectance"]
+    notes: tuple[str, ...] = ("a folder of pictures states no illuminant: taken for reflectance",)
     wave = bands if bands[0] >= 200 else None
     if wave is None and np.array_equal(bands - bands[0], np.arange(len(CAVE))):
         wave = CAVE
-        notes.append("31 numbered pictures: taken for 400–700 nm in steps of 10, as in CAVE")
+        notes += ("31 numbered pictures: taken for 400–700 nm in steps of 10, as in CAVE",)
     values = np.stack(planes, -1)
-    light = np.full(len(files), {"u1": 255.0, "u2": 65535.0}.get(values.dtype.str[1:], 1.0))
-    return Stored(values, wave, light, axes="rcb", notes=tuple(notes))
+    light = np.full(len(files), np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1.0)
+    return Stored(values, wave, light, axes="rcb", notes=notes)
 
 
 def _plane(path: Path) -> np.ndarray:

@@ -174,19 +174,15 @@ class NFE:
         if not self.image_files:
             raise BiofaceError("expected at least one image file, found none")
         self.light_files = _as_paths(map(_partner, self.image_files) if light_files is None else light_files)
-        count = len(self.image_files)
-        if len(self.light_files) != count:
-            found = len(self.light_files)
-            raise BiofaceError(f"expected one light file for each of {count} image files, found {found}")
-        counts = []
+        wanted, found, counts = len(self.image_files), len(self.light_files), [0]
+        if found != wanted:
+            raise BiofaceError(f"expected one light file for each of {wanted} image files, found {found}")
         for images, lights in zip(self.image_files, self.light_files, strict=True):
             _check_numbers(images, lights)
-            count = _check_header(images, (CHANNELS, SIZE, SIZE))
-            light_count = _check_header(lights, (3, 9))
-            if light_count != count:
-                raise DataError(lights, f"{count} lights, one for each face of {images.name}", str(light_count))
-            counts.append(count)
-        self._starts = np.cumsum([0, *counts])
+            counts.append(_check_header(images, (CHANNELS, SIZE, SIZE)))
+            if (found := _check_header(lights, (3, 9))) != counts[-1]:
+                raise DataError(lights, f"{counts[-1]} lights, one for each face of {images.name}", str(found))
+        self._starts = np.cumsum(counts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
