@@ -46,22 +46,13 @@ class Ignored(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """How stored values become sRGB.
+    """How stored values become sRGB."""
 
-    Attributes
-    ----------
-    said : for the reader, what the colours are and how that is known
-    profile : an ICC profile's way from 8 bits of its own kind of colour to sRGB; else
-    transfer : an exponent, "sRGB" or "BT.709"
-    primaries : a name of colour-science, or chromaticities as :data:`SRGB`
-    full : whether values go from 0 to 1, not from 16 / 255 to 235 / 255
-    """
-
-    said: str = "sRGB, assumed: it states none"
-    profile: ImageCms.ImageCmsTransform | None = None
-    transfer: float | str = "sRGB"
-    primaries: str | tuple[float, ...] = "sRGB"
-    full: bool = True
+    said: str = "sRGB, assumed: it states none"  #: for the reader, what the colours are and how that is known
+    profile: ImageCms.ImageCmsTransform | None = None  #: from 8 bits of its own kind of colour to sRGB; else
+    transfer: float | str = "sRGB"  #: an exponent, "sRGB" or "BT.709"
+    primaries: str | tuple[float, ...] = "sRGB"  #: a name of colour-science, or chromaticities as :data:`SRGB`
+    full: bool = True  #: whether values go from 0 to 1, not from 16 / 255 to 235 / 255
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """sRGB (H, W, 3) float32 of stored values (H, W, 3) in [0, 1]; not for those with a profile."""

@@ -55,28 +55,16 @@ Rows = Callable[[int, int], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Cube:
-    """A multispectral image. Its radiance is computed or read when it is asked for, not before.
+    """A multispectral image. Its radiance is computed or read when it is asked for, not before."""
 
-    Attributes
-    ----------
-    name : the file's name without its ending
-    wavelengths : (D,) float64 nm, rising; bands outside 400–720 nm are kept
-    illuminant : (D,) float64, with mean 1 over the bands within 400–720 nm
-    mask : (H, W) bool, where there is skin
-    dropped : wavelengths of zero-filled bands that were left out
-    notes : what had to be assumed, a sentence each
-    read_rows : the source, ``read_rows(start, stop)`` → radiance (stop − start, W, D) in the file's units
-    scale : what radiance is divided by, so that radiance / illuminant is the reflectance of the file
-    """
-
-    name: str
-    wavelengths: np.ndarray
-    illuminant: np.ndarray
-    mask: np.ndarray
-    read_rows: Rows = dataclasses.field(repr=False)
-    scale: float = 1.0
-    dropped: tuple[float, ...] = ()
-    notes: tuple[str, ...] = ()
+    name: str  #: the file's name without its ending
+    wavelengths: np.ndarray  #: (D,) float64 nm, rising; bands outside 400–720 nm are kept
+    illuminant: np.ndarray  #: (D,) float64, with mean 1 over the bands within 400–720 nm
+    mask: np.ndarray  #: (H, W) bool, where there is skin
+    read_rows: Rows = dataclasses.field(repr=False)  #: (start, stop) → radiance (h, W, D) in the file's units
+    scale: float = 1.0  #: what radiance is divided by, so that radiance / illuminant is the reflectance of the file
+    dropped: tuple[float, ...] = ()  #: wavelengths of zero-filled bands that were left out
+    notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -43,27 +43,17 @@ CAVE = np.arange(400.0, 701, 10)  # nm
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A cube as a file has it, unchecked.
+    """A cube as a file has it, unchecked."""
 
-    Attributes
-    ----------
-    values : three axes; has ``shape``, ``transpose`` and rows by slicing
-    wavelengths, illuminant, mask : what the file holds, None where it holds none
-    axes : "rcb" for rows, columns, bands where the layout says so, else None
-    is_reflectance : whether ``values`` are, so that no illuminant is needed
-    notes : what had to be assumed, a sentence each
-    unit, light_unit : of the wavelengths, and of those of the illuminant, as the file states them; "" where it does not
-    """
-
-    values: Any
-    wavelengths: Any = None
-    illuminant: Any = None
-    mask: Any = None
-    axes: str | None = None
-    is_reflectance: bool = False
-    notes: tuple[str, ...] = ()
-    unit: str = ""
-    light_unit: str = ""
+    values: Any  #: three axes; has ``shape``, ``transpose`` and rows by slicing
+    wavelengths: Any = None  #: what the file holds, None where it holds none
+    illuminant: Any = None  #: the same
+    mask: Any = None  #: the same
+    axes: str | None = None  #: "rcb" for rows, columns, bands where the layout says so, else None
+    is_reflectance: bool = False  #: whether ``values`` are, so that no illuminant is needed
+    notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
+    unit: str = ""  #: of the wavelengths, as the file states it; "" where it does not
+    light_unit: str = ""  #: the same of the illuminant's wavelengths
 
 
 def read(path: Path) -> Stored:

@@ -49,26 +49,15 @@ TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again.
+    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again."""
 
-    Attributes
-    ----------
-    rgb : (N, 64, 64, 3) float32, display sRGB in [0, 1]
-    normals : (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
-    mask : (N, 64, 64) bool, the face
-    lighting : (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
-    coordinates : (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
-    names : N strings ``file:row``
-    truth : what the twin knows besides (a dataclass of arrays with N rows), None for real data
-    """
-
-    rgb: np.ndarray
-    normals: np.ndarray
-    mask: np.ndarray
-    lighting: np.ndarray
-    coordinates: np.ndarray
-    names: tuple[str, ...]
-    truth: Any = None
+    rgb: np.ndarray  #: (N, 64, 64, 3) float32, display sRGB in [0, 1]
+    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
+    mask: np.ndarray  #: (N, 64, 64) bool, the face
+    lighting: np.ndarray  #: (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
+    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
+    names: tuple[str, ...]  #: N strings ``file:row``
+    truth: Any = None  #: what the twin knows besides (a dataclass of arrays with N rows), None for real data
 
     def __len__(self) -> int:
         return len(self.rgb)

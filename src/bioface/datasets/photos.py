@@ -38,20 +38,12 @@ _ELLIPSE = (36.0, 33.0, 26.0, 23.0)  # centre row and column, half height and wi
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo and where its face is.
+    """A photo and where its face is."""
 
-    Attributes
-    ----------
-    rgb : (H, W, 3) float32, display sRGB in [0, 1]
-    mask : (H, W) bool
-    name : the file's name without its ending
-    colours : what it says of its colours, or what was assumed
-    """
-
-    rgb: np.ndarray
-    mask: np.ndarray
-    name: str
-    colours: str = ""
+    rgb: np.ndarray  #: (H, W, 3) float32, display sRGB in [0, 1]
+    mask: np.ndarray  #: (H, W) bool
+    name: str  #: the file's name without its ending
+    colours: str = ""  #: what it says of its colours, or what was assumed
 
 
 class Turned(UserWarning):
