@@ -447,7 +447,7 @@ UNITS = {"Frequency/THz": LIGHT_SPEED, "GHz": 1e3 * LIGHT_SPEED, "Hz": 1e12 * LI
 
 
 @pytest.mark.parametrize("kind", ["ENVI", "HDF5"])
-@pytest.mark.parametrize("unit", [*UNITS, "Wavelength (nm)", "nanometres"])
+@pytest.mark.parametrize("unit", [*UNITS, "Wavelength (nm)", "nanometres [nm]", "Unknown"])
 def test_a_unit_of_wavelengths_that_is_stated_is_believed(unit, kind, tmp_path):
     def write(wave, unit):
         if kind == "ENVI":
