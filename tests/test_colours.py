@@ -35,15 +35,17 @@ def icc(space=b"GRAY", gamma=1.0):
     return head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061).ljust(60, b"\0") + tags + curve + white
 
 
+def chunk(name, data):
+    """A part of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def png(path, value=SKIN, chunks=(), profile=None, mode="RGB"):
     """A picture of one colour, with more chunks behind its header."""
     Image.new(mode, (20, 20), value).save(path, icc_profile=profile)
     content = path.read_bytes()
     for name, data in chunks:
-        body = name + data
-        content = (
-            content[:33] + struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body)) + content[33:]
-        )
+        content = content[:33] + chunk(name, data) + content[33:]
     path.write_bytes(content)
     return path
 

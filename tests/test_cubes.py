@@ -156,30 +156,6 @@ def test_a_fit_reads_it(write):
     np.testing.assert_allclose(found.diffuse_shading, 0.8, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "struct",
-    [
-        lambda e, w: {"data": e, "wave": w},
-        lambda e, w: {"data": e, "wavelength": w},
-        lambda e, w: {"data": {"photons": e}, "spectrum": {"wave": w}, "type": "illuminant", "name": "x"},
-        lambda e, w: {"data": light(COARSE), "wave": COARSE},  # interpolated
-    ],
-)
-def test_illuminant_structs(write, struct):
-    variables, radiance = compressed(illuminant=struct(light(HYSPEX), HYSPEX))
-    np.testing.assert_allclose(cubes.load(write(variables)).reflectance, radiance / light(HYSPEX), rtol=1e-9)
-
-
-def test_photons_under_an_illuminant_in_energy(write):
-    """ISET's older files: radiance in photons, about 1e16, and a light in watts."""
-    reflectance = np.full((2, 3, 148), 0.4)
-    watts = 0.01 * light(HYSPEX)
-    per_joule = HYSPEX * 1e-9 / (scipy.constants.h * scipy.constants.c)
-    variables = {"photons": reflectance * watts * per_joule, "wave": HYSPEX}
-    cube = cubes.load(write(variables | {"illuminant": {"data": watts, "wavelength": HYSPEX}}))
-    np.testing.assert_allclose(cube.reflectance, reflectance, rtol=1e-6)
-
-
 def test_an_illuminant_image_of_one_spectrum(write):
     """Its brightness per pixel stays in the radiance, as shading."""
     variables, radiance = compressed(rows=6)
@@ -408,7 +384,9 @@ def pictures(folder, name):
         Image.fromarray(plane).save(folder / name.format(i + 1, w))
 
 
-LAMP = {"data": light(GRID)[DOWN], "wave": GRID[DOWN]}
+LAMP = {"data": light(GRID)[DOWN], "wavelength": GRID[DOWN]}
+#: ISET's older files have radiance in photons, about 1e16, and a light in watts
+PER_JOULE = GRID * 1e-9 / (scipy.constants.h * scipy.constants.c)
 LAYOUTS = {  # a name, what writes it, and what of
     "bands first": ("a.mat", matlab5, {"cube": REFLECTANCE.transpose(2, 0, 1), "wavelengths": GRID}),
     "bands between, v7.3": ("a.mat", matlab73, {"ref": REFLECTANCE.transpose(0, 2, 1), "lambda": GRID}),
@@ -419,6 +397,13 @@ LAYOUTS = {  # a name, what writes it, and what of
     ),
     "bands are the cube": ("a.mat", matlab5, {"bands": REFLECTANCE, "wave": GRID}),
     "data and light": ("a.mat", matlab5, {"data": RADIANCE, "wavelength": GRID, "illuminant": light(GRID)}),
+    "the light, v7.3": ("a.mat", matlab73, {"rad": RADIANCE, "wave": GRID, "illuminant": LAMP | {"comment": "x"}}),
+    "a coarser light": (
+        "a.mat",
+        matlab73,
+        {"rad": RADIANCE, "wave": GRID, "illuminant": {"data": light(COARSE), "wave": COARSE}},
+    ),
+    "the light in watts": ("a.mat", matlab5, {"photons": RADIANCE * PER_JOULE, "wave": GRID, "illuminant": LAMP}),
     "a name of one's own": ("a.mat", matlab5, {"Gesicht": REFLECTANCE, "Wavelength": GRID}),
     "µm, any order": ("a.mat", matlab5, {"REF": REFLECTANCE[..., SHUFFLED], "wl": GRID[SHUFFLED] / 1e3}),
     "m": ("a.mat", matlab5, {"reflectance": REFLECTANCE, "wave": GRID * 1e-9}),
@@ -458,33 +443,28 @@ def test_every_layout_gives_the_same_cube(layout, tmp_path):
 
 
 LIGHT_SPEED = 299_792.458  # nm THz
-UNITS = {  # what writes wavelengths of a unit that is stated, and numbers of the unit for those in nm
-    "Frequency/THz": (lambda p, w, u: raw_envi(p / "a.hdr", "bil", wave=w, units=u), lambda nm: LIGHT_SPEED / nm),
-    "GHz": (lambda p, w, u: raw_envi(p / "a.hdr", "bsq", wave=w, units=u), lambda nm: 1e3 * LIGHT_SPEED / nm),
-    "Wavenumber": (lambda p, w, u: raw_envi(p / "a.hdr", "bip", wave=w, units=u), lambda nm: 1e7 / nm),
-    "Wavelength (nm)": (lambda p, w, u: raw_envi(p / "a.hdr", "bil", wave=w, units=u), lambda nm: nm),
-    "THz": (lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u), lambda nm: LIGHT_SPEED / nm),
-    "Hz": (
-        lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u.encode()),
-        lambda nm: 1e12 * LIGHT_SPEED / nm,
-    ),
-    "nanometres": (lambda p, w, u: hdf5(p / "a.h5", {"ref": REFLECTANCE, "wave": w}, u), lambda nm: nm),
-}
+UNITS = {"Frequency/THz": LIGHT_SPEED, "GHz": 1e3 * LIGHT_SPEED, "Hz": 1e12 * LIGHT_SPEED, "Wavenumber": 1e7}
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_a_unit_of_wavelengths_that_is_stated_is_believed(unit, tmp_path):
-    write, of_nm = UNITS[unit]
-    write(tmp_path, of_nm(GRID), unit)
-    cube = cubes.load(*cubes.find(tmp_path))
+@pytest.mark.parametrize("kind", ["ENVI", "HDF5"])
+@pytest.mark.parametrize("unit", [*UNITS, "Wavelength (nm)", "nanometres [nm]", "Unknown"])
+def test_a_unit_of_wavelengths_that_is_stated_is_believed(unit, kind, tmp_path):
+    def write(wave, unit):
+        if kind == "ENVI":
+            raw_envi(tmp_path / "a.hdr", "bil", wave=wave, units=unit)
+        else:
+            hdf5(tmp_path / "a.h5", {"ref": REFLECTANCE, "wave": wave}, unit.encode() if unit == "Hz" else unit)
+        return cubes.find(tmp_path)[0]
+
+    wave = UNITS[unit] / GRID if unit in UNITS else GRID
+    cube = cubes.load(write(wave, unit))
     np.testing.assert_allclose(cube.wavelengths, GRID, atol=1e-4)
     np.testing.assert_allclose(cube.reflectance, REFLECTANCE, atol=1e-5)
     for unknown in ("fathoms", "Index"):
-        write(tmp_path, of_nm(GRID), unknown)
-        refuses(f"wavelengths in nm.*frequencies in THz.*found the unit '{unknown}'", cubes.load, *cubes.find(tmp_path))
-    if "Hz" in unit:  # numbers that are none of it
-        write(tmp_path, GRID / 1e9, unit)
-        refuses(f"wavelengths of 200–3000 nm as {unit}, found others", cubes.load, *cubes.find(tmp_path))
+        said = f"wavelengths in nm.*frequencies in THz.*found the unit '{unknown}'"
+        refuses(said, cubes.load, write(wave, unknown))
+    if unit in UNITS:  # numbers that are none of it
+        refuses(f"wavelengths of 200–3000 nm as {unit}, found others", cubes.load, write(GRID / 1e9, unit))
 
 
 @pytest.mark.parametrize("where", ["wave_unit", "unit", "a struct's", "of the light"])

@@ -59,6 +59,7 @@ def test_channels_are_decoded_into_their_places(pair):
     assert not faces.normals[~faces.mask].any()
     expected = 2 * np.moveaxis(images[:, 3:6], 1, -1) - 1
     np.testing.assert_allclose(faces.normals[faces.mask], expected[faces.mask], atol=1e-6)
+    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
     assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3" and faces.truth is None
 
 

@@ -9,7 +9,8 @@ import pytest
 import skimage.data
 import tifffile
 from conftest import refuses
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
+from test_colours import SRGB, chunk
 
 from bioface import pictures
 from bioface.datasets import photos
@@ -57,11 +58,6 @@ def test_a_tiff_of_more_bits_than_are_read_is_said(tmp_path, dtype, size):
 
 def test_16_bit_colour_to_8_bits(tmp_path):
     """Pillow cannot write such a PNG, so here is one by hand."""
-
-    def chunk(name, content):
-        body = name + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
     values = np.random.default_rng(0).integers(0, 65536, (5, 3, 3))
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
     header = struct.pack(">IIBBBBB", 3, 5, 16, 2, 0, 0, 0)
@@ -91,17 +87,15 @@ def test_transparency_is_the_mask(tmp_path, picture):
 
 def test_a_colour_profile_is_converted(tmp_path):
     """A linear-light profile, which is sRGB's with other curves: a stored ½ shows as 0.735 in sRGB."""
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    where = srgb.index(b"para")  # type, nothing, function, nothing, five numbers
+    where = SRGB.index(b"para")  # type, nothing, function, nothing, five numbers
     linear = b"para\0\0\0\0" + struct.pack(">HHi", 0, 0, 65536)
-    profile = srgb.replace(srgb[where : where + 32], linear.ljust(32, b"\0"))
+    profile = SRGB.replace(SRGB[where : where + 32], linear.ljust(32, b"\0"))
     path = save(tmp_path / "me.png", np.full((2, 2, 3), 128, np.uint8), icc_profile=profile)
     np.testing.assert_allclose(photos.read(path).rgb, 0.735, atol=0.01)
 
 
 def test_a_profile_of_colour_on_grey_changes_nothing(tmp_path, picture):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    grey = photos.read(save(tmp_path / "grey.png", picture[..., 0].copy(), icc_profile=profile))
+    grey = photos.read(save(tmp_path / "grey.png", picture[..., 0].copy(), icc_profile=SRGB))
     np.testing.assert_allclose(grey.rgb[..., 0], picture[..., 0] / 255, atol=1.5 / 255)
 
 

@@ -30,6 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from test_cubes import compressed, matlab5, matlab73, plain
+from test_nfe import random_images
 
 from bioface import training
 from bioface.datasets import colours, cubes, nfe, photos, twin
@@ -51,12 +52,8 @@ RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="co
 
 
 def nfe_arrays():
-    y, x = np.mgrid[:64, :64] / 63
-    images = np.full((2, 10, 64, 64), 0.5, np.float32)
-    images[:, 0:3], images[:, 5] = x * y, 1
-    images[:, 6] = (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.2
     lights = np.random.default_rng(0).normal(size=(2, 3, 9))
-    return {"images": {"zx_7": images}, "lights": {"zx_7": lights}}
+    return {"images": {"zx_7": random_images(2, dtype=np.float32)}, "lights": {"zx_7": lights}}
 
 
 IMAGES, LIGHTS = "zx_7_d10_inmc_celebA_01.hdf5", "zx_7_d3_lrgb_celebA_01.hdf5"

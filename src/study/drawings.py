@@ -113,7 +113,9 @@ def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
     ax.set(xlabel="step", ylabel="RMSE, linear RGB")
     ax.legend()
     alt = "The error of the photo falls quickly, then slowly, and ends below that of the face's mean colour."
-    figures.save(figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt)
+    figures.save(
+        figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt
+    )
 
 
 def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbers: Mapping[str, Any]) -> None:

@@ -28,12 +28,6 @@ SPLITS = ("train", "validation", "test")
 IN_MEMORY = 20_000  # faces: 3 GB
 
 
-def _twin(split: str | None, limit: int | None) -> nfe.Faces:
-    from bioface.datasets import twin  # needs the ray caster, which nothing else here does
-
-    return twin.load(split, limit)
-
-
 def _nfe(split: str | None, limit: int | None) -> nfe.Faces:
     stream = nfe.open_split(split)
     count = len(stream) if limit is None else min(limit, len(stream))
@@ -55,7 +49,7 @@ def _iset(split: str | None, limit: int | None) -> cubes.Cubes:
 
 #: From a split, None for all, and a limit, None for no limit: the samples.
 LOADERS: dict[str, Callable[[str | None, int | None], nfe.Faces | cubes.Cubes]] = {
-    "twin": _twin,
+    "twin": lambda split, limit: __getattr__("twin").load(split, limit),
     "nfe": _nfe,
     "iset": _iset,
 }

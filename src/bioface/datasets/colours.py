@@ -33,8 +33,8 @@ SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white,
 PRIMARIES: dict[int, str] = dict.fromkeys((1, 2), "sRGB") | dict.fromkeys((6, 7), "SMPTE C")
 PRIMARIES |= {4: "ITU-R BT.470 - 525", 5: "ITU-R BT.470 - 625", 9: "ITU-R BT.2020", 11: "DCI-P3", 12: "P3-D65"}
 #: Codes of transfer functions: an exponent, or a name.
-TRANSFERS: dict[int, float | str] = dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
-TRANSFERS |= {4: 2.2, 5: 2.8, 8: 1.0}
+TRANSFERS: dict[int, float | str] = {4: 2.2, 5: 2.8, 8: 1.0}
+TRANSFERS |= dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
 HDR = {16: "PQ", 18: "HLG"}
 _FAMILIES = {"GRAY": ("grey",), "RGB": ("RGB", "grey"), "CMYK": ("CMYK",)}  # what a kind of profile is for
 STRIP = 1_000_000  # values at a time
@@ -46,22 +46,13 @@ class Ignored(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """How stored values become sRGB.
+    """How stored values become sRGB."""
 
-    Attributes
-    ----------
-    said : for the reader, what the colours are and how that is known
-    profile : an ICC profile's way from 8 bits of its own kind of colour to sRGB; else
-    transfer : an exponent, "sRGB" or "BT.709"
-    primaries : a name of colour-science, or chromaticities as :data:`SRGB`
-    full : whether values go from 0 to 1, not from 16 / 255 to 235 / 255
-    """
-
-    said: str = "sRGB, assumed: it states none"
-    profile: ImageCms.ImageCmsTransform | None = None
-    transfer: float | str = "sRGB"
-    primaries: str | tuple[float, ...] = "sRGB"
-    full: bool = True
+    said: str = "sRGB, assumed: it states none"  #: for the reader, what the colours are and how that is known
+    profile: ImageCms.ImageCmsTransform | None = None  #: from 8 bits of its own kind of colour to sRGB; else
+    transfer: float | str = "sRGB"  #: an exponent, "sRGB" or "BT.709"
+    primaries: str | tuple[float, ...] = "sRGB"  #: a name of colour-science, or chromaticities as :data:`SRGB`
+    full: bool = True  #: whether values go from 0 to 1, not from 16 / 255 to 235 / 255
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """sRGB (H, W, 3) float32 of stored values (H, W, 3) in [0, 1]; not for those with a profile."""
@@ -70,9 +61,12 @@ class Colours:
         with np.printoptions():  # which colour-science sets for all of NumPy; here, as it takes a second
             import colour
 
-        given, spaces = self.primaries, colour.RGB_COLOURSPACES
-        own = spaces[given] if isinstance(given, str) else colour.RGB_Colourspace("own", given[2:], given[:2])
-        to_srgb = colour.matrix_RGB_to_RGB(own, spaces["sRGB"], "Bradford").astype(np.float32)
+        given, named = self.primaries, colour.RGB_COLOURSPACES
+        own = named[given].copy() if isinstance(given, str) else colour.RGB_Colourspace("own", given[2:], given[:2])
+        srgb = named["sRGB"].copy()
+        for space in (own, srgb):
+            space.use_derived_transformation_matrices(True)  # those that standards print are rounded
+        to_srgb = colour.matrix_RGB_to_RGB(own, srgb, "Bradford").astype(np.float32)
         flat = values.reshape(-1, 3)
         for start in range(0, len(flat), STRIP):
             some = flat[start : start + STRIP]

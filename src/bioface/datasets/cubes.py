@@ -42,12 +42,11 @@ ONE_LIGHT = 0.02  # relative deviation that an illuminant image may have from on
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
 #: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
-#: What a number of these units is divided into for nm; they are taken at their word.
-INVERSE = {"thz": 299_792.458, "ghz": 299_792_458, "mhz": 299_792_458e3, "hz": 299_792_458e9}
+#: What a number of these units is divided into for nm; they are taken at their word, of lengths the size tells.
+INVERSE = {"thz": scipy.constants.c / 1e3, "ghz": scipy.constants.c}
+INVERSE |= {"mhz": scipy.constants.c * 1e3, "hz": scipy.constants.c * 1e9}
 INVERSE |= dict.fromkeys(("cm-1", "cm^-1", "cm⁻¹", "1/cm", "wavenumber", "wavenumbers"), 1e7)
-LENGTHS = re.compile(
-    r"(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|ångströms?|angstroms?|[aåÅ]|unknown|"
-)
+LENGTHS = re.compile("(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|(å|a)(ngstr(ö|o)ms?)?|unknown")
 SPECTRUM = (200.0, 3000.0)  # nm
 
 Rows = Callable[[int, int], np.ndarray]
@@ -55,28 +54,16 @@ Rows = Callable[[int, int], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Cube:
-    """A multispectral image. Its radiance is computed or read when it is asked for, not before.
+    """A multispectral image. Its radiance is computed or read when it is asked for, not before."""
 
-    Attributes
-    ----------
-    name : the file's name without its ending
-    wavelengths : (D,) float64 nm, rising; bands outside 400–720 nm are kept
-    illuminant : (D,) float64, with mean 1 over the bands within 400–720 nm
-    mask : (H, W) bool, where there is skin
-    dropped : wavelengths of zero-filled bands that were left out
-    notes : what had to be assumed, a sentence each
-    read_rows : the source, ``read_rows(start, stop)`` → radiance (stop − start, W, D) in the file's units
-    scale : what radiance is divided by, so that radiance / illuminant is the reflectance of the file
-    """
-
-    name: str
-    wavelengths: np.ndarray
-    illuminant: np.ndarray
-    mask: np.ndarray
-    read_rows: Rows = dataclasses.field(repr=False)
-    scale: float = 1.0
-    dropped: tuple[float, ...] = ()
-    notes: tuple[str, ...] = ()
+    name: str  #: the file's name without its ending
+    wavelengths: np.ndarray  #: (D,) float64 nm, rising; bands outside 400–720 nm are kept
+    illuminant: np.ndarray  #: (D,) float64, with mean 1 over the bands within 400–720 nm
+    mask: np.ndarray  #: (H, W) bool, where there is skin
+    read_rows: Rows = dataclasses.field(repr=False)  #: (start, stop) → radiance (h, W, D) in the file's units
+    scale: float = 1.0  #: what radiance is divided by, so that radiance / illuminant is the reflectance of the file
+    dropped: tuple[float, ...] = ()  #: wavelengths of zero-filled bands that were left out
+    notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -252,12 +239,12 @@ def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, 
         with contextlib.suppress(ValueError):
             wave = wave.astype(float)
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
-    short = re.sub("^(frequency|wavelength)s?", "", unit.lower()).strip(" ()[]/:")
+    words = re.sub("^(frequency|wavelength)s?/?|[][()]", " ", unit.lower()).split()
     expected, known = "wavelengths in nm, µm or m", UNITS
-    if short in INVERSE:
+    if inverse := [INVERSE[word] for word in words if word in INVERSE]:
         expected, known = f"wavelengths of {SPECTRUM[0]:g}–{SPECTRUM[1]:g} nm as {unit}", {unit: 1.0}
-        values = INVERSE[short] / np.where(values == 0, np.nan, values)
-    elif not LENGTHS.fullmatch(short):
+        values = inverse[0] / np.where(values == 0, np.nan, values)
+    elif words and not any(map(LENGTHS.fullmatch, words)):
         raise DataError(path, f"{expected}, or frequencies in THz or cm-1", f"the unit {unit!r}")
     low, high = SPECTRUM
     fits = [name for name, nm in known.items() if ((values >= low / nm) & (values <= high / nm)).all()]

@@ -43,27 +43,17 @@ CAVE = np.arange(400.0, 701, 10)  # nm
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A cube as a file has it, unchecked.
+    """A cube as a file has it, unchecked."""
 
-    Attributes
-    ----------
-    values : three axes; has ``shape``, ``transpose`` and rows by slicing
-    wavelengths, illuminant, mask : what the file holds, None where it holds none
-    axes : "rcb" for rows, columns, bands where the layout says so, else None
-    is_reflectance : whether ``values`` are, so that no illuminant is needed
-    notes : what had to be assumed, a sentence each
-    unit, light_unit : of the wavelengths, and of those of the illuminant, as the file states them; "" where it does not
-    """
-
-    values: Any
-    wavelengths: Any = None
-    illuminant: Any = None
-    mask: Any = None
-    axes: str | None = None
-    is_reflectance: bool = False
-    notes: tuple[str, ...] = ()
-    unit: str = ""
-    light_unit: str = ""
+    values: Any  #: three axes; has ``shape``, ``transpose`` and rows by slicing
+    wavelengths: Any = None  #: what the file holds, None where it holds none
+    illuminant: Any = None  #: the same
+    mask: Any = None  #: the same
+    axes: str | None = None  #: "rcb" for rows, columns, bands where the layout says so, else None
+    is_reflectance: bool = False  #: whether ``values`` are, so that no illuminant is needed
+    notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
+    unit: str = ""  #: of the wavelengths, as the file states it; "" where it does not
+    light_unit: str = ""  #: the same of the illuminant's wavelengths
 
 
 def read(path: Path) -> Stored:
@@ -237,14 +227,14 @@ def _pictures(folder: Path) -> Stored:
         if (plane.shape, plane.dtype) != (planes[0].shape, planes[0].dtype):
             expected = f"{planes[0].shape} {planes[0].dtype} as {files[0].name}"
             raise DataError(path, expected, f"{plane.shape} {plane.dtype}")
-    notes = ["a folder of pictures states no illuminant: taken for reflectance"]
+    notes: tuple[str, ...] = ("a folder of pictures states no illuminant: taken for reflectance",)
     wave = bands if bands[0] >= 200 else None
     if wave is None and np.array_equal(bands - bands[0], np.arange(len(CAVE))):
         wave = CAVE
-        notes.append("31 numbered pictures: taken for 400–700 nm in steps of 10, as in CAVE")
+        notes += ("31 numbered pictures: taken for 400–700 nm in steps of 10, as in CAVE",)
     values = np.stack(planes, -1)
-    light = np.full(len(files), {"u1": 255.0, "u2": 65535.0}.get(values.dtype.str[1:], 1.0))
-    return Stored(values, wave, light, axes="rcb", notes=tuple(notes))
+    light = np.full(len(files), np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1.0)
+    return Stored(values, wave, light, axes="rcb", notes=notes)
 
 
 def _plane(path: Path) -> np.ndarray:

@@ -109,8 +109,8 @@ def _check_matrix(data: bytes | mmap.mmap, order: str, kind: int, start: int, st
     """
     if kind == _COMPRESSED and depth == 0:
         inside = zlib.decompress(data[start:stop])
-        for k, *span in _parts(inside, order, 0, len(inside)):
-            _check_matrix(inside, order, k, *span, depth=1)
+        for k, first, end in _parts(inside, order, 0, len(inside)):
+            _check_matrix(inside, order, k, first, end, 1)
         return
     if kind != _MATRIX or depth > _DEEPEST:
         raise ValueError(f"a part of type {kind} where a variable belongs, or structs without end")

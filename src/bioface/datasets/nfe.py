@@ -49,26 +49,15 @@ TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again.
+    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again."""
 
-    Attributes
-    ----------
-    rgb : (N, 64, 64, 3) float32, display sRGB in [0, 1]
-    normals : (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
-    mask : (N, 64, 64) bool, the face
-    lighting : (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
-    coordinates : (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
-    names : N strings ``file:row``
-    truth : what the twin knows besides (a dataclass of arrays with N rows), None for real data
-    """
-
-    rgb: np.ndarray
-    normals: np.ndarray
-    mask: np.ndarray
-    lighting: np.ndarray
-    coordinates: np.ndarray
-    names: tuple[str, ...]
-    truth: Any = None
+    rgb: np.ndarray  #: (N, 64, 64, 3) float32, display sRGB in [0, 1]
+    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
+    mask: np.ndarray  #: (N, 64, 64) bool, the face
+    lighting: np.ndarray  #: (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
+    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
+    names: tuple[str, ...]  #: N strings ``file:row``
+    truth: Any = None  #: what the twin knows besides (a dataclass of arrays with N rows), None for real data
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -174,19 +163,15 @@ class NFE:
         if not self.image_files:
             raise BiofaceError("expected at least one image file, found none")
         self.light_files = _as_paths(map(_partner, self.image_files) if light_files is None else light_files)
-        count = len(self.image_files)
-        if len(self.light_files) != count:
-            found = len(self.light_files)
-            raise BiofaceError(f"expected one light file for each of {count} image files, found {found}")
-        counts = []
+        wanted, found, counts = len(self.image_files), len(self.light_files), [0]
+        if found != wanted:
+            raise BiofaceError(f"expected one light file for each of {wanted} image files, found {found}")
         for images, lights in zip(self.image_files, self.light_files, strict=True):
             _check_numbers(images, lights)
-            count = _check_header(images, (CHANNELS, SIZE, SIZE))
-            light_count = _check_header(lights, (3, 9))
-            if light_count != count:
-                raise DataError(lights, f"{count} lights, one for each face of {images.name}", str(light_count))
-            counts.append(count)
-        self._starts = np.cumsum([0, *counts])
+            counts.append(_check_header(images, (CHANNELS, SIZE, SIZE)))
+            if (found := _check_header(lights, (3, 9))) != counts[-1]:
+                raise DataError(lights, f"{counts[-1]} lights, one for each face of {images.name}", str(found))
+        self._starts = np.cumsum(counts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -210,6 +195,12 @@ class NFE:
     def __getitems__(self, rows: Index) -> Faces:
         """The rows of a batch, as a torch DataLoader asks for them: all in one reading."""
         return self[rows]
+
+    def raw(self, index: Index) -> np.ndarray:
+        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
+        rising, back = np.unique(self._rows(index), return_inverse=True)
+        parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
+        return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
 
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
         """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
@@ -290,20 +281,18 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 def _check_header(path: Path, shape: tuple[int, ...]) -> int:
     """N, after checking the key, the (N, *shape) and the type without reading a value."""
     with _opened(path) as file:
-        keys, data = list(file), file.get(KEY)
+        if KEY not in file:
+            raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, file)) or "(none)"))
+        data = file[KEY]
         is_array = isinstance(data, h5py.Dataset)
-        found: Any
-        found, dtype = (data.shape, data.dtype) if is_array else ((), np.dtype(object))
-    if KEY not in keys:
-        raise DataError(path, f"the key {KEY!r}", "the keys " + (", ".join(map(repr, keys)) or "(none)"))
-    if found[1:] != shape:
-        wanted = f"{KEY!r} of shape (N, {', '.join(map(str, shape))})"
-        raise DataError(path, wanted, f"shape {found}" if is_array else "a group")
-    if dtype.kind != "f":
-        raise DataError(path, f"{KEY!r} in floating point", f"{dtype}")
-    if found[0] == 0:
-        raise DataError(path, "at least one row", "none")
-    return found[0]
+        if not is_array or data.shape[1:] != shape:
+            wanted = f"{KEY!r} of shape (N, {', '.join(map(str, shape))})"
+            raise DataError(path, wanted, f"shape {data.shape}" if is_array else "a group")
+        if data.dtype.kind != "f":
+            raise DataError(path, f"{KEY!r} in floating point", f"{data.dtype}")
+        if len(data) == 0:
+            raise DataError(path, "at least one row", "none")
+        return len(data)
 
 
 def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
@@ -321,8 +310,8 @@ def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
         return file[KEY][slice(int(rising[0]), int(rising[-1]) + 1) if contiguous else rising]
 
 
-def _say_what_is_wrong(path: Path, rows: np.ndarray) -> None:
-    """The error of images of which some are not finite or not within [0, 1]: what, and in which of the rising rows."""
+def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
+    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
     images = _read_rows(path, rows)
     for what, channels in LAYOUT.items():
         part = images[:, channels]
@@ -334,6 +323,7 @@ def _say_what_is_wrong(path: Path, rows: np.ndarray) -> None:
         if bad.any():
             found = f"{low.min():.4g} to {high.max():.4g}, first in row {rows[int(bad.argmax())]}"
             raise DataError(path, f"{what} stored within [0, 1]", found)
+    return images
 
 
 def _checked_lights(path: Path, rows: np.ndarray) -> np.ndarray:
@@ -384,7 +374,7 @@ def _decode_images(path: Path, rising: np.ndarray, faces: Faces) -> None:
                 images = buffer[: stop - start]
                 stored.read_direct(images, np.s_[start:stop])
                 if not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):  # NaN is neither
-                    _say_what_is_wrong(path, rising)
+                    _checked_images(path, rising)  # says what it is
                 _decode(images.transpose(0, 2, 3, 1), faces[place : place + len(images)])
 
         with ThreadPoolExecutor(threads) as pool:

@@ -38,20 +38,12 @@ _ELLIPSE = (36.0, 33.0, 26.0, 23.0)  # centre row and column, half height and wi
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A photo and where its face is.
+    """A photo and where its face is."""
 
-    Attributes
-    ----------
-    rgb : (H, W, 3) float32, display sRGB in [0, 1]
-    mask : (H, W) bool
-    name : the file's name without its ending
-    colours : what it says of its colours, or what was assumed
-    """
-
-    rgb: np.ndarray
-    mask: np.ndarray
-    name: str
-    colours: str = ""
+    rgb: np.ndarray  #: (H, W, 3) float32, display sRGB in [0, 1]
+    mask: np.ndarray  #: (H, W) bool
+    name: str  #: the file's name without its ending
+    colours: str = ""  #: what it says of its colours, or what was assumed
 
 
 class Turned(UserWarning):
@@ -192,6 +184,7 @@ def _decoded(path: Path, image: Image.Image) -> _Opened:
     stated, turn = colours.stated(path, image), _orientation(image)
     image = _planar(image) or image
     image.load()
+    image = image.convert("LA") if image.mode == "La" else image
     return _Opened(path, image if turn is None else image.transpose(turn), stated, turn)
 
 
@@ -287,7 +280,6 @@ def _to_srgb(opened: _Opened, limit: int | None) -> tuple[np.ndarray, np.ndarray
         return stated.apply(rgb), np.ones_like(grey)
     opaque = np.ones(size[::-1], np.float32)
     if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         opaque = np.asarray(fitted(image.getchannel("A")), np.float32) / 255
         image = image.convert("RGB")  # before it shrinks: what is transparent keeps its colour
@@ -307,7 +299,6 @@ def _levels(opened: _Opened) -> np.ndarray:
     image, path = opened.image, opened.path
     if image.mode[0] in "1IF" or (image.mode == "L" and not image.has_transparency_data):
         return as_mask(np.asarray(image), path)
-    image = image.convert("LA") if image.mode == "La" else image
     pixels = np.asarray(image.convert("RGB" if image.mode == "LAB" else "RGBA").convert("RGBA"))
     top, opaque = pixels[..., :3].max(-1), pixels[..., 3] > 127
     light = (top > 127) & opaque

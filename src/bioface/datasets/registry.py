@@ -30,17 +30,17 @@ class Entry:
     name: str  #: what :func:`fetch` calls it
     title: str  #: what it is, in a line
     kind: str  #: "download", "manual" or "package"
-    files: tuple[str, ...]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
+    files: Sequence[str]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
     home: str  #: its page
     instructions: str  #: how to get it
     url: str = ""  #: of the one file of a download; what the addresses of several begin with
     sha256: str = ""  #: of the one file of a download or package; "" where none is known, or where there are several
-    parts: tuple[tuple[str, str], ...] = ()  #: of each of several files: the end of its address, and its SHA-256
+    parts: Sequence[Sequence[str]] = ()  #: of each of several files: the end of its address, and its SHA-256
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
         """Address and SHA-256 by file, of a download or a package."""
-        parts = self.parts or ((("", self.sha256),) if self.sha256 else ())
+        parts: Sequence[Sequence[str]] = self.parts or ([["", self.sha256]] if self.sha256 else [])
         return {file: (self.url + end, digest) for file, (end, digest) in zip(self.files, parts, strict=False)}
 
 
@@ -56,13 +56,9 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-def _entry_of(name: str, files: list[str], parts: Sequence[Sequence[str]] = (), **fields: str) -> Entry:
-    return Entry(name, files=tuple(files), parts=tuple((end, digest) for end, digest in parts), **fields)
-
-
 _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-8"))
 #: All data sets by name.
-ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _entry_of(name, **fields) for name, fields in _TABLE.items()})
+ENTRIES: Mapping[str, Entry] = MappingProxyType({name: Entry(name, **fields) for name, fields in _TABLE.items()})
 
 
 def fetch(which: str | Entry, progress: bool = False) -> list[Path]:

@@ -46,22 +46,13 @@ _ROWS = ("reflectance", "group", "site", "subject")  # the fields with a row for
 
 @dataclasses.dataclass(frozen=True)
 class SkinSpectra:
-    """N reflectance spectra of skin. Indexing with a slice, an index array or booleans gives SkinSpectra.
+    """N reflectance spectra of skin. Indexing with a slice, an index array or booleans gives SkinSpectra."""
 
-    Attributes
-    ----------
-    reflectance : (N, D) float64 in (0, 1]
-    wavelengths : (D,) float64 nm
-    group : (N,) str, ethnic group as the source names it ("" where it does not)
-    site : (N,) str, place on the body
-    subject : (N,) int, the person
-    """
-
-    reflectance: np.ndarray
-    wavelengths: np.ndarray
-    group: np.ndarray
-    site: np.ndarray
-    subject: np.ndarray
+    reflectance: np.ndarray  #: (N, D) float64 in (0, 1]
+    wavelengths: np.ndarray  #: (D,) float64 nm
+    group: np.ndarray  #: (N,) str, ethnic group as the source names it ("" where it does not)
+    site: np.ndarray  #: (N,) str, place on the body
+    subject: np.ndarray  #: (N,) int, the person
 
     def __len__(self) -> int:
         return len(self.reflectance)

@@ -38,35 +38,25 @@ from bioface.datasets.portrait import draw_cameras as draw_cameras
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
-#: What can be outside of what the usual faces show, or of what the image formation model knows.
+#: Ways to be outside of what usual faces show, or of what the image formation model knows: a "pose" that no other face
+#: is in, a "light" from where none comes, a "colour" of camera and light that is rare; an "exposure" of 0–1.5 octaves
+#: below the photographer's, nothing clipped, or "dark", 2–3.5 below it; the "measured" reflectance of the people whose pigments they have, where
+#: no skin model is right (``portrait.measured_paint``); or display values changed by a "tone" curve
+#: (± 0.08), "jpeg" of quality 75, or 2 % of "noise".
 BEYOND = ("", "pose", "light", "colour", "exposure", "dark", "measured", "tone", "jpeg", "noise")
 
 
 @dataclass(frozen=True)
 class TwinConfig:
-    """What to make.
+    """What to make."""
 
-    Attributes
-    ----------
-    seed : of everything random
-    train, validation, test : number of faces; every face is another person
-    mismatch_share : share of faces whose stored normals have the wrong mouth and nose, 0–1
-    cubes : how many test faces, from the first, are also written as multispectral cubes
-    beyond : the same people as without it, but in a "pose" that no other face is in, under a "light" from where none
-        comes, or in a "colour" of camera and light that is rare (:func:`draw_camera_and_illuminant`); at an "exposure"
-        of 0–1.5 octaves below the photographer's, nothing clipped, or "dark", 2–3.5 octaves below it, as no usual face
-        is; with the "measured" reflectance of the people whose pigments they have, where no skin model is right
-        (:func:`bioface.datasets.portrait.measured_paint`); or with display values changed by a "tone" curve (± 0.08),
-        "jpeg" of quality 75, or 2 % of "noise"
-    """
-
-    seed: int = 0
-    train: int = 256
+    seed: int = 0  #: of everything random
+    train: int = 256  #: faces, of which every one is another person
     validation: int = 64
     test: int = 64
-    mismatch_share: float = 0.3
-    cubes: int = 8
-    beyond: str = ""
+    mismatch_share: float = 0.3  #: of faces whose stored normals have the wrong mouth and nose, 0–1
+    cubes: int = 8  #: how many test faces, from the first, are also written as multispectral cubes
+    beyond: str = ""  #: the same people as without it, but in one of the ways :data:`BEYOND`
 
     def __post_init__(self) -> None:
         if self.beyond not in BEYOND:
