@@ -111,6 +111,7 @@ def test_batch_of_one():
     both = torch.cat([alone, images(1, 64, seed=1)])
     assert torch.allclose(model(alone).diffuse, model(both).diffuse[:1], atol=1e-5)  # in eval the others do not matter
     refuses("batch of one of 16 × 16", model.train(), images(1, 16))
+    refuses("multiples of 16, found 24 × 16", model, torch.zeros(1, 24, 16, 3))
 
 
 @pytest.mark.parametrize("name", [*MAPS, "vector"])
@@ -147,7 +148,7 @@ def test_decoders_start_apart_and_see_every_skip():
     ],
 )
 def test_wrong_images_are_refused(image, message):
-    refuses(message, small(), image)
+    refuses(message, network.check_image, image)
 
 
 @pytest.mark.parametrize(
