@@ -34,9 +34,7 @@ def jacobian(
     ``light`` (D,) is an illuminant, and radiance is seen: N = D. A matrix (C, D) is a camera of C colours under light,
     such as :func:`bioface.camera.reflectance_to_rgb`: N = C. The specular shading, linear in both, plays no part.
 
-    Raises
-    ------
-    BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
+    Raises BiofaceError: fractions outside 0–1, unknown model, wavelengths outside 400–720 nm.
 
     >>> J = jacobian(*torch.tensor([[0.1], [0.03], [1.0]]).double(), torch.ones(33).double())
     >>> tuple(J.shape)

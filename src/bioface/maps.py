@@ -95,12 +95,7 @@ class Decomposition:
         return cls(m, h, diffuse, specular, albedo, reconstruction, *photo, b, e)
 
     def save(self, path: str | Path) -> None:
-        """Write everything as compressed NPZ, whole or not at all.
-
-        Raises
-        ------
-        DataError : a file that cannot be written
-        """
+        """Write everything as compressed NPZ, whole or not at all. Raises DataError: a file that cannot be written."""
         try:
             with paths.whole_file(path) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
@@ -111,9 +106,7 @@ class Decomposition:
     def load(cls, path: str | Path) -> Decomposition:
         """Read what :meth:`save` wrote.
 
-        Raises
-        ------
-        DataError : missing, damaged or something else, arrays that are missing or whose shapes do not agree
+        Raises DataError: missing, damaged or something else, arrays that are missing or whose shapes do not agree.
         """
         arrays = read_npz(path, [f.name for f in dataclasses.fields(cls)], "a decomposition (.npz)")
         *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
@@ -172,9 +165,7 @@ def of_twin(faces: Any) -> Decomposition:
 def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The mask (N, H, W) of photos (N, H, W, 3), once both are what they must be.
 
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
+    Raises BiofaceError: shapes that do not agree, no face, an empty mask, NaN or infinity inside it.
     """
     images, mask = np.asarray(images), np.asarray(mask)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:

@@ -142,9 +142,7 @@ class BioFaceNet(nn.Module):
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's lowest level and its skips, finest first, as every decoder takes them.
 
-        Raises
-        ------
-        BiofaceError : see :meth:`forward`
+        Raises BiofaceError: see :meth:`forward`.
         """
         check_image(image)
         if self.training and image.shape[:3].numel() == MULTIPLE**2:
@@ -185,9 +183,7 @@ class BioFaceNet(nn.Module):
     def from_file(cls, path: str | Path) -> BioFaceNet:
         """The network of a weights file, ready for inference (``eval``), in single precision.
 
-        Raises
-        ------
-        DataError : missing, not safetensors (a pickle is never opened), of another architecture, damaged
+        Raises DataError: missing, not safetensors (a pickle is never opened), of another architecture, damaged.
         """
         tensors, metadata = weights_file.read(path, ARCHITECTURE)
         try:
@@ -208,9 +204,7 @@ class BioFaceNet(nn.Module):
 def check_image(image: Tensor) -> None:
     """Refuse what is not (B, H, W, 3), B at least 1, floating-point, with H and W multiples of 16.
 
-    Raises
-    ------
-    BiofaceError : says what was expected and found
+    Raises BiofaceError: says what was expected and found.
     """
     shape = tuple(image.shape)
     if image.ndim != 4 or shape[-1] != 3:

@@ -172,11 +172,7 @@ RECIPES = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, 
 
 
 def get(recipe: str | Recipe) -> Recipe:
-    """A recipe by its name; a recipe passes through.
-
-    Raises
-    ------
-    BiofaceError : an unknown name, with the nearest known one
+    """A recipe by its name; a recipe passes through. Raises BiofaceError: an unknown name, with the nearest known one.
 
     >>> get("working").optimiser
     'adam'

@@ -48,9 +48,7 @@ def _rising(wavelengths: object) -> Tensor:
 def check_wavelengths(wavelengths: object) -> Tensor:
     """(D,) float64 tensor of wavelengths in nm, increasing and inside 400–720.
 
-    Raises
-    ------
-    BiofaceError : when they are not one rising row of finite numbers inside the tables' range.
+    Raises BiofaceError: when they are not one rising row of finite numbers inside the tables' range.
 
     >>> check_wavelengths([420.0, 430.0])
     tensor([420., 430.], dtype=torch.float64)
@@ -164,9 +162,7 @@ def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
 def cie_illuminant(name: str, wavelengths: object = WAVELENGTHS) -> Float[Tensor, "D"]:
     """(D,) relative power of the CIE illuminant A, D65 or F1 … F12, as tabulated by the CIE.
 
-    Raises
-    ------
-    BiofaceError : for a name that is not one of these, with the nearest suggested.
+    Raises BiofaceError: for a name that is not one of these, with the nearest suggested.
     """
     known = ("A", "D65", *ILLUMINANTS[2:])
     if name not in known:

@@ -54,9 +54,7 @@ class Table:
 def load(file: str | Path = FILE) -> Table:
     """Read the table.
 
-    Raises
-    ------
-    DataError : no such file, a damaged one, one of other bands or nodes, or with numbers that no reflectance has
+    Raises DataError: no such file, a damaged one, one of other bands or nodes, or with numbers that no reflectance has.
     """
     names = [field.name for field in dataclasses.fields(Table)]
     arrays = read_npz(file, [*names, "wavelengths"], "a table of reflectances made by build_transfer.py")
