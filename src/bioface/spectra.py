@@ -90,15 +90,8 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     >>> resampling_matrix(torch.tensor([400.0, 410.0]), torch.tensor([402.5]))
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    source, target = (torch.as_tensor(w, dtype=torch.float64) for w in (source, target))
-    right = torch.searchsorted(source, target).clamp(1, len(source) - 1)
-    left = right - 1
-    weight = ((target - source[left]) / (source[right] - source[left])).clamp(0, 1)
-    matrix = torch.zeros(len(target), len(source), dtype=torch.float64)
-    rows = torch.arange(len(target))
-    matrix[rows, left] = 1 - weight
-    matrix[rows, right] += weight
-    return matrix
+    source, target = (np.asarray(w, np.float64) for w in (source, target))
+    return torch.from_numpy(np.stack([np.interp(target, source, one) for one in np.eye(len(source))], 1))
 
 
 def _interpolated(values: np.ndarray, wavelengths: object) -> Tensor:
