@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import derivatives, skin, spectra
+from bioface import skin, spectra
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError
 
@@ -49,7 +49,7 @@ def jacobian(
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
-    R, by_melanin, by_haemoglobin = derivatives.of_skin(model, melanin, haemoglobin)
+    R, by_melanin, by_haemoglobin = model.derivatives(melanin, haemoglobin)
     illuminant = illuminant.to(R)
     light = diffuse[..., None] * illuminant
     # each column in one piece, which is what sums over wavelengths are quick with

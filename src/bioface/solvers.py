@@ -28,7 +28,7 @@ import torch
 from scipy.optimize import OptimizeResult, least_squares
 from torch import Tensor
 
-from bioface import derivatives, identifiability, skin
+from bioface import identifiability, skin
 
 
 class Status(enum.IntEnum):
@@ -121,7 +121,7 @@ class _Table:
         e = problem.e
         self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
         m, h = self.nodes = self._nodes(problem.box, self.sides)
-        parts = torch.stack([part * e for part in derivatives.of_skin(problem.model, m, h)])
+        parts = torch.stack([part * e for part in problem.model.derivatives(m, h)])
         scanned = torch.arange(len(m)).reshape(self.sides)[::_FINER, ::_FINER].flatten()
         a, b = parts[0, scanned], e / e.norm()
         a = a - (a @ b)[:, None] * b
@@ -176,7 +176,7 @@ def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
     white = bool((e == 1).all())
     rows = []
     for m, h, i_d, i_s, some in zip(*(part.split(_SLICE) for part in (*p, *near, y)), strict=True):
-        parts = derivatives.of_skin(problem.model, m, h)
+        parts = problem.model.derivatives(m, h)
         for part in () if white else parts:
             part.mul_(e)
         sums = [(parts[j] * parts[k]) @ one for j, k in _PAIRS]
