@@ -1,8 +1,8 @@
 """Many short trainings side by side, each kept: what the ladders and grids of the notebooks are made of.
 
 A run is a function of recipe, width, seed, steps and faces. It takes one thread, so that its numbers do not depend
-on how many there are, and as many runs go on at once as there are processors; a graphics processor, where there is
-one, trains them. What a run gave is kept, see :mod:`study.cache`.
+on how many there are, and as many runs go on at once as there are processors; a graphics processor trains them where
+there is one. What a run gave is kept, see :mod:`study.cache`.
 """
 
 import dataclasses
@@ -69,9 +69,8 @@ def run(batch: Batch, recipe: Recipe, width: int = 8, seed: int = 0, steps: int 
 
 @torch.no_grad()
 def _look(model: torch.nn.Module, batch: Batch, recipe: Recipe) -> tuple[np.ndarray, Output]:
-    there = batch.to(next(model.parameters()).device)  # training leaves it on a graphics processor
-    image, output = objective.decode(model(there.image), there, recipe)
-    return image.numpy(force=True), Output(*(value.cpu() for value in output))
+    image, output = objective.decode(model(batch.image), batch, recipe)
+    return image.numpy(), output
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _weights(model: BioFaceNet, batch: Batch, recipe: Recipe, steps: int, seed: 
     """All weights in a row, before and after some steps."""
     first = parameters_to_vector(model.parameters()).detach()
     training.train(model, batch, recipe, steps, seed=seed, progress=False)
-    return first, parameters_to_vector(model.parameters()).detach().cpu()
+    return first, parameters_to_vector(model.parameters()).detach()
 
 
 def step_size_ratio(of: Recipe, to: Recipe, batch: Batch, steps: int) -> float:
