@@ -42,7 +42,7 @@ class Chromophores(NamedTuple):
 
 
 def _rising(wavelengths: object) -> Tensor:
-    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64, device="cpu")  # where the tables are
     if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
         raise BiofaceError(f"expected a row of wavelengths in nm that rise, found others, of shape {tuple(nm.shape)}")
     return nm
@@ -95,12 +95,12 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     >>> resampling_matrix(torch.tensor([400.0, 410.0]), torch.tensor([402.5]))
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    source, target = (torch.as_tensor(w, dtype=torch.float64) for w in (source, target))
+    source, target = (torch.as_tensor(w, dtype=torch.float64, device="cpu") for w in (source, target))
     right = torch.searchsorted(source, target).clamp(1, len(source) - 1)
     left = right - 1
     weight = ((target - source[left]) / (source[right] - source[left])).clamp(0, 1)
-    matrix = torch.zeros(len(target), len(source), dtype=torch.float64)
-    rows = torch.arange(len(target))
+    matrix = torch.zeros(len(target), len(source), dtype=torch.float64, device="cpu")
+    rows = torch.arange(len(target), device="cpu")
     matrix[rows, left] = 1 - weight
     matrix[rows, right] += weight
     return matrix
