@@ -375,7 +375,7 @@ def reflectance_table(
     model: str | SkinConstants = "layered", size: int = 64, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "K K 33"]:
     """(K, K, 33) reflectance over (melanin, haemoglobin), even in the authors' table coordinate g."""
-    g = torch.linspace(-1, 1, size, dtype=torch.float64)
+    g = torch.linspace(-1, 1, size, dtype=torch.float64, device="cpu")  # where the model is worked out
     melanin = table_fraction(g, MELANIN_RANGE[1])[:, None].expand(size, size)
     haemoglobin = table_fraction(g, HAEMOGLOBIN_RANGE[1])[None, :].expand(size, size)
     return SkinModel(model).reflectance(melanin, haemoglobin).to(dtype)

@@ -39,7 +39,7 @@ class Chromophores(NamedTuple):
 
 
 def _rising(wavelengths: object) -> Tensor:
-    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64, device="cpu")  # where the tables are
     if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
         raise BiofaceError(f"expected a row of wavelengths in nm that rise, found others, of shape {tuple(nm.shape)}")
     return nm
@@ -90,7 +90,7 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     >>> resampling_matrix(torch.tensor([400.0, 410.0]), torch.tensor([402.5]))
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    source, target = (np.asarray(w, np.float64) for w in (source, target))
+    source, target = (torch.as_tensor(w, dtype=torch.float64, device="cpu").numpy() for w in (source, target))
     return torch.from_numpy(np.stack([np.interp(target, source, one) for one in np.eye(len(source))], 1))
 
 

@@ -110,7 +110,7 @@ def train(
 
     Parameters
     ----------
-    model : changed in place; left in evaluation mode
+    model : changed in place; left in evaluation mode, on the device where it was
     dataset : a :class:`~bioface.objective.Batch`, or faces that can be indexed by row numbers: ``nfe.Faces``, or a
         stream of ``nfe.open_split``, of which only the rows of a step are in memory
     recipe : a recipe or its name
@@ -139,7 +139,7 @@ def train(
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BiofaceError(f"expected {name} of at least {least}, found {value!r}")
-    accelerator = _processes(model, recipe)
+    home, accelerator = next(model.parameters()).device, _processes(model, recipe)
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
@@ -183,7 +183,7 @@ def train(
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
     broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
-    accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval()
+    accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval().to(home)
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
     return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -2], record[:, -1], rates, seconds)
 

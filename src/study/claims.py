@@ -104,7 +104,7 @@ class Claims:
         self.rows[name] = replace(claim, unit="", reason=reason)
         for row in [row for row in records() if row["id"] == claim.id][-1:]:
             self.check(name, row["measured"], control=row["control"], **{} if held.keys() & BARS else row["bar"])
-            on = ", ".join(file["name"] for file in row["data"]) or row["machine"]
+            on = ", ".join([*(file["name"] for file in row["data"]), *([row["machine"]] if "machine" in row else [])])
             told = f"recorded on {row['date']}, not measured here: {reason}; on {on}, at commit {row['commit']}"
             self.rows[name] = replace(self.rows[name], recorded=row["date"], reason=told)
 
@@ -200,7 +200,8 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
     """What :mod:`study.record` measured, oldest first; none where there is no such file.
 
     Each with ``id``, ``measured``, ``model``, ``control``, ``bar`` (one that is itself measured), ``date``, ``commit``,
-    and ``data``: the ``name``, ``size`` and ``sha256`` of every file; or none, and the ``machine`` of a long run.
+    and ``data``: the ``name``, ``size`` and ``sha256`` of every file, none of a long run; and the ``machine``, which
+    the oldest of files do not say.
 
     Raises
     ------
@@ -220,6 +221,7 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
                 row["control"],
                 row["commit"],
                 row["data"][0]["name"] if row["data"] else row["machine"],
+                row.get("machine", ""),
                 *(f["name"] + f["sha256"] for f in row["data"]),
             ]
             numbers = [row["measured"], *row["bar"].values(), *(f["size"] for f in row["data"])]
