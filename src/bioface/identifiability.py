@@ -119,11 +119,8 @@ def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tupl
     only_specular = (by / bb).clamp_min(0)
     # with one shading at zero, the better of the two single fits
     diffuse_wins = only_diffuse * ay >= only_specular * by
-    zero = torch.zeros_like(ay)
-    return (
-        torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, zero)),
-        torch.where(inner, specular, torch.where(diffuse_wins, zero, only_specular)),
-    )
+    diffuse = torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, 0.0))
+    return diffuse, torch.where(inner, specular, torch.where(diffuse_wins, 0.0, only_specular))
 
 
 # --- three numbers for four unknowns ------------------------------------------------------------------------
