@@ -43,22 +43,13 @@ ROW_SUMS = {
 
 @dataclass(frozen=True)
 class CameraModel:
-    """Two-component statistical model of camera sensitivity: max(0, mean + Σ_k b_k σ_k component_k).
+    """Two-component statistical model of camera sensitivity: max(0, mean + Σ_k b_k σ_k component_k)."""
 
-    Attributes
-    ----------
-    mean : (3, 33) mean of the unit-sum channels R, G, B
-    components : (2, 3, 33) orthonormal principal components of the centred, stacked channels
-    deviations : (2,) standard deviation σ of the 28 cameras along each component
-    explained_variance : share of the centred variance that the two components explain
-    explained_uncentred : the same share when the mean counts as variance too
-    """
-
-    mean: Tensor
-    components: Tensor
-    deviations: Tensor
-    explained_variance: float
-    explained_uncentred: float
+    mean: Tensor  #: (3, 33) mean of the unit-sum channels R, G, B
+    components: Tensor  #: (2, 3, 33) orthonormal principal components of the centred, stacked channels
+    deviations: Tensor  #: (2,) standard deviation σ of the 28 cameras along each component
+    explained_variance: float  #: share of the centred variance that the two components explain
+    explained_uncentred: float  #: the same share when the mean counts as variance too
 
     @classmethod
     @functools.cache

@@ -29,24 +29,15 @@ MEAN_RGB = (0.50663, 0.41082, 0.36702)
 
 
 class Output(NamedTuple):
-    """What the network says of a batch; maps are (B, H, W).
+    """What the network says of a batch; maps are (B, H, W)."""
 
-    Attributes
-    ----------
-    melanin, haemoglobin : table coordinates g in (−1, 1), see :func:`bioface.skin.table_fraction`
-    diffuse, specular : shadings, > 0 with "exp"
-    camera : (B, 2) camera coefficients b in (−3, 3)
-    weights : (B, 14) shares of the illuminants A, D, F1 … F12, which sum to 1
-    cct : (B,) correlated colour temperature of the daylight, K
-    """
-
-    melanin: Tensor
-    haemoglobin: Tensor
-    diffuse: Tensor
-    specular: Tensor
-    camera: Tensor
-    weights: Tensor
-    cct: Tensor
+    melanin: Tensor  #: table coordinate g in (−1, 1), see :func:`bioface.skin.table_fraction`
+    haemoglobin: Tensor  #: likewise
+    diffuse: Tensor  #: shading, > 0 with "exp"
+    specular: Tensor  #: likewise
+    camera: Tensor  #: (B, 2) camera coefficients b in (−3, 3)
+    weights: Tensor  #: (B, 14) shares of the illuminants A, D, F1 … F12, which sum to 1
+    cct: Tensor  #: (B,) correlated colour temperature of the daylight, K
 
     @property
     def melanin_fraction(self) -> Tensor:

@@ -55,61 +55,38 @@ _BLOOD = 2.303 * 150  # ln 10 · g haemoglobin per litre of whole blood (Prahl 1
 
 @dataclass(frozen=True)
 class SkinConstants:
-    """The constants of one skin model; fractions are of volume unless said otherwise.
+    """The constants of one skin model; fractions are of volume unless said otherwise."""
 
-    Attributes
-    ----------
-    epidermis_melanin_cm : path of melanin in the epidermis, one way, cm
-    epidermis_baseline_cm : path of the bloodless baseline in the epidermis, one way, cm
-    epidermal_blood : share of the dermal blood fraction found in the epidermis
-    eumelanin_share : eumelanin's share of all melanin, the rest is pheomelanin
-    eumelanin_mg_ml, pheomelanin_mg_ml : concentration inside the melanosomes
-    oxygen_saturation : oxygenated share of the haemoglobin
-    dermis_cm : thickness of the dermis, cm
-    baseline_scale : absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' figures in
-        mm⁻¹, so that 10 gives his cm⁻¹
-    vessel_radius_cm : blood absorbs as in cylinders of this radius, (1 − e^{−2aρ}) / 2aρ of its absorption a
-    haemoglobin_g_mol : molar mass that turns molar extinction into absorption; 64 500 goes with Prahl's tables
-    diffuse_path : Kubelka–Munk's K of the dermis in units of its absorption: 2, as diffuse light runs twice the way
-        between two depths; the public code has 1
-    scattering_share : Kubelka–Munk's S of the dermis in units of its reduced scattering
-    mie_cm, mie_power, rayleigh_cm : reduced scattering, cm⁻¹, mie · λ^−power + rayleigh · λ^−4 with λ in nm
-    melanin_cm, melanin_power : absorption of pure melanosomes, cm⁻¹, melanin · (λ/500)^−power; 0 takes the tables'
-    band_cm, band_nm, band_width_nm : a Gaussian in the bloodless absorption: its height, middle and deviation
-    bandpass : absorption of blood averaged over a spectrometer's 10 nm
-    refractive_index : of skin. Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in, which is specular shading.
-        Refraction narrows diffuse light to a cone with cosines above c = √(1 − 1/n²)
-    internal_reflection : k₂, the share of the light from below that the surface returns
-    epidermal_path : path in the epidermis in units of the mean path 2 / (1 + c) of that cone
-    epidermal_scattering_cm : depth of the epidermis times its scattering in units of the dermis', cm
-    """
-
-    epidermis_melanin_cm: float
-    epidermis_baseline_cm: float
-    epidermal_blood: float
-    eumelanin_share: float = 0.61
-    eumelanin_mg_ml: float = 80.0
+    epidermis_melanin_cm: float  #: path of melanin in the epidermis, one way
+    epidermis_baseline_cm: float  #: path of the bloodless baseline in the epidermis, one way
+    epidermal_blood: float  #: share of the dermal blood fraction found in the epidermis
+    eumelanin_share: float = 0.61  #: of all melanin, the rest is pheomelanin
+    eumelanin_mg_ml: float = 80.0  #: concentration inside the melanosomes
     pheomelanin_mg_ml: float = 12.0
-    oxygen_saturation: float = 0.75
-    dermis_cm: float = 0.3
+    oxygen_saturation: float = 0.75  #: oxygenated share of the haemoglobin
+    dermis_cm: float = 0.3  #: thickness of the dermis
+    #: absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' in mm⁻¹: 10 gives his cm⁻¹
     baseline_scale: float = 1.0
-    vessel_radius_cm: float = 0.0
-    haemoglobin_g_mol: float = 66500.0
+    vessel_radius_cm: float = 0.0  #: blood absorbs as in cylinders, (1 − e^{−2aρ}) / 2aρ of its absorption a
+    haemoglobin_g_mol: float = 66500.0  #: turns molar extinction into absorption; 64 500 goes with Prahl's tables
+    #: Kubelka–Munk's K of the dermis in units of its absorption: 2, as diffuse light runs twice the way; the code has 1
     diffuse_path: float = 1.0
-    scattering_share: float = 1.0
-    mie_cm: float = 2e5  # Jacques (1998), as rayleigh_cm
+    scattering_share: float = 1.0  #: Kubelka–Munk's S of the dermis in units of its reduced scattering
+    mie_cm: float = 2e5  #: reduced scattering, cm⁻¹, mie · λ^−power + rayleigh · λ^−4 with λ in nm: Jacques (1998)
     mie_power: float = 1.5
     rayleigh_cm: float = 2e12
-    melanin_cm: float = 0.0
+    melanin_cm: float = 0.0  #: absorption of pure melanosomes, cm⁻¹, melanin · (λ/500)^−power; 0 takes the tables'
     melanin_power: float = 0.0
-    band_cm: float = 0.0
+    band_cm: float = 0.0  #: height of a Gaussian in the bloodless absorption, with its middle and deviation
     band_nm: float = 500.0
     band_width_nm: float = 1.0
-    bandpass: bool = False
+    bandpass: bool = False  #: absorption of blood averaged over a spectrometer's 10 nm
+    #: Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in, which is specular shading. Refraction narrows diffuse light
+    #: to a cone with cosines above c = √(1 − 1/n²)
     refractive_index: float = 1.0
-    internal_reflection: float = 0.0
-    epidermal_path: float = 0.5
-    epidermal_scattering_cm: float = 0.0
+    internal_reflection: float = 0.0  #: k₂, the share of the light from below that the surface returns
+    epidermal_path: float = 0.5  #: path in the epidermis in units of the mean path 2 / (1 + c) of that cone
+    epidermal_scattering_cm: float = 0.0  #: depth of the epidermis times its scattering in units of the dermis'
 
 
 MODELS = {

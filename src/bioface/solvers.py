@@ -43,24 +43,14 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted to every pixel; whatever a cube is measured in, the numbers here are of order 1.
+    """What is fitted to every pixel; whatever a cube is measured in, the numbers here are of order 1."""
 
-    Attributes
-    ----------
-    constants : of the skin
-    e : (D,) illuminant of mean 1
-    box : (2, 2) lowest and highest melanin, haemoglobin
-    grid : (D,) nm
-    to_grid : (D, S) brings radiance in the cube's bands and unit to the grid, in units of the illuminant's mean
-    unit : the illuminant's mean
-    """
-
-    constants: str | skin.SkinConstants
-    e: Tensor
-    box: Tensor
-    grid: Tensor
-    to_grid: Tensor
-    unit: float
+    constants: str | skin.SkinConstants  #: of the skin
+    e: Tensor  #: (D,) illuminant of mean 1
+    box: Tensor  #: (2, 2) lowest and highest melanin, haemoglobin
+    grid: Tensor  #: (D,) nm
+    to_grid: Tensor  #: (D, S) brings radiance in the cube's bands and unit to the grid, in units of ``unit``
+    unit: float  #: the illuminant's mean
 
     @functools.cached_property
     def model(self) -> skin.SkinModel:

@@ -45,23 +45,15 @@ class Diverged(BiofaceError):
 
 @dataclass(frozen=True)
 class History:
-    """What happened in a run; every array has an entry for each step.
+    """What happened in a run; every array has an entry for each step."""
 
-    Attributes
-    ----------
-    losses : the losses before each step, with their weights: {name: (steps,)}
-    gradient_norm : (steps,) Euclidean norm of the gradient of all weights
-    output_change : (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that
-        the step made; NaN where it was not measured
-    learning_rate : (steps,)
-    seconds : of the steps of this call, without the look at the image that the last one made
-    """
-
-    losses: dict[str, np.ndarray]
-    gradient_norm: np.ndarray
+    losses: dict[str, np.ndarray]  #: before each step, with their weights: {name: (steps,)}
+    gradient_norm: np.ndarray  #: (steps,) Euclidean norm of the gradient of all weights
+    #: (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that the step made; NaN
+    #: where it was not measured
     output_change: np.ndarray
-    learning_rate: np.ndarray
-    seconds: float = 0.0
+    learning_rate: np.ndarray  #: (steps,)
+    seconds: float = 0.0  #: of the steps of this call, without the look at the image that the last one made
 
     def __len__(self) -> int:
         return len(self.gradient_norm)
