@@ -33,9 +33,7 @@ def test_reductions_by_hand():
     assert losses.reduce(VALUES, MASK, "mean", torch.tensor(5.0)) == 2.0  # a count of pixels replaces that of the mask
     assert losses.reduce(VALUES, MASK, "sum", torch.tensor(5.0)) == losses.reduce(VALUES, MASK, "sum")
     refuses("unknown reduction 'men'; did you mean 'mean'", losses.reduce, VALUES, MASK, "men")
-
-
-def test_values_outside_the_mask_do_not_matter_even_nan():
+    # values outside the mask do not matter, even NaN
     values = torch.where(MASK, VALUES, torch.nan).requires_grad_()
     mean = losses.reduce(values, MASK, "mean")
     (gradient,) = torch.autograd.grad(mean, values)

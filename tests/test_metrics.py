@@ -187,9 +187,7 @@ def test_correlation_length_is_that_of_the_blur():
     mask = np.ones((6, 64, 64), bool)
     for width in (1.5, 3.0):
         assert metrics.correlation_length(blurred(width), mask) == pytest.approx(2 * width, rel=0.15)
-
-
-def test_correlation_length_sees_the_mask_only_and_no_offset():
+    # in the mask only, and without an offset
     values, mask = blurred(2.0), np.zeros((6, 64, 64), bool)
     mask[:, 10:50, 12:52] = True
     spoilt = np.where(mask, values, np.nan) + np.arange(6)[:, None, None]

@@ -67,10 +67,7 @@ def test_a_folder_for_results(tmp_path):
         paths.make_folder(tmp_path / "file")
 
 
-def test_data_error_names_the_file_and_survives_pickling(tmp_path):
+def test_errors_name_the_file_survive_pickling_and_suggest_near_names_only(tmp_path):
     error = pickle.loads(pickle.dumps(DataError(tmp_path / "x.mat", "wavelengths", "none")))
     assert str(error) == f"{tmp_path / 'x.mat'}: expected wavelengths, found none"
-
-
-def test_unknown_name_without_a_near_one():
     assert "did you mean" not in str(unknown_name("solver", "zzz", ["lm"]))

@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 from bioface import paths
 from bioface.datasets import registry, skin_spectra
@@ -46,7 +47,9 @@ def made(tmp_path):
     return lambda: claims.Claims("04", tmp_path / "claims.toml")
 
 
-def test_a_record_says_date_data_model_and_commit(pretended, capsys):
+def test_a_record_says_date_data_model_commit_and_machine(pretended, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda card: "a card")
     pretended(0.0228588123, bar={"at_most": 0.0216}, control="published 0.0216")
     assert record.main([]) == 0
     assert capsys.readouterr().out == "04.cheeks_layered: 0.02286, beside it: published 0.0216\n"
@@ -55,6 +58,7 @@ def test_a_record_says_date_data_model_and_commit(pretended, capsys):
     digest = hashlib.sha256(b"spectra").hexdigest()
     assert row["measured"] == 0.0228588 and row["bar"] == {"at_most": 0.0216}
     assert (row["model"], row["date"], row["commit"]) == ("layered", today, "0123456789")
+    assert "cores, torch" in row["machine"] and row["machine"].endswith(", a card")
     assert row["data"][0] == {"name": "HyspexSkinReflectance.mat", "size": 7, "sha256": digest}
 
 
@@ -79,7 +83,8 @@ def test_a_claim_without_its_files_stands_as_last_recorded(pretended, made, caps
     assert (row.verdict, row.shown, row.bar, row.control) == ("FAIL", "0.0229", "≤ 0.0216", "published 0.0216")
     today = datetime.date.today().isoformat()
     assert row.recorded == today and row.reason.startswith(f"recorded on {today}, not measured here: no skin/Hyspex")
-    assert row.reason.endswith("on HyspexSkinReflectance.mat, at commit 0123456789")
+    on = claims.records()[-1]["machine"]
+    assert row.reason.endswith(f"; on HyspexSkinReflectance.mat, {on}, at commit 0123456789")
     capsys.readouterr()
     without.table("optional")
     told = capsys.readouterr().out

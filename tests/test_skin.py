@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import derivatives, paths, skin, smith2019
+from bioface import paths, skin, smith2019
 
 try:
     from bioface import transfer
@@ -59,7 +59,7 @@ def test_analytic_derivatives_equal_autograd(model):
     m = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5
     h = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.2
     physics = skin.SkinModel(model)
-    R, dm, dh = derivatives.of_skin(physics, m, h)
+    R, dm, dh = physics.derivatives(m, h)
     assert torch.allclose(R, physics.reflectance(m, h), rtol=1e-12)
     J = torch.func.vmap(torch.func.jacrev(skin.SkinModel(model).reflectance, (0, 1)))(m, h)
     assert torch.allclose(J[0], dm, rtol=1e-9)

@@ -569,6 +569,14 @@ def test_two_processes_share_every_batch_and_end_with_the_same_weights(tmp_path)
             assert 1e-6 < deviation[0] < 0.1 and deviation.max() < 0.5
 
 
+def test_more_processes_than_graphics_processors_are_refused_before_anything_is_read(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert cli.main([*TRAIN, "--out", str(tmp_path / "none")]) == 2
+    told = capsys.readouterr().err
+    assert "expected a graphics processor for each of 2 processes, found 1" in told and told.count("\n") == 1
+
+
 def test_on_several_graphics_processors_batch_norm_looks_at_all_faces(monkeypatch):
     for device, kind in (("cuda", nn.SyncBatchNorm), ("cpu", nn.BatchNorm2d)):
         monkeypatch.setattr(training.Accelerator, "num_processes", 2)

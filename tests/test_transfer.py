@@ -33,11 +33,8 @@ def test_between_the_nodes_the_table_is_off_by_less_than_it_says(table):
         error = at - table.cells[layers, geometry]
         assert np.sqrt((error**2).mean()) < 1e-5
         assert np.abs(error).max() < 2e-4 and np.abs(error / table.cells[layers, geometry]).max() < 1e-3
-
-
-def test_at_the_nodes_it_gives_the_table_back(table):
     m, h = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
-    np.testing.assert_allclose(transfer.reflectance(m[:, None], h), table.reflectance[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(transfer.reflectance(m[:, None], h), table.reflectance[0, 0], rtol=1e-6)  # at the nodes
 
 
 def test_the_table_was_made_with_the_constants_of_today(table):
@@ -139,13 +136,11 @@ def test_half_space_follows_chandrasekhars_h_functions(script, albedo):
     np.testing.assert_allclose(found, [1 - root * at_8, 1 - 2 * root * (w * x * H).sum()], atol=2e-6)
 
 
-def test_half_space_with_a_surface_is_giovanellis(script):
+def test_half_space_with_a_surface_is_giovanellis_and_a_clear_layer_beers(script):
     """Giovanelli (1955): 0.2600 for n = 1.5 and albedo 0.9, the surface's 0.04 included."""
     slab = script["Slab"](1.5)
     assert slab.reflectance(slab.layer(10.0, 90.0, 100.0)[0])[0] + 0.04 == pytest.approx(0.2600, abs=5e-4)
-
-
-def test_a_clear_layer_keeps_beer_and_lambert(script):
+    # and a clear layer keeps Beer's and Lambert's law
     slab = script["Slab"](1.0)
     reflection, transmission = slab.layer(500.0, 0.0, 0.006)
     assert not reflection.any()

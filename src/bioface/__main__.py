@@ -196,6 +196,10 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
     steps, seed, batch_size = given["steps"], given["seed"], given["batch_size"]
     model = training.build(recipe, given["width"], seed)
     paths.make_folder(out)
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if 0 < cards < here:
+        told = f"expected a graphics processor for each of {here} processes, found {cards}"
+        raise BiofaceError(f"{told}; with CUDA_VISIBLE_DEVICES= (nothing) before the command they do without")
     # accelerate takes processes without a graphics processor for a group only when it is told
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     state = PartialState(cpu=not alone and not torch.cuda.is_available())

@@ -179,9 +179,7 @@ def join(parts: Sequence[Any]) -> Any:
 def read_npz(path: str | Path, names: Iterable[str] | None, expected: str) -> dict[str, np.ndarray]:
     """Arrays of an .npz archive by their names (None for all), checksums verified; ``expected`` says what it should be.
 
-    Raises
-    ------
-    DataError : it is missing, damaged or something else, or one of the arrays is not in it
+    Raises DataError: it is missing, damaged or something else, or one of the arrays is not in it.
     """
     if not Path(path).is_file():
         raise DataError(path, expected, "no such file")

@@ -16,9 +16,7 @@ from bioface.errors import BiofaceError
 def even(count: int) -> Float[Tensor, "count 33"]:
     """Sensitivity (count, 33) of a camera of 1–33 equally wide bands that share 400–720 nm, each of unit sum.
 
-    Raises
-    ------
-    BiofaceError : a count outside 1–33
+    Raises BiofaceError: a count outside 1–33.
 
     >>> even(11)[0, :4]
     tensor([0.3333, 0.3333, 0.3333, 0.0000], dtype=torch.float64)
@@ -38,11 +36,7 @@ def best(J: Float[Tensor, "P D 4"], sigma: float, prior: Float[Tensor, "4 4"], c
 
     Each time the band that makes the mean over pixels of log variance, melanin's and haemoglobin's together, smallest.
     ``J`` (P, D, 4) is the derivative of every band's radiance, ``sigma`` and ``prior`` are those of
-    :func:`bioface.identifiability.posterior_deviation`.
-
-    Raises
-    ------
-    BiofaceError : more bands than there are
+    :func:`bioface.identifiability.posterior_deviation`. Raises BiofaceError: more bands than there are.
     """
     if count > J.shape[1]:
         raise BiofaceError(f"expected 1 to {J.shape[1]} bands, found {count!r}")

@@ -91,9 +91,7 @@ def _square(mask: np.ndarray) -> tuple[float, float, float]:
 def network_of(weights: str | Path | None) -> BioFaceNet:
     """The network of a weights file, read once; None is the one that ships.
 
-    Raises
-    ------
-    DataError : no such file, or not the weights of a network
+    Raises DataError: no such file, or not the weights of a network.
     """
     path = WEIGHTS if weights is None else Path(weights)
     if weights is None and not path.is_file():

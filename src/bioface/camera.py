@@ -43,31 +43,20 @@ ROW_SUMS = {
 
 @dataclass(frozen=True)
 class CameraModel:
-    """Two-component statistical model of camera sensitivity: max(0, mean + Σ_k b_k σ_k component_k).
+    """Two-component statistical model of camera sensitivity: max(0, mean + Σ_k b_k σ_k component_k)."""
 
-    Attributes
-    ----------
-    mean : (3, 33) mean of the unit-sum channels R, G, B
-    components : (2, 3, 33) orthonormal principal components of the centred, stacked channels
-    deviations : (2,) standard deviation σ of the 28 cameras along each component
-    explained_variance : share of the centred variance that the two components explain
-    explained_uncentred : the same share when the mean counts as variance too
-    """
-
-    mean: Tensor
-    components: Tensor
-    deviations: Tensor
-    explained_variance: float
-    explained_uncentred: float
+    mean: Tensor  #: (3, 33) mean of the unit-sum channels R, G, B
+    components: Tensor  #: (2, 3, 33) orthonormal principal components of the centred, stacked channels
+    deviations: Tensor  #: (2,) standard deviation σ of the 28 cameras along each component
+    explained_variance: float  #: share of the centred variance that the two components explain
+    explained_uncentred: float  #: the same share when the mean counts as variance too
 
     @classmethod
     @functools.cache
     def load(cls, path: str | Path = paths.TABLES / "camera_model.csv") -> CameraModel:
         """The model of the 28 cameras (float64), from the table that ships with the package; it names its source.
 
-        Raises
-        ------
-        DataError : missing, or not a table of ten columns and 33 rows with its three comment values.
+        Raises DataError: missing, or not a table of ten columns and 33 rows with its three comment values.
         """
         expected = "a camera table: 33 rows of 10 numbers, with deviations and variances in its comments"
         try:
@@ -87,9 +76,7 @@ class CameraModel:
     def from_database(cls, path: str | Path) -> CameraModel:
         """Derive the model from the raw data base of 28 cameras (Jiang 2013, text form).
 
-        Raises
-        ------
-        DataError : see :func:`read_database`.
+        Raises DataError: see :func:`read_database`.
         """
         _, sensitivities = read_database(path)
         X = sensitivities / sensitivities.sum(-1, keepdim=True)
@@ -128,9 +115,7 @@ def read_database(path: str | Path) -> tuple[list[str], Float[Tensor, "cameras 3
 
     Each camera is a line with its name and three lines (R, G, B) of 33 values at 400:10:720 nm.
 
-    Raises
-    ------
-    DataError : missing file, a camera with other than 3 rows of 33 finite numbers, a channel without response.
+    Raises DataError: missing file, a camera with other than 3 rows of 33 finite numbers, a channel without response.
     """
     expected = "blocks of a camera's name and three rows (R, G, B) of 33 sensitivities, 400:10:720 nm"
     try:
@@ -150,11 +135,7 @@ def raw_to_xyz(S: Float[Tensor, "*batch 3 33"], rows: str = "d65") -> Float[Tens
     """Matrix (..., 3, 3) from white-balanced raw to CIE 1931 XYZ: T = C S⁺, with its rows rescaled.
 
     ``rows`` says what the rows sum to. "d65": the XYZ of D65 with Y = 1, white stays white; "code": the authors'
-    0.3253, 0.3425, 0.3723; "paper": 1, which turns white pink.
-
-    Raises
-    ------
-    BiofaceError : unknown ``rows``.
+    0.3253, 0.3425, 0.3723; "paper": 1, which turns white pink. Raises BiofaceError: unknown ``rows``.
     """
     if rows not in ROW_SUMS:
         raise unknown_name("row scaling", rows, ROW_SUMS)
@@ -171,9 +152,7 @@ def white_balance(
 
     Batch axes come first in all three: raw (B, H, W, 3) goes with S (B, 3, 33) and e (B, 33).
 
-    Raises
-    ------
-    BiofaceError : when the camera does not see the illuminant in some channel.
+    Raises BiofaceError: when the camera does not see the illuminant in some channel.
     """
     white = _seen(torch.einsum("...cd,...d->...c", S.to(raw), e.to(raw)))
     return raw / white.reshape(*white.shape[:-1], *(1,) * (raw.ndim - white.ndim), 3)

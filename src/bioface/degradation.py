@@ -37,9 +37,7 @@ class Chain(NamedTuple):
 def tone_curve(image: Float[Tensor, "*batch H W 3"], strength: float) -> Float[Tensor, "*batch H W 3"]:
     """x − a sin 2πx: more contrast for ``strength`` a > 0, less for a < 0; black, middle grey and white stay.
 
-    Raises
-    ------
-    BiofaceError : |a| ≥ 1/2π, where the curve would fall
+    Raises BiofaceError: |a| ≥ 1/2π, where the curve would fall.
 
     >>> tone_curve(torch.full((1, 1, 3), 0.25), 0.08)[0, 0, 0]
     tensor(0.1700)

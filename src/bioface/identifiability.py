@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import derivatives, skin, spectra
+from bioface import skin, spectra
 from bioface.arrays import accepts_numpy
 from bioface.errors import BiofaceError
 
@@ -34,9 +34,7 @@ def jacobian(
     ``light`` (D,) is an illuminant, and radiance is seen: N = D. A matrix (C, D) is a camera of C colours under light,
     such as :func:`bioface.camera.reflectance_to_rgb`: N = C. The specular shading, linear in both, plays no part.
 
-    Raises
-    ------
-    BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
+    Raises BiofaceError: fractions outside 0–1, unknown model, wavelengths outside 400–720 nm.
 
     >>> J = jacobian(*torch.tensor([[0.1], [0.03], [1.0]]).double(), torch.ones(33).double())
     >>> tuple(J.shape)
@@ -51,7 +49,7 @@ def jacobian(
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
     """:func:`jacobian` for a skin model that is there already, and without checks: what solvers call."""
-    R, by_melanin, by_haemoglobin = derivatives.of_skin(model, melanin, haemoglobin)
+    R, by_melanin, by_haemoglobin = model.derivatives(melanin, haemoglobin)
     illuminant = illuminant.to(R)
     light = diffuse[..., None] * illuminant
     # each column in one piece, which is what sums over wavelengths are quick with
@@ -121,11 +119,8 @@ def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tupl
     only_specular = (by / bb).clamp_min(0)
     # with one shading at zero, the better of the two single fits
     diffuse_wins = only_diffuse * ay >= only_specular * by
-    zero = torch.zeros_like(ay)
-    return (
-        torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, zero)),
-        torch.where(inner, specular, torch.where(diffuse_wins, zero, only_specular)),
-    )
+    diffuse = torch.where(inner, diffuse, torch.where(diffuse_wins, only_diffuse, 0.0))
+    return diffuse, torch.where(inner, specular, torch.where(diffuse_wins, 0.0, only_specular))
 
 
 # --- three numbers for four unknowns ------------------------------------------------------------------------

@@ -36,9 +36,7 @@ def _fixed_illuminants(dtype: torch.dtype, device: str) -> Tensor:
 def daylight(cct: Tensor | float, wavelengths: object = spectra.WAVELENGTHS) -> Tensor:
     """Daylight (..., D) of unit sum at correlated colour temperatures ``cct`` (...) in K; differentiable.
 
-    Raises
-    ------
-    BiofaceError : for a temperature outside 4 000–25 000 K.
+    Raises BiofaceError: for a temperature outside 4 000–25 000 K.
 
     >>> e = daylight(torch.tensor([6504.0]))
     >>> bool((e - standard("D65")).abs().max() < 2e-5)
@@ -80,9 +78,7 @@ def mix(weights: Float[Tensor, "*batch 14"], cct: Tensor | float) -> Float[Tenso
 
     ``weights`` (..., 14) are the shares ≥ 0 of A, D, F1 … F12, ``cct`` (...) the temperature of the daylight D in K.
 
-    Raises
-    ------
-    BiofaceError : a negative weight, weights without any light, a temperature outside 4 000–25 000 K
+    Raises BiofaceError: a negative weight, weights without any light, a temperature outside 4 000–25 000 K.
 
     >>> e = mix(torch.eye(14)[1], torch.tensor(6504.0))
     >>> round(float(e.sum()), 5)

@@ -64,9 +64,7 @@ def render_spectral(
 
     Of volume fractions 0–1 and shadings ≥ 0, (..., H, W), under a light (..., D) or (D,).
 
-    Raises
-    ------
-    BiofaceError : fractions outside 0–1, unknown model, wavelengths outside 400–720 nm
+    Raises BiofaceError: fractions outside 0–1, unknown model, wavelengths outside 400–720 nm.
     """
     R = skin.reflectance(melanin, haemoglobin, model, wavelengths)
     e = illuminant.to(R)

@@ -96,9 +96,7 @@ class SkinPrior(NamedTuple):
     def load(cls, path: str | Path = paths.TABLES / "skin_prior.csv") -> SkinPrior:
         """That of the measured faces: the ``layered`` fits to ISSA's face spectra (float64), a table that ships.
 
-        Raises
-        ------
-        DataError : a table that is missing or not three rows of two numbers
+        Raises DataError: a table that is missing or not three rows of two numbers.
         """
         try:
             rows = torch.from_numpy(np.loadtxt(path, delimiter=",", comments="#").reshape(3, 2))

@@ -25,41 +25,25 @@ _UNKNOWN: Any = np.float32(np.nan)
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Maps, camera and light of one photo, or of several of one size; NumPy float32, NaN where a method says nothing.
+    """Maps, camera and light of one photo, or of several of one size; float32, NaN where a method says nothing."""
 
-    Attributes
-    ----------
-    melanin, haemoglobin : (..., H, W) volume fractions, 0–0.43 and 0–0.07, those of the skin model: against radiative
-        transfer it is off by the factors in :data:`bioface.skin.BIAS`
-    diffuse_shading, specular_shading : (..., H, W), ≥ 0
-    albedo : (..., H, W, 3) linear RGB of the skin under diffuse shading 1 without highlights
-    reconstruction : (..., H, W, 3) linear RGB that the maps make
-    image : (..., H, W, 3) linear RGB that was taken apart
-    mask : (..., H, W) bool, the face; maps mean nothing outside
-    camera_b : (..., 2) camera coefficients
-    illuminant : (..., 33) of unit sum
-    melanin_deviation, haemoglobin_deviation, diffuse_deviation, specular_deviation : (..., H, W) standard deviations of
-        the maps, where a method knows how sure it is; of pigments in volume fractions
-    albedo_deviation : (..., H, W, 3) of the albedo
-    exposure : (...) how bright the face's light is, in units of what the method takes for usual
-    """
-
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    diffuse_shading: np.ndarray
-    specular_shading: np.ndarray
-    albedo: np.ndarray
-    reconstruction: np.ndarray
-    image: np.ndarray
-    mask: np.ndarray
-    camera_b: np.ndarray
-    illuminant: np.ndarray
+    melanin: np.ndarray  #: (..., H, W) volume fraction, 0–0.43; the skin model's, see :data:`bioface.skin.BIAS`
+    haemoglobin: np.ndarray  #: (..., H, W) likewise, 0–0.07
+    diffuse_shading: np.ndarray  #: (..., H, W), ≥ 0
+    specular_shading: np.ndarray  #: (..., H, W), ≥ 0
+    albedo: np.ndarray  #: (..., H, W, 3) linear RGB of the skin under diffuse shading 1 without highlights
+    reconstruction: np.ndarray  #: (..., H, W, 3) linear RGB that the maps make
+    image: np.ndarray  #: (..., H, W, 3) linear RGB that was taken apart
+    mask: np.ndarray  #: (..., H, W) bool, the face; maps mean nothing outside
+    camera_b: np.ndarray  #: (..., 2) camera coefficients
+    illuminant: np.ndarray  #: (..., 33) of unit sum
+    #: (..., H, W) standard deviations, where a method knows how sure it is; of pigments in volume fractions
     melanin_deviation: np.ndarray = _UNKNOWN
     haemoglobin_deviation: np.ndarray = _UNKNOWN
     diffuse_deviation: np.ndarray = _UNKNOWN
     specular_deviation: np.ndarray = _UNKNOWN
-    albedo_deviation: np.ndarray = _UNKNOWN
-    exposure: np.ndarray | np.floating[Any] = _UNKNOWN
+    albedo_deviation: np.ndarray = _UNKNOWN  #: (..., H, W, 3)
+    exposure: np.ndarray | np.floating[Any] = _UNKNOWN  #: (...) brightness of the light in the method's usual units
 
     def __post_init__(self) -> None:
         for name in (*DEVIATIONS, "exposure"):
@@ -95,12 +79,7 @@ class Decomposition:
         return cls(m, h, diffuse, specular, albedo, reconstruction, *photo, b, e)
 
     def save(self, path: str | Path) -> None:
-        """Write everything as compressed NPZ, whole or not at all.
-
-        Raises
-        ------
-        DataError : a file that cannot be written
-        """
+        """Write everything as compressed NPZ, whole or not at all. Raises DataError: a file that cannot be written."""
         try:
             with paths.whole_file(path) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
@@ -111,9 +90,7 @@ class Decomposition:
     def load(cls, path: str | Path) -> Decomposition:
         """Read what :meth:`save` wrote.
 
-        Raises
-        ------
-        DataError : missing, damaged or something else, arrays that are missing or whose shapes do not agree
+        Raises DataError: missing, damaged or something else, arrays that are missing or whose shapes do not agree.
         """
         arrays = read_npz(path, [f.name for f in dataclasses.fields(cls)], "a decomposition (.npz)")
         *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
@@ -172,9 +149,7 @@ def of_twin(faces: Any) -> Decomposition:
 def checked_mask(images: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The mask (N, H, W) of photos (N, H, W, 3), once both are what they must be.
 
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
+    Raises BiofaceError: shapes that do not agree, no face, an empty mask, NaN or infinity inside it.
     """
     images, mask = np.asarray(images), np.asarray(mask)
     if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:

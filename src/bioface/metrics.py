@@ -239,9 +239,7 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve of ``scores`` (N,), higher for a positive, and ``labels`` (N,) bool: 0.5 is chance.
 
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, NaN or infinity, labels of one kind only
+    Raises BiofaceError: shapes that do not agree, NaN or infinity, labels of one kind only.
 
     >>> auc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
     0.75

@@ -29,24 +29,15 @@ MEAN_RGB = (0.50663, 0.41082, 0.36702)
 
 
 class Output(NamedTuple):
-    """What the network says of a batch; maps are (B, H, W).
+    """What the network says of a batch; maps are (B, H, W)."""
 
-    Attributes
-    ----------
-    melanin, haemoglobin : table coordinates g in (−1, 1), see :func:`bioface.skin.table_fraction`
-    diffuse, specular : shadings, > 0 with "exp"
-    camera : (B, 2) camera coefficients b in (−3, 3)
-    weights : (B, 14) shares of the illuminants A, D, F1 … F12, which sum to 1
-    cct : (B,) correlated colour temperature of the daylight, K
-    """
-
-    melanin: Tensor
-    haemoglobin: Tensor
-    diffuse: Tensor
-    specular: Tensor
-    camera: Tensor
-    weights: Tensor
-    cct: Tensor
+    melanin: Tensor  #: table coordinate g in (−1, 1), see :func:`bioface.skin.table_fraction`
+    haemoglobin: Tensor  #: likewise
+    diffuse: Tensor  #: shading, > 0 with "exp"
+    specular: Tensor  #: likewise
+    camera: Tensor  #: (B, 2) camera coefficients b in (−3, 3)
+    weights: Tensor  #: (B, 14) shares of the illuminants A, D, F1 … F12, which sum to 1
+    cct: Tensor  #: (B,) correlated colour temperature of the daylight, K
 
     @property
     def melanin_fraction(self) -> Tensor:
@@ -142,9 +133,7 @@ class BioFaceNet(nn.Module):
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's lowest level and its skips, finest first, as every decoder takes them.
 
-        Raises
-        ------
-        BiofaceError : see :meth:`forward`
+        Raises BiofaceError: see :meth:`forward`.
         """
         check_image(image)
         if self.training and image.shape[:3].numel() == MULTIPLE**2:
@@ -185,9 +174,7 @@ class BioFaceNet(nn.Module):
     def from_file(cls, path: str | Path) -> BioFaceNet:
         """The network of a weights file, ready for inference (``eval``), in single precision.
 
-        Raises
-        ------
-        DataError : missing, not safetensors (a pickle is never opened), of another architecture, damaged
+        Raises DataError: missing, not safetensors (a pickle is never opened), of another architecture, damaged.
         """
         tensors, metadata = weights_file.read(path, ARCHITECTURE)
         try:
@@ -208,9 +195,7 @@ class BioFaceNet(nn.Module):
 def check_image(image: Tensor) -> None:
     """Refuse what is not (B, H, W, 3), B at least 1, floating-point, with H and W multiples of 16.
 
-    Raises
-    ------
-    BiofaceError : says what was expected and found
+    Raises BiofaceError: says what was expected and found.
     """
     shape = tuple(image.shape)
     if image.ndim != 4 or shape[-1] != 3:

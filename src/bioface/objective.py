@@ -28,27 +28,16 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  #: of linear sRGB, IEC 61966-2-1
 class Batch:
     """Faces as training sees them.
 
-    Attributes
-    ----------
-    image : (B, H, W, 3) linear RGB, about 0–1
-    mask : (B, H, W) bool, the face
-    normals : (B, H, W, 3) unit normals inside the mask, and
-    lighting : (B, 9) spherical harmonics, which give the shading that supervises; both None for photos
-    names : B strings for messages
-    truth : what the network should say, where that is known
-
-    Raises
-    ------
-    BiofaceError : wrong shapes, sizes that are no multiple of 16, a mask that is not bool, an empty mask, NaN or
-        infinity anywhere; the message names the face
+    Raises BiofaceError: wrong shapes, sizes that are no multiple of 16, a mask that is not bool, an empty mask, NaN or
+    infinity anywhere; the message names the face.
     """
 
-    image: Float[Tensor, "B H W 3"]
-    mask: Bool[Tensor, "B H W"]
-    normals: Float[Tensor, "B H W 3"] | None = None
-    lighting: Float[Tensor, "B 9"] | None = None
-    names: tuple[str, ...] = ()
-    truth: Output | None = None
+    image: Float[Tensor, "B H W 3"]  #: linear RGB, about 0–1
+    mask: Bool[Tensor, "B H W"]  #: the face
+    normals: Float[Tensor, "B H W 3"] | None = None  #: of unit length inside the mask; None for photos
+    lighting: Float[Tensor, "B 9"] | None = None  #: spherical harmonics; with the normals the shading that supervises
+    names: tuple[str, ...] = ()  #: for messages
+    truth: Output | None = None  #: what the network should say, where that is known
 
     def __post_init__(self) -> None:
         network.check_image(self.image)

@@ -51,9 +51,7 @@ def notebooks() -> Path:
 def make_folder(path: str | Path) -> None:
     """Make a folder for results, before anything is computed that could not be written to it.
 
-    Raises
-    ------
-    OSError : it cannot be made, or cannot be written to
+    Raises OSError: it cannot be made, or cannot be written to.
     """
     expected = "expected a folder that can be written to, found"
     try:
@@ -80,9 +78,7 @@ def describe(error: OSError, elsewhere: str = ELSEWHERE) -> str:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Write a file whole or not at all: gives a name beside ``path`` and renames it on success.
 
-    Raises
-    ------
-    OSError : it cannot be written; the error names ``path``, not the name beside it
+    Raises OSError: it cannot be written; the error names ``path``, not the name beside it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

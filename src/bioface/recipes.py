@@ -34,55 +34,32 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train.
+    """One way to train. Raises BiofaceError: a choice that does not exist, a number out of its range."""
 
-    Attributes
-    ----------
-    name : what it is called
-    skin : "layered" or "published" skin model
-    rows : "d65", "code" or "paper", see :func:`bioface.camera.raw_to_xyz`
-    decoder : "table", "spectral", or one of ``MISTAKES``
-    normals : "decoded", or "undecoded": the shading target from normals left as stored, (n + 1) / 2
-    shading : "exp" or "relu", the activation of both shadings
-    batch_norm : "train", or "eval": left in evaluation mode, with the statistics of an untrained network
-    copy_shading : None; or a factor: the diffuse shading is that many times the luminance of the input;
-        or "fitted": the factor that fits each image best, in closed form
-    scale : colours are in [0, scale] in the appearance loss: 1 or 255
-    reduction : "mean" over the foreground, or "sum" over batch and pixels / 224², all losses alike; or "code": as the
-        authors', where the appearance alone is divided, and highlights count raw and in the background too
-    batch : with "sum" and "code", the batch size whose sum is meant; that of a smaller batch is scaled up to it
-    weights : of the losses
-    shares : of the maps in the loss by the truth
-    optimiser : "sgd" or "adam"
-    learning_rate : step size
-    momentum, weight_decay : of "sgd"
-    schedule : "constant", or "cosine": the learning rate falls to 0 along half a cosine
-    start : "random": output layers start as any layer does, with highlights of about exp(0) = 1, the face under a white
-        veil; "skin": their weights start at a tenth, their biases at 0, and −2 for highlights: plain skin, plain light
-
-    Raises
-    ------
-    BiofaceError : a choice that does not exist, a number out of its range
-    """
-
-    name: str
-    skin: str = "layered"
-    rows: str = "d65"
-    decoder: str = "table"
-    normals: str = "decoded"
-    shading: str = "exp"
-    batch_norm: str = "train"
+    name: str  #: what it is called
+    skin: str = "layered"  #: or "published"
+    rows: str = "d65"  #: or "code" or "paper", see :func:`bioface.camera.raw_to_xyz`
+    decoder: str = "table"  #: or "spectral", or one of ``MISTAKES``
+    normals: str = "decoded"  #: or "undecoded": the shading target from normals left as stored, (n + 1) / 2
+    shading: str = "exp"  #: or "relu", the activation of both shadings
+    batch_norm: str = "train"  #: or "eval": left in evaluation mode, with the statistics of an untrained network
+    #: a factor: the diffuse shading is that many times the luminance of the input; or "fitted": the factor that fits
+    #: each image best, in closed form
     copy_shading: float | str | None = None
-    scale: float = 1.0
+    scale: float = 1.0  #: colours are in [0, scale] in the appearance loss: 1 or 255
+    #: "mean" over the foreground, or "sum" over batch and pixels / 224², all losses alike; or "code": as the authors',
+    #: where the appearance alone is divided, and highlights count raw and in the background too
     reduction: str = "mean"
-    batch: int = 64
-    weights: losses.Weights = losses.Weights()
-    shares: losses.Shares = losses.Shares()
-    optimiser: str = "adam"
-    learning_rate: float = 2e-3
-    momentum: float = 0.0
+    batch: int = 64  #: whose sum is meant by "sum" and "code"; that of a smaller batch is scaled up to it
+    weights: losses.Weights = losses.Weights()  #: of the losses
+    shares: losses.Shares = losses.Shares()  #: of the maps in the loss by the truth
+    optimiser: str = "adam"  #: or "sgd"
+    learning_rate: float = 2e-3  #: step size
+    momentum: float = 0.0  #: of "sgd"
     weight_decay: float = 0.0
-    schedule: str = "cosine"
+    schedule: str = "cosine"  #: the learning rate falls to 0 along half a cosine; or "constant"
+    #: "skin": weights of output layers start at a tenth, their biases at 0, of highlights at −2: plain skin and light;
+    #: "random": as any layer does, with highlights of about exp(0) = 1, the face under a white veil
     start: str = "skin"
 
     def __post_init__(self) -> None:
@@ -172,11 +149,7 @@ RECIPES = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, 
 
 
 def get(recipe: str | Recipe) -> Recipe:
-    """A recipe by its name; a recipe passes through.
-
-    Raises
-    ------
-    BiofaceError : an unknown name, with the nearest known one
+    """A recipe by its name; a recipe passes through. Raises BiofaceError: an unknown name, with the nearest known one.
 
     >>> get("working").optimiser
     'adam'

@@ -102,25 +102,15 @@ def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Stored shading beside the photo, for N faces; every score is a function of one.
+    """Stored shading beside the photo, for N faces; every score is a function of one. All are (N, 64, 64) but shift."""
 
-    Attributes
-    ----------
-    mask, window : (N, 64, 64) bool, the face, and mouth and nose in it
-    stored : (N, 64, 64) stored shading
-    log_photo : (N, 64, 64) log shading that the photo shows, see :func:`shading_of_photo`
-    stored_detail, photo_detail : (N, 64, 64) of the logarithms, 0 where weaker than :data:`WEAK`; the stored one
-        moved by ``shift``
-    shift : (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
-    """
-
-    mask: np.ndarray
-    window: np.ndarray
-    stored: np.ndarray
-    log_photo: np.ndarray
-    stored_detail: np.ndarray
-    photo_detail: np.ndarray
-    shift: np.ndarray
+    mask: np.ndarray  #: bool, the face
+    window: np.ndarray  #: bool, mouth and nose in it
+    stored: np.ndarray  #: stored shading
+    log_photo: np.ndarray  #: log shading that the photo shows, see :func:`shading_of_photo`
+    stored_detail: np.ndarray  #: of its logarithm, 0 where weaker than :data:`WEAK`, moved by ``shift``
+    photo_detail: np.ndarray  #: likewise, where it is
+    shift: np.ndarray  #: (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
 
     @property
     def residual(self) -> np.ndarray:

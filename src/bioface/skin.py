@@ -55,61 +55,38 @@ _BLOOD = 2.303 * 150  # ln 10 · g haemoglobin per litre of whole blood (Prahl 1
 
 @dataclass(frozen=True)
 class SkinConstants:
-    """The constants of one skin model; fractions are of volume unless said otherwise.
+    """The constants of one skin model; fractions are of volume unless said otherwise."""
 
-    Attributes
-    ----------
-    epidermis_melanin_cm : path of melanin in the epidermis, one way, cm
-    epidermis_baseline_cm : path of the bloodless baseline in the epidermis, one way, cm
-    epidermal_blood : share of the dermal blood fraction found in the epidermis
-    eumelanin_share : eumelanin's share of all melanin, the rest is pheomelanin
-    eumelanin_mg_ml, pheomelanin_mg_ml : concentration inside the melanosomes
-    oxygen_saturation : oxygenated share of the haemoglobin
-    dermis_cm : thickness of the dermis, cm
-    baseline_scale : absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' figures in
-        mm⁻¹, so that 10 gives his cm⁻¹
-    vessel_radius_cm : blood absorbs as in cylinders of this radius, (1 − e^{−2aρ}) / 2aρ of its absorption a
-    haemoglobin_g_mol : molar mass that turns molar extinction into absorption; 64 500 goes with Prahl's tables
-    diffuse_path : Kubelka–Munk's K of the dermis in units of its absorption: 2, as diffuse light runs twice the way
-        between two depths; the public code has 1
-    scattering_share : Kubelka–Munk's S of the dermis in units of its reduced scattering
-    mie_cm, mie_power, rayleigh_cm : reduced scattering, cm⁻¹, mie · λ^−power + rayleigh · λ^−4 with λ in nm
-    melanin_cm, melanin_power : absorption of pure melanosomes, cm⁻¹, melanin · (λ/500)^−power; 0 takes the tables'
-    band_cm, band_nm, band_width_nm : a Gaussian in the bloodless absorption: its height, middle and deviation
-    bandpass : absorption of blood averaged over a spectrometer's 10 nm
-    refractive_index : of skin. Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in, which is specular shading.
-        Refraction narrows diffuse light to a cone with cosines above c = √(1 − 1/n²)
-    internal_reflection : k₂, the share of the light from below that the surface returns
-    epidermal_path : path in the epidermis in units of the mean path 2 / (1 + c) of that cone
-    epidermal_scattering_cm : depth of the epidermis times its scattering in units of the dermis', cm
-    """
-
-    epidermis_melanin_cm: float
-    epidermis_baseline_cm: float
-    epidermal_blood: float
-    eumelanin_share: float = 0.61
-    eumelanin_mg_ml: float = 80.0
+    epidermis_melanin_cm: float  #: path of melanin in the epidermis, one way
+    epidermis_baseline_cm: float  #: path of the bloodless baseline in the epidermis, one way
+    epidermal_blood: float  #: share of the dermal blood fraction found in the epidermis
+    eumelanin_share: float = 0.61  #: of all melanin, the rest is pheomelanin
+    eumelanin_mg_ml: float = 80.0  #: concentration inside the melanosomes
     pheomelanin_mg_ml: float = 12.0
-    oxygen_saturation: float = 0.75
-    dermis_cm: float = 0.3
+    oxygen_saturation: float = 0.75  #: oxygenated share of the haemoglobin
+    dermis_cm: float = 0.3  #: thickness of the dermis
+    #: absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' in mm⁻¹: 10 gives his cm⁻¹
     baseline_scale: float = 1.0
-    vessel_radius_cm: float = 0.0
-    haemoglobin_g_mol: float = 66500.0
+    vessel_radius_cm: float = 0.0  #: blood absorbs as in cylinders, (1 − e^{−2aρ}) / 2aρ of its absorption a
+    haemoglobin_g_mol: float = 66500.0  #: turns molar extinction into absorption; 64 500 goes with Prahl's tables
+    #: Kubelka–Munk's K of the dermis in units of its absorption: 2, as diffuse light runs twice the way; the code has 1
     diffuse_path: float = 1.0
-    scattering_share: float = 1.0
-    mie_cm: float = 2e5  # Jacques (1998), as rayleigh_cm
+    scattering_share: float = 1.0  #: Kubelka–Munk's S of the dermis in units of its reduced scattering
+    mie_cm: float = 2e5  #: reduced scattering, cm⁻¹, mie · λ^−power + rayleigh · λ^−4 with λ in nm: Jacques (1998)
     mie_power: float = 1.5
     rayleigh_cm: float = 2e12
-    melanin_cm: float = 0.0
+    melanin_cm: float = 0.0  #: absorption of pure melanosomes, cm⁻¹, melanin · (λ/500)^−power; 0 takes the tables'
     melanin_power: float = 0.0
-    band_cm: float = 0.0
+    band_cm: float = 0.0  #: height of a Gaussian in the bloodless absorption, with its middle and deviation
     band_nm: float = 500.0
     band_width_nm: float = 1.0
-    bandpass: bool = False
+    bandpass: bool = False  #: absorption of blood averaged over a spectrometer's 10 nm
+    #: Light at 8° loses k₁ = (n−1)² / (n+1)² on its way in, which is specular shading. Refraction narrows diffuse light
+    #: to a cone with cosines above c = √(1 − 1/n²)
     refractive_index: float = 1.0
-    internal_reflection: float = 0.0
-    epidermal_path: float = 0.5
-    epidermal_scattering_cm: float = 0.0
+    internal_reflection: float = 0.0  #: k₂, the share of the light from below that the surface returns
+    epidermal_path: float = 0.5  #: path in the epidermis in units of the mean path 2 / (1 + c) of that cone
+    epidermal_scattering_cm: float = 0.0  #: depth of the epidermis times its scattering in units of the dermis'
 
 
 MODELS = {
@@ -240,6 +217,61 @@ class SkinModel:
         returned = E + T * r / (1 - E * r)  # of what the surface throws back
         return self.leaving * r / (1 - self.internal * returned)
 
+    def derivatives(
+        self, melanin: Float[Tensor, "*batch"], haemoglobin: Float[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch D"], Float[Tensor, "*batch D"]]:
+        """:meth:`reflectance`, and its derivatives by melanin and by haemoglobin, each (..., D).
+
+        By hand and in place, in few passes over the bands, as fits spend their time here: not for autograd.
+        """
+        m, h = melanin[..., None], haemoglobin[..., None]
+        dermis, of_dermis = self._dermis_slope(h)
+        depth = torch.addcmul(self.offset, m, self.per_melanin)
+        blood_above = bool(self.per_haemoglobin.any())
+        if blood_above:
+            depth.addcmul_(h, self.per_haemoglobin)
+        T = torch.exp(-self.both_ways * depth)
+        # slopes are by depth until the end
+        T_slope = T * -self.both_ways
+        if self.plain:
+            R, by_depth = T * dermis, T_slope * dermis
+            by_haemoglobin = of_dermis.mul_(R)
+        else:
+            E = torch.rsub(T, 1).div_(depth).mul_(self.backwards)
+            E_slope = torch.addcmul(E, T_slope, self.backwards).div_(depth).neg_()
+            r, r_slope, r_dermis = _over(E, E_slope, T, T_slope, dermis)
+            returned, returned_slope, by_r = _over(E, E_slope, T, T_slope, r)
+            gain = torch.rsub(returned.mul_(self.internal), 1).reciprocal_()
+            R = r.mul_(self.leaving).mul_(gain)
+            # R = leaving · r · gain, and the slope of gain is internal · gain² · that of returned
+            by_r = by_r.mul_(R).mul_(self.internal).add_(self.leaving).mul_(gain)
+            by_depth = r_slope.mul_(by_r).addcmul_(returned_slope, gain.mul_(R), value=self.internal)
+            by_haemoglobin = r_dermis.mul_(by_r).mul_(of_dermis.mul_(dermis))
+        if blood_above:
+            by_haemoglobin = by_haemoglobin.addcmul_(by_depth, self.per_haemoglobin)
+        return R, by_depth.mul_(self.per_melanin), by_haemoglobin
+
+    def _dermis_slope(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Kubelka–Munk's R_d and ∂ log R_d/∂haemoglobin."""
+        d, S = self.dermis_cm, self.scattering
+        both = torch.addcmul(self.bloodless + S, h, self.per_blood)  # absorption + scattering
+        K = torch.addcmul(-S * S, both, both).sqrt_()
+        u = torch.rsub(torch.exp(-2 * d * K), 1).reciprocal_()
+        coth = torch.add(-torch.ones_like(S), u, alpha=2)
+        inverse = torch.addcmul(both, K, coth).reciprocal_()
+        # d(K coth Kd)/da, with dK/da = (a + s) / K and d coth(Kd)/dK = d (1 − coth²) = 4 d u (1 − u)
+        slope = both.mul_(coth.div_(K).add_(torch.addcmul(u, u, u, value=-1), alpha=4 * d))
+        return inverse * S, slope.add_(1).mul_(inverse).mul_(-self.per_blood)
+
+
+def _over(E: Tensor, E_slope: Tensor, T: Tensor, T_slope: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """An epidermis over what reflects R, r = E + T R / (1 − E R): r, its slope with R held, and ∂r/∂R."""
+    inner = torch.rsub(E * R, 1).reciprocal_()
+    by_R = T * inner
+    through = by_R * R
+    r, by_R, seen = E + through, by_R.mul_(inner), inner.mul_(R)
+    return r, torch.addcmul(E_slope, through.mul_(seen), E_slope).addcmul_(T_slope, seen), by_R
+
 
 def check_fractions(melanin: Tensor, haemoglobin: Tensor, tops: Sequence[float] = (1.0, 1.0), hint: str = "") -> None:
     """Raise :class:`BiofaceError` unless both are volume fractions from 0 to ``tops``; the ``hint`` follows those."""
@@ -320,7 +352,7 @@ def reflectance_table(
     model: str | SkinConstants = "layered", size: int = 64, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "K K 33"]:
     """(K, K, 33) reflectance over (melanin, haemoglobin), even in the authors' table coordinate g."""
-    g = torch.linspace(-1, 1, size, dtype=torch.float64)
+    g = torch.linspace(-1, 1, size, dtype=torch.float64, device="cpu")  # where the model is worked out
     melanin = table_fraction(g, MELANIN_RANGE[1])[:, None].expand(size, size)
     haemoglobin = table_fraction(g, HAEMOGLOBIN_RANGE[1])[None, :].expand(size, size)
     return SkinModel(model).reflectance(melanin, haemoglobin).to(dtype)

@@ -39,34 +39,22 @@ CHUNK = 32768  # pixels at a time, on one thread each: the last few of any numbe
 
 @dataclass(frozen=True)
 class FitResult:
-    """Maps of a fit; NumPy arrays of the cube's leading shape (...), NaN outside the mask.
+    """Maps of a fit; NumPy arrays of the cube's leading shape (...), NaN outside the mask."""
 
-    Attributes
-    ----------
-    melanin, haemoglobin : (...) volume fractions, with the bias of the skin model: :data:`bioface.skin.BIAS`
-    diffuse_shading, specular_shading : (...) ≥ 0, in units of radiance / illuminant
-    residual : (...) root mean square over bands of l − fit, in the unit of the cube
-    misfit : (...) residual, less the noise ``sigma`` where given, over the root mean square of l
-    standard_deviation : (..., 4) predicted for each map (order of ``identifiability.MAPS``) from the Jacobian and
-        ``sigma`` or the pixel's own residual; NaN for a map at its bound, infinite where nothing can be told
-    status : (...) :class:`Status` codes
-    wavelengths : (D,) nm, the bands that were fitted
-    solver, model : names
-    seconds : wall time of the fit
-    """
-
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    diffuse_shading: np.ndarray
-    specular_shading: np.ndarray
-    residual: np.ndarray
-    misfit: np.ndarray
+    melanin: np.ndarray  #: (...) volume fraction, with the bias of the skin model: :data:`bioface.skin.BIAS`
+    haemoglobin: np.ndarray  #: (...) likewise
+    diffuse_shading: np.ndarray  #: (...) ≥ 0, in units of radiance / illuminant
+    specular_shading: np.ndarray  #: (...) likewise
+    residual: np.ndarray  #: (...) root mean square over bands of l − fit, in the unit of the cube
+    misfit: np.ndarray  #: (...) residual, less the noise ``sigma`` where given, over the root mean square of l
+    #: (..., 4) predicted for each map (order of ``identifiability.MAPS``) from the Jacobian and ``sigma`` or the own
+    #: residual; NaN for a map at its bound, infinite where nothing can be told
     standard_deviation: np.ndarray
-    status: np.ndarray
-    wavelengths: np.ndarray
+    status: np.ndarray  #: (...) :class:`Status` codes
+    wavelengths: np.ndarray  #: (D,) nm, the bands that were fitted
     solver: str
     model: str | skin.SkinConstants
-    seconds: float
+    seconds: float  #: wall time of the fit
 
     @property
     def maps(self) -> np.ndarray:

@@ -28,7 +28,7 @@ import torch
 from scipy.optimize import OptimizeResult, least_squares
 from torch import Tensor
 
-from bioface import derivatives, identifiability, skin
+from bioface import identifiability, skin
 
 
 class Status(enum.IntEnum):
@@ -43,24 +43,14 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted to every pixel; whatever a cube is measured in, the numbers here are of order 1.
+    """What is fitted to every pixel; whatever a cube is measured in, the numbers here are of order 1."""
 
-    Attributes
-    ----------
-    constants : of the skin
-    e : (D,) illuminant of mean 1
-    box : (2, 2) lowest and highest melanin, haemoglobin
-    grid : (D,) nm
-    to_grid : (D, S) brings radiance in the cube's bands and unit to the grid, in units of the illuminant's mean
-    unit : the illuminant's mean
-    """
-
-    constants: str | skin.SkinConstants
-    e: Tensor
-    box: Tensor
-    grid: Tensor
-    to_grid: Tensor
-    unit: float
+    constants: str | skin.SkinConstants  #: of the skin
+    e: Tensor  #: (D,) illuminant of mean 1
+    box: Tensor  #: (2, 2) lowest and highest melanin, haemoglobin
+    grid: Tensor  #: (D,) nm
+    to_grid: Tensor  #: (D, S) brings radiance in the cube's bands and unit to the grid, in units of ``unit``
+    unit: float  #: the illuminant's mean
 
     @functools.cached_property
     def model(self) -> skin.SkinModel:
@@ -121,7 +111,7 @@ class _Table:
         e = problem.e
         self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
         m, h = self.nodes = self._nodes(problem.box, self.sides)
-        parts = torch.stack([part * e for part in derivatives.of_skin(problem.model, m, h)])
+        parts = torch.stack([part * e for part in problem.model.derivatives(m, h)])
         scanned = torch.arange(len(m)).reshape(self.sides)[::_FINER, ::_FINER].flatten()
         a, b = parts[0, scanned], e / e.norm()
         a = a - (a @ b)[:, None] * b
@@ -176,7 +166,7 @@ def _products(problem: Problem, p: Tensor, y: Tensor, near: Tensor) -> Tensor:
     white = bool((e == 1).all())
     rows = []
     for m, h, i_d, i_s, some in zip(*(part.split(_SLICE) for part in (*p, *near, y)), strict=True):
-        parts = derivatives.of_skin(problem.model, m, h)
+        parts = problem.model.derivatives(m, h)
         for part in () if white else parts:
             part.mul_(e)
         sums = [(parts[j] * parts[k]) @ one for j, k in _PAIRS]

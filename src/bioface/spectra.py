@@ -39,7 +39,7 @@ class Chromophores(NamedTuple):
 
 
 def _rising(wavelengths: object) -> Tensor:
-    nm = torch.as_tensor(wavelengths, dtype=torch.float64)
+    nm = torch.as_tensor(wavelengths, dtype=torch.float64, device="cpu")  # where the tables are
     if nm.ndim != 1 or len(nm) == 0 or not torch.isfinite(nm).all() or (nm.diff() <= 0).any():
         raise BiofaceError(f"expected a row of wavelengths in nm that rise, found others, of shape {tuple(nm.shape)}")
     return nm
@@ -48,9 +48,7 @@ def _rising(wavelengths: object) -> Tensor:
 def check_wavelengths(wavelengths: object) -> Tensor:
     """(D,) float64 tensor of wavelengths in nm, increasing and inside 400–720.
 
-    Raises
-    ------
-    BiofaceError : when they are not one rising row of finite numbers inside the tables' range.
+    Raises BiofaceError: when they are not one rising row of finite numbers inside the tables' range.
 
     >>> check_wavelengths([420.0, 430.0])
     tensor([420., 430.], dtype=torch.float64)
@@ -92,15 +90,8 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     >>> resampling_matrix(torch.tensor([400.0, 410.0]), torch.tensor([402.5]))
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    source, target = (torch.as_tensor(w, dtype=torch.float64) for w in (source, target))
-    right = torch.searchsorted(source, target).clamp(1, len(source) - 1)
-    left = right - 1
-    weight = ((target - source[left]) / (source[right] - source[left])).clamp(0, 1)
-    matrix = torch.zeros(len(target), len(source), dtype=torch.float64)
-    rows = torch.arange(len(target))
-    matrix[rows, left] = 1 - weight
-    matrix[rows, right] += weight
-    return matrix
+    source, target = (torch.as_tensor(w, dtype=torch.float64, device="cpu").numpy() for w in (source, target))
+    return torch.from_numpy(np.stack([np.interp(target, source, one) for one in np.eye(len(source))], 1))
 
 
 def _interpolated(values: np.ndarray, wavelengths: object) -> Tensor:
@@ -164,9 +155,7 @@ def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
 def cie_illuminant(name: str, wavelengths: object = WAVELENGTHS) -> Float[Tensor, "D"]:
     """(D,) relative power of the CIE illuminant A, D65 or F1 … F12, as tabulated by the CIE.
 
-    Raises
-    ------
-    BiofaceError : for a name that is not one of these, with the nearest suggested.
+    Raises BiofaceError: for a name that is not one of these, with the nearest suggested.
     """
     known = ("A", "D65", *ILLUMINANTS[2:])
     if name not in known:

@@ -45,23 +45,15 @@ class Diverged(BiofaceError):
 
 @dataclass(frozen=True)
 class History:
-    """What happened in a run; every array has an entry for each step.
+    """What happened in a run; every array has an entry for each step."""
 
-    Attributes
-    ----------
-    losses : the losses before each step, with their weights: {name: (steps,)}
-    gradient_norm : (steps,) Euclidean norm of the gradient of all weights
-    output_change : (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that
-        the step made; NaN where it was not measured
-    learning_rate : (steps,)
-    seconds : of the steps of this call, without the look at the image that the last one made
-    """
-
-    losses: dict[str, np.ndarray]
-    gradient_norm: np.ndarray
+    losses: dict[str, np.ndarray]  #: before each step, with their weights: {name: (steps,)}
+    gradient_norm: np.ndarray  #: (steps,) Euclidean norm of the gradient of all weights
+    #: (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that the step made; NaN
+    #: where it was not measured
     output_change: np.ndarray
-    learning_rate: np.ndarray
-    seconds: float = 0.0
+    learning_rate: np.ndarray  #: (steps,)
+    seconds: float = 0.0  #: of the steps of this call, without the look at the image that the last one made
 
     def __len__(self) -> int:
         return len(self.gradient_norm)
@@ -110,7 +102,7 @@ def train(
 
     Parameters
     ----------
-    model : left in evaluation mode
+    model : changed in place; left in evaluation mode, on the device where it was
     dataset : a :class:`~bioface.objective.Batch`, or faces that can be indexed by row numbers: ``nfe.Faces``, or a
         stream of ``nfe.open_split``, of which only the rows of a step are in memory
     recipe : a recipe or its name
@@ -139,7 +131,7 @@ def train(
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BiofaceError(f"expected {name} of at least {least}, found {value!r}")
-    accelerator = _processes(model, recipe)
+    home, accelerator = next(model.parameters()).device, _processes(model, recipe)
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
@@ -183,7 +175,7 @@ def train(
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
     broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
-    accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval()
+    accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval().to(home)
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
     return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -2], record[:, -1], rates, seconds)
 

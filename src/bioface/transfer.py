@@ -35,28 +35,19 @@ NODES = (18, 16)  #: of melanin and of blood: Chebyshev's, in the cube root of t
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What the file holds; axes 0 and 1 are LAYERS and GEOMETRIES.
+    """What the file holds; axes 0 and 1 are LAYERS and GEOMETRIES."""
 
-    Attributes
-    ----------
-    reflectance, cells : (3, 2, 18, 16, 33) float32 at the nodes, and (3, 2, P, Q, 33) at fractions that are no nodes
-    melanin, haemoglobin : (P,), (Q,) volume fractions of the cells
-    coefficients : (4, 33) 1/cm, which :func:`coefficients` gave when the table was made
-    """
-
-    reflectance: np.ndarray
-    cells: np.ndarray
-    melanin: np.ndarray
-    haemoglobin: np.ndarray
-    coefficients: np.ndarray
+    reflectance: np.ndarray  #: (3, 2, 18, 16, 33) float32 at the nodes
+    cells: np.ndarray  #: (3, 2, P, Q, 33) float32, the same at fractions that are not nodes
+    melanin: np.ndarray  #: (P,) volume fractions of the cells
+    haemoglobin: np.ndarray  #: (Q,) likewise
+    coefficients: np.ndarray  #: (4, 33) 1/cm, which :func:`coefficients` gave when the table was made
 
 
 def load(file: str | Path = FILE) -> Table:
     """Read the table.
 
-    Raises
-    ------
-    DataError : no such file, a damaged one, one of other bands or nodes, or with numbers that no reflectance has
+    Raises DataError: no such file, a damaged one, one of other bands or nodes, or with numbers that no reflectance has.
     """
     names = [field.name for field in dataclasses.fields(Table)]
     arrays = read_npz(file, [*names, "wavelengths"], "a table of reflectances made by build_transfer.py")

@@ -23,9 +23,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  #: what 
 def check_tensors(path: str | Path, found: dict[str, Tensor], own: dict[str, Tensor], expected: str) -> None:
     """Refuse tensors read from ``path`` that cannot take the place of one's own; ``expected`` says what those are.
 
-    Raises
-    ------
-    DataError : tensors that are missing, left over, of other shapes, other kinds of numbers or not finite
+    Raises DataError: tensors that are missing, left over, of other shapes, other kinds of numbers or not finite.
     """
     for name in sorted({*own, *found}):
         if name not in found or name not in own:
@@ -52,9 +50,7 @@ def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 def read(path: str | Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file that says it is of ``architecture``.
 
-    Raises
-    ------
-    DataError : missing, not safetensors (a pickle is never opened), truncated, or of another architecture
+    Raises DataError: missing, not safetensors (a pickle is never opened), truncated, or of another architecture.
     """
     path, expected, start = Path(path), f"{architecture} weights (safetensors)", b""
     if not path.is_file():
@@ -89,9 +85,7 @@ def save_checkpoint(
 ) -> None:
     """Write everything that going on exactly takes, whole or not at all: ``run`` as JSON, ``record`` (steps, columns).
 
-    Raises
-    ------
-    DataError : a file that cannot be written
+    Raises DataError: a file that cannot be written.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():

@@ -218,9 +218,7 @@ def edit(decomposition: Any = None) -> Widget | Upload:
     more than 128 pixels a side every second, third ... one is taken. The widget says so when no kernel answers. Without
     the ``decomposition`` of a photo it takes one from the reader's disk.
 
-    Raises
-    ------
-    BiofaceError : no decomposition, or one of several photos
+    Raises BiofaceError: no decomposition, or one of several photos.
     """
     if decomposition is None:
         return Upload()
@@ -331,9 +329,7 @@ def compare(runs: Any) -> Widget:
     ``runs`` are {name: runs}: a :class:`~bioface.training.History`, an :class:`~study.experiments.Run`, or several of
     them (seeds), drawn in one colour; their median, lowest and highest value are said.
 
-    Raises
-    ------
-    BiofaceError : something else
+    Raises BiofaceError: something else.
     """
     if not isinstance(runs, Mapping):
         raise BiofaceError(f"expected runs by name, as in {{name: [run, ...]}}, found {type(runs).__name__}")

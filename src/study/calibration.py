@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import derivatives, skin, smith2019
+from bioface import skin, smith2019
 from bioface.datasets import skin_spectra
 
 FITTED = ("oxygen_saturation", "vessel_radius_cm", "melanin_power", "band_cm", "band_nm", "band_width_nm")
@@ -32,7 +32,7 @@ def held(spectra: np.ndarray, wavelengths: np.ndarray, model: str | skin.SkinCon
     x = grid[(table.square().sum(-1) - 2 * y @ table.T).argmin(-1)]
 
     def at(x: Tensor) -> tuple[Tensor, Tensor]:
-        R, *by = derivatives.of_skin(physics, *x.T.exp())
+        R, *by = physics.derivatives(*x.T.exp())
         return y - R, torch.stack(by, -1) * x.exp()[:, None]
 
     (r, J), damping = at(x), torch.full((len(y), 1), 1e-3).double()
@@ -79,7 +79,7 @@ def step(issa: skin_spectra.SkinSpectra, model: skin.SkinConstants) -> dict[str,
             for n, v in zip(FITTED, values, strict=True)
         ]
         C = np.stack([(r - other) / (1e-3 * v) for other, v in zip(moved, values, strict=True)], -1)
-        R, *by = (t.numpy() for t in derivatives.of_skin(physics, *torch.from_numpy(maps[:, :2].T)))
+        R, *by = (t.numpy() for t in physics.derivatives(*torch.from_numpy(maps[:, :2].T)))
         specular = np.ones_like(R) * (maps[:, 3:] > 0)
         local = np.stack([*(maps[:, 2:3] * b for b in by), *([R, specular] if free else [])], -1)
         C = C - local @ (np.linalg.pinv(local, rcond=1e-9) @ C)

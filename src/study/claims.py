@@ -103,7 +103,7 @@ class Claims:
         self.rows[name] = replace(claim, unit="", reason=reason)
         for row in [row for row in records() if row["id"] == claim.id][-1:]:
             self.check(name, row["measured"], control=row["control"], **{} if held.keys() & BARS else row["bar"])
-            on = ", ".join(file["name"] for file in row["data"]) or row["machine"]
+            on = ", ".join([*(file["name"] for file in row["data"]), *([row["machine"]] if "machine" in row else [])])
             told = f"recorded on {row['date']}, not measured here: {reason}; on {on}, at commit {row['commit']}"
             self.rows[name] = replace(self.rows[name], recorded=row["date"], reason=told)
 
@@ -199,7 +199,8 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
     """What :mod:`study.record` measured, oldest first; none where there is no such file.
 
     Each with ``id``, ``measured``, ``model``, ``control``, ``bar`` (one that is itself measured), ``date``, ``commit``,
-    and ``data``: the ``name``, ``size`` and ``sha256`` of every file; or none, and the ``machine`` of a long run.
+    and ``data``: the ``name``, ``size`` and ``sha256`` of every file, none of a long run; and the ``machine``, which
+    the oldest of files do not say.
 
     Raises
     ------
@@ -215,6 +216,7 @@ def records(file: str | Path | None = None) -> list[dict[str, Any]]:
         for row in rows:
             texts = [row[key] for key in ("id", "model", "control", "commit")]
             texts += [f[key] for f in row["data"] for key in ("name", "sha256")] or [row["machine"]]
+            texts.append(row.get("machine", ""))
             numbers = [row["measured"], *row["bar"].values(), *(f["size"] for f in row["data"])]
             if not all(isinstance(t, str) for t in texts) or not all(math.isfinite(n) for n in numbers):
                 raise ValueError(f"a row with {row}")

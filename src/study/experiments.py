@@ -1,8 +1,8 @@
 """Many short trainings side by side, each kept: what the ladders and grids of the notebooks are made of.
 
 A run is a function of recipe, width, seed, steps and faces. It takes one thread, so that its numbers do not depend
-on how many there are, and as many runs go on at once as there are processors. What a run gave is kept, see
-:mod:`study.cache`.
+on how many there are, and as many runs go on at once as there are processors; a graphics processor trains them where
+there is one. What a run gave is kept, see :mod:`study.cache`.
 """
 
 import dataclasses

@@ -44,8 +44,8 @@ def commit() -> str:
 
 
 def measure() -> list[dict[str, Any]]:
-    """Rows for every source whose files are in the data folder, with date, data and commit."""
-    rows, at, today = list[dict[str, Any]](), commit(), datetime.date.today().isoformat()
+    """Rows for every source whose files are in the data folder, with date, data, commit and machine."""
+    rows, made = list[dict[str, Any]](), _made()
     for name, (measured, _) in measurements.SOURCES.items():
         if registry.is_placed(name):
             files = registry.fetch(name)  # held to their checksums
@@ -56,7 +56,7 @@ def measure() -> list[dict[str, Any]]:
             ]
             for m in measured():
                 row = {"id": m.id, "measured": float(f"{m.measured:.6g}"), "bar": m.bar, "control": m.control}
-                rows.append(row | {"model": m.model, "date": today, "commit": at, "data": data})
+                rows.append(row | {"model": m.model, **made, "data": data})
     return rows
 
 
@@ -67,7 +67,7 @@ def of_run(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     ------
     BiofaceError : a claim that was not measured there; no such file
     """
-    made = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": _machine()}
+    made = _made()
     found, rows = {c.id: c for c in claims.read(folder / claims.FILE)}, list[dict[str, Any]]()
     contents = {name: made | {"numbers": figures.numbers(name, folder)} for name in names if "." not in name}
     for name in (name for name in names if name not in contents):
@@ -101,8 +101,12 @@ def numbers(name: str) -> tuple[dict[str, Any], str]:
     return found, f"recorded on {made['date']}, not measured here: on {made['machine']}, at commit {made['commit']}"
 
 
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+def _made() -> dict[str, str]:
+    """When, from which sources and on what; a graphics processor counts where it trains."""
+    cards = {torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())}
+    told = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    machine = ", ".join([told, *sorted(cards)])
+    return {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": machine}
 
 
 def add(rows: list[dict[str, Any]], file: Path) -> None:
