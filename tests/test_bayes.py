@@ -243,7 +243,7 @@ def test_draws_weigh_what_bayes_gives_them(persons, known):
     exposure = np.linspace(0.5, 1.3, 9)
     scene = face_posterior.Scene(known, DRAWS, LIGHTS, exposure)
     sigma, some = 0.01, torch.arange(bayes.GRID**2).view(bayes.GRID, -1)[::2, ::2].flatten()
-    found = scene.weight_of_draws(colours, sigma)
+    found = scene.log_weights(colours, sigma).flatten().softmax(0).view(9, -1)
     logs = scene.log_people.double().numpy() + np.zeros((9, 1))
     scatter = scene.scatter[:, some].double()
     for j, factor in enumerate(exposure):

@@ -47,11 +47,9 @@ BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
-#: Deviation of what the field leaves of the shading, of its mean. Chosen on 8 validation faces of the twin (seed 71) of
-#: each of three kinds, 0–1.5 octaves darker, painted with measured spectra and JPEG, by the error of melanin,
-#: haemoglobin, both shadings and albedo as a share of a constant's, the mean of all: 0.700 at 0.07, 0.668 at 0.10. The
-#: two light-stage faces had no say: brows hold 4.2 and 4.0 times the forehead's melanin (4.4, 4.1 at 0.07), the
-#: pigmented patch 1.39 times its ring's (1.58); without a field 0.9 and 0.99.
+#: Deviation of what the field leaves of the shading, of its mean. Chosen on validation faces of the twin (seed 71),
+#: darker, painted with measured spectra and JPEG, by all errors as shares of a constant's: 0.70 at 0.07, 0.67 at 0.10.
+#: At 0.14 a pigmented patch of a light-stage face would pass for shadow.
 LEFT = 0.1
 #: A tone curve x − a sin 2πx of display values that a photo may have: the first |a| that is tried, and by how many nats
 #: one has to be better than none: "very strong" evidence (Kass & Raftery 1995, "Bayes factors"). On 16 validation faces
@@ -92,7 +90,8 @@ def image_posterior(
     where κ is how many pixels a face counts for (:data:`COUNTS`) and p(c | skin, j) has the shadings integrated out as
     in :func:`bioface.bayes.posterior_mean`, with shadings exposure times the prior's. Maps are those of that function
     under draw j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
-    (:data:`REPRESENTATIVES`). Deviations take in how much those differ.
+    (:data:`REPRESENTATIVES`). Deviations take in how much those differ. A tone curve of which there is very strong
+    evidence (:data:`CURVED`) is undone before: maps and reconstruction are those of the light before it.
 
     Parameters
     ----------
@@ -150,7 +149,7 @@ class Scene:
         colours = torch.from_numpy(small.image[small.mask])
         some, typical = colours[judges], _typical(colours)
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        weight = self.weight_of_draws(some, sigma, typical, exposure, people)
+        weight = _shares(self.log_weights(some, sigma, typical, exposure, people))
         of_draw = weight.sum(1)
         persons = (weight @ self.people[people]) / of_draw.clamp_min(1e-30)[:, None]
         says = torch.cat([torch.from_numpy(exposure).float().log()[:, None], persons], -1)
@@ -188,7 +187,7 @@ class Scene:
             straight, slope = (torch.from_numpy(v) for v in colour_table.straightened(colours, tone))
             typical = _typical(straight)
             sigma = math.hypot(SIGMA * typical, noise)
-            logs = self._logs(straight, sigma, typical, every=ROUGH)
+            logs = self.log_weights(straight, sigma, typical, every=ROUGH)
             apart = (slope.log() - 0.5 * (straight / sigma).square()).sum(-1).mean() - 3 * math.log(sigma)
             return float(logs.flatten().logsumexp(0) + COUNTS * apart) - CURVED * (tone != 0), logs
 
@@ -197,7 +196,7 @@ class Scene:
         tries = [found[0.0], found[side], seen_by(2 * side)] if side else [found[0.0]]
         likely = torch.tensor([gain for gain, _ in tries])
         tone, logs = side * float(likely.softmax(0) @ torch.arange(float(len(tries)))), tries[int(likely.argmax())][1]
-        weight, log_f = logs.flatten().softmax(0).view(logs.shape), np.log(self.exposure)
+        weight, log_f = _shares(logs), np.log(self.exposure)
         people = (weight.sum(0) > UNLIKELY * weight.sum(0).max()).nonzero()[:, 0]
         of_draw = weight.sum(1).numpy()
         low, high = log_f.min(), log_f.max()
@@ -208,28 +207,19 @@ class Scene:
         start, end = max(low, mean - reach), min(high, mean + reach)
         return tone, np.exp(start + (log_f - low) / (high - low) * (end - start)), people
 
-    def weight_of_draws(
+    def log_weights(
         self,
         colours: Tensor,
         sigma: float,
         typical: float = 0.0,
         exposure: np.ndarray | None = None,
         people: Tensor | None = None,
-    ) -> Tensor:
-        """(draws, U), of sum 1: how likely each draw and person's skin, of all or some, are given colours (n, 3)."""
-        logs = self._logs(colours, sigma, typical, exposure, people)
-        return logs.flatten().softmax(0).view(logs.shape)
-
-    def _logs(
-        self,
-        colours: Tensor,
-        sigma: float,
-        typical: float,
-        exposure: np.ndarray | None = None,
-        people: Tensor | None = None,
         every: int = EVERY,
     ) -> Tensor:
-        """(draws, U) log weight but for a constant of the colours', by every so many skins that the people have."""
+        """(draws, U) but for a constant, how likely each draw and person's skin, all or some, are given colours (n, 3).
+
+        By every so many skins of the grid, those that one of the people has.
+        """
         people = torch.arange(len(self.people)) if people is None else people
         some = torch.arange(GRID**2).view(GRID, GRID)[::every, ::every].flatten()
         some = some[self.scatter[people][:, some].amax(0) > 1e-7]
@@ -245,6 +235,10 @@ class Scene:
 
         logs = torch.cat(list(threads.blocks(mean_log, torch.arange(len(f)).split(TOGETHER))))
         return self.log_people[people] + COUNTS * logs
+
+
+def _shares(logs: Tensor) -> Tensor:
+    return logs.flatten().softmax(0).view(logs.shape)
 
 
 def _typical(colours: Tensor) -> float:
