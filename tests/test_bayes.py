@@ -10,7 +10,7 @@ import scipy.optimize
 import torch
 from conftest import refuses
 
-from bioface import bayes, colour_table, face_posterior, metrics, skin
+from bioface import bayes, colour_table, degradation, face_posterior, image_formation, metrics, skin
 from bioface.maps import Decomposition
 from study import baselines
 
@@ -243,7 +243,7 @@ def test_draws_weigh_what_bayes_gives_them(persons, known):
     exposure = np.linspace(0.5, 1.3, 9)
     scene = face_posterior.Scene(known, DRAWS, LIGHTS, exposure)
     sigma, some = 0.01, torch.arange(bayes.GRID**2).view(bayes.GRID, -1)[::2, ::2].flatten()
-    found = scene.weight_of_draws(colours, sigma)
+    found = scene.log_weights(colours, sigma).flatten().softmax(0).view(9, -1)
     logs = scene.log_people.double().numpy() + np.zeros((9, 1))
     scatter = scene.scatter[:, some].double()
     for j, factor in enumerate(exposure):
@@ -402,6 +402,26 @@ def test_a_darker_photo_is_the_same_skin(even):
         else:
             assert (light.exposure == 1).all()
     assert change["drawn"] < 0.02 < 0.05 < change["fixed"]
+
+
+@pytest.mark.parametrize("tone", [-0.08, 0.08])
+def test_a_tone_curve_is_found_and_undone(tone, even, monkeypatch):
+    """Where there is one; without, skin is taken for other skin."""
+    faces, _ = smooth_faces(1)
+    curved = image_formation.srgb_decode(degradation.tone_curve(image_formation.srgb_encode(faces.image), tone))
+    straight, slope = colour_table.straightened(curved, tone)
+    np.testing.assert_allclose(straight, faces.image, atol=1e-4)
+    more = colour_table.straightened(curved + np.float32(1e-3), tone)[0]
+    np.testing.assert_allclose(slope[faces.mask], ((more - straight) / 1e-3)[faces.mask], rtol=0.02)
+    scene = face_posterior.Scene(even, *bayes.mean_camera_d65(5), 2.0 ** np.arange(-1, 1.5, 0.5))
+    assert scene.look(faces.image[0], faces.mask[0]).tone == 0
+    assert scene.look(curved[0], faces.mask[0]).tone == pytest.approx(tone, abs=0.04)
+    seen, error = dataclasses.replace(faces, image=curved), []
+    for bar in (face_posterior.CURVED, 1e9):
+        monkeypatch.setattr(face_posterior, "CURVED", bar)
+        found = under(seen, even, scene.exposure)
+        error.append(metrics.rmse(found.melanin_coordinate, faces.melanin_coordinate, faces.mask).mean())
+    assert error[0] < 0.7 * error[1]
 
 
 def test_a_brow_is_pigment_where_shading_is_smooth(even):

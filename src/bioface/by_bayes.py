@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import torch
 
-from bioface import bayes, face_posterior, illumination, image_formation, pictures
+from bioface import bayes, colour_table, face_posterior, illumination, image_formation, pictures
 from bioface.datasets import portrait, skin_spectra
 from bioface.maps import Decomposition
 
@@ -29,7 +29,8 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
         g, k, diffuse, specular = strip
         skins = image_formation.render_coordinates(g.nan_to_num(), k.nan_to_num(), diffuse, specular, to_rgb)
         made[y : y + height] = skins.numpy()
-    strange = share_of_others(linear[face], made[face], maps[..., 3][face])
+    straight, _ = colour_table.straightened(linear[face], look.tone)
+    strange = share_of_others(straight, made[face], maps[..., 3][face])
     if strange > 1 / 3:
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator

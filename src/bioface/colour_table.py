@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import pictures, threads
+from bioface import image_formation, pictures, threads
 
 STEPS = (0.075, 0.09, 0.18)  # of the table: log R/G, log B/G, mean log RGB: errors a tenth of the deviations
 FEW = 512  # colours, for which there is no table
@@ -26,6 +28,20 @@ def looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: floa
     for strip, values in zip(*strips, strict=True):
         strip[:] = values
     return found
+
+
+def straightened(colours: np.ndarray, tone: float) -> tuple[np.ndarray, np.ndarray]:
+    """Linear RGB float32 as it was before a tone curve of that strength (:func:`bioface.degradation.tone_curve`).
+
+    With how fast that grows with the given colours, 0.001 to 1, in both.
+    """
+    if tone == 0:
+        return colours, np.ones_like(colours)
+    display = np.linspace(0, 1, 4096)
+    before, after = image_formation.srgb_decode(np.stack([display, display - tone * np.sin(2 * math.pi * display)]))
+    inside = colours.clip(0, 1)
+    straight, slope = (np.interp(inside, after, v) for v in (before, np.gradient(before, after)))
+    return (straight + colours - inside).astype(np.float32), slope.astype(np.float32)
 
 
 # of log RGB; brightness last, so that points side by side have much the same hue

@@ -47,12 +47,14 @@ BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
-#: Deviation of what the field leaves of the shading, of its mean. Chosen on 8 validation faces of the twin (seed 71) of
-#: each of three kinds, 0–1.5 octaves darker, painted with measured spectra and JPEG, by the error of melanin,
-#: haemoglobin, both shadings and albedo as a share of a constant's, the mean of all: 0.700 at 0.07, 0.668 at 0.10. The
-#: two light-stage faces had no say: brows hold 4.2 and 4.0 times the forehead's melanin (4.4, 4.1 at 0.07), the
-#: pigmented patch 1.39 times its ring's (1.58); without a field 0.9 and 0.99.
+#: Deviation of what the field leaves of the shading, of its mean. Chosen on validation faces of the twin (seed 71),
+#: darker, painted with measured spectra and JPEG, by all errors as shares of a constant's: 0.70 at 0.07, 0.67 at 0.10.
+#: At 0.14 a pigmented patch of a light-stage face would pass for shadow.
 LEFT = 0.1
+#: A tone curve x − a sin 2πx of display values that a photo may have: the first |a| that is tried, and by how many nats
+#: one has to be better than none: "very strong" evidence (Kass & Raftery 1995, "Bayes factors"). On 16 validation faces
+#: of the twin (seed 71) of each kind 10 of those with a curve of ± 0.08 are better by more, of others 2 JPEG files.
+MILD, CURVED = 0.04, 5.0
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
 SHINY = 0.2  # highlights, in brightnesses of the skin below, at which a pixel counts half for the fields
@@ -88,7 +90,8 @@ def image_posterior(
     where κ is how many pixels a face counts for (:data:`COUNTS`) and p(c | skin, j) has the shadings integrated out as
     in :func:`bioface.bayes.posterior_mean`, with shadings exposure times the prior's. Maps are those of that function
     under draw j and the skins Σ_u w(u | j) p(skin | u), averaged over j; a few of them that stand for all
-    (:data:`REPRESENTATIVES`). Deviations take in how much those differ.
+    (:data:`REPRESENTATIVES`). Deviations take in how much those differ. A tone curve of which there is very strong
+    evidence (:data:`CURVED`) is undone before: maps and reconstruction are those of the light before it.
 
     Parameters
     ----------
@@ -140,13 +143,13 @@ class Scene:
         """
         noise = noise_of(image, mask)
         small = _Small.of(image, mask, margin, noise)
+        judges = np.unique(np.linspace(0, small.mask.sum() - 1, LOOKED_AT).astype(int))
+        tone, exposure, people = self._narrowed(small.image[small.mask][judges[::FEWER]], noise / small.step)
+        small = dataclasses.replace(small, image=colour_table.straightened(small.image, tone)[0])
         colours = torch.from_numpy(small.image[small.mask])
-        judges = np.unique(np.linspace(0, len(colours) - 1, LOOKED_AT).astype(int))
-        some = colours[judges]
-        typical = float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
+        some, typical = colours[judges], _typical(colours)
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        exposure, people = self._narrowed(some[::FEWER], sigma, typical)
-        weight = self.weight_of_draws(some, sigma, typical, exposure, people)
+        weight = _shares(self.log_weights(some, sigma, typical, exposure, people))
         of_draw = weight.sum(1)
         persons = (weight @ self.people[people]) / of_draw.clamp_min(1e-30)[:, None]
         says = torch.cat([torch.from_numpy(exposure).float().log()[:, None], persons], -1)
@@ -163,7 +166,7 @@ class Scene:
         if not smooth:
             plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
             flat = np.ones(small.mask.shape, np.float32)
-            return Look(b, e, exposed, mask.shape, small, flat, flat, torch.zeros(7), plain, None)
+            return Look(b, e, exposed, tone, mask.shape, small, flat, flat, torch.zeros(7), plain, None)
         plain = functools.partial(expected, chosen=few, sigma=sigma_here)  # these do for highlights
         fewer = functools.partial(expected, chosen=few, sigma=sigma)
         first = colour_table.looked_up(colours, fewer, 1.5)
@@ -172,26 +175,39 @@ class Scene:
         left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), colour_table.DARKEST))
         held = [(n, s, _held(p, even, s, sigma, typical, left)) for n, s, p in chosen]
         smoothed = functools.partial(expected, chosen=held, sigma=sigma_here)
-        return Look(b, e, exposed, mask.shape, small, field, skin, first.median(0).values, smoothed, plain)
+        return Look(b, e, exposed, tone, mask.shape, small, field, skin, first.median(0).values, smoothed, plain)
 
-    def _narrowed(self, colours: Tensor, sigma: float, typical: float) -> tuple[np.ndarray, Tensor]:
-        """What a rough look at a few colours leaves: exposures in a part of their range, and who it may be, by number.
+    def _narrowed(self, colours: np.ndarray, noise: float) -> tuple[float, np.ndarray, Tensor]:
+        """What a rough look at a few colours leaves: tone curve, exposures in a part of their range, and who it may be.
 
-        There the draws do not thin out. They count as even in their logarithm before and after.
+        There the draws do not thin out. They count as even in their logarithm before and after. People by number.
         """
-        log_f = np.log(self.exposure)
-        weight = self.weight_of_draws(colours, sigma, typical, every=ROUGH)
+
+        def seen_by(tone: float) -> tuple[float, Tensor]:
+            straight, slope = (torch.from_numpy(v) for v in colour_table.straightened(colours, tone))
+            typical = _typical(straight)
+            sigma = math.hypot(SIGMA * typical, noise)
+            logs = self.log_weights(straight, sigma, typical, every=ROUGH)
+            apart = (slope.log() - 0.5 * (straight / sigma).square()).sum(-1).mean() - 3 * math.log(sigma)
+            return float(logs.flatten().logsumexp(0) + COUNTS * apart) - CURVED * (tone != 0), logs
+
+        found = {tone: seen_by(tone) for tone in (0.0, MILD, -MILD)}
+        side = max(found, key=lambda tone: found[tone][0])
+        tries = [found[0.0], found[side], seen_by(2 * side)] if side else [found[0.0]]
+        likely = torch.tensor([gain for gain, _ in tries])
+        tone, logs = side * float(likely.softmax(0) @ torch.arange(float(len(tries)))), tries[int(likely.argmax())][1]
+        weight, log_f = _shares(logs), np.log(self.exposure)
         people = (weight.sum(0) > UNLIKELY * weight.sum(0).max()).nonzero()[:, 0]
         of_draw = weight.sum(1).numpy()
         low, high = log_f.min(), log_f.max()
         mean = of_draw @ log_f
         reach = 3 * max(math.sqrt(of_draw @ (log_f - mean) ** 2), 0.1)
         if high - low <= 2 * reach:
-            return self.exposure, people
+            return tone, self.exposure, people
         start, end = max(low, mean - reach), min(high, mean + reach)
-        return np.exp(start + (log_f - low) / (high - low) * (end - start)), people
+        return tone, np.exp(start + (log_f - low) / (high - low) * (end - start)), people
 
-    def weight_of_draws(
+    def log_weights(
         self,
         colours: Tensor,
         sigma: float,
@@ -200,9 +216,9 @@ class Scene:
         people: Tensor | None = None,
         every: int = EVERY,
     ) -> Tensor:
-        """(draws, U), of sum 1: how likely each draw and each person's skin, of all or some, are given colours (n, 3).
+        """(draws, U) but for a constant, how likely each draw and person's skin, all or some, are given colours (n, 3).
 
-        Skins are every so many of the grid, but for those that nobody of the people has.
+        By every so many skins of the grid, those that one of the people has.
         """
         people = torch.arange(len(self.people)) if people is None else people
         some = torch.arange(GRID**2).view(GRID, GRID)[::every, ::every].flatten()
@@ -218,7 +234,15 @@ class Scene:
             return ((found @ scatter).clamp_min_(1e-30).log_() + top).mean(-2) - 2 * f[draws, None].log()
 
         logs = torch.cat(list(threads.blocks(mean_log, torch.arange(len(f)).split(TOGETHER))))
-        return (self.log_people[people] + COUNTS * logs).flatten().softmax(0).view(len(logs), -1)
+        return self.log_people[people] + COUNTS * logs
+
+
+def _shares(logs: Tensor) -> Tensor:
+    return logs.flatten().softmax(0).view(logs.shape)
+
+
+def _typical(colours: Tensor) -> float:
+    return float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
 
 
 def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -360,7 +384,7 @@ def _smooth(values: np.ndarray, mask: np.ndarray, weight: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Look:
-    """What a photo says of its face: camera (2,), light (33,), exposure (), and what its maps are looked up with.
+    """What a photo says of its face: camera (2,), light (33,), exposure (), tone, and what its maps are looked up with.
 
     field, skin : (h, w) of the small picture, relative diffuse shading and the brightness of skin without highlights;
     usual : (7,) median of the maps
@@ -369,6 +393,7 @@ class Look:
     camera_b: np.ndarray
     illuminant: np.ndarray
     exposure: np.ndarray
+    tone: float
     size: tuple[int, ...]
     small: _Small
     field: np.ndarray
@@ -393,7 +418,7 @@ class Look:
         box, maps = self.small.box, np.full((*region.shape, 14), np.nan, np.float32)
         inside = region[box]
         field = torch.from_numpy(self.small.enlarged(self.field)[inside])[:, None].clamp_min(1e-3)
-        colours = torch.from_numpy(image[box][inside].astype(np.float32))
+        colours = torch.from_numpy(colour_table.straightened(image[box][inside].astype(np.float32), self.tone)[0])
         found = colour_table.looked_up(colours / field, self.expected)
         found[:, [2, 3, 9, 10]] *= field
         plain = self.plain
