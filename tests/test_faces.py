@@ -25,6 +25,11 @@ def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
+def of_size(face, size):
+    """The same face in a photo of size × size."""
+    return face_mesh.Face(face.score, face.points * (size / face.shape[0]), (size, size))
+
+
 @pytest.fixture(scope="module")
 def face():
     (found,) = faces.find(ASTRONAUT)
@@ -92,12 +97,16 @@ def test_grey_and_as_a_file(face, tmp_path):
     assert overlap(found.mask(), face.mask()) > 0.9
 
 
+def crop(size):
+    """The astronaut's face, 0.85 times as wide."""
+    return np.array(Image.fromarray(CROP).resize((size, size), Image.Resampling.LANCZOS))
+
+
 @pytest.mark.parametrize("size", [32, 20])
 def test_small(size, face):
-    small = np.array(Image.fromarray(CROP).resize((size, size), Image.Resampling.LANCZOS))
-    (found,) = faces.find(small)
+    (found,) = faces.find(crop(size))
     whole = face.mask(filled=True)[64:176, 166:278]
-    assert found.shape == (size, size) and overlap(found.mask((112, 112), filled=True), whole) > 0.8
+    assert found.shape == (size, size) and overlap(of_size(found, 112).mask(filled=True), whole) > 0.8
 
 
 def test_several_faces_and_small_ones():
@@ -109,11 +118,13 @@ def test_several_faces_and_small_ones():
     assert faces.find(scene)[0].box == pytest.approx(found[0].box)
 
 
-def test_a_face_in_a_corner_of_a_large_photo():
-    scene = np.full((700, 1000, 3), 90, np.uint8)
-    scene[560:672, 850:962] = CROP
+@pytest.mark.parametrize("size", [112, pytest.param(24, marks=pytest.mark.slow)])
+def test_a_face_in_a_corner_of_a_large_photo(size):
+    """As it is, and 20 pixels wide in 600 × 800."""
+    scene = np.full((600, 800, 3), 90, np.uint8)
+    scene[-38 - size : -38, -28 - size : -28] = crop(size)
     (found,) = faces.find(scene)
-    assert found.box[0] > 850 and found.box[3] < 680
+    assert found.box[0] > 772 - size and found.box[3] < 562 + size / 10 and found.box[2] - found.box[0] < size
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NO_FACES)])
@@ -163,7 +174,7 @@ def test_real_photos_of_32_pixels(photo_files):
     count = 0
     for file in photo_files:
         photo = Image.open(file).convert("RGB")
-        whole = faces.find(np.array(photo))[0].mask((32, 32), filled=True)
+        whole = of_size(faces.find(np.array(photo))[0], 32).mask(filled=True)
         found = faces.find(np.array(photo.resize((32, 32), Image.Resampling.BOX)))
         count += any(overlap(f.mask(filled=True), whole) > 0.75 for f in found)
     assert count >= 12
@@ -211,14 +222,14 @@ def test_a_hand_and_a_fringe_are_left_out_of_the_skin_and_a_spot_is_not(face):
     skin = faces.skin(linear, face)
     assert not skin[strange].any() and skin[spot & whole].all()
     assert (skin & ~strange).sum() > 0.95 * (whole & ~strange).sum()
-    small = face_mesh.Face(1.0, face.points / 64, (8, 8))
+    small = of_size(face, 8)
     np.testing.assert_array_equal(faces.skin(linear[::64, ::64], small), small.mask())  # too few pixels to tell
     for flat in (0, 0.5):
         assert faces.skin(np.full_like(linear, flat), face).sum() == whole.sum()
 
 
 def test_masks_of_other_sizes(face):
-    large, small = face.mask((1024, 1024)), face.mask((64, 64))
+    large, small = of_size(face, 1024).mask(), of_size(face, 64).mask()
     assert large.sum() == pytest.approx(4 * face.mask().sum(), rel=0.01)
     assert overlap(photos.nearest(large, (512, 512)), face.mask()) > 0.97
     assert small.sum() == pytest.approx(face.mask().sum() / 64, rel=0.1)
