@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 import bioface
 from bioface import __main__ as cli
 from bioface import decomposition, face_mesh, faces, image_formation, paths, pictures
-from bioface.datasets import photos, portrait
+from bioface.datasets import heads, photos, portrait
 from bioface.errors import BiofaceError, DataError
 
 ASTRONAUT = skimage.data.astronaut()
@@ -274,6 +274,15 @@ def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
         for values, cosine in ((found, (normals * head["normals"]).sum(-1)), (flat, head["normals"][..., 2])):
             values.append(np.degrees(np.arccos(cosine.clip(-1, 1)))[both].mean())
     assert np.mean(found) <= most and np.mean(flat) > 1.5 * most and np.mean(covered) > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("yaw", "count"), [(60, 1), (90, 0)])
+def test_a_profile_is_not_found(yaw, count, monkeypatch):
+    monkeypatch.setattr(portrait, "SIZE", 256)
+    monkeypatch.setattr(heads, "draw_pose", lambda *_: heads.Pose(float(yaw)))
+    head = portrait.make_face(7, "test", 0, False, min(portrait.base_colours()), "pose")
+    assert len(faces.find(np.rint(255 * head["rgb"]).astype(np.uint8))) == count
 
 
 def test_a_face_beyond_the_photo_has_no_mask(face):

@@ -165,7 +165,7 @@ def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False) 
     """The faces of a photo, the largest first.
 
     A face of 20 pixels, or of a fortieth of the photo's longer side where that is more, is found; one of less than an
-    eighth of it only upright. A drawing in the colours of skin is taken for a face: Face Mesh is as sure of it.
+    eighth of it only upright. A profile is not. A drawing in the colours of skin is: Face Mesh is as sure of it.
 
     Parameters
     ----------
