@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 import bioface
 from bioface import __main__ as cli
 from bioface import decomposition, face_mesh, faces, image_formation, paths, pictures
-from bioface.datasets import photos, portrait
+from bioface.datasets import heads, photos, portrait
 from bioface.errors import BiofaceError, DataError
 
 ASTRONAUT = skimage.data.astronaut()
@@ -23,6 +23,11 @@ NO_FACES += ["hubble_deep_field", "immunohistochemistry", "moon", "retina", "roc
 
 def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
+
+
+def of_size(face, size):
+    """The same face in a photo of size × size."""
+    return face_mesh.Face(face.score, face.points * (size / face.shape[0]), (size, size))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +44,6 @@ def photo_files(real_data):
     return files
 
 
-def as_before(photo):
-    return photo
-
-
 def dark(photo):
     """Two stops darker."""
     linear = np.asarray(image_formation.srgb_decode(photo.astype(np.float32) / 255)) / 4
@@ -53,17 +54,13 @@ def grey(photo):
     return np.rint(photo @ (0.299, 0.587, 0.114)).astype(np.uint8)
 
 
-def quarter(photo):
-    return np.rot90(photo)
-
-
 def half(photo):
     return np.rot90(photo, 2)
 
 
 def found_where_it_is(photo, change, truth, angle=0.0):
     """Whether a face is found in the changed photo, where its mask is and the right way up."""
-    there = change(truth) if change in (quarter, half) else truth
+    there = change(truth) if change in (np.rot90, half) else truth
     return any(
         overlap(found.mask(filled=True), there) > 0.75 and abs((found.angle - angle + 180) % 360 - 180) < 30
         for found in faces.find(change(photo))
@@ -81,7 +78,7 @@ def test_the_astronaut(face):
     assert face.outline.shape == (36, 2) and face.points.shape == (468, 3)
 
 
-@pytest.mark.parametrize(("change", "angle"), [(quarter, -90), (half, 180), (dark, 0)])
+@pytest.mark.parametrize(("change", "angle"), [(np.rot90, -90), (half, 180), (dark, 0)])
 def test_turned_and_dark(change, angle, face):
     assert found_where_it_is(ASTRONAUT, change, face.mask(filled=True), angle)
 
@@ -92,12 +89,16 @@ def test_grey_and_as_a_file(face, tmp_path):
     assert overlap(found.mask(), face.mask()) > 0.9
 
 
+def crop(size):
+    """The astronaut's face, 0.85 times as wide."""
+    return np.array(Image.fromarray(CROP).resize((size, size), Image.Resampling.LANCZOS))
+
+
 @pytest.mark.parametrize("size", [32, 20])
 def test_small(size, face):
-    small = np.array(Image.fromarray(CROP).resize((size, size), Image.Resampling.LANCZOS))
-    (found,) = faces.find(small)
+    (found,) = faces.find(crop(size))
     whole = face.mask(filled=True)[64:176, 166:278]
-    assert found.shape == (size, size) and overlap(found.mask((112, 112), filled=True), whole) > 0.8
+    assert found.shape == (size, size) and overlap(of_size(found, 112).mask(filled=True), whole) > 0.8
 
 
 def test_several_faces_and_small_ones():
@@ -109,11 +110,13 @@ def test_several_faces_and_small_ones():
     assert faces.find(scene)[0].box == pytest.approx(found[0].box)
 
 
-def test_a_face_in_a_corner_of_a_large_photo():
-    scene = np.full((700, 1000, 3), 90, np.uint8)
-    scene[560:672, 850:962] = CROP
+@pytest.mark.parametrize("size", [112, pytest.param(24, marks=pytest.mark.slow)])
+def test_a_face_in_a_corner_of_a_large_photo(size):
+    """As it is, and 20 pixels wide in 600 × 800."""
+    scene = np.full((600, 800, 3), 90, np.uint8)
+    scene[-38 - size : -38, -28 - size : -28] = crop(size)
     (found,) = faces.find(scene)
-    assert found.box[0] > 850 and found.box[3] < 680
+    assert found.box[0] > 772 - size and found.box[3] < 562 + size / 10 and found.box[2] - found.box[0] < size
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NO_FACES)])
@@ -147,7 +150,7 @@ def test_of_a_face_cut_off_a_part_is_found_or_none(side):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "angle", "least"),
-    [(as_before, 0, 13), (quarter, -90, 12), (half, 180, 12), (grey, 0, 13), (dark, 0, 13)],
+    [(np.array, 0, 13), (np.rot90, -90, 12), (half, 180, 12), (grey, 0, 13), (dark, 0, 13)],
 )
 def test_real_photos(change, angle, least, photo_files):
     count = 0
@@ -163,7 +166,7 @@ def test_real_photos_of_32_pixels(photo_files):
     count = 0
     for file in photo_files:
         photo = Image.open(file).convert("RGB")
-        whole = faces.find(np.array(photo))[0].mask((32, 32), filled=True)
+        whole = of_size(faces.find(np.array(photo))[0], 32).mask(filled=True)
         found = faces.find(np.array(photo.resize((32, 32), Image.Resampling.BOX)))
         count += any(overlap(f.mask(filled=True), whole) > 0.75 for f in found)
     assert count >= 12
@@ -211,14 +214,14 @@ def test_a_hand_and_a_fringe_are_left_out_of_the_skin_and_a_spot_is_not(face):
     skin = faces.skin(linear, face)
     assert not skin[strange].any() and skin[spot & whole].all()
     assert (skin & ~strange).sum() > 0.95 * (whole & ~strange).sum()
-    small = face_mesh.Face(1.0, face.points / 64, (8, 8))
+    small = of_size(face, 8)
     np.testing.assert_array_equal(faces.skin(linear[::64, ::64], small), small.mask())  # too few pixels to tell
     for flat in (0, 0.5):
         assert faces.skin(np.full_like(linear, flat), face).sum() == whole.sum()
 
 
 def test_masks_of_other_sizes(face):
-    large, small = face.mask((1024, 1024)), face.mask((64, 64))
+    large, small = of_size(face, 1024).mask(), of_size(face, 64).mask()
     assert large.sum() == pytest.approx(4 * face.mask().sum(), rel=0.01)
     assert overlap(photos.nearest(large, (512, 512)), face.mask()) > 0.97
     assert small.sum() == pytest.approx(face.mask().sum() / 64, rel=0.1)
@@ -263,6 +266,15 @@ def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
         for values, cosine in ((found, (normals * head["normals"]).sum(-1)), (flat, head["normals"][..., 2])):
             values.append(np.degrees(np.arccos(cosine.clip(-1, 1)))[both].mean())
     assert np.mean(found) <= most and np.mean(flat) > 1.5 * most and np.mean(covered) > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("yaw", "count"), [(60, 1), (90, 0)])
+def test_a_profile_is_not_found(yaw, count, monkeypatch):
+    monkeypatch.setattr(portrait, "SIZE", 256)
+    monkeypatch.setattr(heads, "draw_pose", lambda *_: heads.Pose(float(yaw)))
+    head = portrait.make_face(7, "test", 0, False, min(portrait.base_colours()), "pose")
+    assert len(faces.find(np.rint(255 * head["rgb"]).astype(np.uint8))) == count
 
 
 def test_a_face_beyond_the_photo_has_no_mask(face):
@@ -338,7 +350,8 @@ def test_the_command_shows_what_was_found(two_faces, tmp_path, capsys):
     assert "expected a face number 9" in capsys.readouterr().err
 
 
-MISSED = pytest.mark.xfail(reason="0.957 on 26 November 2026")
+# By 0.958 under the given masks a pixel smaller: it is the posterior's judges, 64 pixels, that change with the mask
+MISSED = pytest.mark.xfail(reason="0.959 on 26 November 2026")
 MAPS = ["melanin", pytest.param("haemoglobin", marks=MISSED), "diffuse_shading"]
 
 

@@ -130,31 +130,21 @@ class Face:
         x, y = self.points[EYES[1], :2] - self.points[EYES[0], :2]
         return math.degrees(math.atan2(y, x))
 
-    def mask(self, shape: tuple[int, int] | None = None, filled: bool = False) -> np.ndarray:
-        """(H, W) bool: skin, which leaves out eyes, the open mouth and nostrils; the whole face when ``filled``.
-
-        Parameters
-        ----------
-        shape : of another size of the same photo
-        """
-        part = load()[2].part
-        place, triangle, times, _ = self._drawn(shape)
-        wanted = (triangle >= 0) & (filled | (part[triangle] == 0))
-        mask = np.zeros(shape or self.shape, bool)
+    def mask(self, filled: bool = False) -> np.ndarray:
+        """(H, W) bool: skin, which leaves out eyes, the open mouth and nostrils; the whole face when ``filled``."""
+        place, triangle, times, _ = self._drawn()
+        wanted = (triangle >= 0) & (filled | (load()[2].part[triangle] == 0))
+        mask = np.zeros(self.shape, bool)
         mask[place] = _averaged(wanted, times) > 0.5
         return mask
 
-    def normals(self, shape: tuple[int, int] | None = None) -> np.ndarray:
+    def normals(self) -> np.ndarray:
         """(H, W, 3) float32 unit normals of the whole face: x right, y up, z > 0 to us; zero elsewhere.
 
         From the mesh, and as smooth: on rendered heads they are 12° off (those of an ellipsoid 26°).
-
-        Parameters
-        ----------
-        shape : of another size of the same photo
         """
-        place, triangle, times, corners = self._drawn(shape)
-        normals = np.zeros((*(shape or self.shape), 3), np.float32)
+        place, triangle, times, corners = self._drawn()
+        normals = np.zeros((*self.shape, 3), np.float32)
         inside = _averaged(triangle >= 0, times) > 0.5
         for c, values in enumerate(_linear(corners, _vertex_normals(corners))):
             # never away from us, which on a shell that covers the front is what mistakes of the mesh look like
@@ -163,26 +153,25 @@ class Face:
         normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
         return normals
 
-    def depth(self, shape: tuple[int, int] | None = None) -> np.ndarray:
+    def depth(self) -> np.ndarray:
         """(H, W) float32: how far the surface is towards us, in pixels, the nearest point 0; NaN off the face."""
-        place, triangle, times, corners = self._drawn(shape)
-        depth = np.full(shape or self.shape, np.nan, np.float32)
+        place, triangle, times, corners = self._drawn()
+        depth = np.full(self.shape, np.nan, np.float32)
         cover = _averaged(triangle >= 0, times)
         towards = corners[:, 2:] - corners[:, 2].max()
         total = _averaged(_interpolated(triangle, _linear(corners, towards)[0]), times)
         depth[place] = np.where(cover > 0.5, total / (times * cover.clip(0.5)), np.nan)
         return depth
 
-    def _drawn(self, shape: tuple[int, int] | None) -> tuple[tuple[slice, slice], np.ndarray, int, np.ndarray]:
+    def _drawn(self) -> tuple[tuple[slice, slice], np.ndarray, int, np.ndarray]:
         """The mesh seen: which part of the photo, there the number of the triangle in front, −1 for none, at so many
         samples along a pixel's side; and the points (468, 3) in samples of that part, x right, y down, z to us."""
-        H, W = shape or self.shape
-        points = self.points * (W / self.shape[1], H / self.shape[0], W / self.shape[1])
-        low, high = np.floor(points[:, :2].min(0)), np.ceil(points[:, :2].max(0))
+        (H, W), xy = self.shape, self.points[:, :2]
+        low, high = np.floor(xy.min(0)), np.ceil(xy.max(0))
         x0, x1 = np.clip((low[0], high[0]), 0, W).astype(int).tolist()
         y0, y1 = np.clip((low[1], high[1]), 0, H).astype(int).tolist()
         times = max(1, min(4, round(512 / max(1, *(high - low)))))
-        corners = (points - (x0, y0, 0)) * (times, times, -times)
+        corners = (self.points - (x0, y0, 0.0)) * (times, times, -times)
         image = Image.new("I", ((x1 - x0) * times, (y1 - y0) * times), -1)
         pen, triangles = ImageDraw.Draw(image), load()[2].triangles
         flat = corners[:, :2] - 0.5  # the pen's whole numbers are centres of pixels

@@ -2,8 +2,8 @@
 
 The detector looks at 128 × 128 pixels and knows upright faces that fill a good part of them. So it looks at the whole
 photo, turned by quarters too, and its best answer counts: Face Mesh is as sure of a face upside down. Where there is no
-face, it looks at overlapping squares of half the photo's side in the same way, then at upright ones of a quarter. Where
-the detector is taken in by something, Face Mesh's score says so.
+face, it looks at overlapping squares of half the photo's side in the same way, then at upright ones of a quarter and of
+an eighth. Where the detector is taken in by something, Face Mesh's score says so.
 
 Reference: Bazarevsky et al. (2019), "BlazeFace: sub-millisecond neural face detection on mobile GPUs", arXiv
 1907.05047.
@@ -36,7 +36,9 @@ SMALLEST = 256  #: pixels; a photo's longer side is enlarged to no less, so that
 BATCH = 8  #: squares at a time
 LEVEL = 0.1  #: what counts for an upright face when the detector is in doubt: most are
 FIRST = 0.5  #: the detector's score from which on Face Mesh looks at a place
-SIDES = (1.0, 0.5, 0.25)  #: of the squares that the detector looks at, in the photo's longer side
+SIDES = (1.0, 0.5, 0.25, 0.125)  #: of the squares that the detector looks at, in the photo's longer side
+TURNED = 0.5  #: the least of these that it looks at in all four quarter turns
+LEAST = 64  #: pixels; smaller squares show only what is too small for a face
 WIDER = 1.5  #: the square that Face Mesh looks at, in sides of the detector's box or of the mesh before
 STRANGE = 3.0  #: standard deviations from the skin's colour beyond which it is hair or a hand
 DARK = 0.004  # linear RGB, below which colours are noise
@@ -125,7 +127,7 @@ def _fit(levels: list[Tensor], squares: np.ndarray) -> tuple[np.ndarray, np.ndar
     return torch.sigmoid(scores).reshape(-1).numpy(), np.concatenate([xy, depth], -1)
 
 
-def _search(levels: list[Tensor], squares: np.ndarray, least: float) -> list[tuple[float, np.ndarray]]:
+def _search(levels: list[Tensor], squares: np.ndarray) -> list[tuple[float, np.ndarray]]:
     """(score, points) of the faces in squares (N, 4)."""
     found: list[tuple[float, np.ndarray]] = []
     seen = [_detect(levels, squares[k : k + BATCH]) for k in range(0, len(squares), BATCH)]
@@ -138,7 +140,7 @@ def _search(levels: list[Tensor], squares: np.ndarray, least: float) -> list[tup
         _, points = _fit(levels, place[None])
         scores, points = _fit(levels, _around(points))
         looked = np.append(looked, place[None], 0)
-        if scores[0] >= least:
+        if scores[0] >= SCORE:
             found.append((float(scores[0]), points[0]))
             faces = np.append(faces, _around(points), 0)
     return found
@@ -159,24 +161,26 @@ def _tiles(H: int, W: int, share: float, turns: int) -> np.ndarray:
 # --- what is found -----------------------------------------------------------------------------------------
 
 
-def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False, least: float = SCORE) -> list[Face]:
+def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False) -> list[Face]:
     """The faces of a photo, the largest first.
+
+    A face of 20 pixels, or of a fortieth of the photo's longer side where that is more, is found; one of less than an
+    eighth of it only upright. A profile is not. A drawing in the colours of skin is: Face Mesh is as sure of it.
 
     Parameters
     ----------
     photo : as :func:`bioface.decompose` takes it; one of more than 4 million pixels is shrunk to that first
     everyone : go on looking for small faces when a large one is found
-    least : the score (0–1) from which on something is a face
 
     Raises
     ------
     DataError, BiofaceError : a photo that is none; see :func:`bioface.decompose`
     """
-    return search(pictures.read(photo, None)[0], everyone, least)
+    return search(pictures.read(photo, None)[0], everyone)
 
 
 @torch_as_it_starts()
-def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> list[Face]:
+def search(linear: np.ndarray, everyone: bool = False) -> list[Face]:
     """The same in linear RGB (H, W, 3) float32."""
     H, W = linear.shape[:2]
     longest = max(H, W)
@@ -187,8 +191,8 @@ def search(linear: np.ndarray, everyone: bool = False, least: float = SCORE) -> 
     levels, found = _halvings(np.ascontiguousarray(rgb)), list[tuple[float, np.ndarray]]()
     with threads.number(1), torch.inference_mode():
         for share in SIDES:
-            if everyone or not found:
-                found += _search(levels, _tiles(height, width, share, 4 if share > SIDES[-1] else 1), least)
+            if (everyone or not found) and share * max(height, width) >= LEAST:
+                found += _search(levels, _tiles(height, width, share, 4 if share >= TURNED else 1))
     kept: list[tuple[float, np.ndarray]] = []
     for score, points in sorted(found, key=lambda one: -one[0]):
         if not any(_near(_around(points[None])[0], _around(other[None])).any() for _, other in kept):
@@ -231,7 +235,8 @@ def skin(linear: np.ndarray, face: Face) -> np.ndarray:
 
     That is what hangs together with the rim and is more than :data:`STRANGE` standard deviations from the median of the
     skin's log R/G and log B/G, both of what is nearer; a patch of more than a tenth of the skin never is. On 13 photos
-    the maps correlate with those under given masks by .975, .957, .974 (melanin, haemoglobin, diffuse shading).
+    the maps correlate with those under given masks by .975, .959, .976 (melanin, haemoglobin, diffuse shading); so do,
+    by .977, .958, .981, those under the given masks made a pixel smaller all round: masks hardly matter more.
     """
     mask = face.mask()
     log = np.log(linear[mask].clip(0) + DARK)
