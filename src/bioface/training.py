@@ -132,6 +132,7 @@ def train(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BiofaceError(f"expected {name} of at least {least}, found {value!r}")
     home, accelerator = next(model.parameters()).device, _processes(model, recipe)
+    model.to(accelerator.device)  # accelerate leaves one that it has seen before where it is
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
