@@ -77,6 +77,17 @@ def names(folder):
     return sorted(p.name for p in Path(folder).iterdir())
 
 
+@pytest.mark.slow
+def test_a_kernel_imports_the_packages_of_its_runner(place, monkeypatch):
+    """Even where PYTHONPATH is relative, as it means another folder from where notebooks run."""
+    other = place / "notebooks/src/study"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise ImportError('another checkout')")
+    monkeypatch.setenv("PYTHONPATH", "src")
+    write(place, "01_fit")
+    assert run(place) == 0
+
+
 def test_notebooks_come_in_order_and_by_number_or_name(place):
     for name in ("A2_more", "04_fit", "01_audit", "02_overfit", "A1_data"):
         write(place, name)

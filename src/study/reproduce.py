@@ -224,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "BIOFACE_DATA": str(paths.data()),
                 "BIOFACE_FIGURES": str(todo[0].figures),
                 "JUPYTER_PATH": str(Path(__file__).parent / "jupyter"),
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.getenv("PYTHONPATH", ".")]),
             }
             if options.compare:
                 return comparison.compare(job.notebook for job in todo)

@@ -40,9 +40,9 @@ from bioface.errors import BiofaceError, DataError, unknown_name
 
 #: Ways to be outside of what usual faces show, or of what the image formation model knows: a "pose" that no other face
 #: is in, a "light" from where none comes, a "colour" of camera and light that is rare; an "exposure" of 0–1.5 octaves
-#: below the photographer's, nothing clipped, or "dark", 2–3.5 octaves below it; the "measured" reflectance of the people
-#: whose pigments they have, where no skin model is right (``portrait.measured_paint``); or display values changed by a
-#: "tone" curve (± 0.08), "jpeg" of quality 75, or 2 % of "noise".
+#: below the photographer's, nothing clipped, or "dark", 2–3.5 octaves below it; the "measured" reflectance of those
+#: people whose pigments they have, where no skin model is right (``portrait.measured_paint``); or display values
+#: changed by a "tone" curve (± 0.08), "jpeg" of quality 75, or 2 % of "noise".
 BEYOND = ("", "pose", "light", "colour", "exposure", "dark", "measured", "tone", "jpeg", "noise")
 
 
