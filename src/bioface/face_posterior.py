@@ -39,9 +39,9 @@ DRAWS = 256  #: cameras, lights and exposures that a photo is held against
 #: face counts for: neighbours say the same again, and no law of theirs is the true one.
 SIGMA, COUNTS = 0.008, 4.0
 EVERY, ROUGH = 2, 4  # of GRID, along both pigments, whose skins are judged by, and at a rough look
-FEWER, UNLIKELY = 4, 1e-5  # at that look: one in so many pixels, and share of the likeliest person that is left out
+UNLIKELY = 1e-5  # share of the likeliest person, from which on people are left out at that look
 TOGETHER = 8  # draws: the working arrays (draws × pixels × skins) stay in the processor's cache
-LOOKED_AT = 64  # pixels of a face, evenly over its mask, that judge
+LOOKED_AT = 128  # pixels of a face, evenly over its mask, that judge: so many that which they are matters little
 REPRESENTATIVES = 4, 2  # draws under which all pixels are inverted, and those that do for highlights alone
 BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
@@ -146,7 +146,7 @@ class Scene:
         noise = noise_of(image, mask)
         small = _Small.of(image, mask, margin, noise)
         judges = np.unique(np.linspace(0, small.mask.sum() - 1, LOOKED_AT).astype(int))
-        tone, exposure, people = self._narrowed(small.image[small.mask][judges[::FEWER]], noise / small.step)
+        tone, exposure, people = self._narrowed(small.image[small.mask][judges], noise / small.step)
         small = dataclasses.replace(small, image=colour_table.straightened(small.image, tone)[0])
         colours = torch.from_numpy(small.image[small.mask])
         some, typical = colours[judges], _typical(colours)
