@@ -482,6 +482,16 @@ def test_noise_is_found_but_not_shading():
     assert face_posterior.noise_of(noisy, mask & (np.arange(64) < 1)) == 0  # too few pixels to tell
 
 
+def test_a_cluster_of_middling_draws_has_one_of_its_own():
+    """Also where each of them is far less likely than the likeliest of all."""
+    weight = torch.cat([torch.full((140,), 0.005), torch.tensor([0.3])])
+    values = torch.cat([torch.linspace(9.9, 10.1, 140), torch.zeros(1)])[:, None]
+    found = dict(face_posterior.representatives(weight, values, 2))
+    assert found.pop(140) == pytest.approx(0.3)
+    ((middle, share),) = found.items()
+    assert values[middle, 0] == pytest.approx(10, abs=0.05) and share == pytest.approx(0.7, abs=1e-5)
+
+
 def test_the_tail_of_the_normal_law_is_that_of_torch():
     z = torch.linspace(-200, 9, 5000)
     fall = torch.exp(-(z.clamp_min(0) ** 2))

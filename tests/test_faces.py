@@ -273,7 +273,7 @@ def test_normals_of_rendered_heads(beyond, count, most, monkeypatch):
 def test_a_profile_is_not_found(yaw, count, monkeypatch):
     monkeypatch.setattr(portrait, "SIZE", 256)
     monkeypatch.setattr(heads, "draw_pose", lambda *_: heads.Pose(float(yaw)))
-    head = portrait.make_face(7, "test", 0, False, min(portrait.base_colours()), "pose")
+    head = portrait.make_face(7, "test", 0, False, min(portrait.SHAPES), "pose")
     assert len(faces.find(np.rint(255 * head["rgb"]).astype(np.uint8))) == count
 
 

@@ -146,7 +146,7 @@ def test_lead_pairs_faces(truth):
     assert np.isnan(table1.lead(better, silent, "specular")).all() and np.isnan(silent.mean("specular"))
     assert table1.least_lead(better, {"silent": silent, "worse": worse}, ("specular",)) == (
         0,
-        "against worse, specular",
+        "against worse: specular",
     )
     scores = table1.scores({"silent": silent}, ("specular", "diffuse")) | {
         "on record": {"specular": (None, None), "diffuse": (0.1, 0.02)}

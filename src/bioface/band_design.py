@@ -82,7 +82,7 @@ def curve(
     ------
     BiofaceError : counts outside 1–33, a sigma that is not above 0, fractions outside 0–1
     """
-    cameras = [even(int(count)) for count in counts]
+    cameras = [even(count) for count in counts]
     maps = melanin.double(), haemoglobin.double()
     J = identifiability.jacobian(*maps, diffuse.double(), torch.ones(33, dtype=torch.float64))
     J = identifiability.in_table_coordinates(J, *maps)

@@ -356,7 +356,7 @@ def likelihood(q: _Quadratic, log_prior: Tensor) -> tuple[Tensor, Tensor, Tensor
 def _tail(z: Tensor, fall: Tensor) -> Tensor:
     """½ erfc(−z), of z < 0 times exp(z²), within 5e-6 of its value; ``fall`` is exp(−z²) where z > 0, else 1.
 
-    By a polynomial in 1/(1 + 0.55 |z|) fitted for that, many times as fast as :mod:`torch.special`; -- and
+    By a polynomial in 1/(1 + 0.55 |z|) fitted for that, many times as fast as :mod:`torch.special`, and
     :func:`torch.where` would take longer than all of it.
     """
     t = z.abs().mul_(0.55).add_(1).reciprocal_()

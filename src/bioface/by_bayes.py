@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import torch
 
-from bioface import bayes, colour_table, face_posterior, illumination, image_formation, pictures
+from bioface import bayes, colour_table, degradation, face_posterior, illumination, image_formation, pictures
 from bioface.datasets import portrait, skin_spectra
 from bioface.maps import Decomposition
 
@@ -18,7 +18,10 @@ class NotSkin(UserWarning):
 
 
 def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposition:
-    """Maps of linear RGB (H, W, 3) inside a mask (H, W) and up to ``margin`` of its sides around it; else NaN."""
+    """Maps of linear RGB (H, W, 3) inside a mask (H, W) and up to ``margin`` of its sides around it; else NaN.
+
+    Where the photo shows a tone curve, they are of the light before it; the reconstruction has the curve again.
+    """
     look = usual_scene().look(linear, face, margin=margin)
     maps = look.maps(linear, face | look.region(margin))
     to_rgb = bayes.rgb_of_reflectance(np.asarray(look.camera_b), np.asarray(look.illuminant))
@@ -38,6 +41,8 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     b, e = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant))
     sure = bayes.deviations(maps)
     albedo = maps[..., 4:7].copy()
+    if look.tone:  # the photo's own curve, on display values
+        made = image_formation.srgb_decode(degradation.tone_curve(image_formation.srgb_encode(made), look.tone))
     photo = made, linear, face
     return Decomposition(*pigments, *shadings, albedo, *photo, b, e, exposure=look.exposure, **sure)
 

@@ -49,7 +49,7 @@ WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in r
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
 #: Deviation of what the field leaves of the shading, of its mean. Chosen on validation faces of the twin (seed 71),
 #: darker, painted with measured spectra and JPEG, by all errors as shares of a constant's: 0.70 at 0.07, 0.67 at 0.10.
-#: At 0.14 a pigmented patch of a light-stage face would pass for shadow.
+#: At 0.14 a pigmented patch of a light-stage face would pass for shadow, so that face had a say.
 LEFT = 0.1
 #: A tone curve x − a sin 2πx of display values that a photo may have: the first |a| that is tried, and by how many nats
 #: one has to be better than none: "very strong" evidence (Kass & Raftery 1995, "Bayes factors"). On 16 validation faces
@@ -274,8 +274,8 @@ def representatives(weight: Tensor, values: Tensor, count: int) -> list[tuple[in
     inside, away = clusters(which)
     for _ in range(4):
         inside, away = clusters(away.argmin(0))
-    unlikely = weight < 0.02 * weight.max()
-    middle = away.masked_fill(unlikely | (inside == 0), torch.inf).argmin(1)
+    unlikely = inside <= 0.02 * inside.amax(1, keepdim=True)  # of its own cluster, and those of others
+    middle = away.masked_fill(unlikely, torch.inf).argmin(1)
     return list(zip(middle.tolist(), inside.sum(1).tolist(), strict=True))
 
 

@@ -30,14 +30,14 @@ CODE_AREA = 224**2  #: what the authors' code divides its sums by, whatever the 
 
 
 class Weights(NamedTuple):
-    """Factors ≥ 0 of the losses, by default those of paper and code; of :func:`skin_prior` and :func:`supervision`."""
+    """Factors ≥ 0 of the losses, by default those of paper and code."""
 
     appearance: float = 1e-3
     camera: float = 1e-4
     specular: float = 1e-5
     diffuse: float = 1e-5
-    skin: float = 0.0
-    truth: float = 0.0
+    skin: float = 0.0  #: of :func:`skin_prior`
+    truth: float = 0.0  #: of :func:`supervision`
 
 
 def reduce(

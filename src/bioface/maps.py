@@ -57,10 +57,10 @@ class Decomposition:
         cls,
         melanin: Any,
         haemoglobin: Any,
-        diffuse: Any,
-        specular: Any,
+        diffuse_shading: Any,
+        specular_shading: Any,
         camera_b: Any,
-        light: Any,
+        illuminant: Any,
         image: Any,
         mask: Any,
     ) -> Decomposition:
@@ -68,7 +68,7 @@ class Decomposition:
 
         Fractions beyond the ends of the table are taken as its ends for the rendering.
         """
-        given = (melanin, haemoglobin, diffuse, specular, camera_b, light)
+        given = (melanin, haemoglobin, diffuse_shading, specular_shading, camera_b, illuminant)
         m, h, diffuse, specular, b, e = (np.asarray(v, np.float32) for v in given)
         sensitivity = camera.CameraModel.load().sensitivity(b)
         pigments = m.clip(0, skin.MELANIN_RANGE[1]), h.clip(0, skin.HAEMOGLOBIN_RANGE[1])

@@ -81,8 +81,8 @@ class Batch:
         """One photo, display sRGB (H, W, 3) in [0, 1] with its mask (H, W): no normals, so no shading supervision."""
         if not (np.min(rgb) >= 0 and np.max(rgb) <= 1):
             raise BiofaceError(f"{name}: expected display values within 0–1, found others")
-        image = image_formation.srgb_decode(torch.tensor(rgb, dtype=torch.float32))
-        return cls(image[None], torch.tensor(mask, dtype=torch.bool)[None], names=(name,))
+        image = image_formation.srgb_decode(torch.tensor(np.ascontiguousarray(rgb, np.float32)))
+        return cls(image[None], torch.tensor(np.ascontiguousarray(mask, bool))[None], names=(name,))
 
     def __len__(self) -> int:
         return len(self.image)

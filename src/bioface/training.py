@@ -102,7 +102,7 @@ def train(
 
     Parameters
     ----------
-    model : changed in place; left in evaluation mode, on the device where it was
+    model : changed in place; left in evaluation mode, on the device where it was, when training ends well
     dataset : a :class:`~bioface.objective.Batch`, or faces that can be indexed by row numbers: ``nfe.Faces``, or a
         stream of ``nfe.open_split``, of which only the rows of a step are in memory
     recipe : a recipe or its name

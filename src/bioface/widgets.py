@@ -94,7 +94,7 @@ def scrub(
     quantities : of the maps of a mapping, by name, where the name is not itself one in ``plotting.QUANTITIES``
     mask : (N, H, W), true where the maps of a mapping hold; its "rgb" is shown whole
     names : of the samples; left out, those of the faces, or numbers
-    scores : (N,) to filter and to sort by, NaN for none; left out, the mismatch score of faces
+    scores : (N,) mismatch scores to filter and to sort by, NaN for none; left out, the mismatch score of faces
 
     Raises
     ------

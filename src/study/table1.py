@@ -250,7 +250,7 @@ def least_lead(ours: Row, others: Mapping[str, Row], columns: Sequence[str] = me
     leads = {(n, k): lead(ours, row, k) for n, row in others.items() for k in columns}
     in_errors = {name: apart / max(error, 1e-9) for name, (apart, error) in leads.items() if not math.isnan(apart)}
     least = min(in_errors, key=lambda name: in_errors[name])
-    return in_errors[least], f"against the {NAMES.get(least[0], least[0])}, {least[1]}"
+    return in_errors[least], f"against {NAMES.get(least[0], least[0])}: {least[1]}"
 
 
 Scores = Mapping[str, Mapping[str, tuple[float, float]]]

@@ -50,7 +50,7 @@ def brightness(
 
 
 def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> None:
-    """Each method's error in each column, ± two standard errors, with those that are record hollow; saved.
+    """Each method's error in each column, ± two standard errors, with those on record (``recorded``) hollow; saved.
 
     ``found`` is of :func:`study.table1.scores`; "training mean" is among them and draws a line.
     """

@@ -245,7 +245,11 @@ def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, 
         expected, known = f"wavelengths of {SPECTRUM[0]:g}–{SPECTRUM[1]:g} nm as {unit}", {unit: 1.0}
         values = inverse[0] / np.where(values == 0, np.nan, values)
     elif words and not any(map(LENGTHS.fullmatch, words)):
-        raise DataError(path, f"{expected}, or frequencies in THz or cm-1", f"the unit {unit!r}")
+        raise DataError(
+            path,
+            f"{expected}, or frequencies in THz or cm-1",
+            f"the unit {unit!r} (or state them: wavelengths= of load, --wavelengths)",
+        )
     low, high = SPECTRUM
     fits = [name for name, nm in known.items() if ((values >= low / nm) & (values <= high / nm)).all()]
     if not fits:

@@ -30,9 +30,8 @@ class StageFace:
 
     diffuse: np.ndarray  #: (410, 257, 3) float32, from under the surface
     specular: np.ndarray  #: (410, 257) float32, from the surface, on the same scale
-    regions: dict[
-        str, np.ndarray
-    ]  #: (410, 257) bool: "face", "forehead", "brows", "nose" or "patch" and "ring" around it
+    #: (410, 257) bool: "face", "forehead", "brows", "nose" or "patch" and "ring" around it
+    regions: dict[str, np.ndarray]
     name: str  #: "1" or "2"
 
     @property

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import requests
 from tqdm import tqdm
@@ -56,9 +57,18 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
+def _declared(name: str, fields: dict[str, Any]) -> Entry:
+    lists = {key: tuple(map(_frozen, value)) for key, value in fields.items() if isinstance(value, list)}
+    return Entry(name, **fields | lists)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-8"))
 #: All data sets by name.
-ENTRIES: Mapping[str, Entry] = MappingProxyType({name: Entry(name, **fields) for name, fields in _TABLE.items()})
+ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _declared(name, fields) for name, fields in _TABLE.items()})
 
 
 def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
@@ -91,7 +101,8 @@ def placed(which: str | Entry) -> list[Path]:
     entry = _entry(which)
     if not is_placed(entry):
         nothing = f"nothing there. {entry.instructions} Source: {entry.home}"
-        raise DataError(paths.data() / entry.files[0], entry.title, nothing)
+        absent = (file for file in entry.files if not (paths.data() / file).exists())
+        raise DataError(paths.data() / next(absent, entry.files[0]), entry.title, nothing)
     found = _present(entry)
     _check(entry, found)
     return found
