@@ -27,9 +27,7 @@ def test_held_fits_find_known_pigments():
 
 def test_a_small_group_counts_as_much_as_a_large_one(monkeypatch):
     groups = np.array(["a"] * 9 + ["b", "c"])
-    some = skin_spectra.SkinSpectra(
-        np.zeros((11, 2)), np.array([500.0, 510.0]), groups, groups, np.arange(11), "made up"
-    )
+    some = skin_spectra.SkinSpectra(np.zeros((11, 2)), np.array([500.0, 510.0]), groups, groups, np.arange(11))
     size = np.array([1.0] * 9 + [5.0, 3.0])[:, None] * np.ones(2)
     monkeypatch.setattr(calibration, "both", lambda issa, model: (1, 2))
     monkeypatch.setattr(calibration, "residuals", lambda maps, issa, model: maps * size)

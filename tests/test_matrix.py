@@ -17,7 +17,7 @@ def people(monkeypatch):
     nm = skin_spectra.ISSA_WAVELENGTHS
     R = skin.reflectance(m, np.nan_to_num(h), "layered", nm) + matrix.SURFACE
     names = np.full(42, "x")
-    spectra = skin_spectra.SkinSpectra(R, nm, names, names, np.arange(42), "made up")
+    spectra = skin_spectra.SkinSpectra(R, nm, names, names, np.arange(42))
     monkeypatch.setattr(skin_spectra, "load", lambda name: spectra)
     monkeypatch.setattr(skin_spectra, "pigments", lambda: (m, h))
     return m[:40], h[:40]

@@ -15,7 +15,14 @@ class BiofaceError(ValueError):
 
 
 class DataError(BiofaceError):
-    """A file or folder that is missing, damaged, or not what its format says; its name opens the message."""
+    """A file that is missing, damaged, or not what its format says.
+
+    Parameters
+    ----------
+    path : the file (or folder) at fault; its name opens the message
+    expected : what should have been there
+    found : what was there instead
+    """
 
     def __init__(self, path: str | Path, expected: str, found: str):
         self.path, self.expected, self.found = Path(path), expected, found
