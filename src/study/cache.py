@@ -148,7 +148,7 @@ def side_by_side(function: Function, jobs: Sequence[Arguments]) -> list[Any]:
         parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
         try:
             found = parallel(joblib.delayed(function)(*job) for job in jobs)
-            return list(tqdm(found, "training runs", len(jobs), unit="run", disable=None))
+            return list(tqdm(found, "side by side", len(jobs), unit="job", disable=None))
         finally:
             if workers > 1:  # they would wait for more with the environment of today
                 loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)

@@ -26,6 +26,7 @@ from bioface.datasets.cubes import Cube
 from bioface.datasets.nfe import Faces
 from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, of_twin
+from study import cache
 
 #: The table as published: RMSE on 25 ISET faces; SfSNet has no maps of pigments or highlights.
 AS_PUBLISHED = {
@@ -58,6 +59,7 @@ BRIGHTNESS = "brightness"  #: the column that Table 1 lacks, see :func:`brightne
 COLUMNS = (*metrics.TABLE1, BRIGHTNESS)
 
 Predict = Callable[[np.ndarray, np.ndarray], Decomposition]
+Methods = Mapping[str, Predict | Sequence[Predict]]  #: by name; several where one was trained from several seeds
 MARGIN = 0.1  # of the mask's bounding square, around it
 
 #: Where the table that renders the maps ends: fractions beyond it would be fitted with another shading.
@@ -206,12 +208,16 @@ def beyond(kind: str, count: int = 64) -> Faces:
     return twin.load("test", config=config, progress=False)
 
 
-def rows(
-    methods: Mapping[str, Predict | Sequence[Predict]], kinds: Iterable[str], count: int = 64
-) -> dict[str, dict[str, Row]]:
-    """{kind: {method: row}}, on the faces that are :func:`beyond`."""
+def each(methods: Methods, truth: Decomposition) -> dict[str, Row]:
+    """{method: its :func:`row`}, several at once, each with one thread."""
+    return dict(zip(methods, cache.side_by_side(row, [(method, truth) for method in methods.values()]), strict=True))
+
+
+def rows(methods: Methods, kinds: Iterable[str], count: int = 64) -> dict[str, dict[str, Row]]:
+    """{kind: {method: row}}, on the faces that are :func:`beyond`, several at once."""
     truths = {kind: of_twin(beyond(kind, count)) for kind in kinds}
-    return {kind: {name: row(method, truth) for name, method in methods.items()} for kind, truth in truths.items()}
+    found = iter(cache.side_by_side(row, [(method, t) for t in truths.values() for method in methods.values()]))
+    return {kind: {name: next(found) for name in methods} for kind in truths}
 
 
 def error(row: Row, column: str) -> float:
