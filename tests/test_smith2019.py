@@ -1,5 +1,6 @@
 """The multispectral fit: known truth, solvers against one another, predicted deviations, bad input."""
 
+import itertools
 import subprocess
 import sys
 
@@ -290,11 +291,11 @@ def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
 
 
 def test_recorder_keeps_maps_at_growing_steps_and_ends_the_fit():
-    recorder = minima.Recorder(seconds=0.2)
+    recorder = minima.Recorder(seconds=0.5)
     fit(pixels(5)[1], illuminant=E, solver="adam", steps=10**9, callback=recorder)
     seconds, steps, maps = zip(*recorder.kept, strict=True)
-    assert steps[:4] == (1, 2, 3, 5)
-    assert 0.2 < seconds[-1] < 2
+    assert steps[0] == 1 and len(steps) > 1 and seconds[-1] > 0.5
+    assert all(b == a + 1 or b >= 1.5 * a for a, b in itertools.pairwise(steps[:-1]))  # the last is the end
     assert not np.array_equal(maps[0], maps[-1])
 
 

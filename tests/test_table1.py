@@ -11,7 +11,8 @@ from bioface import camera, illumination, image_formation, metrics, skin, spectr
 from bioface.datasets import cubes, twin
 from bioface.errors import DataError
 from bioface.maps import Decomposition, of_twin
-from study import table1
+from study import figures, table1
+from study import table1_drawings as draw
 
 NM = spectra.WAVELENGTHS.numpy()
 
@@ -241,3 +242,36 @@ def test_a_share_is_of_the_constants_error_on_the_same_faces(found):
         assert table1.share(of_kind, "close", "constant", "melanin") == expected < 0.5
     words = "melanin: close {:.3f}, constant {:.3f}".format(*(r.mean("melanin") for r in found[""].values()))
     assert table1.beside(found[""], "melanin") == words
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """The numbers beside a figure that was saved."""
+    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path))
+    return lambda name: figures.numbers(name, tmp_path)
+
+
+def test_methods_are_drawn_by_column_whatever_they_have_and_however_far_they_are(truth, drawn):
+    names = ("training mean", "published", "density, fixed")
+    scores = {name: dict.fromkeys(metrics.TABLE1, (0.1 * 3**k, 0.01)) for k, name in enumerate(names)}
+    scores["U-Net, no skin model"] = dict.fromkeys(metrics.TABLE1, (None, None))
+    draw.methods("05_x", scores, ["published"], data="x")
+    assert drawn("05_x")["density, fixed"]["melanin"] == [0.9, 0.01]
+    rows = {name: table1.row(off_by(truth, 0.1), truth) for name in names}
+    draw.faces("05_y", truth, rows, (0, 2), data="x")
+    assert drawn("05_y")["published"]["melanin"] == [0, 0]
+    draw.published("05_z", table1.verdicts({"training mean": rows["training mean"]}), data="x")
+    assert drawn("05_z")["melanin"]["verdict"] == "cannot be judged"
+
+
+def test_shares_and_brightness_are_drawn_as_they_are(drawn):
+    shares = {"published": {"": {"melanin": 0.5, "brightness": 0.2}, "tone": {"melanin": 1.5, "brightness": 0.1}}}
+    draw.beyond("05_x", shares, data="x")
+    assert drawn("05_x") == shares
+    octaves, starts, dark = np.linspace(-1, 1, 3), [-0.5, 0.5], np.array([True, False, False])
+    least, ends = np.arange(9.0).reshape(3, 3), np.array([[0.1, 0.2], [0.3, 0.4]])
+    draw.brightness("05_y", octaves, least, least, starts, ends, dark, np.array([0, 2]), data="x")
+    assert drawn("05_y")["African skin"] == {"least": [[0, 1, 2]], "highlights": [[0, 1, 2]], "ends": [[0.1], [0.3]]}

@@ -1,6 +1,6 @@
 """Radiative transfer: the table against its own cells, adding–doubling, and what others computed by other means."""
 
-import runpy
+import importlib
 import shutil
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import paths, skin, transfer
+from bioface import skin, transfer
 
 CASES = [(n, g) for n in range(len(transfer.LAYERS)) for g in range(len(transfer.GEOMETRIES))]
 
@@ -21,7 +21,7 @@ def table():
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("iadpython", reason="iadpython, which makes the table, is not installed (extra `test`)")
-    return runpy.run_path(str(paths.ASSETS / "build_transfer.py"))
+    return importlib.import_module("bioface.assets.build_transfer")
 
 
 def test_between_the_nodes_the_table_is_off_by_less_than_it_says(table):
@@ -111,14 +111,14 @@ def test_a_table_of_something_else_is_refused(tmp_path, name, change, message):
 
 def test_a_few_cells_come_out_again(script, table):
     bands = slice(3, 33, 14)
-    again = script["table"](table.melanin[::3], table.haemoglobin[::2], bands=bands)
+    again = script.table(table.melanin[::3], table.haemoglobin[::2], bands=bands)
     np.testing.assert_allclose(again, table.cells[:, :, ::3, ::2, bands], rtol=1e-6)
 
 
 def test_more_angles_change_nothing_that_matters(script, table):
     """From 24 to 36 to 48 angles the change shrinks, and is below 0.0001 at the end."""
     cells = table.melanin[[2]], table.haemoglobin[[2]]
-    R = [script["table"](*cells, angles, slice(3, 33, 14)) for angles in (24, 36, 48)]
+    R = [script.table(*cells, angles, slice(3, 33, 14)) for angles in (24, 36, 48)]
     change = [np.sqrt(((x - R[-1]) ** 2).mean()) for x in R]
     assert change[1] < change[0] / 2 and change[1] < 1e-4
 
@@ -130,18 +130,18 @@ def test_half_space_follows_chandrasekhars_h_functions(script, albedo):
     x, w, root, H = (x + 1) / 2, w / 2, np.sqrt(1 - albedo), np.ones(64)
     for _ in range(400):
         H = (H + 1 / (root + albedo / 2 * (w * x * H / (x[:, None] + x)).sum(1))) / 2
-    at_8 = 1 / (root + albedo / 2 * (w * x * H / (script["INCIDENCE"] + x)).sum())
-    slab = script["Slab"](1.0)
+    at_8 = 1 / (root + albedo / 2 * (w * x * H / (script.INCIDENCE + x)).sum())
+    slab = script.Slab(1.0)
     found = slab.reflectance(slab.layer(100 * (1 - albedo), 100 * albedo, 1000.0)[0])
     np.testing.assert_allclose(found, [1 - root * at_8, 1 - 2 * root * (w * x * H).sum()], atol=2e-6)
 
 
 def test_half_space_with_a_surface_is_giovanellis_and_a_clear_layer_beers(script):
     """Giovanelli (1955): 0.2600 for n = 1.5 and albedo 0.9, the surface's 0.04 included."""
-    slab = script["Slab"](1.5)
+    slab = script.Slab(1.5)
     assert slab.reflectance(slab.layer(10.0, 90.0, 100.0)[0])[0] + 0.04 == pytest.approx(0.2600, abs=5e-4)
     # and a clear layer keeps Beer's and Lambert's law
-    slab = script["Slab"](1.0)
+    slab = script.Slab(1.0)
     reflection, transmission = slab.layer(500.0, 0.0, 0.006)
     assert not reflection.any()
     through = np.diag(transmission) * slab.sample.twonuw
@@ -149,10 +149,10 @@ def test_half_space_with_a_surface_is_giovanellis_and_a_clear_layer_beers(script
 
 
 def test_the_script_writes_the_table_and_says_how_to_use_it(script, tmp_path, capsys, monkeypatch):
-    assert script["main"](["a", "b"]) == 2
+    assert script.main(["a", "b"]) == 2
     assert "build_transfer.py [radiative_transfer.npz]" in capsys.readouterr().err
     for name in ("NODES", "LAYERS"):  # a whole table takes a quarter of a minute
         monkeypatch.setattr(transfer, name, {"NODES": (2, 1), "LAYERS": {"matched": (1.0, True)}}[name])
-    monkeypatch.setitem(script["build"].__globals__, "CELLS", ((0.05,), (0.02,)))
-    assert script["main"]([str(tmp_path / "small.npz")]) == 0
+    monkeypatch.setattr(script, "CELLS", ((0.05,), (0.02,)))
+    assert script.main([str(tmp_path / "small.npz")]) == 0
     assert transfer.load(tmp_path / "small.npz").reflectance.shape == (1, 2, 2, 1, 33)

@@ -251,7 +251,9 @@ def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, err
     how = {"row_labels": list(rows), "masks": [mask] * len(rows), "limits": limits, "panel": 1.9}
     alt = "Diffuse, specular, melanin, haemoglobin: descent has shading in its blood; ours is like the truth."
     data = "twin cube, 1 face (synthetic)"
-    figures.save_maps(name, list(images), quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt)
+    figures.save_maps(
+        name, [[*image] for image in images], quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt
+    )
 
 
 def landscape(
