@@ -21,7 +21,7 @@ import torch
 from bioface import arrays, camera, illumination, image_formation, metrics, plotting, skin, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import figures
+from study import cache, figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -64,8 +64,8 @@ def edit_errors(
 
 
 def decomposed(faces: Any) -> Decomposition:
-    """What :func:`bioface.decompose` says of every face of the twin, one photo at a time."""
-    found = [decompose(rgb, mask) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
+    """What :func:`bioface.decompose` says of every face of the twin, each photo by itself."""
+    found = cache.side_by_side(decompose, list(zip(faces.rgb, faces.mask, strict=True)))
     return arrays.join([one[None] for one in found])
 
 
@@ -73,11 +73,10 @@ def compared(
     found: Mapping[str, Decomposition], truth: Decomposition, changes: Mapping[str, Mapping[str, Any]]
 ) -> Errors:
     """:func:`edit_errors` of each edit by each method, and by "no edit"."""
-    errors: Errors = {}
-    for name, change in changes.items():
-        errors[name] = {who: edit_errors(maps, truth, change, ["edit"])["edit"] for who, maps in found.items()}
-        errors[name] |= edit_errors(truth, truth, change, ["no edit"])
-    return errors
+    jobs = [(maps, truth, change, ["edit"]) for change in changes.values() for maps in found.values()]
+    rows = iter(cache.side_by_side(edit_errors, jobs))
+    errors = {name: {who: next(rows)["edit"] for who in found} for name in changes}
+    return {name: e | edit_errors(truth, truth, changes[name], ["no edit"]) for name, e in errors.items()}
 
 
 def table(errors: Errors) -> None:
