@@ -26,7 +26,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
 help:
 	@echo "make reproduce   run the notebooks that need it, then print the claims (figures/, build/notebooks/)"
-	@echo "make test        everything: reproduce, all tests with their coverage, notebooks compared with the committed ones"
+	@echo "make test        all tests with their coverage; all notebooks run and compared with the committed ones"
 	@echo "make check       the fast loop: ruff, mypy and the unit tests, about a minute"
 	@echo "make notebooks   run, then write the executed notebooks, cleaned, back to notebooks/"
 	@echo "make site        all notebooks as web pages that open from disk: build/site/index.html"
@@ -47,12 +47,10 @@ reproduce: environment
 # Coverage is held to the bar in pyproject.toml; `python -m coverage report -m` lists the lines.
 test: environment
 	@set -e; start=$$(date +%s); \
-	$(RUN); reproduced=$$(date +%s); \
 	$(PYTEST) -m "not alone" --cov --cov-report=; \
 	$(PYTHON) -m pytest -m alone tests || [ $$? -eq 5 ]; tested=$$(date +%s); \
 	$(RUN) --compare; compared=$$(date +%s); \
-	echo "reproduce $$((reproduced - start)) s, tests $$((tested - reproduced)) s," \
-	  "notebooks compared $$((compared - tested)) s, all $$((compared - start)) s"
+	echo "tests $$((tested - start)) s, notebooks compared $$((compared - tested)) s, all $$((compared - start)) s"
 
 check: environment
 	@$(PYTHON) -m ruff check .

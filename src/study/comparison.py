@@ -1,4 +1,4 @@
-"""``make test``'s last part: notebooks run again under nbval, every output held to the committed one.
+"""``make test``'s last part: notebooks run under nbval, every output held to the committed one.
 
 An output is compared exactly, unless its cell has a tag. ``tolerance-5`` lets numbers differ by 5 % (what a training
 gives is not the same on every processor), but no word: PASS stays PASS. ``optional-data`` says that the output depends
@@ -79,9 +79,9 @@ class Tags:
 
 
 def compare(notebooks: Iterable[Path]) -> int:
-    """Run notebooks again and compare; 0 when all outputs agree.
+    """Run notebooks and compare; 0 when all outputs agree.
 
-    Figures go to ``build/compare/``. Caches are used: after a cold ``make reproduce`` they are new.
+    Figures go to ``build/compare/``. What trainings gave is kept as for ``make reproduce``, and taken from there.
     """
     import pytest  # of the tests only
 

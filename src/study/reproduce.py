@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=["default", "full"], default="default", help="full: paper width, long")
     parser.add_argument("--parameter", nargs="*", action="extend", default=[], help="of notebooks, as NAME=VALUE")
     parser.add_argument("--publish", action="store_true", help="write the cleaned, executed notebooks back")
-    parser.add_argument("--compare", action="store_true", help="run again under nbval and compare outputs")
+    parser.add_argument("--compare", action="store_true", help="run under nbval and compare outputs")
     parser.add_argument("--folder", type=Path, default=paths.notebooks(), help="of the notebooks")
     options = parser.parse_args(arguments)
     print_anywhere()
