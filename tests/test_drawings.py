@@ -33,7 +33,8 @@ def test_curves_keep_their_numbers():
     S, D65 = CameraModel.load().sensitivity(), illumination.standard("D65")
     drawings.camera_curves("00_x", {"the mean": S}, {"D65": D65, "flat": 2 * torch.ones(33)})
     numbers = saved("00_x")
-    assert len(numbers["cameras"]["the mean"]) == 3 and numbers["lights"]["flat"] == [1.0] * 33
+    cameras, lights = numbers.values()
+    assert len(cameras["the mean"]) == 3 and lights["flat"] == [1.0] * 33
     drawings.skin_curves("00_y", {"blood": torch.arange(1, 34)}, [0.1], [0.02], torch.ones(1, 33))
     assert saved("00_y")["reflectance of skin"] == {"melanin 0.10, haemoglobin 0.02": [1.0] * 33}
 

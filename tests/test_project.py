@@ -241,11 +241,11 @@ def test_continuous_integration(tmp_path):
 
     def run(user="0", recipe="@echo tested here"):
         pretend(tmp_path, f"echo {user}", "id")
-        (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\n")
+        (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\nreproduce:\n\t@echo and reproduced\n")
         done = shell("bash", ".ci/run", cwd=tmp_path, PATH=str(tmp_path / "bin"))
         return done.returncode == 0, done.stdout
 
-    tested = (True, "tested here\n")
+    tested = (True, "tested here\nand reproduced\n")
     assert run() == tested
     update, install = (tmp_path / "log").read_text().splitlines()
     assert update.startswith("update") and install.startswith("install") and install.endswith(" chromium")

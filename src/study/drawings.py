@@ -50,7 +50,7 @@ def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, al
 def skin_curves(name: str, absorbers: Mapping[str, Any], melanin: Any, haemoglobin: Any, reflectance: Any) -> None:
     """What absorbs in skin, each (33,) cm⁻¹ by its name, beside the reflectance (n, 33) of n skins, saved."""
     skins = zip(plotting.to_numpy(melanin), plotting.to_numpy(haemoglobin), reflectance, strict=True)
-    panels = {"absorption, each of its maximum": {k: values / values.max() for k, values in absorbers.items()}}
+    panels = {"absorption over its maximum": {k: values / values.max() for k, values in absorbers.items()}}
     panels["reflectance of skin"] = {f"melanin {m:.2f}, haemoglobin {h:.2f}": r for m, h, r in skins}
     alt = (
         "Left: absorption of two melanins and of blood with and without oxygen, 400 to 720 nm. Right: spectra of skin; "
@@ -61,7 +61,8 @@ def skin_curves(name: str, absorbers: Mapping[str, Any], melanin: Any, haemoglob
 
 def camera_curves(name: str, cameras: Mapping[str, Any], lights: Mapping[str, Any]) -> None:
     """Sensitivities (3, 33) of cameras by name, beside spectra (33,) of lights, each of its maximum, saved."""
-    panels = {"cameras": cameras, "lights": {name: light / light.max() for name, light in lights.items()}}
+    panels = {"sensitivity of cameras": cameras}
+    panels["lights, over their maximum"] = {name: light / light.max() for name, light in lights.items()}
     alt = f"Left: red, green and blue sensitivities of {len(cameras)} cameras. Right: {', '.join(lights)}."
     _curves(name, panels, data="28 cameras, Jiang 2013 (measured); CIE illuminants", alt=alt)
 

@@ -53,12 +53,15 @@ def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, 
     )
 
 
+SAID = {"rows": "white scaling", "scale": "colour scale"}  #: fields of a recipe whose names do not say what they are
+
+
 def change(before: Recipe, after: Recipe) -> str:
     """What one recipe has that another has not.
 
     >>> from bioface import recipes
     >>> change(recipes.PAPER_LITERAL, recipes.get("scale_255"))
-    'scale 1 → 255'
+    'colour scale 1 → 255'
     """
     told = []
     for field in dataclasses.fields(before)[1:]:
@@ -67,7 +70,7 @@ def change(before: Recipe, after: Recipe) -> str:
             told += [f"weight of {k} {a:g} → {b:g}" for k, a, b in zip(old._fields, old, new, strict=True) if a != b]
         elif old != new:
             shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (old, new)]
-            told.append(f"{field.name.replace('_', ' ')} {' → '.join(shown)}")
+            told.append(f"{SAID.get(field.name, field.name).replace('_', ' ')} {' → '.join(shown)}")
     return ", ".join(told)
 
 
@@ -89,7 +92,8 @@ def ladder(
     (first, _), *_ = next(iter(groups.values()))
     lines = [(first.name.replace("_", " "), first, "k")]
     for k, pairs in enumerate(groups.values()):
-        lines += [(change(before, after), after, f"C{k}") for before, after in pairs]
+        added = ("+ " * (before is not first) for before, _ in pairs)  # to the row above
+        lines += [(plus + change(*pair), pair[1], f"C{k}") for plus, pair in zip(added, pairs, strict=True)]
     figure, ax = plt.subplots(figsize=(8, 0.4 + 0.27 * len(lines)), layout="constrained")
     for y, (_, recipe, colour) in enumerate(lines):
         both = np.stack([score[recipe.name][when] for when in ("start", "rmse")])  # (2, seeds)
