@@ -250,7 +250,8 @@ def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, err
         image[:, mask] = values[:, columns].T
     limits = figures.up_to(0.95, dict(zip(REPORT, values[:, columns].T, strict=True)))  # brows and lips go beyond
     how = {"row_labels": list(rows), "masks": [mask] * len(rows), "limits": limits, "panel": 1.9}
-    alt = "Diffuse, specular, melanin, haemoglobin: descent has shading in its blood; ours is like the truth."
+    alt = "Diffuse, specular, melanin, haemoglobin: descent's blood is beyond the scale, its melanin holds shading; "
+    alt += "variable projection is like the truth."
     data = "twin cube, 1 face (synthetic)"
     figures.save_maps(
         name, [[*image] for image in images], quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt
@@ -274,9 +275,9 @@ def landscape(
         levels = np.linspace(-0.2, 1.8, 21)
         filled = ax.contourf(m, h, np.log10(surface.T / sigma), levels, cmap="viridis", extend="both")
         ax.plot(*truth[p, :2], "w+", *said[p, :2], "r.", ms=10)
-        ax.set(title=group.split("(")[-1].rstrip(")"), xscale="log", yscale="log", xlabel="melanin")
+        ax.set(title=group.split("(")[-1].rstrip(")"), xscale="log", yscale="log", xlabel="melanin, fraction")
         surfaces[group] = surface
-    axes[0].set_ylabel("haemoglobin")
+    axes[0].set_ylabel("haemoglobin, fraction")
     figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
     alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
     figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
@@ -290,6 +291,7 @@ def deviations(name: str, z: np.ndarray) -> None:
         ax.hist(values, bins, density=True, alpha=0.7)
         ax.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), "k", lw=1)
         ax.set(title=quantity.replace("_", " "), xlabel="error / prediction")
+    axes[0].set_ylabel("density")
     spread = dict(zip(identifiability.MAPS, np.sqrt(np.mean(z**2, 0)), strict=True))
     alt = "Histograms of error over predicted deviation of the four maps, each close to the normal curve."
     figures.save(figure, name, numbers={"rms": spread}, data="twin cubes (synthetic)", alt=alt)

@@ -49,6 +49,7 @@ NAMES = {
     "measured skin, whole face": "Bayes, face, measured skin",
     "expected, whole face": "Bayes, face, twin's skins",
     "published": "our recipe, paper's weights",
+    "published, three seeds": "our recipe, three seeds",
     "published + measured skin": "network taught by Bayes",
     "synthetic truth": "network taught true maps",
     "U-Net, no skin model": "U-Net without skin model",

@@ -39,9 +39,11 @@ def brightness(
         axes[2].plot(starts, theirs.mean(1), "o-", color=colour, ms=4, lw=2)
         numbers[group] = {"least": least[inside], "highlights": shine[inside], "ends": theirs}
     axes[2].plot(starts, starts, ":", color="0.5")
-    for ax, title in zip(axes, ("least error of the photo (RMSE)", "highlights that it takes"), strict=False):
+    for ax, title in zip(
+        axes, ("least error of the photo\n(RMSE, linear RGB)", "highlights that it takes\n(linear RGB)"), strict=False
+    ):
         ax.set(title=title, xlabel="brightness of the light, octaves off")
-    axes[2].set(title="losses end at (octaves)", xlabel="and start at (octaves)")
+    axes[2].set(title="where the losses end\n(octaves off)", xlabel="and where they start (octaves off)")
     axes[0].legend()
     alt = "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
     alt += "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
@@ -63,7 +65,7 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
                 ax.text(0, place, "no such map", va="center", fontsize=8, color="0.4")
                 continue
             if mean > 1.6 * constant:
-                ax.text(1.57 * constant, place, f"{mean:.2f} →", ha="right", va="center", fontsize=8, color="0.4")
+                ax.text(1.72 * constant, place, f"{mean:.2f} →", ha="right", va="center", fontsize=8, color="0.4")
                 continue
             trained = "0.5" if method in _SEES_NOTHING else "C3"
             colour = "C0" if method.startswith(("dens", "exp", "meas")) else trained
@@ -72,14 +74,16 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
         ax.axvline(constant, color="0.5", lw=0.8, ls=":")
         ax.set(
             title=column,
-            xlim=(0, 1.6 * constant),
+            xlim=(0, 1.75 * constant),
             yticks=range(len(found)),
             yticklabels=[table1.NAMES[m] for m in found],
         )
     axes[0].invert_yaxis()
     figure.supxlabel("RMSE ± 2 standard errors; dotted: the mean of the training faces; hollow: on record", fontsize=9)
-    alt = "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face has the "
-    alt += "smallest in nearly every map, networks taught by true maps follow; the network of the paper's losses"
+    alt = "Errors of the methods in the six columns of Table 1, as dots: Bayes over the whole face, told the twin's "
+    alt += (
+        "skins, has nearly the smallest in every map, networks taught by true maps follow; that of the paper's losses"
+    )
     alt += " lies beyond the mean training face in highlights, albedo and both pigments."
     figures.save(figure, name, numbers=found, data=data, alt=alt)
 
@@ -98,7 +102,10 @@ def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair:
     labels = ["truth", *(table1.NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
     errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
     alt = "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
-    alt += "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips."
+    alt += (
+        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips, and makes the "
+    )
+    alt += "dark face too light."
     how = {"quantities": kinds, "titles": titles, "row_labels": labels, "panel": 1.4}
     figures.save_maps(name, panels, **how, numbers=errors, data=data, alt=alt)
 
@@ -122,7 +129,7 @@ def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], d
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     alt = "Errors in melanin, haemoglobin and brightness as shares of a constant's, for several kinds of photos and"
     alt += " methods: the paper's losses lie beyond one in pigments, the network that ships below one wherever it "
-    alt += "was trained; Bayes beyond one after a tone curve."
+    alt += "was trained; Bayes beyond one in dark melanin, and in haemoglobin after a tone curve or JPEG."
     figures.save(figure, name, numbers=shares, data=data, alt=alt)
 
 
@@ -135,7 +142,7 @@ def published(name: str, verdicts: Mapping[str, Mapping[str, Any]], data: str) -
         bars = ax.bar(places + 0.4 * k - 0.2, heights, 0.38, color=("0.7", "0.3")[k], label=f"{method}, as published")
         ax.bar_label(bars, ["" if np.isnan(h) else f"{h:.4f}" for h in heights], fontsize=8)
     ax.set_xticks(places, [f"{column}\n{v['verdict']}" for column, v in verdicts.items()], fontsize=8)
-    ax.set(ylabel="RMSE on 25 ISET faces")
+    ax.set(ylabel="RMSE on 25 ISET faces\n(pigments in [−1, 1], else linear RGB)")
     ax.legend()
     alt = "The published errors of SfSNet and BioFaceNet in six columns as bars, and the verdict on "
     alt += "BioFaceNet's numbers: none can be judged unless its faces are at hand."
