@@ -180,7 +180,7 @@ def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray],
         panel=2,
         numbers={"mean_difference": means},
         data=data,
-        alt="A face and edits of it; below, how far colours differ: all over with more melanin, little with less blood.",
+        alt="A face and edits of it; below, how far colours differ: much with more melanin, least with less blood.",
     )
 
 
