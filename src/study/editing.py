@@ -21,7 +21,7 @@ import torch
 from bioface import arrays, camera, illumination, image_formation, metrics, plotting, skin, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import cache, figures
+from study import figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -64,8 +64,8 @@ def edit_errors(
 
 
 def decomposed(faces: Any) -> Decomposition:
-    """What :func:`bioface.decompose` says of every face of the twin, each photo by itself."""
-    found = cache.side_by_side(decompose, list(zip(faces.rgb, faces.mask, strict=True)))
+    """What :func:`bioface.decompose` says of every face of the twin, one photo at a time."""
+    found = [decompose(rgb, mask) for rgb, mask in zip(faces.rgb, faces.mask, strict=True)]
     return arrays.join([one[None] for one in found])
 
 
@@ -73,10 +73,11 @@ def compared(
     found: Mapping[str, Decomposition], truth: Decomposition, changes: Mapping[str, Mapping[str, Any]]
 ) -> Errors:
     """:func:`edit_errors` of each edit by each method, and by "no edit"."""
-    jobs = [(maps, truth, change, ["edit"]) for change in changes.values() for maps in found.values()]
-    rows = iter(cache.side_by_side(edit_errors, jobs))
-    errors = {name: {who: next(rows)["edit"] for who in found} for name in changes}
-    return {name: e | edit_errors(truth, truth, changes[name], ["no edit"]) for name, e in errors.items()}
+    errors: Errors = {}
+    for name, change in changes.items():
+        errors[name] = {who: edit_errors(maps, truth, change, ["edit"])["edit"] for who, maps in found.items()}
+        errors[name] |= edit_errors(truth, truth, change, ["no edit"])
+    return errors
 
 
 def table(errors: Errors) -> None:
@@ -174,7 +175,7 @@ def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray],
         name,
         [_cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)],
         by="row",
-        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 20, "ΔE₀₀")],
+        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 30, "ΔE₀₀")],
         titles=["photo", *edited],
         row_labels=["", "difference"],
         panel=2,
@@ -211,7 +212,7 @@ def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray,
     ax.set(xlabel="display RMSE", xlim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     alt = "Errors of an edit by group of faces: decompose and the network have the least, each pixel alone and a "
-    alt += "constant face some three times as much, no edit far more."
+    alt += "constant face twice to three times as much, no edit far more."
     figures.save(figure, name, numbers={"error": of_edit, "group": list(group)}, data=data, alt=alt)
 
 
