@@ -128,8 +128,8 @@ def _made(name: str, made_of: Any, function: Function, arguments: Arguments) -> 
     return function(*arguments)
 
 
-def _end_with(parent: int) -> None:
-    """End this worker soon after its parent, which cannot say so when it is killed."""
+def _end_with(parent: int, folders: Any = None) -> None:
+    """End this worker soon after its parent, which cannot say so when it is killed; other ``folders``, another."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -144,11 +144,13 @@ def side_by_side(function: Function, jobs: Sequence[Arguments]) -> list[Any]:
     if not jobs:
         return []
     workers = min(len(jobs), notebook.processors())
-    with joblib.parallel_config("loky", initializer=_end_with, initargs=(os.getpid(),), max_nbytes=None):
+    here = os.getpid(), sorted(item for item in os.environ.items() if item[0].startswith("BIOFACE_"))
+    with joblib.parallel_config("loky", initializer=_end_with, initargs=here, max_nbytes=None):
         parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
         try:
             found = parallel(joblib.delayed(function)(*job) for job in jobs)
             return list(tqdm(found, "side by side", len(jobs), unit="job", disable=None))
-        finally:
-            if workers > 1:  # they would wait for more with the environment of today
+        except BaseException:  # else they wait for more, a while
+            if workers > 1:
                 loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            raise
