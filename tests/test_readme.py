@@ -65,7 +65,7 @@ def test_every_place_is_filled_and_filling_again_changes_nothing(figures):
         "| **Missed.** All do; ISSA | 0.0049 | ≤ 0.004, 2026-11-23 | a constant 0.01 | w |\n| It fits; ISSA",
         "| It fits; ISSA | 0.0047 | ≤ 0.005, 2026-11-22 | a constant 0.01 | y |",
         "Of 2 claims that are not times, 1 pass and 1 miss.\n",
-        "All that miss</summary>\n\n| | claim | measured | bar | data |\n|---|---|---|---|---|\n| 04.limit | z |",
+        "All that miss, but for times</summary>\n\n| | claim | measured | bar | data |\n|---|---|---|---|---|\n| 04.limit | z |",
         "| SfSNet | 0.1898 | – | 0.1452 | – | – | 0.2831 |",
         "| Bayes, a pixel | 0.250 ± 0.012 | – |",
         "| a constant | 0.250 ± 0.012 |",
