@@ -31,11 +31,25 @@ def times_two(number):
     return 2 * number, os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
+def grow(number, kept=[]):  # noqa: B006
+    """In a worker: keep more and more memory, for which loky ends it and begins another."""
+    kept.append(b"x" * 200_000_000)
+    time.sleep(1.2)  # it looks every second
+    return number
+
+
 def sleep_for_ever(folder):
     """In a worker: say who works, then do not end."""
     Path(folder, str(os.getpid())).touch()
     while True:
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_worker_that_grows_is_replaced_without_a_word(recwarn):
+    """A notebook would show the warning, and its outputs would not be the committed ones."""
+    assert cache.side_by_side(grow, [(k,) for k in range(8)]) == [*range(8)]
+    assert not recwarn.list
 
 
 @pytest.mark.slow

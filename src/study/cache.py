@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,11 @@ def side_by_side(function: Function, jobs: Sequence[Arguments]) -> list[Any]:
         return []
     workers = min(len(jobs), notebook.processors())
     here = os.getpid(), sorted(item for item in os.environ.items() if item[0].startswith("BIOFACE_"))
-    with joblib.parallel_config("loky", initializer=_end_with, initargs=here, max_nbytes=None):
+    with (
+        joblib.parallel_config("loky", initializer=_end_with, initargs=here, max_nbytes=None),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "A worker stopped")  # one that has grown begins anew, which is no news
         parallel = joblib.Parallel(workers, return_as="generator", batch_size=1, pre_dispatch="all")
         try:
             found = parallel(joblib.delayed(function)(*job) for job in jobs)
