@@ -43,7 +43,7 @@ class Recorder:
 
     Attributes
     ----------
-    kept : list of (seconds, step, maps (n, 4)), at steps 1, 2, 3, 4, 6, 9 … and at the end; the clock stands still
+    kept : list of (seconds, step, maps (n, 4)), at steps 1, 2, 3, 5, 8, 12 … and at the end; the clock stands still
         while they are copied
     """
 
