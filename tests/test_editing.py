@@ -44,15 +44,6 @@ def test_errors_are_of_the_edited_faces_inside_the_masks(truth):
     assert list(some) == ["no edit", "edit"] and some["edit"].tolist() == errors["edit"].tolist()
 
 
-def test_spectral_errors(truth):
-    assert editing.spectral_errors(truth, truth).tolist() == [0, 0]
-    other = dataclasses.replace(truth, melanin=truth.melanin + 0.01)
-    mask = truth.mask[1]
-    R, true_R = (skin.reflectance(m[1][mask], truth.haemoglobin[1][mask]) for m in (other.melanin, truth.melanin))
-    expected = np.sqrt(((R - true_R) ** 2).mean())
-    assert editing.spectral_errors(other, truth)[1] == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_mean_camera_sees_the_colours_of_the_standard_observer():
     """Its matrix to XYZ is a fit, so not exactly."""
     R = skin_spectra.load("issa").reflectance[::500]

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import scipy.ndimage
 import torch
 from conftest import refuses
 
@@ -175,22 +174,3 @@ def test_silence_is_nan_and_what_does_not_fit_an_error(truth):
 
 def test_skill_is_one_for_no_error_and_zero_for_the_reference():
     np.testing.assert_allclose(metrics.skill([0.1, 0.4], 0.2), [0.5, -1])
-
-
-def blurred(width, seed=0):
-    noise = np.random.default_rng(seed).normal(size=(6, 64, 64))
-    return scipy.ndimage.gaussian_filter(noise, (0, width, width), mode="wrap")
-
-
-def test_correlation_length_is_that_of_the_blur():
-    """Gaussian blur of σ correlates white noise by exp(−d²/4σ²): 1/e at 2σ."""
-    mask = np.ones((6, 64, 64), bool)
-    for width in (1.5, 3.0):
-        assert metrics.correlation_length(blurred(width), mask) == pytest.approx(2 * width, rel=0.15)
-    # in the mask only, and without an offset
-    values, mask = blurred(2.0), np.zeros((6, 64, 64), bool)
-    mask[:, 10:50, 12:52] = True
-    spoilt = np.where(mask, values, np.nan) + np.arange(6)[:, None, None]
-    alone = metrics.correlation_length(values[:, 10:50, 12:52], np.ones((6, 40, 40), bool))
-    assert metrics.correlation_length(spoilt, mask) == pytest.approx(alone)
-    refuses("varies", metrics.correlation_length, np.ones((1, 8, 8)), np.ones((1, 8, 8), bool))

@@ -1,9 +1,7 @@
 """The multispectral fit: known truth, solvers against one another, predicted deviations, bad input."""
 
-import itertools
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -289,18 +287,6 @@ def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
     J = identifiability.jacobian(*maps[:, :3].T, E)
     H = minima.hessian(maps, radiance, illuminant=E)
     assert np.allclose(H, J.swapaxes(1, 2) @ J, rtol=1e-6, atol=1e-9)
-
-
-def test_recorder_keeps_maps_at_growing_steps_and_ends_the_fit(monkeypatch):
-    """By a clock that takes a hundredth of a second for each step: the machine's own may be busy."""
-    clock = itertools.count()
-    monkeypatch.setattr(minima, "time", types.SimpleNamespace(perf_counter=lambda: next(clock) / 100))
-    recorder = minima.Recorder(seconds=0.2)
-    fit(pixels(5)[1], illuminant=E, solver="adam", steps=10**9, callback=recorder)
-    seconds, steps, maps = zip(*recorder.kept, strict=True)
-    assert steps == (1, 2, 3, 5, 8, 12, 18, 21)
-    assert seconds == pytest.approx(np.array(steps) / 100)  # the clock stands still while maps are copied
-    assert not np.array_equal(maps[0], maps[-1])
 
 
 @pytest.mark.parametrize(

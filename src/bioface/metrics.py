@@ -12,7 +12,6 @@ Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13: perce
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -117,42 +116,6 @@ def correlation(
     a, b = centred(prediction), centred(truth)
     r = (a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()
     return r.clamp(-1, 1)
-
-
-def correlation_length(values: ArrayLike, mask: ArrayLike) -> float:
-    """How many pixels apart maps, less their means over the masks, keep 1/e of their variance in common.
-
-    Of ``values`` (N, H, W) in ``mask`` (N, H, W) bool: along rows and columns, over all pairs of pixels that both lie
-    in a mask; between two whole distances by linear interpolation. Nearer pixels say much the same.
-
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, an empty mask, NaN inside it, a map that is alike over the whole picture
-
-    >>> stripes = np.tile(np.arange(12) // 3 % 2, (12, 1))[None].astype(float)
-    >>> round(correlation_length(stripes + stripes.transpose(0, 2, 1), np.ones((1, 12, 12), bool)), 2)
-    2.08
-    """
-    inside, deviation = _inside(torch.as_tensor(np.asarray(mask)), torch.as_tensor(np.asarray(values, float)))
-    deviation = torch.where(inside, deviation - deviation.sum(-1, keepdim=True) / inside.sum(-1, keepdim=True), 0)
-    shape = np.shape(mask)
-    there, deviation = inside.reshape(shape).double(), deviation.reshape(shape)
-
-    def covariance(distance: int) -> float:
-        product = pairs = 0.0
-        for axis in (1, 2):
-            n = shape[axis] - distance
-            (a, b), (x, y) = ([v.narrow(axis, k, n) for k in (0, distance)] for v in (deviation, there))
-            product, pairs = product + float((a * b).sum()), pairs + float((x * y).sum())
-        return product / pairs if pairs else math.nan
-
-    variance, before = covariance(0), 1.0
-    for distance in range(1, min(shape[1:])):
-        share = covariance(distance) / variance if variance else math.nan
-        if share < math.exp(-1):
-            return distance - 1 + (before - math.exp(-1)) / (before - share)
-        before = share
-    raise BiofaceError("expected a map that varies, and not over the whole picture alike, found another")
 
 
 # --- Table 1 -----------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -36,32 +35,6 @@ def multistart(
     maps[..., 2:] *= length.numpy()[..., None]
     residual = np.sqrt([[2 * r.cost / y.shape[1] for r in of_pixel] for of_pixel in runs])
     return maps, residual * length.numpy() * problem.unit
-
-
-class Recorder:
-    """Callback of a fit that keeps the maps of a descent now and then, and ends it after some seconds.
-
-    Attributes
-    ----------
-    kept : list of (seconds, step, maps (n, 4)), at steps 1, 2, 3, 5, 8, 12 … and at the end; the clock stands still
-        while they are copied
-    """
-
-    def __init__(self, seconds: float):
-        self.kept: list[tuple[float, int, np.ndarray]] = []
-        self.budget, self._next = seconds, 1.0
-        self._paused, self._began = 0.0, time.perf_counter()
-
-    def __call__(self, step: int, maps: np.ndarray) -> bool:
-        """Keep maps (n, 4), or not; True when the time is over."""
-        now = time.perf_counter()
-        seconds = now - self._began - self._paused
-        over = seconds > self.budget
-        if step >= self._next or over:
-            self.kept.append((seconds, step, maps.copy()))
-            self._next = max(step + 1, 1.5 * step)
-        self._paused += time.perf_counter() - now
-        return over
 
 
 def loss_surface(

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import arrays, camera, illumination, image_formation, metrics, plotting, skin, spectra
+from bioface import arrays, camera, illumination, image_formation, metrics, plotting, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
 from study import figures
@@ -216,15 +216,6 @@ def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray,
     figures.save(figure, name, numbers={"error": of_edit, "group": list(group)}, data=data, alt=alt)
 
 
-def spectral_errors(found: Decomposition, truth: Decomposition) -> np.ndarray:
-    """RMSE (N,) of the ``layered`` reflectance over the pixels inside the masks and 33 bands, of N faces."""
-    errors = []
-    for n, mask in enumerate(truth.mask):
-        R, true_R = (skin.reflectance(d.melanin[n][mask], d.haemoglobin[n][mask]) for d in (found, truth))
-        errors.append(((R - true_R).astype(float) ** 2).mean())
-    return np.sqrt(errors)
-
-
 # --- spectra and colours -----------------------------------------------------------------------------------
 
 
@@ -262,22 +253,3 @@ def seen(reflectance: np.ndarray) -> np.ndarray:
     R = np.concatenate([reflectance, np.repeat(reflectance[:, -1:], 2, 1)], 1).astype(float)
     S = camera.CameraModel.load().sensitivity(torch.zeros(2).double())
     return lab(R @ camera.reflectance_to_rgb(illumination.standard("D65").double(), S).numpy().T)
-
-
-def metamers(archive: Any, rng: np.random.Generator, count: int = 400) -> tuple[float, float]:
-    """How far spectra of one colour are apart, and random ones: medians of spectral RMSE, 400–700 nm.
-
-    Parameters
-    ----------
-    archive : :class:`bioface.datasets.skin_spectra.SkinSpectra`
-    rng : chooses ``count`` skins of half of the people; to each belongs the skin of nearest colour of the other half,
-        as they are :func:`seen`, and a random one
-    """
-    person = np.array([f"{g} {s}" for g, s in zip(archive.group, archive.subject, strict=True)])
-    others = np.isin(person, rng.permutation(np.unique(person))[::2])
-    asked, known = rng.permutation(np.flatnonzero(~others))[:count], np.flatnonzero(others)
-    R, colours = archive.reflectance, seen(archive.reflectance)
-    alike = [int(difference(colour, colours[known]).argmin()) for colour in colours[asked]]
-    pairs = known[alike], rng.choice(known, len(asked))
-    nearest, random = (float(np.median(np.sqrt(((R[asked] - R[other]) ** 2).mean(-1)))) for other in pairs)
-    return nearest, random
