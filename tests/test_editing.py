@@ -77,8 +77,6 @@ def test_the_hue_of_a_darkened_face_beside_those_of_measured_skin(truth, capsys)
     low, high = found["measured skin"]
     assert 30 < low < high < 90 and low - 15 < found["edited"] < high + 15
     assert "measured skins as light" in capsys.readouterr().out
-    nearest, random = editing.metamers(issa, np.random.default_rng(0), 100)
-    assert nearest < 0.3 * random
 
 
 @pytest.mark.slow
