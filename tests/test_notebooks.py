@@ -119,8 +119,6 @@ def test_a_notebook_is_read_in_ten_minutes(path):
     found = too_long(path.stem, measure(nbformat.read(path, as_version=4)), len(own))
     if path.stem == "05_table1" and found == ["claims: 18, not 3–10"]:
         pytest.xfail("ten claims, and eight of real faces that are on record")
-    if path.stem == "02_biofacenet_overfit" and found == ["claims: 13, not 3–10"]:
-        pytest.xfail("ten claims, and three of the paper's width that are on record")
     assert not found
 
 
