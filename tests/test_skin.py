@@ -7,13 +7,7 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import paths, skin, smith2019
-
-try:
-    from bioface import transfer
-except ImportError:
-    transfer = None
-needs_transfer = pytest.mark.skipif(transfer is None, reason="no bioface.transfer")
+from bioface import paths, skin, smith2019, transfer
 
 CORNERS = [(m, h) for m in (0.0, 1e-6, 0.013, 0.43, 1.0) for h in (0.0, 1e-6, 0.02, 0.07, 1.0)]
 
@@ -23,17 +17,6 @@ def test_published_model_matches_the_authors_matlab_to_1e8():
     ours = skin.reflectance(reference[:, 0], reference[:, 1], model="published")
     assert ours.dtype == np.float64
     assert np.abs(ours - reference[:, 2:]).max() < 1e-8
-
-
-def test_dermis_equals_the_published_form_of_the_equation():
-    """β-form of the paper's Kubelka–Munk layer, written out."""
-    model = skin.SkinModel("published")
-    h = torch.linspace(0, 0.3, 7, dtype=torch.float64)
-    a = model.bloodless + h[:, None] * model.per_blood
-    beta = (a / (a + 2 * model.scattering)).sqrt()
-    x = torch.exp(-2 * 0.3 * (a * (a + 2 * model.scattering)).sqrt())
-    expected = (1 - beta**2) * (1 - x) / ((1 + beta) ** 2 - (1 - beta) ** 2 * x)
-    assert torch.allclose(model._dermis(h), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("model", skin.MODELS)
@@ -117,7 +100,6 @@ def cells(table, layers, geometry):
     return m.ravel(), h.ravel(), found.reshape(-1, 33).astype(float)
 
 
-@needs_transfer
 def test_layered_against_radiative_transfer_without_a_surface():
     """Under its own assumptions; with S = μs′, half of Kubelka–Munk's pair, it is further off."""
     m, h, R = cells(transfer.load(), "matched", "diffuse/diffuse")
@@ -128,7 +110,6 @@ def test_layered_against_radiative_transfer_without_a_surface():
     assert apart[0] <= 0.007 < apart[1]
 
 
-@needs_transfer
 def test_the_bias_of_fitted_fractions_is_as_stated():
     m, h, R = cells(transfer.load(), "skin", "diffuse/diffuse")
     found = smith2019.fit(R + 0.077)  # with what the surface itself reflects

@@ -54,9 +54,7 @@ def test_varpro_reaches_the_best_of_many_starts():
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_first_order_solvers_get_better_with_steps_and_report_that_they_stopped(solver):
     _, radiance = pixels(50, noise=0.002)
-    seen = []
-    few = fit(radiance, illuminant=E, solver=solver, steps=5, callback=lambda step, x: seen.append((step, x.shape)))
-    assert seen == [(k, (50, 4)) for k in range(1, 6)]
+    few = fit(radiance, illuminant=E, solver=solver, steps=5)
     assert fit(radiance, illuminant=E, solver=solver, steps=100).residual.mean() < few.residual.mean()
     assert (few.status == Status.STOPPED).all() and "stopped" in str(few)
 
@@ -149,11 +147,10 @@ def test_predicted_deviations_hold_on_any_bands(source):
 
 def test_lines_of_a_lamp_are_not_smeared():
     """Under F11, whose lines are narrower than any band, radiance / illuminant is what is interpolated."""
-    nm = np.arange(400.0, 721, 4)
-    e = illumination.standard("F11", nm).numpy()
+    nm, grid = np.arange(400.0, 721, 4), spectra.WAVELENGTHS.numpy()
+    e = np.interp(nm, grid, illumination.standard("F11"))
     R = skin.reflectance(np.float64(0.1), np.float64(0.03), wavelengths=nm)
     seen = (0.8 * R + 0.05)[None]
-    grid = spectra.WAVELENGTHS.numpy()
     light = np.interp(grid, nm, e)
     found, expected = fit(e * seen, nm, e), fit(light * np.interp(grid, nm, seen[0])[None], grid, light)
     assert np.allclose(found.maps, expected.maps, atol=1e-6)

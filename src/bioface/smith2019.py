@@ -14,7 +14,7 @@ from __future__ import annotations
 import numbers
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,14 +105,13 @@ def fit(
     steps: int | None = None,
     learning_rate: float | None = None,
     progress: bool = False,
-    callback: Callable[[int, np.ndarray], bool | None] | None = None,
 ) -> FitResult:
     """Fit skin to every pixel of a multispectral image, or to every row of a list of spectra.
 
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block, but for adam and sgd
+        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block
     wavelengths : (S,) nm, in any order. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in range,
         by linear interpolation of radiance / illuminant; wider ones are fitted where they are
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
@@ -125,7 +124,6 @@ def fit(
     steps : limit of iterations (varpro 80, lm 200 evaluations, adam and sgd 1 000)
     learning_rate : of adam (default 0.01) and sgd (default 0.001), which expect radiance of the size of the illuminant
     progress : show a progress bar
-    callback : adam and sgd only: called with (step, maps (n, 4)) after every step; True ends the fit
 
     Warns
     -----
@@ -149,11 +147,11 @@ def fit(
     if steps is not None and steps != int(steps):
         raise BiofaceError(f"expected steps to be a whole number, found {steps!r}")
     cube = cube if hasattr(cube, "shape") else np.asarray(cube)
-    began, count = time.perf_counter(), torch.get_num_threads()
+    began = time.perf_counter()
     with threads.number(1):
         problem = problem_of(cube, wavelengths, illuminant, model, bounds)
         where = _check_mask(mask, tuple(cube.shape[:-1]))
-    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, callback=callback, name=solver)
+    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, name=solver)
     maps, deviation = np.full((2, where.size, 4), np.nan)
     residual, misfit = np.full((2, where.size), np.nan)
     status = np.full(where.size, Status.OUTSIDE, dtype=np.uint8)
@@ -166,9 +164,8 @@ def fit(
             answer[index] = values.numpy()
         return len(index)
 
-    bar = tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress)
-    with bar, threads.number(count if solver == "varpro" else 1):  # the others are there to compare
-        for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
+    with tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress) as bar:
+        for done in threads.blocks(work, _pieces(cube, where)):
             bar.update(done)
     shape = where.shape
     m, h, diffuse, specular = maps.T.reshape(4, *shape)
@@ -181,19 +178,18 @@ def fit(
     return result
 
 
-def _pieces(cube: Any, where: np.ndarray, all_at_once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pieces(cube: Any, where: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pixels inside the mask, :data:`CHUNK` at a time: their numbers (n,) among all, and radiance (n, S)."""
     per_row = where[0].size
-    rows = len(where) if all_at_once else max(1, 2 * CHUNK // per_row)
+    rows = max(1, 2 * CHUNK // per_row)
     for first in range(0, len(where), rows):
         inside = where[first : first + rows]
         index = first * per_row + np.flatnonzero(inside)
         if len(index):
             block = cube[first : first + len(inside)]
             radiance = np.asarray(block.detach() if isinstance(block, Tensor) else block)[inside]
-            size = len(index) if all_at_once else CHUNK
-            for k in range(0, len(index), size):
-                yield index[k : k + size], radiance[k : k + size]
+            for k in range(0, len(index), CHUNK):
+                yield index[k : k + CHUNK], radiance[k : k + CHUNK]
 
 
 def problem_of(

@@ -1,6 +1,6 @@
 """Make ``radiative_transfer.npz``: skin's reflectance by adding–doubling, the reference for Kubelka–Munk.
 
-    python build_transfer.py [radiative_transfer.npz]
+    python build_transfer.py
 
 Two layers that scatter and absorb, as ``bioface.skin`` states them: an epidermis of 60 µm, a dermis of 3 mm, black
 below. What the skin model gives as optical depth over its 0.02 cm of melanin is here spread over the 60 µm, so the
@@ -15,9 +15,7 @@ adding–doubling method", Applied Optics 32.
 from __future__ import annotations
 
 import copy
-import io
 import math
-import sys
 from pathlib import Path
 
 import iadpython as iad
@@ -79,8 +77,7 @@ def table(
     baseline, melanosomes, blood, scattering = transfer.coefficients(MODEL)[:, bands]
     c = skin.constants(MODEL)
     spread = c.epidermis_melanin_cm / EPIDERMIS_CM
-    shape = len(transfer.LAYERS), len(transfer.GEOMETRIES), len(melanin), len(haemoglobin), len(baseline)
-    out = np.empty(shape)
+    out = np.empty((len(transfer.LAYERS), len(transfer.GEOMETRIES), len(melanin), len(haemoglobin), len(baseline)))
     for i, (index, scatters) in enumerate(transfer.LAYERS.values()):
         slab = Slab(index, angles)
         for band, (base, pure, red, s) in enumerate(zip(baseline, melanosomes, blood, scattering, strict=True)):
@@ -92,33 +89,22 @@ def table(
     return out
 
 
-def build() -> dict[str, np.ndarray]:
-    """The arrays of the asset, as ``bioface.transfer.Table`` names them, and its bands."""
+def main(out: Path = transfer.FILE) -> None:
+    """Write the asset: the arrays as ``bioface.transfer.Table`` names them, and its bands."""
     m, h = (np.array(fractions) for fractions in CELLS)
     melanin, haemoglobin = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
-    return {
-        "wavelengths": spectra.WAVELENGTHS.numpy(),
-        "coefficients": transfer.coefficients(MODEL),
-        "melanin": m,
-        "haemoglobin": h,
-        "cells": table(m, h).astype(np.float32),
-        "reflectance": table(melanin, haemoglobin).astype(np.float32),
-    }
-
-
-def main(argv: list[str]) -> int:
-    """Command line: ``build_transfer.py [OUT]``."""
-    if len(argv) > 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    content = io.BytesIO()
-    np.savez_compressed(content, **build())  # type: ignore[arg-type]  # taken for allow_pickle
-    out = Path(*argv) if argv else transfer.FILE
     with paths.whole_file(out) as partial:
-        partial.write_bytes(content.getvalue())
+        np.savez_compressed(
+            partial,
+            wavelengths=spectra.WAVELENGTHS.numpy(),
+            coefficients=transfer.coefficients(MODEL),
+            melanin=m,
+            haemoglobin=h,
+            cells=table(m, h).astype(np.float32),
+            reflectance=table(melanin, haemoglobin).astype(np.float32),
+        )
     print(f"{out}: {out.stat().st_size} bytes")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    main()
