@@ -123,29 +123,29 @@ def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tupl
 
 @accepts_numpy
 def explain(
-    colour: Float[Tensor, "P 3"],
-    table: Float[Tensor, "3 K K"],
-    white: Float[Tensor, "3"],
+    colour: Float[Tensor, "P C"],
+    table: Float[Tensor, "C K L"],
+    white: Float[Tensor, "C"],
     diffuse: Float[Tensor, "P"] | None = None,
     specular: bool = True,
-) -> tuple[Float[Tensor, "P K K"], Float[Tensor, "P K K"], Float[Tensor, "P K K"]]:
-    """How well each skin of a table explains each colour, with the best shadings: an oracle without a network.
+) -> tuple[Float[Tensor, "P K L"], Float[Tensor, "P K L"], Float[Tensor, "P K L"]]:
+    """How well each skin of a table explains each colour or spectrum, with the best shadings: without a network.
 
     Parameters
     ----------
-    colour, white : (P, 3) and (3,) linear RGB, of pixels and of highlights
-    table : (3, K, K) linear RGB over (melanin, haemoglobin), :func:`bioface.image_formation.colour_table`
+    colour, white : (P, C) and (C,) linear RGB or radiance, of pixels and of highlights
+    table : (C, K, L) the same over (melanin, haemoglobin), such as :func:`bioface.image_formation.colour_table`
     diffuse : (P,) the diffuse shading where it is given; left out, the best one ≥ 0
     specular : whether there may be a highlight ≥ 0
 
     Returns
     -------
-    (P, K, K) root-mean-square error of the colour, diffuse shading, specular shading
+    (P, K, L) root-mean-square error of the colour, diffuse shading, specular shading
     """
-    skin_colour = table.to(colour).permute(1, 2, 0)  # (K, K, 3)
+    skin_colour = table.to(colour).permute(1, 2, 0)  # (K, L, C)
     y, w = colour[:, None, None, :], white.to(colour)
     ty, wy = torch.einsum("pc,khc->pkh", colour, skin_colour), (colour @ w)[:, None, None]
-    tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, K)
+    tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, L)
     if diffuse is None and specular:
         d, s = shadings(tt, tw, w @ w, ty, wy)
     else:

@@ -67,11 +67,6 @@ class FitResult:
         return (self.status == Status.CONVERGED) | (self.status == Status.AT_BOUND)
 
     @property
-    def fitted(self) -> np.ndarray:
-        """(...) bool: pixels inside the mask."""
-        return self.status != Status.OUTSIDE
-
-    @property
     def doubt(self) -> str:
         """What speaks against the maps, in one sentence; empty when half of the pixels fit as measured skin does."""
         misfit = float(np.nanmedian(self.misfit))
@@ -85,7 +80,7 @@ class FitResult:
 
     def __str__(self) -> str:
         """One line that says how it went."""
-        status = self.status[self.fitted]
+        status = self.status[self.status != Status.OUTSIDE]
         told = [s for s in Status if s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED) or (status == s).any()]
         shares = [f"{100 * np.mean(status == s):.1f} % {s.name.lower().replace('_', ' ')}" for s in told]
         residual = f"median residual {np.nanmedian(self.residual):.3g}"
@@ -121,7 +116,7 @@ def fit(
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
     sigma : deviation of the cube's noise, white over its own bands, for the predicted deviations; None estimates it
         from each pixel's residual
-    steps : limit of iterations (varpro 80, lm 200 evaluations, adam and sgd 1 000)
+    steps : of adam and sgd (default 1 000); the others end by themselves
     learning_rate : of adam (default 0.01) and sgd (default 0.001), which expect radiance of the size of the illuminant
     progress : show a progress bar
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +106,9 @@ class _Table:
     def __init__(self, problem: Problem):
         e = problem.e
         self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
-        m, h = self.nodes = self._nodes(problem.box, self.sides)
+        u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in self.sides]  # closer where there is little
+        pigments = [low + (high - low) * v for (low, high), v in zip(problem.box, u, strict=True)]
+        m, h = self.nodes = torch.cartesian_prod(*pigments).T
         parts = torch.stack([part * e for part in problem.model.derivatives(m, h)])
         scanned = torch.arange(len(m)).reshape(self.sides)[::_FINER, ::_FINER].flatten()
         a, b = parts[0, scanned], e / e.norm()
@@ -118,12 +120,6 @@ class _Table:
         basis = torch.cat([b[:, None], basis], 1)
         self.spectra, self.scanned = (a @ basis[:, 1:]).float().T, scanned
         self.basis, self.parts = basis.float(), (parts @ basis).float().movedim(0, 1).contiguous()
-
-    @staticmethod
-    def _nodes(box: Tensor, sides: Sequence[int]) -> Tensor:
-        """(2, n) pigments, closer where there is little of them."""
-        u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in sides]
-        return torch.cartesian_prod(*(low + (high - low) * v for (low, high), v in zip(box, u, strict=True))).T
 
     def scan(self, y: Tensor) -> Tensor:
         """Number (n,) of each pixel's best scanned node: the largest correlation. ``y`` (n, 1 + K) in the basis."""
@@ -271,14 +267,9 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
         trial, _ = _step(now, p, table.around(node, cells), 1e-3)
         x = torch.cat([trial, _shadings_after(now, trial - p)])
         node = table.nearest(trial)
-    steps = options["steps"] or 80
-    rough = min(4, steps - 2)
-    if rough > 0:
-        x = _gauss_newton(problem.single, x, single, rough, 1e-4)[0]
-        steps -= rough
-    x = x.double()
+    x = _gauss_newton(problem.single, x, single, 4, 1e-4)[0].double()
     x[:2] = torch.minimum(torch.maximum(x[:2], problem.box[:, :1]), problem.box[:, 1:])
-    found, status, seen = _gauss_newton(problem, x, y, steps, 1e-7)
+    found, status, seen = _gauss_newton(problem, x, y, 76, 1e-7)
     found[2:] *= length[:, 0]
     seen[0] *= length[:, 0] ** 2
     return found.T, status, seen
@@ -290,14 +281,14 @@ def _varpro(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tenso
 def _lm(problem: Problem, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
     """scipy's bounded trust-region least squares for one pixel after the other, from the middle of the box."""
     y, length = unit_length(y)
-    results = [bounded_least_squares(problem, pixel, np.full(4, 0.5), options["steps"]) for pixel in y]
+    results = [bounded_least_squares(problem, pixel, np.full(4, 0.5)) for pixel in y]
     x = torch.from_numpy(np.stack([r.x for r in results]))
     x[:, 2:] *= length
     status = [int(Status.CONVERGED if r.status > 0 else Status.STOPPED) for r in results]
     return x, torch.tensor(status), error_and_products(problem, x, y * length)
 
 
-def bounded_least_squares(problem: Problem, y: Tensor, u: np.ndarray, steps: int | None = None) -> OptimizeResult:
+def bounded_least_squares(problem: Problem, y: Tensor, u: np.ndarray) -> OptimizeResult:
     """scipy's, on one pixel (D,) of length 1, from a place in the box that u (4,) within 0–1 says."""
     low = np.array([*problem.box[:, 0], 0.0, 0.0])
     high = np.array([*problem.box[:, 1], np.inf, np.inf])
@@ -310,9 +301,10 @@ def bounded_least_squares(problem: Problem, y: Tensor, u: np.ndarray, steps: int
         return problem.radiance(torch.from_numpy(x[None]))[0].numpy() - y.numpy()
 
     def jacobian(x: np.ndarray) -> np.ndarray:
-        return identifiability.columns(problem.model, *torch.from_numpy(x[:3]), problem.e).numpy()
+        m, h, diffuse, _ = torch.from_numpy(x)
+        return identifiability.columns(problem.model, m, h, diffuse, problem.e).numpy()
 
-    limits: dict[str, Any] = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=steps or 200)
+    limits: dict[str, Any] = dict(xtol=1e-10, ftol=1e-12, gtol=1e-12, max_nfev=200)
     return least_squares(residual, start, jacobian, (low, high), x_scale="jac", **limits)
 
 

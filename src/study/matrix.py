@@ -18,7 +18,6 @@ from study import figures
 from study.calibration import SURFACE
 
 MODELS = (*skin.MODELS, "radiative transfer", "measured")  #: of skins
-Pigments = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,31 +29,23 @@ class Entry:
     haemoglobin: tuple[float, float, float]
 
 
-def issa_sample(step: int = 15) -> tuple[skin_spectra.SkinSpectra, Pigments]:
-    """Every ``step``-th face spectrum of ISSA within the table of radiative transfer, with the pigments of its fit."""
+def matrix(step: int = 15) -> Mapping[tuple[str, str], Entry]:
+    """Every pair (made by, read by), of every ``step``-th spectrum of ISSA within the table of radiative transfer.
+
+    All are without what the surface reflects. Those of measured skins are to what ``layered`` finds.
+    """
     melanin, haemoglobin = skin_spectra.pigments()
     inside = (melanin < transfer.RANGE[0]) & (haemoglobin < transfer.RANGE[1]) & (haemoglobin > 1e-3)
     rows = np.flatnonzero(inside)[::step]
-    return skin_spectra.load("issa")[rows], (melanin[rows], haemoglobin[rows])
-
-
-def paint(model: str, measured: skin_spectra.SkinSpectra, pigments: Pigments) -> np.ndarray:
-    """(N, 31) reflectance of skins of these pigments, 400–700 nm, without what the surface reflects."""
-    if model == "measured":
-        return np.maximum(measured.reflectance - SURFACE, 1e-4)
-    if model == "radiative transfer":
-        return transfer.reflectance(*pigments)[:, : len(measured.wavelengths)]
-    return skin.reflectance(*pigments, model, measured.wavelengths)
-
-
-def matrix(step: int = 15) -> Mapping[tuple[str, str], Entry]:
-    """Every pair (made by, read by); those of measured skins are to what ``layered`` finds."""
-    (measured, pigments), cells = issa_sample(step), {}
-    for made in MODELS:
-        spectra = paint(made, measured, pigments)
+    measured, pigments = skin_spectra.load("issa")[rows], (melanin[rows], haemoglobin[rows])
+    nm, cells = measured.wavelengths, {}
+    skins = {model: skin.reflectance(*pigments, model, nm) for model in skin.MODELS}
+    skins["radiative transfer"] = transfer.reflectance(*pigments)[:, : len(nm)]
+    skins["measured"] = np.maximum(measured.reflectance - SURFACE, 1e-4)
+    for made, spectra in skins.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a model does not fit is what its residual is for here
-            found = {read: smith2019.fit(spectra, measured.wavelengths, model=read) for read in skin.MODELS}
+            found = {read: smith2019.fit(spectra, nm, model=read) for read in skin.MODELS}
         layered = found["layered"]
         truth = (layered.melanin, layered.haemoglobin) if made == "measured" else pigments
         for read, fit in found.items():
