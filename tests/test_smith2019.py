@@ -1,8 +1,5 @@
 """The multispectral fit: known truth, solvers against one another, predicted deviations, bad input."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.io
@@ -200,38 +197,6 @@ def test_image_shape_mask_and_nan_outside_it_whatever_the_chunk(monkeypatch):
         assert ((found.status == Status.OUTSIDE) == ~mask).all()
         assert np.abs(found.maps[mask] - maps.reshape(4, 6, 4)[mask]).max() < 1e-4
         assert (np.isfinite(found.melanin) == mask).all()
-
-
-@pytest.mark.slow
-def test_memory_is_bounded_by_blocks_of_rows():
-    """Peak memory of the process, which torch's count too, for a cube that makes its rows when they are asked for."""
-    script = """
-import resource, sys
-import numpy as np
-from bioface import skin, smith2019, spectra
-
-class Rows:
-    def __init__(self, rows):
-        self.shape, self.most = (rows, 1000, 148), 0
-        R = np.interp(np.linspace(415, 950, 148), spectra.WAVELENGTHS, skin.reflectance(0.1, 0.03))
-        self.row = np.broadcast_to(0.8 * R + 0.05, (1000, 148))
-    def __getitem__(self, rows):
-        n = len(range(*rows.indices(self.shape[0])))
-        self.most = max(self.most, n)
-        return np.broadcast_to(self.row, (n, 1000, 148))
-
-peaks = []
-for rows in (130, 390):
-    cube = Rows(rows)
-    found = smith2019.fit(cube, np.linspace(415, 950, 148))
-    assert found.converged.all() and cube.most * 1000 <= 5 * smith2019.CHUNK
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-print(*peaks)
-"""
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    first, last = map(float, out.split())
-    answer = 260_000 * (4 + 4 + 1 + 1 + 1) * 8 / 2**20  # MB of maps and the like that the second adds
-    assert last - first < 3 * answer + 60, out  # its radiance alone would be 308 MB
 
 
 def green(n):

@@ -154,8 +154,10 @@ class SkinModel:
             baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
         if c.melanin_cm:
             melanin = c.melanin_cm * (nm / 500) ** -c.melanin_power
-        else:  # the public code: 61 % is eumelanin, 80 mg/ml inside the melanosomes, the rest pheomelanin, 12 mg/ml
-            melanin = 0.61 * 80 * absorbers.eumelanin + (1 - 0.61) * 12 * absorbers.pheomelanin
+        else:
+            # 61 % is eumelanin, 80 mg/ml inside the melanosomes, the rest pheomelanin, 12 mg/ml (public code)
+            melanin = 0.61 * 80 * absorbers.eumelanin
+            melanin = melanin + (1 - 0.61) * 12 * absorbers.pheomelanin
         blood = _BLOOD / c.haemoglobin_g_mol  # cm⁻¹/M to cm⁻¹ of whole blood
         oxy = c.oxygen_saturation * blood * absorbers.oxyhaemoglobin
         deoxy = (1 - c.oxygen_saturation) * blood * absorbers.deoxyhaemoglobin
@@ -204,7 +206,8 @@ class SkinModel:
         depth = self.offset + melanin[..., None] * self.per_melanin
         if self.per_haemoglobin.any():
             depth = depth + haemoglobin[..., None] * self.per_haemoglobin
-        T, dermis = torch.exp(-self.both_ways * depth), self._dermis(haemoglobin)  # T: both ways
+        T = torch.exp(-self.both_ways * depth)
+        dermis = self._dermis(haemoglobin)
         if self.plain:
             return T * dermis
         E = self.backwards / depth * (1 - T)  # what the epidermis itself returns: scattered once, from all its depths

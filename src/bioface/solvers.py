@@ -105,7 +105,8 @@ class _Table:
 
     def __init__(self, problem: Problem):
         e = problem.e
-        self.box, self.sides = problem.box.float(), [_FINER * (k - 1) + 1 for k in _SCAN]
+        self.box = problem.box.float()
+        self.sides = [_FINER * (k - 1) + 1 for k in _SCAN]
         u = [torch.linspace(0, 1, k, dtype=torch.float64) ** 3 for k in self.sides]  # closer where there is little
         pigments = [low + (high - low) * v for (low, high), v in zip(problem.box, u, strict=True)]
         m, h = self.nodes = torch.cartesian_prod(*pigments).T
@@ -119,7 +120,8 @@ class _Table:
         self.gram = torch.stack([*pairs, *(parts @ e)]).float()
         basis = torch.cat([b[:, None], basis], 1)
         self.spectra, self.scanned = (a @ basis[:, 1:]).float().T, scanned
-        self.basis, self.parts = basis.float(), (parts @ basis).float().movedim(0, 1).contiguous()
+        self.basis = basis.float()
+        self.parts = (parts @ basis).float().movedim(0, 1).contiguous()
 
     def scan(self, y: Tensor) -> Tensor:
         """Number (n,) of each pixel's best scanned node: the largest correlation. ``y`` (n, 1 + K) in the basis."""
@@ -227,9 +229,11 @@ def _gauss_newton(problem: Problem, x: Tensor, y: Tensor, steps: int, gain: floa
 
     products, now = look(x)
     damping = torch.full_like(now[0], 1e-3)
-    found, seen = torch.cat([x[:2], now[1:3]]), torch.cat([now[:1], products[:9]])
+    found = torch.cat([x[:2], now[1:3]])
+    seen = torch.cat([now[:1], products[:9]])
     status = torch.full(now[0].shape, int(Status.STOPPED))
-    p, pixel, settled = x[:2], torch.arange(len(y)), torch.zeros(len(y), dtype=torch.bool)
+    settled = torch.zeros(len(y), dtype=torch.bool)
+    p, pixel = x[:2], torch.arange(len(y))
     for _ in range(steps):
         trial, promise = _step(now, p, ends, damping)
         moved = ((trial - p).abs() / (p.abs() + 1e-4)).amax(0)
