@@ -74,8 +74,8 @@ def test_table_and_exact_gradients_agree(model):
 @pytest.mark.parametrize("shading", [0.0, 1.0])
 def test_image_and_gradients_are_finite_at_every_bound(model, method, melanin, haemoglobin, shading):
     *_, weights, cct, b = scene(batch=1, dtype=torch.float32)
-    values = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, shading, 0.0)] + [weights, cct, b]
-    values = [v.requires_grad_() for v in values]
+    maps = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, shading, 0.0)]
+    values = [v.requires_grad_() for v in (*maps, weights, cct, b)]
     rgb = image(values, method, model)
     assert torch.isfinite(rgb).all()
     for gradient in torch.autograd.grad(rgb.sum() + rgb.square().sum(), values):
@@ -89,7 +89,12 @@ def test_the_maps_set_the_precision(method, precision):
     maps = [torch.full((2, 2), v, dtype=precision) for v in (0.1, 0.03, 1.0, 0.0)]
     S = CameraModel.load().sensitivity()
     images = [
-        image_formation.render(*maps, illumination.standard("D65").to(light), S.to(camera), method=method)
+        image_formation.render(
+            *maps,
+            illumination.standard("D65").to(light),
+            S.to(camera),
+            method=method,
+        )
         for light in (torch.float32, torch.float64)
         for camera in (torch.float32, torch.float64)
     ]
@@ -105,8 +110,9 @@ def test_each_image_has_its_own_light_and_camera_or_all_have_one_and_numpy_comes
     shared = image_formation.render(*maps, e[1], S[1], method=method)
     for k in range(3):
         alone = [v[k] for v in maps]
-        assert torch.allclose(own[k], image_formation.render(*alone, e[k], S[k], method=method), atol=1e-12)
-        assert torch.allclose(shared[k], image_formation.render(*alone, e[1], S[1], method=method), atol=1e-12)
+        for images, light in ((own, k), (shared, 1)):
+            expected = image_formation.render(*alone, e[light], S[light], method=method)
+            assert torch.allclose(images[k], expected, atol=1e-12)
     got = image_formation.render(*(v.numpy() for v in (*maps, e, S)), method=method)
     assert isinstance(got, np.ndarray) and np.allclose(got, own.numpy())
 
@@ -135,7 +141,10 @@ def test_spectral_image_is_the_dichromatic_model_whose_highlights_have_the_colou
 def test_bad_maps_lights_and_names_are_refused(maps, options, message):
     """Fractions beyond the table rather than clipped; the exact way takes them."""
     melanin, haemoglobin, one = (m if torch.is_tensor(m) else torch.full((2, 2), m) for m in (*maps, 1.0))
-    rest = {"illuminant": illumination.standard("D65"), "camera": CameraModel.load().sensitivity()}
+    rest = {
+        "illuminant": illumination.standard("D65"),
+        "camera": CameraModel.load().sensitivity(),
+    }
     refuses(message, image_formation.render, melanin, haemoglobin, one, 0 * one, **rest | options)
     if message.startswith("haemoglobin") and not options:
         exact = image_formation.render(melanin, haemoglobin, one, 0 * one, **rest, method="exact")

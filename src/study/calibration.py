@@ -74,11 +74,11 @@ def step(issa: skin_spectra.SkinSpectra, model: skin.SkinConstants) -> dict[str,
     physics = skin.SkinModel(model, issa.wavelengths)
     for maps, weight, free in zip(both(issa, model), (1.0, WEIGHT), (True, False), strict=True):
         r = residuals(maps, issa, model)
-        slopes = []
-        for n, v in zip(FITTED, values, strict=True):
-            moved = dataclasses.replace(model, **{n: 1.001 * v})
-            slopes.append((r - residuals(maps, issa, moved)) / (1e-3 * v))
-        C = np.stack(slopes, -1)
+        moved = [
+            residuals(maps, issa, dataclasses.replace(model, **{n: 1.001 * v}))
+            for n, v in zip(FITTED, values, strict=True)
+        ]
+        C = np.stack([(r - other) / (1e-3 * v) for other, v in zip(moved, values, strict=True)], -1)
         R, *by = (t.numpy() for t in physics.derivatives(*torch.from_numpy(maps[:, :2].T)))
         specular = np.ones_like(R) * (maps[:, 3:] > 0)
         local = np.stack([*(maps[:, 2:3] * b for b in by), *([R, specular] if free else [])], -1)
