@@ -96,7 +96,7 @@ def table(
 def main(out: Path = transfer.FILE) -> None:
     """Write the arrays of ``bioface.transfer.Table``, and their bands."""
     m, h = (np.array(fractions) for fractions in CELLS)
-    at_nodes = map(transfer.nodes, transfer.NODES, transfer.RANGE)
+    melanin, haemoglobin = map(transfer.nodes, transfer.NODES, transfer.RANGE)
     with paths.whole_file(out) as partial:
         np.savez_compressed(
             partial,
@@ -105,7 +105,7 @@ def main(out: Path = transfer.FILE) -> None:
             melanin=m,
             haemoglobin=h,
             cells=table(m, h).astype(np.float32),
-            reflectance=table(*at_nodes).astype(np.float32),
+            reflectance=table(melanin, haemoglobin).astype(np.float32),
         )
     print(f"{out}: {out.stat().st_size} bytes")
 
