@@ -57,8 +57,8 @@ class CameraModel:
         """The model of the 28 cameras (float64), from the table that ships with the package; it names its source."""
         lines = (paths.TABLES / "camera_model.csv").read_text(encoding="utf-8").splitlines()
         values = dict(x[1:].split(":", 1) for x in lines if x.startswith("#") and ":" in x)
-        columns = torch.tensor(np.loadtxt(lines, delimiter=",", comments="#").T[1:].reshape(3, 3, 33))
-        deviations = torch.tensor([float(v) for v in values[" deviations"].split()], dtype=torch.float64)
+        columns = torch.from_numpy(np.loadtxt(lines, delimiter=",", comments="#").T[1:].reshape(3, 3, 33).copy())
+        deviations = torch.from_numpy(np.array(values[" deviations"].split(), float))
         shares = [float(values[f" {k}"]) for k in ("explained centred", "explained uncentred")]
         return cls(columns[0], columns[1:], deviations, *shares)
 

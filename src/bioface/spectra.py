@@ -136,12 +136,12 @@ def colour_matching_functions() -> Float[Tensor, "3 33"]:
     >>> colour_matching_functions()[1].argmax() * 10 + 400  # ȳ peaks at 560 nm on a grid of 10 nm
     tensor(560)
     """
-    return torch.tensor(_colour_science("cmf"))
+    return torch.from_numpy(_colour_science("cmf").copy())
 
 
 def daylight_basis() -> Float[Tensor, "3 33"]:
     """(3, 33) CIE daylight components S0, S1, S2 (CIE 015:2004)."""
-    return torch.tensor(_colour_science("daylight"))
+    return torch.from_numpy(_colour_science("daylight").copy())
 
 
 def cie_illuminant(name: str) -> Float[Tensor, "33"]:
@@ -152,4 +152,4 @@ def cie_illuminant(name: str) -> Float[Tensor, "33"]:
     known = ("A", "D65", *ILLUMINANTS[2:])
     if name not in known:
         raise unknown_name("illuminant", name, known)
-    return torch.tensor(_colour_science(name)[0])
+    return torch.from_numpy(_colour_science(name)[0].copy())

@@ -80,7 +80,7 @@ def reflectance(melanin: np.ndarray | float, haemoglobin: np.ndarray | float) ->
     DataError : the table is missing or damaged
     """
     fractions = np.broadcast_arrays(melanin, haemoglobin)
-    m, h = (torch.tensor(fraction) for fraction in fractions)
+    m, h = (torch.from_numpy(np.array(fraction)) for fraction in fractions)
     skin.check_fractions(m, h, RANGE, hint=", where the table ends")
     x, y = (2 * np.cbrt(fraction / top) - 1 for fraction, top in zip(fractions, RANGE, strict=True))
     return np.exp(np.moveaxis(chebyshev.chebval2d(x, y, _series()), 0, -1))
