@@ -74,7 +74,7 @@ class Slab:
 def table(
     melanin: np.ndarray, haemoglobin: np.ndarray, angles: int = QUADRATURE, bands: slice = slice(None)
 ) -> np.ndarray:
-    """(layers, geometries, melanin, haemoglobin, D) reflectance of all pairs of volume fractions."""
+    """(layers, geometries, melanin, haemoglobin, D) reflectance of all pairs of fractions."""
     coefficients = transfer.coefficients(MODEL)[:, bands]
     c = skin.constants(MODEL)
     spread = c.epidermis_melanin_cm / EPIDERMIS_CM
@@ -94,7 +94,7 @@ def table(
 
 
 def main(out: Path = transfer.FILE) -> None:
-    """Write the arrays of ``bioface.transfer.Table``, and their bands."""
+    """Make all of it and write the asset."""
     m, h = (np.array(fractions) for fractions in CELLS)
     melanin, haemoglobin = map(transfer.nodes, transfer.NODES, transfer.RANGE)
     with paths.whole_file(out) as partial:
