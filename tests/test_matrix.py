@@ -22,6 +22,7 @@ def people(monkeypatch):
     monkeypatch.setattr(skin_spectra, "pigments", lambda: (m, h))
 
 
+@pytest.mark.slow
 def test_every_model_reads_its_own_skins(people, folders):
     """Exactly; the other one does not read them so well."""
     cells = matrix.matrix(step=1)
