@@ -32,7 +32,7 @@ def test_every_model_reads_its_own_skins(people, folders):
         np.testing.assert_allclose([own.melanin, own.haemoglobin], 1, atol=1e-4)
         assert own.residual < 1e-4 < cells[model, other].residual
     assert cells["measured", "layered"].melanin == (1, 1, 1)  # held to itself
-    assert cells["measured", "layered"].residual < 1e-4  # without the surface it is a skin of this model
+    assert cells["measured", "layered"].residual < 1e-4  # as skins of this model they were made
     np.testing.assert_allclose(cells["radiative transfer", "layered"].melanin, 1, atol=0.3)
     matrix.draw("04_matrix", cells)
     figure = plt.gcf()
