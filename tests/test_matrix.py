@@ -29,11 +29,11 @@ def test_every_model_reads_its_own_skins(people, folders):
     assert set(cells) == {(made, read) for made in matrix.MODELS for read in skin.MODELS}
     for model, other in (("published", "layered"), ("layered", "published")):
         own = cells[model, model]
-        np.testing.assert_allclose([own.melanin, own.haemoglobin], 1, atol=1e-4)
-        assert own.residual < 1e-4 < cells[model, other].residual
-    assert cells["measured", "layered"].melanin == (1, 1, 1)  # held to itself
-    assert cells["measured", "layered"].residual < 1e-4  # as skins of this model they were made
-    np.testing.assert_allclose(cells["radiative transfer", "layered"].melanin, 1, atol=0.3)
+        np.testing.assert_allclose([own["melanin"], own["haemoglobin"]], 1, atol=1e-4)
+        assert own["residual"] < 1e-4 < cells[model, other]["residual"]
+    assert cells["measured", "layered"]["melanin"] == [1, 1, 1]  # held to itself
+    assert cells["measured", "layered"]["residual"] < 1e-4  # as skins of this model they were made
+    np.testing.assert_allclose(cells["radiative transfer", "layered"]["melanin"], 1, atol=0.3)
     matrix.draw("04_matrix", cells)
     figure = plt.gcf()
     texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
