@@ -78,11 +78,3 @@ def test_bad_camera_data_base_is_named(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     refuses(rf"cameras\.txt: .*{message}", camera.read_database, path)
-
-
-@pytest.mark.parametrize("spoil", [None, lambda text: text[:2000], lambda text: text.replace("0.0", "nan", 1)])
-def test_missing_or_damaged_table_is_named(tmp_path, spoil):
-    path = tmp_path / "camera.csv"
-    if spoil:
-        path.write_text(spoil((paths.TABLES / "camera_model.csv").read_text()))
-    refuses(r"camera\.csv: expected a camera table: 33 rows of 10 numbers", CameraModel.load, path)

@@ -8,12 +8,11 @@ from conftest import refuses
 from bioface import camera, identifiability, illumination, image_formation, skin
 
 
-def test_jacobians_of_light_and_of_a_camera_equal_finite_differences():
+def test_the_jacobian_equals_finite_differences():
     x, e = some_maps(), illumination.standard("D65").numpy()
-    for seen, M, off in ((e, np.diag(e), 1e-9), (a_camera(), a_camera(), 1e-8)):
-        steps = 1e-6 * np.eye(4)
-        expected = np.stack([(colour_of(x + step, M) - colour_of(x - step, M)) / 2e-6 for step in steps], -1)
-        assert np.allclose(identifiability.jacobian(*x[:, :3].T, seen), expected, rtol=1e3 * off, atol=off)
+    ends = [[colour_of(x + sign * step, np.diag(e)) for step in 1e-6 * np.eye(4)] for sign in (1, -1)]
+    expected = np.stack(np.subtract(*ends) / 2e-6, -1)
+    assert np.allclose(identifiability.jacobian(*x[:, :3].T, e), expected, rtol=1e-6, atol=1e-9)
     refuses("melanin as volume fraction", identifiability.jacobian, *np.array([[2.0], [0.03], [1.0]]), np.ones(33))
 
 
@@ -37,10 +36,8 @@ def test_what_does_not_show_is_infinite_and_the_others_are_known_at_any_sigma():
     J[0, :, 0] = 0
     found = identifiability.standard_deviation(J, torch.tensor([2.0, 3.0]).double())
     assert found.tolist() == [pytest.approx([np.inf, 2, 2, 2]), pytest.approx([3, 3, 3, 3])]
-    # nor do three colours tell four maps, but for what has no share in what they miss
-    x = some_maps(200)
-    assert np.isinf(identifiability.standard_deviation(identifiability.jacobian(*x[:, :3].T, a_camera()), 0.01)).all()
-    assert identifiability.standard_deviation(J[1:, :3], 0.5)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, np.inf])
+    # nor do three colours tell four maps
+    refuses("at least four bands, found 3", identifiability.standard_deviation, J[:, :3], 0.5)
 
 
 def test_what_is_held_is_nan_and_helps_the_others_and_units_do_not_matter():

@@ -1,6 +1,4 @@
-"""Both roads from maps to image, the sRGB curve, speed of the table."""
-
-import time
+"""Both roads from maps to image, and the sRGB curve."""
 
 import colour
 import numpy as np
@@ -69,17 +67,6 @@ def test_table_and_exact_gradients_agree(model):
         assert error < tolerance.get(name, 2e-3), name
 
 
-def test_table_gradient_is_the_derivative_of_the_table():
-    values = scene(batch=2, size=3)
-    leaves = [values[0], values[1], *(v for v in values[4:])]
-
-    def f(m, h, w, t, b):
-        return image([m, h, values[2], values[3], w, t / 1e-4, b], "table")
-
-    leaves[3] = leaves[3] * 1e-4  # kelvins to a scale that finite differences can step in
-    assert torch.autograd.gradcheck(f, [v.requires_grad_() for v in leaves], atol=1e-5, rtol=1e-3)
-
-
 @pytest.mark.parametrize("model", skin.MODELS)
 @pytest.mark.parametrize("method", ["exact", "table"])
 @pytest.mark.parametrize("melanin", [0.0, 0.013, 0.43])
@@ -87,8 +74,8 @@ def test_table_gradient_is_the_derivative_of_the_table():
 @pytest.mark.parametrize("shading", [0.0, 1.0])
 def test_image_and_gradients_are_finite_at_every_bound(model, method, melanin, haemoglobin, shading):
     *_, weights, cct, b = scene(batch=1, dtype=torch.float32)
-    values = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, shading, 0.0)] + [weights, cct, b]
-    values = [v.requires_grad_() for v in values]
+    maps = [torch.full((1, 2, 2), v) for v in (melanin, haemoglobin, shading, 0.0)]
+    values = [v.requires_grad_() for v in (*maps, weights, cct, b)]
     rgb = image(values, method, model)
     assert torch.isfinite(rgb).all()
     for gradient in torch.autograd.grad(rgb.sum() + rgb.square().sum(), values):
@@ -102,7 +89,12 @@ def test_the_maps_set_the_precision(method, precision):
     maps = [torch.full((2, 2), v, dtype=precision) for v in (0.1, 0.03, 1.0, 0.0)]
     S = CameraModel.load().sensitivity()
     images = [
-        image_formation.render(*maps, illumination.standard("D65").to(light), S.to(camera), method=method)
+        image_formation.render(
+            *maps,
+            illumination.standard("D65").to(light),
+            S.to(camera),
+            method=method,
+        )
         for light in (torch.float32, torch.float64)
         for camera in (torch.float32, torch.float64)
     ]
@@ -118,8 +110,9 @@ def test_each_image_has_its_own_light_and_camera_or_all_have_one_and_numpy_comes
     shared = image_formation.render(*maps, e[1], S[1], method=method)
     for k in range(3):
         alone = [v[k] for v in maps]
-        assert torch.allclose(own[k], image_formation.render(*alone, e[k], S[k], method=method), atol=1e-12)
-        assert torch.allclose(shared[k], image_formation.render(*alone, e[1], S[1], method=method), atol=1e-12)
+        for images, light in ((own, k), (shared, 1)):
+            expected = image_formation.render(*alone, e[light], S[light], method=method)
+            assert torch.allclose(images[k], expected, atol=1e-12)
     got = image_formation.render(*(v.numpy() for v in (*maps, e, S)), method=method)
     assert isinstance(got, np.ndarray) and np.allclose(got, own.numpy())
 
@@ -148,7 +141,10 @@ def test_spectral_image_is_the_dichromatic_model_whose_highlights_have_the_colou
 def test_bad_maps_lights_and_names_are_refused(maps, options, message):
     """Fractions beyond the table rather than clipped; the exact way takes them."""
     melanin, haemoglobin, one = (m if torch.is_tensor(m) else torch.full((2, 2), m) for m in (*maps, 1.0))
-    rest = {"illuminant": illumination.standard("D65"), "camera": CameraModel.load().sensitivity()}
+    rest = {
+        "illuminant": illumination.standard("D65"),
+        "camera": CameraModel.load().sensitivity(),
+    }
     refuses(message, image_formation.render, melanin, haemoglobin, one, 0 * one, **rest | options)
     if message.startswith("haemoglobin") and not options:
         exact = image_formation.render(melanin, haemoglobin, one, 0 * one, **rest, method="exact")
@@ -169,20 +165,3 @@ def test_both_samplers_give_the_same_colours_and_gradients():
     edge = torch.ones(1, 1, 1, dtype=torch.float64, requires_grad=True)
     image_formation._grid_sample(table[:1], edge, edge).sum().backward()
     assert edge.grad.abs() > 0  # a pixel at the end of the range can come back
-
-
-@pytest.mark.alone
-def test_table_is_at_least_five_times_faster_than_exact_spectra():
-    values = scene(batch=16, size=64, dtype=torch.float32)
-
-    def seconds(method):
-        leaves = [v.clone().requires_grad_() for v in values]
-        began = time.perf_counter()
-        image(leaves, method).square().sum().backward()
-        return time.perf_counter() - began
-
-    ratios = []
-    for _ in range(5):  # a training loop runs one method after itself: so does each round here
-        exact, table = (np.median([seconds(method) for _ in range(6)]) for method in ("exact", "table"))
-        ratios.append(exact / table)
-    assert np.median(ratios) >= 5, ratios

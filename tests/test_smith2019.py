@@ -1,8 +1,5 @@
 """The multispectral fit: known truth, solvers against one another, predicted deviations, bad input."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.io
@@ -54,9 +51,7 @@ def test_varpro_reaches_the_best_of_many_starts():
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_first_order_solvers_get_better_with_steps_and_report_that_they_stopped(solver):
     _, radiance = pixels(50, noise=0.002)
-    seen = []
-    few = fit(radiance, illuminant=E, solver=solver, steps=5, callback=lambda step, x: seen.append((step, x.shape)))
-    assert seen == [(k, (50, 4)) for k in range(1, 6)]
+    few = fit(radiance, illuminant=E, solver=solver, steps=5)
     assert fit(radiance, illuminant=E, solver=solver, steps=100).residual.mean() < few.residual.mean()
     assert (few.status == Status.STOPPED).all() and "stopped" in str(few)
 
@@ -107,7 +102,8 @@ def test_the_unit_of_radiance_does_not_matter(solver, light, unit):
     shade = 1 if light else unit
     assert np.allclose(a.maps, b.maps / [1, 1, shade, shade], atol=1e-6)
     assert np.allclose(a.residual, b.residual / unit, rtol=1e-6)
-    assert np.allclose(a.standard_deviation, b.standard_deviation / [1, 1, shade, shade], rtol=1e-4, equal_nan=True)
+    deviation = b.standard_deviation / [1, 1, shade, shade]
+    assert np.allclose(a.standard_deviation, deviation, rtol=1e-4, equal_nan=True)
     assert (a.status == b.status).all()
 
 
@@ -132,7 +128,15 @@ def test_pixels_without_skin_say_so_and_odd_ones_do_not_break_the_fit(solver):
 ISET_BANDS = np.linspace(415, 950, 148)
 
 
-@pytest.mark.parametrize("source", [ISET_BANDS, *(np.arange(400.0, 721, step) for step in (5, 20, 40))])
+@pytest.mark.parametrize(
+    "source",
+    [
+        ISET_BANDS,
+        np.arange(400.0, 721, 5),
+        np.arange(400.0, 721, 20),
+        np.arange(400.0, 721, 40),
+    ],
+)
 def test_predicted_deviations_hold_on_any_bands(source):
     """Interpolated bands have less noise than the cube's own; bands wider than the grid are fitted as they are."""
     g, n = np.random.default_rng(0), 3000
@@ -149,13 +153,13 @@ def test_predicted_deviations_hold_on_any_bands(source):
 
 def test_lines_of_a_lamp_are_not_smeared():
     """Under F11, whose lines are narrower than any band, radiance / illuminant is what is interpolated."""
-    nm = np.arange(400.0, 721, 4)
-    e = illumination.standard("F11", nm).numpy()
+    nm, grid = np.arange(400.0, 721, 4), spectra.WAVELENGTHS.numpy()
+    e = np.interp(nm, grid, illumination.standard("F11"))
     R = skin.reflectance(np.float64(0.1), np.float64(0.03), wavelengths=nm)
     seen = (0.8 * R + 0.05)[None]
-    grid = spectra.WAVELENGTHS.numpy()
     light = np.interp(grid, nm, e)
-    found, expected = fit(e * seen, nm, e), fit(light * np.interp(grid, nm, seen[0])[None], grid, light)
+    found = fit(e * seen, nm, e)
+    expected = fit(light * np.interp(grid, nm, seen[0])[None], grid, light)
     assert np.allclose(found.maps, expected.maps, atol=1e-6)
     smeared = fit(np.interp(grid, nm, e * seen[0])[None], grid, light)
     assert np.abs(smeared.maps - expected.maps).max() > 1e-4
@@ -167,13 +171,19 @@ def test_any_array_of_numbers_goes_in():
     backwards = np.ascontiguousarray(radiance[:, ::-1])[:, ::-1]
     frozen = E.copy()
     frozen.flags.writeable = False
-    for cube in (radiance.astype(">f8"), radiance.tolist(), backwards, torch.tensor(radiance, requires_grad=True)):
+    cubes = (
+        radiance.astype(">f8"),
+        radiance.tolist(),
+        backwards,
+        torch.tensor(radiance, requires_grad=True),
+    )
+    for cube in cubes:
         assert np.allclose(fit(cube, illuminant=frozen).maps, expected, atol=1e-9)
     single = fit(torch.from_numpy(radiance).float(), illuminant=torch.from_numpy(E).float())
     assert np.abs(single.maps - maps).max() < 1e-3
     counts = np.round(radiance * 60000).astype(np.uint16)
     found = fit(counts, illuminant=E * 60000, mask=np.array([255, 200.6, 1]))
-    assert found.fitted.tolist() == [True, True, False]
+    assert np.isfinite(found.melanin).tolist() == [True, True, False]
     assert np.abs(found.maps - maps)[:2].max() < 1e-2
 
 
@@ -200,46 +210,15 @@ def test_image_shape_mask_and_nan_outside_it_whatever_the_chunk(monkeypatch):
         monkeypatch.setattr(smith2019, "CHUNK", chunk)
         found = fit(cube, illuminant=E, mask=mask)
         assert found.melanin.shape == (4, 6) and found.standard_deviation.shape == (4, 6, 4)
-        assert np.isnan(found.melanin[~mask]).all() and (found.status[~mask] == Status.OUTSIDE).all()
+        assert ((found.status == Status.OUTSIDE) == ~mask).all()
         assert np.abs(found.maps[mask] - maps.reshape(4, 6, 4)[mask]).max() < 1e-4
-        assert (found.fitted == mask).all()
-
-
-@pytest.mark.slow
-def test_memory_is_bounded_by_blocks_of_rows():
-    """Peak memory of the process, which torch's count too, for a cube that makes its rows when they are asked for."""
-    script = """
-import resource, sys
-import numpy as np
-from bioface import skin, smith2019, spectra
-
-class Rows:
-    def __init__(self, rows):
-        self.shape, self.most = (rows, 1000, 148), 0
-        R = np.interp(np.linspace(415, 950, 148), spectra.WAVELENGTHS, skin.reflectance(0.1, 0.03))
-        self.row = np.broadcast_to(0.8 * R + 0.05, (1000, 148))
-    def __getitem__(self, rows):
-        n = len(range(*rows.indices(self.shape[0])))
-        self.most = max(self.most, n)
-        return np.broadcast_to(self.row, (n, 1000, 148))
-
-peaks = []
-for rows in (130, 390):
-    cube = Rows(rows)
-    found = smith2019.fit(cube, np.linspace(415, 950, 148))
-    assert found.converged.all() and cube.most * 1000 <= 5 * smith2019.CHUNK
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-print(*peaks)
-"""
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    first, last = map(float, out.split())
-    answer = 260_000 * (4 + 4 + 1 + 1 + 1) * 8 / 2**20  # MB of maps and the like that the second adds
-    assert last - first < 3 * answer + 60, out  # its radiance alone would be 308 MB
+        assert (np.isfinite(found.melanin) == mask).all()
 
 
 def green(n):
     """Spectra (n, 33) of something green, of several brightnesses."""
-    return (0.1 + 0.5 * np.exp(-(((np.arange(400, 721, 10) - 550) / 40) ** 2))) * np.linspace(0.5, 1, n)[:, None]
+    bell = np.exp(-(((np.arange(400, 721, 10) - 550) / 40) ** 2))
+    return (0.1 + 0.5 * bell) * np.linspace(0.5, 1, n)[:, None]
 
 
 @pytest.mark.parametrize("solver", ["varpro", "lm"])
@@ -248,7 +227,8 @@ def test_a_fit_says_when_no_skin_fits(solver):
         found = fit(green(3), solver=solver)
     assert found.doubt and (found.misfit > smith2019.UNLIKE_SKIN).all()
     np.testing.assert_allclose(found.misfit, found.residual / np.sqrt((green(3) ** 2).mean(-1)))
-    assert not fit(green(3), solver=solver, bounds="paper").residual.min() < found.residual.min()  # no warning there
+    bounded = fit(green(3), solver=solver, bounds="paper")  # no warning there
+    assert bounded.residual.min() >= found.residual.min()
 
 
 def test_noise_is_no_reason_to_doubt_and_measured_skin_is_believed(issa_build, monkeypatch):
@@ -265,21 +245,12 @@ def test_noise_is_no_reason_to_doubt_and_measured_skin_is_believed(issa_build, m
 @pytest.mark.parametrize("number", [1, 3, 7])
 def test_portraits_whose_spectra_were_made_up_are_doubted(real_file, number):
     """Three scenes whose spectra were estimated from a few broad channels: no blood, flat at both ends."""
-    scene = scipy.io.loadmat(real_file(f"iset_scenes/people_small_{number}_scene.mat"), simplify_cells=True)["scene"]
+    file = real_file(f"iset_scenes/people_small_{number}_scene.mat")
+    scene = scipy.io.loadmat(file, simplify_cells=True)["scene"]
     face = scene["data"]["photons"][60:100:5, 50:100:5].astype(float)
     light = scene["illuminant"]["data"]["photons"].astype(float)
     with pytest.warns(UserWarning, match="no skin fits"):
         fit(face, scene["spectrum"]["wave"].astype(float), light)
-
-
-def test_loss_surface_is_lowest_at_the_truth():
-    maps, radiance = pixels(1)
-    m, h = np.r_[maps[0, 0], 0.02, 0.3], np.r_[0.001, maps[0, 1], 0.3]
-    surface = minima.loss_surface(radiance[0], m, h, illuminant=E)
-    assert surface.shape == (3, 3) and surface[0, 1] < 1e-9
-    assert np.unravel_index(surface.argmin(), surface.shape) == (0, 1)
-    refuses("NaN or infinity in 1 pixels", minima.loss_surface, np.full(33, np.nan), [0.1], [0.1])
-    refuses("melanin as volume fraction", minima.loss_surface, np.ones(33), [2.0], [0.1])
 
 
 def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
@@ -314,5 +285,4 @@ def test_hessian_at_a_perfect_fit_is_the_gauss_newton_matrix():
     ],
 )
 def test_bad_input_gets_one_clear_error(change, message):
-    arguments = dict(cube=np.ones((4, 33)), wavelengths=spectra.WAVELENGTHS, illuminant=None) | change
-    refuses(message, fit, **arguments)
+    refuses(message, fit, **dict(cube=np.ones((4, 33))) | change)

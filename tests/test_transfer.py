@@ -5,12 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from conftest import refuses
 
 from bioface import skin, transfer
-
-CASES = [(n, g) for n in range(len(transfer.LAYERS)) for g in range(len(transfer.GEOMETRIES))]
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +23,13 @@ def script():
 
 def test_between_the_nodes_the_table_is_off_by_less_than_it_says(table):
     """Its cells are not nodes, so they measure the interpolation."""
-    for layers, geometry in CASES:
-        at = transfer.reflectance(
-            table.melanin[:, None], table.haemoglobin, transfer.GEOMETRIES[geometry], list(transfer.LAYERS)[layers]
-        )
-        error = at - table.cells[layers, geometry]
-        assert np.sqrt((error**2).mean()) < 1e-5
-        assert np.abs(error).max() < 2e-4 and np.abs(error / table.cells[layers, geometry]).max() < 1e-3
-    m, h = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
-    np.testing.assert_allclose(transfer.reflectance(m[:, None], h), table.reflectance[0, 0], rtol=1e-6)  # at the nodes
+    R, cells = transfer.reflectance(table.melanin[:, None], table.haemoglobin), table.cells[0, 0]
+    assert np.sqrt(((R - cells) ** 2).mean()) < 1e-5
+    assert np.abs(R - cells).max() < 2e-4 and np.abs(R / cells - 1).max() < 1e-3
+    # and at the nodes it is what stands there
+    m, h = map(transfer.nodes, transfer.NODES, transfer.RANGE)
+    R = transfer.reflectance(m[:, None], h)
+    np.testing.assert_allclose(R, table.reflectance[0, 0], rtol=1e-6)
 
 
 def test_the_table_was_made_with_the_constants_of_today(table):
@@ -45,7 +40,8 @@ def test_the_table_was_made_with_the_constants_of_today(table):
 def test_coefficients_are_the_skin_models():
     """Depths and absorptions of both layers, put together again from the four coefficients."""
     for name, c in skin.MODELS.items():
-        model, (baseline, melanin, blood, scattering) = skin.SkinModel(name), transfer.coefficients(name)
+        model = skin.SkinModel(name)
+        baseline, melanin, blood, scattering = transfer.coefficients(name)
         depth = c.epidermis_melanin_cm * 0.3 * melanin + c.epidermis_baseline_cm * 0.7 * baseline
         depth += c.epidermal_scattering_cm * scattering
         np.testing.assert_allclose(model.offset + 0.3 * model.per_melanin, depth)
@@ -54,33 +50,16 @@ def test_coefficients_are_the_skin_models():
         np.testing.assert_allclose(c.scattering_share * scattering, model.scattering)
 
 
-def test_more_pigment_and_a_surface_leave_less_light():
-    m, h = torch.tensor([0.05, 0.2]), torch.tensor([0.02, 0.06])
-    R = transfer.reflectance(m[:, None], h)
-    assert R.dtype == torch.float32 and R.shape == (2, 2, 33)
-    assert (R[1] < R[0]).all() and (R[:, 1] < R[:, 0]).all()
-    assert (transfer.reflectance(m[:, None], h, layers="matched") > R).all()
-    assert isinstance(transfer.reflectance(0.1, np.array([0.02])), np.ndarray)
-
-
-def test_gradients_are_those_of_the_table():
-    m, h = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([0.02, 0.3], [0.01, 0.1]))
-    assert torch.autograd.gradcheck(transfer.reflectance, (m, h))
-    none = torch.zeros((), requires_grad=True)
-    assert torch.autograd.grad(transfer.reflectance(none, none).sum(), none)[0].isfinite()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0.61, 0.02), "between 0 and 0.6, where the table ends"),
-        ((0.1, -0.01), "between 0 and 0.25"),
-        ((0.1, 0.02, "8/difuse"), "did you mean '8/diffuse'"),
-        ((0.1, 0.02, "8/diffuse", "skim"), "did you mean 'skin'"),
-    ],
-)
-def test_bad_input_is_refused(arguments, message):
-    refuses(message, transfer.reflectance, *arguments)
+def test_more_pigment_and_a_surface_leave_less_light(table):
+    R = transfer.reflectance(
+        np.array([[0.0], [0.05], [0.2]]),
+        np.array([0.0, 0.02, 0.06]),
+    )
+    assert R.shape == (3, 3, 33)
+    assert (np.diff(R, axis=0) < 0).all() and (np.diff(R, axis=1) < 0).all()
+    assert (table.cells[1] > table.cells[0]).all()  # "matched", without a surface
+    refuses("between 0 and 0.6, where the table ends", transfer.reflectance, 0.61, 0.02)
+    refuses("between 0 and 0.25", transfer.reflectance, 0.1, -0.01)
 
 
 def test_a_damaged_table_is_refused_by_name(tmp_path):
@@ -90,23 +69,6 @@ def test_a_damaged_table_is_refused_by_name(tmp_path):
     file.write_bytes(damaged)
     refuses(r"table\.npz: expected a table of reflectances", transfer.load, file)
     refuses("no such file", transfer.load, tmp_path / "none.npz")
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("wavelengths", lambda a: a[:31], "33 bands, 400 to 720 nm, found 31 bands, 400 to 700 nm"),
-        ("wavelengths", lambda a: a[:0], "found 0 bands"),
-        ("reflectance", lambda a: a[:, :, 1:], r"reflectance of shape \(3, 2, 18, 16, 33\)"),
-        ("reflectance", lambda a: 2 * a, "numbers outside"),
-        ("cells", lambda a: np.where(a == a.max(), np.nan, a), "numbers outside"),
-    ],
-)
-def test_a_table_of_something_else_is_refused(tmp_path, name, change, message):
-    with np.load(transfer.FILE) as file:
-        arrays = dict(file)
-    np.savez(tmp_path / "other.npz", **arrays | {name: change(arrays[name])})
-    refuses(message, transfer.load, tmp_path / "other.npz")
 
 
 def test_a_few_cells_come_out_again(script, table):
@@ -139,7 +101,8 @@ def test_half_space_follows_chandrasekhars_h_functions(script, albedo):
 def test_half_space_with_a_surface_is_giovanellis_and_a_clear_layer_beers(script):
     """Giovanelli (1955): 0.2600 for n = 1.5 and albedo 0.9, the surface's 0.04 included."""
     slab = script.Slab(1.5)
-    assert slab.reflectance(slab.layer(10.0, 90.0, 100.0)[0])[0] + 0.04 == pytest.approx(0.2600, abs=5e-4)
+    found, _ = slab.reflectance(slab.layer(10.0, 90.0, 100.0)[0])
+    assert found + 0.04 == pytest.approx(0.2600, abs=5e-4)
     # and a clear layer keeps Beer's and Lambert's law
     slab = script.Slab(1.0)
     reflection, transmission = slab.layer(500.0, 0.0, 0.006)
@@ -148,11 +111,10 @@ def test_half_space_with_a_surface_is_giovanellis_and_a_clear_layer_beers(script
     np.testing.assert_allclose(through, np.exp(-3 / slab.sample.nu), atol=1e-7)
 
 
-def test_the_script_writes_the_table_and_says_how_to_use_it(script, tmp_path, capsys, monkeypatch):
-    assert script.main(["a", "b"]) == 2
-    assert "build_transfer.py [radiative_transfer.npz]" in capsys.readouterr().err
-    for name in ("NODES", "LAYERS"):  # a whole table takes a quarter of a minute
-        monkeypatch.setattr(transfer, name, {"NODES": (2, 1), "LAYERS": {"matched": (1.0, True)}}[name])
+def test_the_script_writes_the_table(script, tmp_path, monkeypatch):
+    # a whole table takes a quarter of a minute
+    monkeypatch.setattr(transfer, "NODES", (2, 1))
+    monkeypatch.setattr(transfer, "LAYERS", {"matched": (1.0, True)})
     monkeypatch.setattr(script, "CELLS", ((0.05,), (0.02,)))
-    assert script.main([str(tmp_path / "small.npz")]) == 0
+    script.main(tmp_path / "small.npz")
     assert transfer.load(tmp_path / "small.npz").reflectance.shape == (1, 2, 2, 1, 33)

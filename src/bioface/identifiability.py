@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bioface import skin, spectra
 from bioface.arrays import accepts_numpy
+from bioface.errors import BiofaceError
 
 #: Order of the four unknowns wherever they are an axis.
 MAPS = ("melanin", "haemoglobin", "diffuse_shading", "specular_shading")
@@ -24,14 +25,13 @@ def jacobian(
     melanin: Float[Tensor, "*batch"],
     haemoglobin: Float[Tensor, "*batch"],
     diffuse: Float[Tensor, "*batch"],
-    light: Float[Tensor, "D"] | Float[Tensor, "C D"],
+    illuminant: Float[Tensor, "D"],
     model: str | skin.SkinConstants = "layered",
     wavelengths: object = spectra.WAVELENGTHS,
-) -> Float[Tensor, "*batch N 4"]:
-    """Derivative (..., N, 4) of what is seen of i_d r(m, h) + i_s by the four maps, in the order of MAPS.
+) -> Float[Tensor, "*batch D 4"]:
+    """Derivative (..., D, 4) of radiance e ⊙ (i_d r(m, h) + i_s) by the four maps, in the order of MAPS.
 
-    ``light`` (D,) is an illuminant, and radiance is seen: N = D. A matrix (C, D) is a camera of C colours under light,
-    such as :func:`bioface.camera.reflectance_to_rgb`: N = C. The specular shading, linear in both, plays no part.
+    ``illuminant`` e is (D,). The specular shading, in which radiance is linear, plays no part.
 
     Raises BiofaceError: fractions outside 0–1, unknown model, wavelengths outside 400–720 nm.
 
@@ -40,10 +40,7 @@ def jacobian(
     (1, 33, 4)
     """
     skin.check_fractions(melanin, haemoglobin)
-    physics, one = skin.SkinModel(model, wavelengths, melanin.dtype), torch.ones(light.shape[-1:]).to(melanin)
-    if light.ndim == 1:
-        return columns(physics, melanin, haemoglobin, diffuse, light)
-    return light.to(melanin) @ columns(physics, melanin, haemoglobin, diffuse, one)
+    return columns(skin.SkinModel(model, wavelengths, melanin.dtype), melanin, haemoglobin, diffuse, illuminant)
 
 
 def columns(model: skin.SkinModel, melanin: Tensor, haemoglobin: Tensor, diffuse: Tensor, illuminant: Tensor) -> Tensor:
@@ -72,22 +69,24 @@ def standard_deviation(
 
     Parameters
     ----------
-    J : (..., D, 4) Jacobian
+    J : (..., D, 4) Jacobian of at least four bands
     sigma : (...) deviation of the noise
     free : (..., 4) a map that is not free (it sits at a bound) is taken as known; its own deviation is NaN
     noise : (D, D) covariance C of the noise in units of σ²; None is white
 
+    Raises BiofaceError: fewer bands than maps.
+
     >>> standard_deviation(torch.eye(4).double()[None], 0.5)
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]], dtype=torch.float64)
     """
+    if J.shape[-2] < 4:
+        raise BiofaceError(f"expected a Jacobian of at least four bands, found {J.shape[-2]}")
     J = J.to(torch.float64)
-    return deviation_of(J.mT @ J, sigma, free, None if noise is None else J.mT @ noise.to(J) @ J, J.shape[-2])
+    return deviation_of(J.mT @ J, sigma, free, None if noise is None else J.mT @ noise.to(J) @ J)
 
 
-def deviation_of(
-    G: Tensor, sigma: Tensor | float, free: Tensor | None = None, noise: Tensor | None = None, bands: int = 4
-) -> Tensor:
-    """:func:`standard_deviation` from G = JᵀJ (..., 4, 4) and JᵀCJ of as many ``bands``, in double precision."""
+def deviation_of(G: Tensor, sigma: Tensor | float, free: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    """:func:`standard_deviation` from G = JᵀJ (..., 4, 4) and JᵀCJ, in double precision."""
     scale = G.diagonal(dim1=-2, dim2=-1).sqrt()
     seen = scale > 0
     use = seen if free is None else seen & free
@@ -99,9 +98,6 @@ def deviation_of(
     spread = inverse if noise is None else inverse @ (units * noise) @ inverse
     variance = spread.diagonal(dim1=-2, dim2=-1)
     told = (inverse.diagonal(dim1=-2, dim2=-1).abs() < _UNKNOWABLE) & (variance > 0)
-    if bands < 4:  # something cannot be seen at all: a map with any share in it, however small, is not known
-        values, vectors = torch.linalg.eigh(G)
-        told &= (vectors.square() * (values < 1 / _UNKNOWABLE)[..., None, :]).sum(-1) < 1e-16
     sigma = torch.as_tensor(sigma, dtype=G.dtype, device=G.device)[..., None]
     deviation = torch.where(told & use, variance.clamp_min(0).sqrt() / scale * sigma, torch.inf)
     return deviation if free is None else deviation.masked_fill(~free, torch.nan)
@@ -127,29 +123,29 @@ def shadings(aa: Tensor, ab: Tensor, bb: Tensor, ay: Tensor, by: Tensor) -> tupl
 
 @accepts_numpy
 def explain(
-    colour: Float[Tensor, "P 3"],
-    table: Float[Tensor, "3 K K"],
-    white: Float[Tensor, "3"],
+    colour: Float[Tensor, "P C"],
+    table: Float[Tensor, "C K L"],
+    white: Float[Tensor, "C"],
     diffuse: Float[Tensor, "P"] | None = None,
     specular: bool = True,
-) -> tuple[Float[Tensor, "P K K"], Float[Tensor, "P K K"], Float[Tensor, "P K K"]]:
-    """How well each skin of a table explains each colour, with the best shadings: an oracle without a network.
+) -> tuple[Float[Tensor, "P K L"], Float[Tensor, "P K L"], Float[Tensor, "P K L"]]:
+    """How well each skin of a table explains each colour or spectrum, with the best shadings: without a network.
 
     Parameters
     ----------
-    colour, white : (P, 3) and (3,) linear RGB, of pixels and of highlights
-    table : (3, K, K) linear RGB over (melanin, haemoglobin), :func:`bioface.image_formation.colour_table`
+    colour, white : (P, C) and (C,) linear RGB or radiance, of pixels and of highlights
+    table : (C, K, L) the same over (melanin, haemoglobin), such as :func:`bioface.image_formation.colour_table`
     diffuse : (P,) the diffuse shading where it is given; left out, the best one ≥ 0
     specular : whether there may be a highlight ≥ 0
 
     Returns
     -------
-    (P, K, K) root-mean-square error of the colour, diffuse shading, specular shading
+    (P, K, L) root-mean-square error of the colour, diffuse shading, specular shading
     """
-    skin_colour = table.to(colour).permute(1, 2, 0)  # (K, K, 3)
+    skin_colour = table.to(colour).permute(1, 2, 0)  # (K, L, C)
     y, w = colour[:, None, None, :], white.to(colour)
     ty, wy = torch.einsum("pc,khc->pkh", colour, skin_colour), (colour @ w)[:, None, None]
-    tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, K)
+    tt, tw = skin_colour.square().sum(-1), skin_colour @ w  # (K, L)
     if diffuse is None and specular:
         d, s = shadings(tt, tw, w @ w, ty, wy)
     else:

@@ -33,8 +33,8 @@ def _fixed_illuminants(dtype: torch.dtype, device: str) -> Tensor:
 
 
 @accepts_numpy
-def daylight(cct: Tensor | float, wavelengths: object = spectra.WAVELENGTHS) -> Tensor:
-    """Daylight (..., D) of unit sum at correlated colour temperatures ``cct`` (...) in K; differentiable.
+def daylight(cct: Tensor | float) -> Tensor:
+    """Daylight (..., 33) of unit sum at correlated colour temperatures ``cct`` (...) in K; differentiable.
 
     Raises BiofaceError: for a temperature outside 4 000–25 000 K.
 
@@ -56,20 +56,20 @@ def daylight(cct: Tensor | float, wavelengths: object = spectra.WAVELENGTHS) -> 
     M = 0.0241 + 0.2562 * x - 0.7341 * y
     M1 = (-1.3515 - 1.7703 * x + 5.9114 * y) / M
     M2 = (0.0300 - 31.4424 * x + 30.0717 * y) / M
-    S0, S1, S2 = spectra.daylight_basis(wavelengths).to(cct)
+    S0, S1, S2 = spectra.daylight_basis().to(cct)
     return _unit_sum(S0 + M1[..., None] * S1 + M2[..., None] * S2)
 
 
 @torch_as_it_starts()
-def standard(illuminant: str | float, wavelengths: object = spectra.WAVELENGTHS) -> Float[Tensor, "D"]:
-    """A standard illuminant (D,) of unit sum, float64: "A", "D65", "F1" … "F12", or daylight of so many K.
+def standard(illuminant: str | float) -> Float[Tensor, "33"]:
+    """A standard illuminant (33,) of unit sum, float64: "A", "D65", "F1" … "F12", or daylight of so many K.
 
     >>> round(float(standard("A")[-1] / standard("A")[0]), 1)  # tungsten: 14 times more at 720 than 400 nm
     14.3
     """
     if isinstance(illuminant, str):
-        return _unit_sum(spectra.cie_illuminant(illuminant, wavelengths))
-    return daylight(torch.tensor(float(illuminant), dtype=torch.float64), wavelengths)
+        return _unit_sum(spectra.cie_illuminant(illuminant))
+    return daylight(torch.tensor(float(illuminant), dtype=torch.float64))
 
 
 @accepts_numpy

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import identifiability, skin, smith2019, solvers, spectra
+from bioface import smith2019, solvers, spectra
 from bioface.arrays import as_float64
 
 
@@ -35,25 +35,6 @@ def multistart(
     maps[..., 2:] *= length.numpy()[..., None]
     residual = np.sqrt([[2 * r.cost / y.shape[1] for r in of_pixel] for of_pixel in runs])
     return maps, residual * length.numpy() * problem.unit
-
-
-def loss_surface(
-    pixel: Any, melanin: Any, haemoglobin: Any, wavelengths: Any = spectra.WAVELENGTHS, illuminant: Any = None
-) -> np.ndarray:
-    """Root mean square residual (M, H) of a pixel (S,) over a grid of pigments, with the best shadings at each point.
-
-    ``melanin`` (M,) and ``haemoglobin`` (H,) are volume fractions; the others as in :func:`bioface.smith2019.fit`.
-    """
-    pixel = as_float64(pixel, "a pixel")[None]
-    problem = smith2019.problem_of(pixel, wavelengths, illuminant)
-    y = problem.pixels(smith2019.finite(pixel))
-    m, h = as_float64(melanin, "melanin"), as_float64(haemoglobin, "haemoglobin")
-    skin.check_fractions(m, h)
-    b = problem.e
-    a = b * problem.model.reflectance(*torch.cartesian_prod(m, h).T)
-    i_d, i_s = identifiability.shadings(a.square().sum(-1), a @ b, b @ b, a @ y[0], (y @ b).expand(len(a)))
-    fitted = i_d[:, None] * a + i_s[:, None] * b
-    return problem.unit * (y - fitted).square().mean(-1).sqrt().reshape(len(m), len(h)).numpy()
 
 
 def hessian(maps: Any, cube: Any, wavelengths: Any = spectra.WAVELENGTHS, illuminant: Any = None) -> np.ndarray:

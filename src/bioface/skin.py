@@ -60,9 +60,6 @@ class SkinConstants:
     epidermis_melanin_cm: float  #: path of melanin in the epidermis, one way
     epidermis_baseline_cm: float  #: path of the bloodless baseline in the epidermis, one way
     epidermal_blood: float  #: share of the dermal blood fraction found in the epidermis
-    eumelanin_share: float = 0.61  #: of all melanin, the rest is pheomelanin
-    eumelanin_mg_ml: float = 80.0  #: concentration inside the melanosomes
-    pheomelanin_mg_ml: float = 12.0
     oxygen_saturation: float = 0.75  #: oxygenated share of the haemoglobin
     dermis_cm: float = 0.3  #: thickness of the dermis
     #: absorption of bloodless skin in units of 0.0244 + 8.53 exp(−(λ−154)/66.2), Jacques' in mm⁻¹: 10 gives his cm⁻¹
@@ -155,12 +152,12 @@ class SkinModel:
         baseline = c.baseline_scale * (0.0244 + 8.53 * torch.exp(-(nm - 154) / 66.2))  # Jacques (1998)
         if c.band_cm:
             baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
-        melanin = (
-            c.eumelanin_share * c.eumelanin_mg_ml * absorbers.eumelanin
-            + (1 - c.eumelanin_share) * c.pheomelanin_mg_ml * absorbers.pheomelanin
-        )
         if c.melanin_cm:
             melanin = c.melanin_cm * (nm / 500) ** -c.melanin_power
+        else:
+            # 61 % is eumelanin, 80 mg/ml inside the melanosomes, the rest pheomelanin, 12 mg/ml (public code)
+            melanin = 0.61 * 80 * absorbers.eumelanin
+            melanin = melanin + (1 - 0.61) * 12 * absorbers.pheomelanin
         blood = _BLOOD / c.haemoglobin_g_mol  # cm⁻¹/M to cm⁻¹ of whole blood
         oxy = c.oxygen_saturation * blood * absorbers.oxyhaemoglobin
         deoxy = (1 - c.oxygen_saturation) * blood * absorbers.deoxyhaemoglobin
@@ -209,7 +206,8 @@ class SkinModel:
         depth = self.offset + melanin[..., None] * self.per_melanin
         if self.per_haemoglobin.any():
             depth = depth + haemoglobin[..., None] * self.per_haemoglobin
-        T, dermis = torch.exp(-self.both_ways * depth), self._dermis(haemoglobin)  # T: both ways
+        T = torch.exp(-self.both_ways * depth)
+        dermis = self._dermis(haemoglobin)
         if self.plain:
             return T * dermis
         E = self.backwards / depth * (1 - T)  # what the epidermis itself returns: scattered once, from all its depths

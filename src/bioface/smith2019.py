@@ -14,7 +14,7 @@ from __future__ import annotations
 import numbers
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,6 @@ class FitResult:
         return (self.status == Status.CONVERGED) | (self.status == Status.AT_BOUND)
 
     @property
-    def fitted(self) -> np.ndarray:
-        """(...) bool: pixels inside the mask."""
-        return self.status != Status.OUTSIDE
-
-    @property
     def doubt(self) -> str:
         """What speaks against the maps, in one sentence; empty when half of the pixels fit as measured skin does."""
         misfit = float(np.nanmedian(self.misfit))
@@ -85,7 +80,7 @@ class FitResult:
 
     def __str__(self) -> str:
         """One line that says how it went."""
-        status = self.status[self.fitted]
+        status = self.status[self.status != Status.OUTSIDE]
         told = [s for s in Status if s in (Status.CONVERGED, Status.AT_BOUND, Status.STOPPED) or (status == s).any()]
         shares = [f"{100 * np.mean(status == s):.1f} % {s.name.lower().replace('_', ' ')}" for s in told]
         residual = f"median residual {np.nanmedian(self.residual):.3g}"
@@ -105,14 +100,13 @@ def fit(
     steps: int | None = None,
     learning_rate: float | None = None,
     progress: bool = False,
-    callback: Callable[[int, np.ndarray], bool | None] | None = None,
 ) -> FitResult:
     """Fit skin to every pixel of a multispectral image, or to every row of a list of spectra.
 
     Parameters
     ----------
     cube : (..., S) radiance; array, tensor, or anything with ``shape`` that gives blocks when its first axis is
-        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block, but for adam and sgd
+        sliced (an HDF5 data set, :class:`bioface.datasets.cubes.Cube`), read block by block
     wavelengths : (S,) nm, in any order. Bands at most 10 nm apart are brought to the points of 400:10:720 nm in range,
         by linear interpolation of radiance / illuminant; wider ones are fitted where they are
     illuminant : (S,) spectrum of the light, > 0; None when the cube is reflectance already
@@ -122,10 +116,9 @@ def fit(
     bounds : "free" (fractions 0–1), "paper", or ((m_low, m_high), (h_low, h_high))
     sigma : deviation of the cube's noise, white over its own bands, for the predicted deviations; None estimates it
         from each pixel's residual
-    steps : limit of iterations (varpro 80, lm 200 evaluations, adam and sgd 1 000)
+    steps : of adam and sgd (default 1 000); the others end by themselves
     learning_rate : of adam (default 0.01) and sgd (default 0.001), which expect radiance of the size of the illuminant
     progress : show a progress bar
-    callback : adam and sgd only: called with (step, maps (n, 4)) after every step; True ends the fit
 
     Warns
     -----
@@ -149,11 +142,11 @@ def fit(
     if steps is not None and steps != int(steps):
         raise BiofaceError(f"expected steps to be a whole number, found {steps!r}")
     cube = cube if hasattr(cube, "shape") else np.asarray(cube)
-    began, count = time.perf_counter(), torch.get_num_threads()
+    began = time.perf_counter()
     with threads.number(1):
         problem = problem_of(cube, wavelengths, illuminant, model, bounds)
         where = _check_mask(mask, tuple(cube.shape[:-1]))
-    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, callback=callback, name=solver)
+    options: dict[str, Any] = dict(steps=steps, rate=learning_rate, name=solver)
     maps, deviation = np.full((2, where.size, 4), np.nan)
     residual, misfit = np.full((2, where.size), np.nan)
     status = np.full(where.size, Status.OUTSIDE, dtype=np.uint8)
@@ -166,13 +159,17 @@ def fit(
             answer[index] = values.numpy()
         return len(index)
 
-    bar = tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress)
-    with bar, threads.number(count if solver == "varpro" else 1):  # the others are there to compare
-        for done in threads.blocks(work, _pieces(cube, where, all_at_once=solver in ("adam", "sgd"))):
+    with tqdm(total=int(where.sum()), unit="pixel", desc=f"fit ({solver})", disable=not progress) as bar:
+        for done in threads.blocks(work, _pieces(cube, where)):
             bar.update(done)
     shape = where.shape
     m, h, diffuse, specular = maps.T.reshape(4, *shape)
-    of_pixels = residual.reshape(shape), misfit.reshape(shape), deviation.reshape(*shape, 4), status.reshape(shape)
+    of_pixels = (
+        residual.reshape(shape),
+        misfit.reshape(shape),
+        deviation.reshape(*shape, 4),
+        status.reshape(shape),
+    )
     of_fit = problem.grid.numpy(), solver, model, time.perf_counter() - began
     result = FitResult(m, h, diffuse, specular, *of_pixels, *of_fit)
     # the descents are not expected to arrive, and bounds may be what the residual comes from
@@ -181,19 +178,18 @@ def fit(
     return result
 
 
-def _pieces(cube: Any, where: np.ndarray, all_at_once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pieces(cube: Any, where: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pixels inside the mask, :data:`CHUNK` at a time: their numbers (n,) among all, and radiance (n, S)."""
     per_row = where[0].size
-    rows = len(where) if all_at_once else max(1, 2 * CHUNK // per_row)
+    rows = max(1, 2 * CHUNK // per_row)
     for first in range(0, len(where), rows):
         inside = where[first : first + rows]
         index = first * per_row + np.flatnonzero(inside)
         if len(index):
             block = cube[first : first + len(inside)]
             radiance = np.asarray(block.detach() if isinstance(block, Tensor) else block)[inside]
-            size = len(index) if all_at_once else CHUNK
-            for k in range(0, len(index), size):
-                yield index[k : k + size], radiance[k : k + size]
+            for k in range(0, len(index), CHUNK):
+                yield index[k : k + CHUNK], radiance[k : k + CHUNK]
 
 
 def problem_of(

@@ -94,15 +94,6 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     return torch.from_numpy(np.stack([np.interp(target, source, one) for one in np.eye(len(source))], 1))
 
 
-def _interpolated(values: np.ndarray, wavelengths: object) -> Tensor:
-    """Rows (R, 33) of tabulated spectra at ``wavelengths``: (R, D) float64."""
-    table = torch.from_numpy(np.array(values, dtype=np.float64))
-    nm = check_wavelengths(wavelengths)
-    if len(nm) == len(WAVELENGTHS) and torch.equal(nm, WAVELENGTHS):
-        return table
-    return table @ resampling_matrix(WAVELENGTHS, nm).T
-
-
 @functools.cache
 def _chromophore_table() -> np.ndarray:
     return np.loadtxt(paths.TABLES / "chromophores.csv", delimiter=",", comments="#").T
@@ -117,8 +108,9 @@ def chromophores(wavelengths: object = WAVELENGTHS, bandpass: bool = False) -> C
     >>> float(chromophores().oxyhaemoglobin[14])  # the alpha-beta pair's first peak, 540 nm
     53236.0
     """
-    eumelanin, pheomelanin, *blood = _chromophore_table()[1:]
-    return Chromophores(*_interpolated(np.stack([eumelanin, pheomelanin, *blood[2 * bandpass :][:2]]), wavelengths))
+    nm = check_wavelengths(wavelengths)
+    table = torch.from_numpy(_chromophore_table()[[1, 2, 5, 6] if bandpass else [1, 2, 3, 4]])
+    return Chromophores(*table if torch.equal(nm, WAVELENGTHS) else table @ resampling_matrix(WAVELENGTHS, nm).T)
 
 
 @functools.cache
@@ -144,20 +136,20 @@ def colour_matching_functions() -> Float[Tensor, "3 33"]:
     >>> colour_matching_functions()[1].argmax() * 10 + 400  # ȳ peaks at 560 nm on a grid of 10 nm
     tensor(560)
     """
-    return _interpolated(_colour_science("cmf"), WAVELENGTHS)
+    return torch.from_numpy(_colour_science("cmf").copy())
 
 
-def daylight_basis(wavelengths: object = WAVELENGTHS) -> Float[Tensor, "3 D"]:
-    """(3, D) CIE daylight components S0, S1, S2 (CIE 015:2004)."""
-    return _interpolated(_colour_science("daylight"), wavelengths)
+def daylight_basis() -> Float[Tensor, "3 33"]:
+    """(3, 33) CIE daylight components S0, S1, S2 (CIE 015:2004)."""
+    return torch.from_numpy(_colour_science("daylight").copy())
 
 
-def cie_illuminant(name: str, wavelengths: object = WAVELENGTHS) -> Float[Tensor, "D"]:
-    """(D,) relative power of the CIE illuminant A, D65 or F1 … F12, as tabulated by the CIE.
+def cie_illuminant(name: str) -> Float[Tensor, "33"]:
+    """(33,) relative power of the CIE illuminant A, D65 or F1 … F12, as tabulated by the CIE.
 
     Raises BiofaceError: for a name that is not one of these, with the nearest suggested.
     """
     known = ("A", "D65", *ILLUMINANTS[2:])
     if name not in known:
         raise unknown_name("illuminant", name, known)
-    return _interpolated(_colour_science(name), wavelengths)[0]
+    return torch.from_numpy(_colour_science(name)[0].copy())

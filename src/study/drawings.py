@@ -12,7 +12,7 @@ import torch
 from matplotlib.patches import Rectangle
 from sklearn.metrics import RocCurveDisplay
 
-from bioface import identifiability, minima, network, plotting, shading, skin, smith2019, spectra
+from bioface import identifiability, network, plotting, shading, skin, smith2019, spectra
 from bioface.datasets import cubes, nfe, skin_spectra
 from study import audit, calibration, figures
 
@@ -271,7 +271,8 @@ def landscape(
     filled: Any = None
     for ax, (group, cube, y, truth, said) in zip(axes, faces, strict=True):
         p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
-        surface = minima.loss_surface(y[p], m, h, cube.wavelengths, cube.illuminant)
+        radiance = cube.illuminant * skin.reflectance(m[:, None], h, wavelengths=cube.wavelengths)
+        surface = identifiability.explain(y[p : p + 1], radiance.transpose(2, 0, 1), cube.illuminant)[0][0]
         levels = np.linspace(-0.2, 1.8, 21)
         filled = ax.contourf(m, h, np.log10(surface.T / sigma), levels, cmap="viridis", extend="both")
         ax.plot(*truth[p, :2], "w+", *said[p, :2], "r.", ms=10)

@@ -6,10 +6,9 @@ Torch has one thread. Everything is synthetic: the first faces of the twin.
 import h5py
 import numpy as np
 import pytest
-import scipy.optimize
 import torch
 
-from bioface import camera, decompose, image_formation, objective, recipes, skin, smith2019, spectra, training
+from bioface import camera, decompose, image_formation, objective, recipes, smith2019, spectra, training
 from bioface.datasets import nfe, twin
 
 pytestmark = pytest.mark.slow  # nothing for the fast loop
@@ -67,31 +66,13 @@ def test_an_image(benchmark, faces, pixels, method):
     assert all(torch.isfinite(gradient).all() for gradient in benchmark(work))
 
 
-def by_scipy(cube, light):
-    """Root-mean-square residuals of the layered skin fitted as one writes it with scipy, a pixel at a time."""
-    model = skin.SkinModel("layered", spectra.WAVELENGTHS)
-
-    def misfit(x, pixel):
-        melanin, haemoglobin = torch.from_numpy(x[:2])
-        return light * (x[2] * model.reflectance(melanin, haemoglobin).numpy() + x[3]) - pixel
-
-    start, bounds = (0.1, 0.04, 1.0, 0.05), ((0, 0, 0, 0), (1, 1, np.inf, np.inf))
-    how = dict(bounds=bounds, method="dogbox", x_scale="jac")  # the fastest of scipy's, at its own tolerances
-    fits = (scipy.optimize.least_squares(misfit, start, args=(pixel,), **how) for pixel in cube)
-    return np.array([np.sqrt(np.mean(fit.fun**2)) for fit in fits])
-
-
 @pytest.mark.benchmark(group="fit of 50 pixels")
-@pytest.mark.parametrize("solver", ["varpro", "lm", "sgd", "scipy"])
+@pytest.mark.parametrize("solver", ["varpro", "lm", "sgd"])
 def test_fifty_pixels(benchmark, cube, solver):
     few, light = cube[0][::1311], cube[1]
 
     def work():
-        if solver == "scipy":
-            return by_scipy(few, light)
-        return smith2019.fit(
-            few, illuminant=light, solver=solver, **({"steps": 100} if solver == "sgd" else {})
-        ).residual
+        return smith2019.fit(few, illuminant=light, solver=solver, steps=100).residual
 
     assert np.median(benchmark(work)) < (1 if solver == "sgd" else 0.003)
 
@@ -129,18 +110,6 @@ def test_a_training_step(benchmark, faces, what):
         return loss.item()
 
     assert np.isfinite(benchmark.pedantic(work, rounds=5, warmup_rounds=1))
-
-
-@pytest.mark.benchmark(group="16 faces of the twin")
-@pytest.mark.parametrize("what", ["made", "read"])
-def test_the_twin(benchmark, files, what):
-    def made():
-        return [twin.make_face(CONFIG.seed, "train", *face) for face in twin.plan(CONFIG, "train")]
-
-    def read():
-        return twin.load("train", config=CONFIG, progress=False)
-
-    assert len(benchmark.pedantic(made if what == "made" else read, rounds=3)) == FACES
 
 
 @pytest.mark.benchmark(group="faces streamed from 8 files")

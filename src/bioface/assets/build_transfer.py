@@ -1,6 +1,6 @@
 """Make ``radiative_transfer.npz``: skin's reflectance by adding–doubling, the reference for Kubelka–Munk.
 
-    python build_transfer.py [radiative_transfer.npz]
+    python build_transfer.py
 
 Two layers that scatter and absorb, as ``bioface.skin`` states them: an epidermis of 60 µm, a dermis of 3 mm, black
 below. What the skin model gives as optical depth over its 0.02 cm of melanin is here spread over the 60 µm, so the
@@ -15,9 +15,7 @@ adding–doubling method", Applied Optics 32.
 from __future__ import annotations
 
 import copy
-import io
 import math
-import sys
 from pathlib import Path
 
 import iadpython as iad
@@ -55,7 +53,8 @@ class Slab:
 
     def over(self, top: tuple[np.ndarray, np.ndarray], below: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Reflection matrix, from above, of one layer on another."""
-        return iad.add_layers(self.sample, top[0], top[0], top[1], top[1], below[0], below[0], below[1], below[1])[0]
+        (R, T), (R_below, T_below) = top, below
+        return iad.add_layers(self.sample, R, R, T, T, R_below, R_below, T_below, T_below)[0]
 
     def reflectance(self, inside: np.ndarray) -> tuple[float, float]:
         """Reflectance for light at 8° and for diffuse light, of what reflects by ``inside`` below the surface.
@@ -75,50 +74,41 @@ class Slab:
 def table(
     melanin: np.ndarray, haemoglobin: np.ndarray, angles: int = QUADRATURE, bands: slice = slice(None)
 ) -> np.ndarray:
-    """(layers, geometries, melanin, haemoglobin, D) reflectance of all pairs of volume fractions."""
-    baseline, melanosomes, blood, scattering = transfer.coefficients(MODEL)[:, bands]
+    """(layers, geometries, melanin, haemoglobin, D) reflectance of all pairs of fractions."""
+    coefficients = transfer.coefficients(MODEL)[:, bands]
     c = skin.constants(MODEL)
     spread = c.epidermis_melanin_cm / EPIDERMIS_CM
-    shape = len(transfer.LAYERS), len(transfer.GEOMETRIES), len(melanin), len(haemoglobin), len(baseline)
-    out = np.empty(shape)
+    cases = len(transfer.LAYERS), len(transfer.GEOMETRIES)
+    out = np.empty((*cases, len(melanin), len(haemoglobin), coefficients.shape[1]))
     for i, (index, scatters) in enumerate(transfer.LAYERS.values()):
         slab = Slab(index, angles)
-        for band, (base, pure, red, s) in enumerate(zip(baseline, melanosomes, blood, scattering, strict=True)):
-            tops = [slab.layer(spread * m * pure + (1 - m) * base, s * scatters, EPIDERMIS_CM) for m in melanin]
-            belows = [slab.layer(h * red + (1 - h) * base, s, c.dermis_cm) for h in haemoglobin]
+        for band, (base, pure, red, s) in enumerate(coefficients.T):
+            above = [spread * m * pure + (1 - m) * base for m in melanin]
+            below = [h * red + (1 - h) * base for h in haemoglobin]
+            tops = [slab.layer(a, s * scatters, EPIDERMIS_CM) for a in above]
+            belows = [slab.layer(a, s, c.dermis_cm) for a in below]
             for j, top in enumerate(tops):
-                for k, below in enumerate(belows):
-                    out[i, :, j, k, band] = slab.reflectance(slab.over(top, below))
+                for k, bottom in enumerate(belows):
+                    out[i, :, j, k, band] = slab.reflectance(slab.over(top, bottom))
     return out
 
 
-def build() -> dict[str, np.ndarray]:
-    """The arrays of the asset, as ``bioface.transfer.Table`` names them, and its bands."""
+def main(out: Path = transfer.FILE) -> None:
+    """Make all of it and write the asset."""
     m, h = (np.array(fractions) for fractions in CELLS)
-    melanin, haemoglobin = (transfer.nodes(n, top) for n, top in zip(transfer.NODES, transfer.RANGE, strict=True))
-    return {
-        "wavelengths": spectra.WAVELENGTHS.numpy(),
-        "coefficients": transfer.coefficients(MODEL),
-        "melanin": m,
-        "haemoglobin": h,
-        "cells": table(m, h).astype(np.float32),
-        "reflectance": table(melanin, haemoglobin).astype(np.float32),
-    }
-
-
-def main(argv: list[str]) -> int:
-    """Command line: ``build_transfer.py [OUT]``."""
-    if len(argv) > 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    content = io.BytesIO()
-    np.savez_compressed(content, **build())  # type: ignore[arg-type]  # taken for allow_pickle
-    out = Path(*argv) if argv else transfer.FILE
+    melanin, haemoglobin = map(transfer.nodes, transfer.NODES, transfer.RANGE)
     with paths.whole_file(out) as partial:
-        partial.write_bytes(content.getvalue())
+        np.savez_compressed(
+            partial,
+            wavelengths=spectra.WAVELENGTHS.numpy(),
+            coefficients=transfer.coefficients(MODEL),
+            melanin=m,
+            haemoglobin=h,
+            cells=table(m, h).astype(np.float32),
+            reflectance=table(melanin, haemoglobin).astype(np.float32),
+        )
     print(f"{out}: {out.stat().st_size} bytes")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    main()
