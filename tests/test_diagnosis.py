@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import refuses
 
-from bioface import camera, diagnosis, illumination, image_formation, objective, recipes, training
+from bioface import diagnosis, illumination, image_formation, objective, recipes, training
 from bioface.camera import CameraModel
 from bioface.datasets import photos
 from bioface.network import BioFaceNet
@@ -100,6 +100,11 @@ def test_each_fault_is_the_one_finding(fault):
     assert found.cause == fault.name
 
 
+def test_pixels_that_change_places_in_a_decoder_of_ones_own(batch):
+    found = diagnose(WORKING, batch, decode=after(lambda image: image.transpose(1, 2)))
+    assert found.cause == "reshape_for_permute" and found.measurements["locality"] == 0
+
+
 @pytest.mark.parametrize("name", IN_DECODER)
 def test_a_decoder_is_judged_by_what_it_does_not_by_its_recipe(name, batch):
     found = diagnose(WORKING, batch, decode=decoding(BY_NAME[name]))
@@ -157,35 +162,6 @@ def test_two_mistakes_at_once_are_both_found_the_graver_first(batch):
     recipe = WORKING.but("two", decoder="reshaped", skin="published", normals="undecoded", rows="paper")
     expected = ["reshape_for_permute", "undecoded_normals", "rows_sum_1", "published_skin"]
     assert names(diagnose(recipe, batch)) == expected
-
-
-def test_red_and_blue_swapped_in_the_images_or_in_the_decoder(batch):
-    swapped = dataclasses.replace(batch, image=batch.image.flip(-1))
-    in_images = diagnose(WORKING, swapped)
-    in_decoder = diagnose(WORKING, batch, decode=after(lambda image: image.flip(-1)))
-    assert names(in_images) == names(in_decoder) == ["wrong_channel_order"]
-    assert "in the images" in in_images.findings[0].evidence
-    assert "in the decoder" in in_decoder.findings[0].evidence
-    both = diagnose(WORKING, swapped, decode=after(lambda image: image.flip(-1)))
-    assert both.cause == "none found"  # another order, kept throughout
-
-
-def test_decoders_with_a_mistake_of_their_own(batch):
-    """An index from 0 to 1, which reaches half of the table; a wrong matrix that keeps white; another order."""
-
-    def decode(output, batch, recipe):
-        half = output._replace(melanin=(output.melanin + 1) / 2, haemoglobin=(output.haemoglobin + 1) / 2)
-        return objective.decode(half, batch, recipe)
-
-    found = diagnose(WORKING, batch, decode=decode)
-    assert names(found) == ["misscaled_index"]
-    assert "(g + 1) / 2" in found.findings[0].evidence
-    M = camera.XYZ_TO_SRGB
-    wrong = M.T @ torch.linalg.inv(M)
-    wrong = (wrong / wrong.sum(1, keepdim=True)).float()
-    assert names(diagnose(WORKING, batch, decode=after(lambda image: image @ wrong.T))) == ["transposed_matrix"]
-    found = diagnose(WORKING, batch, decode=after(lambda image: image.transpose(1, 2)))
-    assert found.cause == "reshape_for_permute" and found.measurements["locality"] == 0
 
 
 @pytest.mark.parametrize(
@@ -252,18 +228,6 @@ def test_a_photo_has_no_normals_to_judge():
     assert diagnose("no_white_balance", batch).cause == "no_white_balance"
 
 
-@pytest.mark.parametrize("number", [7, 9])  # the two of 13 that come nearest to an alarm
-def test_real_photos_have_the_colours_of_skin(number, real_file):
-    photo = photos.read(real_file(f"photos/{number}_face.png"), real_file(f"photos/{number}_mask.png"), True)
-    every = photo.rgb.shape[0] // 64
-    batch = Batch.of_photo(photo.rgb[::every, ::every][:64, :64], photo.mask[::every, ::every][:64, :64])
-    found = diagnose(WORKING, batch)
-    assert found.cause == "none found", str(found)
-    if number == 9:
-        swapped = diagnose(WORKING, dataclasses.replace(batch, image=batch.image.flip(-1)))
-        assert swapped.cause == "wrong_channel_order", str(swapped)
-
-
 def test_measurements_of_a_sound_pipeline_are_what_physics_says():
     m = diagnosed(WORKING).measurements
     assert all(isinstance(value, float) and np.isfinite(value) for value in m.values())
@@ -272,7 +236,6 @@ def test_measurements_of_a_sound_pipeline_are_what_physics_says():
     assert m["difference_to_layered"] < 1e-3 < 0.1 < m["difference_to_published"]
     assert m["locality"] == 1 and m["shading_target_error"] == 0
     assert m["round_trip_after"] < 0.3 * m["round_trip_before"]
-    assert min(m[f"gradient_{name}"] for name in ("melanin", "haemoglobin", "diffuse", "specular", "camera")) > 0
     assert m["statistics_moved"] > 0 and m["image_change"] > 0.05
     assert m["loss_after"] < m["loss_before"]
 
@@ -292,7 +255,7 @@ def test_it_reads_as_a_small_table():
 def test_every_known_mistake_has_its_place_in_the_order():
     severities = list(diagnosis.SEVERITY.values())
     assert set(BY_NAME) < set(diagnosis.SEVERITY)
-    assert severities == sorted(set(severities), reverse=True) and severities[0] == 1 and severities[-1] == 0.35
+    assert severities == sorted(set(severities), reverse=True) and severities[0] == 0.95 and severities[-1] == 0.35
 
 
 def test_the_model_the_faces_and_the_random_numbers_stay_as_they_were(batch):
@@ -307,7 +270,7 @@ def test_the_model_the_faces_and_the_random_numbers_stay_as_they_were(batch):
     with torch.no_grad():  # as a notebook might have it
         found = diagnosis.diagnose(model, batch, WORKING)
         assert not torch.is_grad_enabled()
-    assert found.cause == "none found" and found.measurements["gradient_melanin"] > 0
+    assert found.cause == "none found" and found.measurements["flat_melanin"] == 0
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert bool((model.diffuse.last.weight.grad == 7).all())
