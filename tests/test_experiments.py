@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import refuses
 
 from bioface import objective, recipes, training
 from bioface.datasets import twin
@@ -69,7 +68,6 @@ def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     for other in (a_batch(seed=1), dataclasses.replace(batch, truth=truth)):
         runs_of(other)
     assert len(times_run) == 7
-    refuses("names that differ", runs_of, batch, recipes.WORKING, faster)
 
 
 @pytest.mark.slow

@@ -173,13 +173,13 @@ def test_losses_and_images_are_those_before_and_after_each_step():
 
 
 @pytest.mark.parametrize("name", ["working", "batch_norm_frozen"])
-def test_looking_now_and_then_leaves_no_trace_in_statistics_which_move_unless_frozen(name):
-    often, _ = run(name, 8, batch_size=2, probe_every=1)
-    seldom, history = run(name, 8, batch_size=2, probe_every=3)
-    np.testing.assert_array_equal(np.isfinite(history.output_change), [True, False, False] * 2 + [True, True])
-    assert_same(often, seldom)
-    still = [bool((m.running_mean == 0).all()) for m in often.modules() if isinstance(m, nn.BatchNorm2d)]
+def test_running_statistics_move_unless_frozen_and_a_last_look_leaves_no_trace_in_them(name, monkeypatch):
+    model, history = run(name, 3, batch_size=2)
+    np.testing.assert_array_equal(np.isfinite(history.output_change), [False, False, True])
+    still = [bool((m.running_mean == 0).all()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(still) if name == "batch_norm_frozen" else not any(still)
+    monkeypatch.setattr(training, "_look_again", lambda net, batch, recipe: batch.image)
+    assert_same(run(name, 3, batch_size=2)[0], model)
 
 
 class Diary:
@@ -208,7 +208,7 @@ def test_the_faces_of_a_step_depend_on_seed_and_step_alone_and_all_are_seen():
     assert rows_seen(seed=1) != seen
     torch.manual_seed(99)
     np.random.default_rng(5).random()
-    assert rows_seen(probe_every=1) == seen
+    assert rows_seen() == seen
     assert rows_seen(batch_size=None, steps=3) == [tuple(range(7))]  # a whole batch is read once, in order
     # 7 faces, 2 a step: 3 steps an epoch, and another face is left out of each
     epochs = [seen[k : k + 3] for k in (0, 3, 6)]
@@ -238,7 +238,6 @@ def test_a_stream_trains_to_the_same_weights_as_faces_in_memory(tmp_path):
         (dict(steps=0), "steps of at least 1, found 0"),
         (dict(steps=True), "steps of at least 1, found True"),
         (dict(checkpoint_every=0), "checkpoint_every of at least 1"),
-        (dict(probe_every=-2), "probe_every of at least 1"),
         (dict(seed=-1), "seed of at least 0, found -1"),
     ],
 )
@@ -268,7 +267,7 @@ RESUMED = [ADAM_COSINE, MOMENTUM, WORKING.but("copy", copy_shading="fitted"), SG
 @pytest.mark.parametrize("batch_size", [None, 2], ids=["whole", "minibatch"])
 def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, recipe, batch_size):
     """In the same state bit for bit, with the same history, having seen the same faces."""
-    steps, options = 9, dict(batch_size=batch_size, probe_every=2)
+    steps, options = 9, dict(batch_size=batch_size)
     diary = Diary(batch())
     undisturbed, history = run(recipe, steps, diary, **options)
     for after in (1, 4, 8, (3, 4)):  # before the first checkpoint, right after one, shortly before the end, twice
@@ -436,17 +435,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, rai
     assert_same(run(MOMENTUM, 6, checkpoint=path)[0], undisturbed)
 
 
-@pytest.mark.parametrize("rate", [1e20, 1e30])
-def test_a_huge_step_ends_with_the_culprit(rate):
-    with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ (is|are) not finite"):
-        run(SGD.but("huge", learning_rate=rate, momentum=0.9), 20)
+def test_a_huge_step_ends_with_the_culprit():
+    with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ is not finite"):
+        run(SGD.but("huge", learning_rate=1e30, momentum=0.9), 20)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "culprit"),
     [
-        ("encoder.0.0.weight", np.nan, "weights are not finite, first encoder.0.0.weight"),
-        ("vector.4.bias", np.nan, "weights are not finite, first vector.4.bias"),
+        ("encoder.0.0.weight", np.nan, "network's melanin is not finite"),
+        ("vector.4.bias", np.nan, "network's camera is not finite"),
         ("specular.last.bias", 100.0, "network's specular is not finite"),  # exp(100) is beyond single precision
         ("specular.last.bias", 60.0, "appearance loss is not finite"),  # exp(60) is not, but its square is
     ],
@@ -587,8 +585,8 @@ def test_on_several_graphics_processors_batch_norm_looks_at_all_faces(monkeypatc
         assert type(model.encoder[0][1]) is kind
         assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
         monkeypatch.undo()
-        train(model, batch(), "working", 3, batch_size=2, probe_every=1, progress=False)
-        train(other, batch(), "working", 3, batch_size=2, progress=False)
+        for net in (model, other):
+            train(net, batch(), "working", 3, batch_size=2, progress=False)
         assert_same(model, other)  # alone it is that of torch, running statistics and all
 
 

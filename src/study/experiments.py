@@ -19,7 +19,6 @@ from torch.nn.utils import parameters_to_vector
 
 from bioface import losses, metrics, objective, threads, training
 from bioface.datasets.twin import Truth
-from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -70,11 +69,6 @@ class Plan:
     seeds: Sequence[int] = (0,)  #: of the networks' first weights
     width: int = 8  #: of the networks
     steps: int = 60  #: of each run
-
-    def __post_init__(self) -> None:
-        names = [recipe.name for recipe in self.recipes]
-        if len(set(names)) < len(names):
-            raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
 
     def calls(self) -> dict[str, list[tuple[Any, ...]]]:
         """What :func:`study.cache.kept` takes for each run, by the name of the recipe, in the order of the seeds."""
