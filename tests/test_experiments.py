@@ -86,7 +86,6 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
     still = recipes.WORKING.but("still", optimiser="sgd", learning_rate=1e-30)
     found = experiments.run(batch, still, **SMALL)
     assert np.allclose(found.start, found.image)
-    assert found.history.output_change.max() < 1e-6
     vanishing = recipes.PAPER_LITERAL.but("vanishing", learning_rate=1e-12)
     assert experiments.moved_share(batch, vanishing, width=2) < 0.1
     assert experiments.moved_share(batch, recipes.WORKING, width=2) > 0.5
@@ -94,7 +93,7 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
 
 def a_run(image, said):
     row = np.zeros(1)
-    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
+    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row)
     return experiments.Run(image, image, image, said, nothing)
 
 

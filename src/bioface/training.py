@@ -49,11 +49,8 @@ class History:
 
     losses: dict[str, np.ndarray]  #: before each step, with their weights: {name: (steps,)}
     gradient_norm: np.ndarray  #: (steps,) Euclidean norm of the gradient of all weights
-    #: (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that the step made; NaN
-    #: where it was not measured, which is where the next step sees other faces
-    output_change: np.ndarray
     learning_rate: np.ndarray  #: (steps,)
-    seconds: float = 0.0  #: of the steps of this call, without the look at the image that the last one made
+    seconds: float = 0.0  #: of the steps of this call
 
     def __len__(self) -> int:
         return len(self.gradient_norm)
@@ -133,16 +130,16 @@ def train(
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
-    record = np.full((steps, len(_SUMMED) + 1), np.nan)  # a row for each step; last, what it did to the image
+    record = np.full((steps, len(_SUMMED)), np.nan)
     first = weights.restore_checkpoint(Path(checkpoint), model, optimiser, run, record) if checkpoint is not None else 0
     net, stepper = accelerator.prepare(model, optimiser)
     model.train(recipe.batch_norm == "train")
 
     is_silent = not (progress and accelerator.is_main_process)
     bar = tqdm(range(first, steps), recipe.name, total=steps, initial=first, unit="step", disable=is_silent)
-    began, seconds, previous = time.perf_counter(), 0.0, None
+    began = time.perf_counter()
     for step in bar:
-        batch, is_last = feed(step), step + 1 == steps
+        batch = feed(step)
         for group in stepper.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         said = net(batch.image)
@@ -155,23 +152,18 @@ def train(
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         values = accelerator.reduce(torch.stack([*(terms[name].detach() for name in LOSSES), norm]), "mean").cpu()
         _check(dict(zip(_SUMMED, values, strict=True)), f"step {step} of {recipe.name}: the")
-        record[step, :-1] = values
+        record[step] = values
         stepper.step()
-        if previous is not None:  # the same faces again: the last step shows in this step's image
-            record[step - 1, -1] = _change(rendered, previous, batch, count, accelerator)
-        previous = rendered.detach() if feed.is_whole else None
-        if is_last:
-            seconds = time.perf_counter() - began
-            record[step, -1] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
-        if checkpoint is not None and (is_last or (step + 1) % checkpoint_every == 0):
+        if checkpoint is not None and (step + 1 == steps or (step + 1) % checkpoint_every == 0):
             if accelerator.is_main_process:
                 weights.save_checkpoint(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
         bar.set_postfix(loss=f"{float(values[:-1].sum()):.3g}", refresh=False)
+    seconds = time.perf_counter() - began
     broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
     accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval().to(home)
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
-    return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -2], record[:, -1], rates, seconds)
+    return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -1], rates, seconds)
 
 
 def _processes(model: nn.Module, recipe: Recipe) -> Accelerator:
@@ -214,8 +206,7 @@ class _Feed:
             raise BiofaceError(f"expected a batch of 1 to {self.faces} faces, found {self.batch_size}")
         if self.batch_size % processes:
             raise BiofaceError(f"expected a batch that {processes} processes share, found {self.batch_size}")
-        self.is_whole = self.batch_size == self.faces
-        self._all = self._take(np.arange(self.faces)) if self.is_whole else None
+        self._all = self._take(np.arange(self.faces)) if self.batch_size == self.faces else None
 
     def __call__(self, step: int) -> Batch:
         if self._all is not None:
@@ -225,20 +216,6 @@ class _Feed:
     def _take(self, rows: np.ndarray) -> Batch:
         own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         return Batch.of(self.dataset[own]).to(self.accelerator.device)
-
-
-def _change(now: Tensor, before: Tensor, batch: Batch, count: Tensor, accelerator: Accelerator) -> float:
-    """Root-mean-square difference of two images over the foreground of all processes."""
-    squared = (now.detach() - before.detach()).square().mean(-1)
-    return float(accelerator.reduce(squared[batch.mask].sum() / count, "mean").sqrt())
-
-
-@torch.no_grad()
-def _look_again(net: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
-    """The image after a step, without a trace in the running statistics."""
-    copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    rendered, _ = objective.decode(torch.func.functional_call(net, copies, batch.image), batch, recipe)
-    return rendered
 
 
 def _check(values: Mapping[str, Tensor], where: str) -> None:
