@@ -70,17 +70,6 @@ def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     assert len(times_run) == 7
 
 
-@pytest.mark.slow
-def test_several_plans_on_several_processes_give_what_one_process_gives(folders, monkeypatch, tmp_path):
-    plans = [experiments.Plan(a_batch(), [r], **SMALL) for r in (recipes.WORKING, recipes.PAPER_LITERAL)]
-    found = []
-    for processors in (2, 1):
-        monkeypatch.setattr(notebook, "processors", lambda count=processors: count)
-        monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path / str(processors)))
-        found.append(experiments.run_all(*plans))
-    assert found[0].keys() == found[1].keys() and all(same(found[0][k][0], found[1][k][0]) for k in found[0])
-
-
 def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
     batch = a_batch()
     still = recipes.WORKING.but("still", optimiser="sgd", learning_rate=1e-30)
