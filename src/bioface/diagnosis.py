@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,6 @@ from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe, get
-
-Decode = Callable[[Output, Batch, Recipe], tuple[Tensor, Output]]
 
 FACES = 16  #: of a batch that are looked at, so that a large one takes no longer
 STEPS = 10  #: of the recipe's optimiser
@@ -79,7 +77,7 @@ class Diagnosis:
         return "\n".join([f"severity  {'finding':<{width}}  evidence", *rows])
 
 
-def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Decode | None = None) -> Diagnosis:
+def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe) -> Diagnosis:
     """Look for the cause why a network would not train, in seconds.
 
     Parameters
@@ -87,18 +85,15 @@ def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Dec
     model : as it would be trained; a copy is tried, the model itself stays as it is
     batch : a :class:`~bioface.objective.Batch` or faces of :mod:`bioface.datasets`; the first 16 are used
     recipe : a recipe or its name
-    decode : (output, batch, recipe) → image (B, H, W, 3) and the maps that made it; None is
-        :func:`bioface.objective.decode`
 
     Raises
     ------
-    BiofaceError : an unknown recipe, bad faces, a decoder that gives no finite image of the batch's shape, one face
-        of 16 × 16 pixels (batch norm needs more)
+    BiofaceError : an unknown recipe, bad faces, one face of 16 × 16 pixels (batch norm needs more)
     """
     recipe, batch = get(recipe), Batch.of(batch[:FACES])
     if batch.mask.shape == (1, 16, 16):
         raise BiofaceError("expected more than one pixel at the network's lowest level, found one face of 16 × 16")
-    bench = _Bench(objective.decode if decode is None else decode, recipe, batch)
+    bench = _Bench(recipe, batch)
     probes = (_locality, _white, _table, _copy, _round_trip, _shading, _batch_norm, _dead, _steps)
     with torch.enable_grad():
         for probe in probes:
@@ -109,8 +104,8 @@ def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Dec
 class _Bench:
     """The pipeline under test, and what was found so far."""
 
-    def __init__(self, decode: Decode, recipe: Recipe, batch: Batch):
-        self.decode, self.recipe, self.batch = decode, recipe, batch
+    def __init__(self, recipe: Recipe, batch: Batch):
+        self.recipe, self.batch = recipe, batch
         self.numbers: dict[str, float] = {}
         self.findings: list[Finding] = []
         self.is_scrambled = False  # (B, 3, H, W) read as (B, H, W, 3), which can be undone
@@ -119,19 +114,12 @@ class _Bench:
     def found(self, name: str, way: str = "text", **measured: Any) -> None:
         self.findings.append(Finding(name, SENTENCES[name][way].format(**measured), SEVERITY[name]))
 
-    def __call__(self, output: Output, batch: Batch, known: bool = True) -> tuple[Tensor, Output]:
-        """Decode, checked, with the pixels put back where they belong; colours of ``known`` maps must be finite."""
-        answer: Any = self.decode(output, batch, self.recipe)
-        image = answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
-        expected = tuple(batch.image.shape)
-        if image is answer or not isinstance(image, Tensor) or tuple(image.shape) != expected:
-            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise BiofaceError(f"expected decode to give an image of shape {expected} and its maps, found {found}")
-        if known and not bool(torch.isfinite(image.detach()).all()):
-            raise BiofaceError("expected decode to make finite colours of ordinary maps, found NaN or infinity")
+    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
+        """Decode, with the pixels put back where they belong."""
+        image, maps = objective.decode(output, batch, self.recipe)
         if self.is_scrambled:
             image = image.reshape(len(image), 3, *image.shape[1:3]).movedim(1, -1)
-        return image, answer[1]
+        return image, maps
 
     def output(self, *maps: Tensor, light: str = "D65", b: tuple[float, float] = (0.0, 0.0)) -> Output:
         """Four maps (B, H, W) under one light and camera, as if a network had said them."""
@@ -158,18 +146,13 @@ def _locality(bench: _Bench, net: BioFaceNet) -> None:
     after = before.clone()
     for k in range(4):  # picture k has map k changed
         after[k, k, y, x] += 0.5
-
-    def least() -> float:
-        images = [bench(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
-        moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
-        return min((float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12), default=1.0)
-
-    own = bench.numbers["locality"] = least()
+    images = [bench(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
+    moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
+    own = min((float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12), default=1.0)
+    bench.numbers["locality"] = own
     if own < 0.99:  # 1 | 0
-        bench.is_scrambled = True  # if so, the other probes see through it
-        bench.is_scrambled = least() >= 0.99
-        how = "; read as (B, 3, H, W) the image is in order" if bench.is_scrambled else ""
-        bench.found("reshape_for_permute", own=own, how=how)
+        bench.is_scrambled = True  # the other probes see through it
+        bench.found("reshape_for_permute", own=own)
 
 
 def _white(bench: _Bench, net: BioFaceNet) -> None:
@@ -279,7 +262,7 @@ def _round_trip(bench: _Bench, net: BioFaceNet) -> None:
     def error() -> Tensor:
         g, k, d, s, b, w = leaves
         maps = Output(g.tanh(), k.tanh(), d.exp(), s.exp(), 3 * b.tanh(), w.softmax(-1), cct)
-        return (bench(maps, batch, known=False)[0] - image)[batch.mask].square().mean()
+        return (bench(maps, batch)[0] - image)[batch.mask].square().mean()
 
     bench.numbers["round_trip_before"] = float(error().detach().sqrt())
     for _ in range(30):
@@ -351,7 +334,7 @@ def _steps(bench: _Bench, net: BioFaceNet) -> None:
         said = net(batch.image)
         if not all(bool(torch.isfinite(value).all()) for value in said):  # nothing that could be decoded
             return batch.image, batch.image.new_tensor(math.inf)
-        image, maps = bench.decode(said, batch, recipe)
+        image, maps = objective.decode(said, batch, recipe)
         return image, sum(objective.loss_terms(image, maps, batch, recipe).values(), image.new_zeros(()))
 
     images, losses = [], []
