@@ -40,9 +40,13 @@ class Augmented:
     """
 
     def __init__(
-        self, faces: Any, seed: int = 0, recolour: bool = True, halved: int = 0,
+        self,
+        faces: Any,
+        seed: int = 0,
+        recolour: bool = True,
+        halved: int = 0,
         painted: Mapping[str, np.ndarray] | None = None,
-    ):  # fmt: skip
+    ):
         self.seed, self.recolour = seed, recolour
         self.painted, self._pigments = list((painted or {}).values()), np.stack(skin_spectra.pigments(), -1)
         self.batch = Batch.of(faces)
@@ -80,10 +84,11 @@ class Augmented:
         assert true is not None and batch.lighting is not None
         base, rest = self._skins(n, rng)
         factors = torch.from_numpy(base / self._base[rows])
-        usual = (true.melanin_fraction, skin.MELANIN_RANGE[1]), (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1])
+        usual = true.melanin_fraction, true.haemoglobin_fraction
+        tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
         melanin, haemoglobin = (
             skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
-            for (fraction, top), factor in zip(usual, factors.T, strict=True)
+            for fraction, top, factor in zip(usual, tops, factors.T, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         sensitivity = camera.CameraModel.load().sensitivity(b)

@@ -76,13 +76,15 @@ def run_all(*plans: Plan) -> dict[str, list[Run]]:
 
     What is not kept yet runs together, so that no processor waits; see :func:`study.cache.side_by_side`.
     """
-    calls: dict[str, list[tuple[Any, ...]]] = {}  # by the name of the recipe, as study.cache.kept takes them
+    # by the name of the recipe, as study.cache.kept takes them
+    calls: dict[str, list[tuple[Any, ...]]] = {}
     for plan in plans:
         batch, width, steps = plan.batch, plan.width, plan.steps
         faces = batch.image, batch.mask, batch.normals, batch.lighting, *(batch.truth or ())
         values = [None if value is None else value.numpy() for value in faces]
         for recipe in plan.recipes:
-            made_of = values, dataclasses.astuple(recipe)[1:], width, steps  # not the names of faces and recipe
+            # not the names of faces and recipe
+            made_of = values, dataclasses.astuple(recipe)[1:], width, steps
             calls[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in plan.seeds]
     todo = cache.missing(itertools.chain(*calls.values()))
     todo.sort(key=lambda call: -len(call[1][0]) * call[1][4])  # the longest first: none is left alone at the end

@@ -56,7 +56,7 @@ def build(recipe: Recipe, width: int, seed: int) -> PlainUNet:
 def train(
     model: PlainUNet, faces: Any, recipe: Recipe, steps: int, batch_size: int, seed: int, progress: bool = False
 ) -> None:
-    """Train in place on the faces of :func:`bioface.training.train`, by squared errors with the shares of its loss."""
+    """Train in place on the faces of :func:`bioface.training.train`, by squared errors."""
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     model.train()
     for step in tqdm(range(steps), f"{recipe.name}, no skin model", unit="step", disable=not progress):
