@@ -7,7 +7,16 @@ import pytest
 from conftest import refuses
 
 from bioface import recipes
-from bioface.recipes import CODE_LADDER, FAULTS, HEALTHY, LADDER, PAPER_LITERAL, SINGLE_CHANGES, WORKING, Recipe
+from bioface.recipes import (
+    CODE_LADDER,
+    FAULTS,
+    HEALTHY,
+    LADDER,
+    PAPER_LITERAL,
+    SINGLE_CHANGES,
+    WORKING,
+    Recipe,
+)
 
 EVERY = recipes._EVERY
 
