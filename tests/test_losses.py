@@ -104,5 +104,5 @@ def test_supervision_by_hand(name):
     colours = torch.full((1, 1, 1, 3), 2.0 if name == "albedo" else 0.0)
     said = true if name == "albedo" else true._replace(**{name: getattr(true, name) + 2})
     expected = 4 * getattr(losses.Shares(), name) * (3 if name == "albedo" else 1)
-    assert float(losses.supervision(said, true, colours)) == pytest.approx(expected)
-    assert float(losses.supervision(true, true, 0 * colours)) == 0
+    assert float(losses.supervision(said, true, colours, losses.Shares())) == pytest.approx(expected)
+    assert float(losses.supervision(true, true, 0 * colours, losses.Shares())) == 0

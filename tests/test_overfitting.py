@@ -1,4 +1,6 @@
-"""Pictures of overfitted faces."""
+"""Pictures of overfitted faces, and what is measured on NFE's own photos."""
+
+import dataclasses
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,8 +8,9 @@ import pytest
 import torch
 from test_experiments import a_batch
 
-from bioface import identifiability, recipes, training
-from study import experiments, figures, overfitting
+from bioface import identifiability, illumination, image_formation, recipes, training
+from bioface.datasets import photos
+from study import experiments, figures, nfe_photos, overfitting
 
 PAPER, WORKING = recipes.PAPER_LITERAL, recipes.WORKING
 
@@ -63,3 +66,38 @@ def test_ladder_copies_floors_and_the_same_photo(saved, folders):
         and "a, b" in alt
         and len(saved["02_s"][1]["highest"]) == len(identifiability.MAPS)
     )
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """(1, 64, 64, 3) uint8 of a real face, and its mask."""
+    found = photos.astronaut()
+    return np.rint(255 * found.rgb).astype(np.uint8)[None], found.mask[None]
+
+
+def test_normals_and_light_of_a_photo_explain_it(portrait):
+    found = nfe_photos.lit(*portrait, ("astronaut",))
+    inside = found.mask[0]
+    assert np.allclose(np.linalg.norm(found.normals[0], axis=-1), inside, atol=1e-5)
+    shading = illumination.sh_shading(found.normals, found.lighting.mean(1))[0]
+    luminance = image_formation.srgb_decode(found.rgb[0]).mean(-1)
+    assert np.corrcoef(shading[inside], luminance[inside])[0, 1] > 0.5
+    (row,) = nfe_photos.stored(portrait[0][0], inside, found.normals[0])
+    assert row[0] == "A2.mesh_angle" and row[1] == pytest.approx(0, abs=0.1)  # the mesh against itself
+    two = dataclasses.replace(found, names=("other",)), dataclasses.replace(found, names=(nfe_photos.PARTED,))
+    assert next(nfe_photos.mouths(type(found).concatenate(two)))[:2] == ("A2.parted_lips", 0)
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_trainings_are_their_claims(folders, monkeypatch):
+    monkeypatch.setattr(nfe_photos, "STEPS", 2)
+    monkeypatch.setattr(nfe_photos, "EPOCHS", 1)
+    found = {name: value for name, value, _ in nfe_photos.trained(a_batch(size=32))}
+    assert list(found) == [
+        "02.photos_working",
+        "02.photos_evaluated",
+        "02.photos_literal",
+        "03.photos_copy",
+        "A2.photos_code",
+    ]
+    assert found["02.photos_literal"] > 0.9 and all(value > 0 for value in found.values())

@@ -462,6 +462,7 @@ def launched(launcher, *arguments, code=0):
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
 
 
 def test_two_processes_share_every_batch_and_end_with_the_same_weights(tmp_path):
@@ -508,8 +509,8 @@ def test_on_several_graphics_processors_batch_norm_looks_at_all_faces(monkeypatc
         assert_same(model, other)  # alone it is that of torch, running statistics and all
 
 
-def test_the_command_runs_under_a_launcher(nfe_faces, tmp_path):
-    done = launched(TORCHRUN, "-m", "bioface", *TRAIN, "--batch-size", "4", "--out", tmp_path / "out")
+def test_the_command_runs_under_two_launchers(nfe_faces, tmp_path):
+    done = launched(ACCELERATE, "-m", "bioface", *TRAIN, "--batch-size", "4", "--out", tmp_path / "out")
     assert done.stdout.count("\n") == 1 and "on 2 processes" in done.stdout
     assert len(list((tmp_path / "out").iterdir())) == 3
     done = launched(TORCHRUN, "-m", "bioface", *TRAIN, "--batch-size", "3", "--out", tmp_path / "none", code=1)

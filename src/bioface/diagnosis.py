@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe, get
 
+Decode = Callable[[Output, Batch, Recipe], tuple[Tensor, Output]]
+
 FACES = 16  #: of a batch that are looked at, so that a large one takes no longer
 STEPS = 10  #: of the recipe's optimiser
 #: The lights of the probes: (row of the illuminant in :func:`bioface.illumination.mix`, daylight temperature in K).
@@ -32,11 +34,12 @@ GRID = 16  #: pigments along each side of the table's probe
 
 #: The sentences of ``findings.toml``, filled in with numbers: {name: {way to find it: sentence}}, the worst first.
 SENTENCES: dict[str, dict[str, str]] = tomllib.loads((paths.TABLES / "findings.toml").read_text(encoding="utf-8"))
-SEVERITY = {name: (19 - k) / 20 for k, name in enumerate(SENTENCES)}
+SEVERITY = {name: (20 - k) / 20 for k, name in enumerate(SENTENCES)}
 
 # Bars, here and beside each verdict: what sound pipelines give | what the faults give.
 _WHITE = 0.01  # relative change of white with light and camera: 1e-6 | 0.7; spread of its channels: 3e-3 | 0.25
 _TABLE = 0.015  # root-mean-square distance to exact spectra: 6e-5 (5e-3 with rounded pigments) | 0.04
+_MATRIX = 0.1  # largest entry of (exact → decoded) − identity: 8e-4 (0.04 with rounded pigments) | 1.5
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ class Diagnosis:
     ----------
     findings : the most harmful first
     measurements : every number by name. Of the decoder: ``white_…``, of a highlight; ``difference_to_…``, the largest
-        to exact spectra, and ``residual_to_…``, RMS beside the best colour matrix; ``round_trip_…``, RMS error before
-        and after 30 steps on the maps themselves. Of the training: ``image_change``, RMS over 10 steps, relative;
-        ``pace``, the same over the distance to the faces
+        to exact spectra, and ``residual_to_…``, RMS beside the best colour matrix; ``gradient_…``, of the squared
+        colour error to each map; ``round_trip_…``, RMS error before and after 30 steps on the maps themselves. Of the
+        training: ``image_change``, RMS over 10 steps, relative; ``pace``, the same over the distance to the faces;
+        ``dead_…``, share of shadings without slope after them
     """
 
     findings: tuple[Finding, ...]
@@ -77,7 +81,7 @@ class Diagnosis:
         return "\n".join([f"severity  {'finding':<{width}}  evidence", *rows])
 
 
-def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe) -> Diagnosis:
+def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe, *, decode: Decode | None = None) -> Diagnosis:
     """Look for the cause why a network would not train, in seconds.
 
     Parameters
@@ -85,16 +89,19 @@ def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe) -> Diagnosis:
     model : as it would be trained; a copy is tried, the model itself stays as it is
     batch : a :class:`~bioface.objective.Batch` or faces of :mod:`bioface.datasets`; the first 16 are used
     recipe : a recipe or its name
+    decode : (output, batch, recipe) → image (B, H, W, 3) and the maps that made it; None is
+        :func:`bioface.objective.decode`
 
     Raises
     ------
-    BiofaceError : an unknown recipe, bad faces, one face of 16 × 16 pixels (batch norm needs more)
+    BiofaceError : an unknown recipe, bad faces, a decoder that gives no finite image of the batch's shape, one face
+        of 16 × 16 pixels (batch norm needs more)
     """
     recipe, batch = get(recipe), Batch.of(batch[:FACES])
     if batch.mask.shape == (1, 16, 16):
         raise BiofaceError("expected more than one pixel at the network's lowest level, found one face of 16 × 16")
-    bench = _Bench(recipe, batch)
-    probes = (_locality, _white, _table, _copy, _round_trip, _shading, _batch_norm, _dead, _steps)
+    bench = _Bench(objective.decode if decode is None else decode, recipe, batch)
+    probes = (_locality, _white, _table, _channels, _copy, _round_trip, _shading, _batch_norm, _dead, _steps)
     with torch.enable_grad():
         for probe in probes:
             probe(bench, copy.deepcopy(model).train(recipe.batch_norm == "train"))  # as the recipe trains
@@ -104,22 +111,30 @@ def diagnose(model: BioFaceNet, batch: Any, recipe: str | Recipe) -> Diagnosis:
 class _Bench:
     """The pipeline under test, and what was found so far."""
 
-    def __init__(self, recipe: Recipe, batch: Batch):
-        self.recipe, self.batch = recipe, batch
+    def __init__(self, decode: Decode, recipe: Recipe, batch: Batch):
+        self.decode, self.recipe, self.batch = decode, recipe, batch
         self.numbers: dict[str, float] = {}
         self.findings: list[Finding] = []
         self.is_scrambled = False  # (B, 3, H, W) read as (B, H, W, 3), which can be undone
-        self.white = torch.zeros(0)  # (3,) of highlights, as decoded
+        self.white = self.colours = torch.zeros(0)  # of highlights (3,) and of matt skin (N, 3), as decoded
+        self.swapped = False  # red and blue, in the decoder
 
     def found(self, name: str, way: str = "text", **measured: Any) -> None:
         self.findings.append(Finding(name, SENTENCES[name][way].format(**measured), SEVERITY[name]))
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, Output]:
-        """Decode, with the pixels put back where they belong."""
-        image, maps = objective.decode(output, batch, self.recipe)
+    def __call__(self, output: Output, batch: Batch, known: bool = True) -> tuple[Tensor, Output]:
+        """Decode, checked, with the pixels put back where they belong; colours of ``known`` maps must be finite."""
+        answer: Any = self.decode(output, batch, self.recipe)
+        image = answer[0] if isinstance(answer, tuple) and len(answer) == 2 else answer
+        expected = tuple(batch.image.shape)
+        if image is answer or not isinstance(image, Tensor) or tuple(image.shape) != expected:
+            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise BiofaceError(f"expected decode to give an image of shape {expected} and its maps, found {found}")
+        if known and not bool(torch.isfinite(image.detach()).all()):
+            raise BiofaceError("expected decode to make finite colours of ordinary maps, found NaN or infinity")
         if self.is_scrambled:
             image = image.reshape(len(image), 3, *image.shape[1:3]).movedim(1, -1)
-        return image, maps
+        return image, answer[1]
 
     def output(self, *maps: Tensor, light: str = "D65", b: tuple[float, float] = (0.0, 0.0)) -> Output:
         """Four maps (B, H, W) under one light and camera, as if a network had said them."""
@@ -146,13 +161,18 @@ def _locality(bench: _Bench, net: BioFaceNet) -> None:
     after = before.clone()
     for k in range(4):  # picture k has map k changed
         after[k, k, y, x] += 0.5
-    images = [bench(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
-    moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
-    own = min((float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12), default=1.0)
-    bench.numbers["locality"] = own
+
+    def least() -> float:
+        images = [bench(bench.output(*maps), canvas)[0].double() for maps in (before, after)]
+        moved = (images[1] - images[0]).square().sum(-1)  # (4, H, W)
+        return min((float(m[y, x] / m.sum()) for m in moved if m.sum() > 1e-12), default=1.0)
+
+    own = bench.numbers["locality"] = least()
     if own < 0.99:  # 1 | 0
-        bench.is_scrambled = True  # the other probes see through it
-        bench.found("reshape_for_permute", own=own)
+        bench.is_scrambled = True  # if so, the other probes see through it
+        bench.is_scrambled = least() >= 0.99
+        how = "; read as (B, 3, H, W) the image is in order" if bench.is_scrambled else ""
+        bench.found("reshape_for_permute", own=own, how=how)
 
 
 def _white(bench: _Bench, net: BioFaceNet) -> None:
@@ -177,11 +197,11 @@ def _white(bench: _Bench, net: BioFaceNet) -> None:
         bench.found("no_white_balance", a=a.tolist(), d65=bench.white.tolist())
     elif is_seen and cast > _WHITE:
         pink = camera.XYZ_TO_SRGB.sum(1)
-        if bool((mean / size - pink / pink.max()).abs().max() < _WHITE):
+        if any(bool((mean / size - p / p.max()).abs().max() < _WHITE) for p in (pink, pink.flip(0))):
             bench.found("rows_sum_1", white=mean.tolist())
         else:
             transposed = (camera.XYZ_TO_SRGB.T @ camera.ROW_SUMS["d65"]).tolist()
-            bench.found("transposed_matrix", white=mean.tolist(), transposed=transposed)
+            bench.found("transposed_matrix", "white", white=mean.tolist(), transposed=transposed)
 
 
 def _table(bench: _Bench, net: BioFaceNet) -> None:
@@ -200,9 +220,10 @@ def _table(bench: _Bench, net: BioFaceNet) -> None:
     flat = [float((slope == 0).double().mean()) for slope in _gradient(answers[0][0].square().sum(), (g, k))]
     # (GRID², 3) for each of the lights and cameras; a copied shading has a brightness of its own
     decoded = [(image / used.diffuse[..., None]).detach().double().reshape(-1, 3) for image, used in answers]
+    bench.colours = torch.cat(decoded)
 
-    def compare(name: str) -> tuple[float, float]:
-        """Largest difference; what remains of it (RMS) beside the best colour matrix, right or wrong."""
+    def compare(name: str, asked: list[Output]) -> tuple[float, float, Tensor]:
+        """Largest difference; what remains of it (RMS) beside the best colour matrix, right or wrong; the matrix."""
         found = []
         for colours, said in zip(decoded, asked, strict=True):
             said = Output(*(value.detach().double() for value in said))
@@ -211,28 +232,61 @@ def _table(bench: _Bench, net: BioFaceNet) -> None:
             # 33 bands a pixel, with the rows found and with those that the matrix starts from
             images = [image_formation.render(*maps, e, S, name, r, "exact") for r in (rows, "d65")]
             alike, exact = (image.reshape(-1, 3).to(colours) for image in images)
-            matrix = torch.linalg.lstsq(exact, colours).solution
+            matrix = torch.linalg.lstsq(exact, colours).solution.T
             brightness = float(colours.norm() / exact.norm())
-            residual = float((exact @ matrix - colours).square().mean().sqrt()) / max(brightness, 1e-12)
-            found.append((float((alike - colours).abs().max()), residual))
-        return max(f[0] for f in found), max(f[1] for f in found)
+            residual = float((exact @ matrix.T - colours).square().mean().sqrt()) / max(brightness, 1e-12)
+            found.append((float((alike - colours).abs().max()), residual, matrix))
+        return max(f[0] for f in found), max(f[1] for f in found), found[0][2]
 
-    compared = {name: compare(name) for name in skin.MODELS}
+    compared = {name: compare(name, asked) for name in skin.MODELS}
     image = decoded[0].reshape(GRID, GRID, 3)
     steps = torch.cat([image.diff(dim=0).reshape(-1, 3), image.diff(dim=1).reshape(-1, 3)])
     stuck = float((steps.abs().amax(-1) <= 1e-6 * image.abs().max()).double().mean())
-    for name, (difference, residual) in compared.items():
+    for name, (difference, residual, _) in compared.items():
         bench.numbers |= {f"difference_to_{name}": difference, f"residual_to_{name}": residual}
     bench.numbers |= {"pigment_steps_stuck": stuck, "flat_melanin": flat[0], "flat_haemoglobin": flat[1]}
     nearest = min(compared, key=lambda name: compared[name][1])
-    residual, layered = compared[nearest][1], compared["layered"][1]
-    if stuck > 0.5:  # 0 | 1
-        bench.found("misscaled_index", stuck=stuck)
+    _, residual, matrix = compared[nearest]
+    layered = compared["layered"][1]
+
+    # another model's colours? Or those of half the table, indexed by 0 … 1 instead of −1 … 1?
+    halves = [said._replace(melanin=(g + 1) / 2, haemoglobin=(k + 1) / 2) for said in asked]
+    half = min(compare(name, halves)[1] for name in skin.MODELS) if residual > _TABLE else residual
+    if stuck > 0.5 or half < residual / 4:  # 0 | 1
+        way = "edge" if stuck > 0.5 else "half"
+        bench.found("misscaled_index", way, stuck=stuck, residual=residual, half=half, bar=_TABLE)
         return
     if max(flat) > 0.5:  # 0 | 1
         bench.found("rounded_index", melanin=flat[0], haemoglobin=flat[1], residual=residual)
     if nearest == "published" and layered > _TABLE:
         bench.found("published_skin", residual=residual, layered=layered)
+    # a matrix that keeps white, but nothing else
+    matrix = matrix / matrix.sum(1).mean()
+    one = torch.eye(3).to(matrix)
+    error = bench.numbers["matrix_error"] = float((matrix - one).abs().max())
+    bench.swapped = float((matrix.flip(0) - one).abs().max()) < _MATRIX
+    is_neutral = max(bench.numbers["white_spread"], bench.numbers["white_cast"]) < _WHITE
+    if error > _MATRIX and is_neutral and residual < _TABLE and not bench.swapped:
+        bench.found("transposed_matrix", "colours", error=error)
+
+
+def _channels(bench: _Bench, net: BioFaceNet) -> None:
+    """Can the decoder's skin, from matt to shiny, make the hues of the faces? Or only with red and blue swapped?"""
+    pixels = bench.batch.image[bench.batch.mask].double()
+    pixels = pixels[(pixels > 0.01).all(-1) & (pixels < 0.98).all(-1)]  # neither black nor clipped
+    pixels = pixels[:: max(1, len(pixels) // 400)]
+    if not len(pixels) or not bool((bench.white > 0).all()):
+        return
+
+    unit = nn.functional.normalize
+    matt, shine = unit(bench.colours), unit(bench.white[None])
+    made = unit(torch.cat([(1 - s) * matt + s * shine for s in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]))
+    nearest = [(unit(colours) @ made.T).amax(-1).clamp(-1, 1) for colours in (pixels, pixels.flip(-1))]
+    as_is, swapped = (math.degrees(float(cosine.acos().mean())) for cosine in nearest)
+    bench.numbers |= {"hue_error": as_is, "hue_error_swapped": swapped}
+    if as_is > 3 and swapped < as_is / 2 and bench.numbers["white_spread"] < _WHITE:
+        where = "in the decoder" if bench.swapped else "in the images"
+        bench.found("wrong_channel_order", as_is=as_is, swapped=swapped, where=where)
 
 
 def _copy(bench: _Bench, net: BioFaceNet) -> None:
@@ -250,7 +304,7 @@ def _copy(bench: _Bench, net: BioFaceNet) -> None:
 
 
 def _round_trip(bench: _Bench, net: BioFaceNet) -> None:
-    """No network: the maps themselves descend through the decoder. The error before and after."""
+    """No network: the maps themselves descend through the decoder. Gradients at the start, error before and after."""
     batch = bench.batch[:4]
     n, image = len(batch), batch.image
     leaves = [*image.new_zeros(4, *batch.mask.shape), image.new_zeros(n, 2), image.new_zeros(n, 14)]
@@ -259,17 +313,21 @@ def _round_trip(bench: _Bench, net: BioFaceNet) -> None:
     leaves = [value.requires_grad_() for value in leaves]
     optimiser = torch.optim.Adam(leaves, lr=0.1)
 
-    def error() -> Tensor:
+    def error() -> tuple[Tensor, Output]:
         g, k, d, s, b, w = leaves
         maps = Output(g.tanh(), k.tanh(), d.exp(), s.exp(), 3 * b.tanh(), w.softmax(-1), cct)
-        return (bench(maps, batch)[0] - image)[batch.mask].square().mean()
+        return (bench(maps, batch, known=False)[0] - image)[batch.mask].square().mean(), maps
 
-    bench.numbers["round_trip_before"] = float(error().detach().sqrt())
-    for _ in range(30):
-        for leaf, slope in zip(leaves, _gradient(error(), leaves), strict=True):
+    for step in range(30):
+        loss, maps = error()
+        if step == 0:
+            bench.numbers["round_trip_before"] = float(loss.detach().sqrt())
+            for name, slope in zip(Output._fields, _gradient(loss, maps[:6]), strict=False):
+                bench.numbers[f"gradient_{name}"] = float(slope.norm())
+        for leaf, slope in zip(leaves, _gradient(loss, leaves), strict=True):
             leaf.grad = slope
         optimiser.step()
-    bench.numbers["round_trip_after"] = float(error().detach().sqrt())
+    bench.numbers["round_trip_after"] = float(error()[0].detach().sqrt())
 
 
 def _shading(bench: _Bench, net: BioFaceNet) -> None:
@@ -302,24 +360,31 @@ def _batch_norm(bench: _Bench, net: BioFaceNet) -> None:
         return mean, (variance + layers[0].eps).sqrt()
 
     mean, deviation = statistics()
-    net(image)
+    alone = net(image).diffuse
     moved = float(((statistics()[0] - mean) / deviation).square().mean().sqrt())
+    company = net(torch.cat([image, 1 - image])).diffuse[: len(image)]
+    dependence = float((company - alone).norm() / alone.norm().clamp_min(1e-12))
     for m in layers:
         m.train().momentum = 1.0  # after one more look the running statistics are those of these faces
     net(image)
     off = float((statistics()[1] / deviation).log().abs().median().exp())
-    bench.numbers |= {"statistics_moved": moved, "statistics_factor": off}
-    if moved == 0 and off > 1.5:  # 1.1 | 3
+    bench.numbers |= {"statistics_moved": moved, "batch_dependence": dependence, "statistics_factor": off}
+    if moved == 0 and dependence < 1e-4 and off > 1.5:  # 1.1 | 3
         bench.found("batch_norm_frozen", moved=moved, off=off)
 
 
 @torch.no_grad()
-def _dead(bench: _Bench, net: BioFaceNet) -> None:
-    """Push both shadings far down, where exp is small and relu is 0, without a slope: can they come back?"""
+def _slopeless(net: BioFaceNet, image: Tensor, shift: float) -> dict[str, float]:
+    """Share of the pixels where a shading is 0, so that exp or relu has no slope; its raw values shifted for good."""
     for decoder in (net.diffuse, net.specular):
-        decoder.last.register_forward_hook(lambda layer, given, answer: answer - 20.0)
-    said = net(bench.batch.image)
-    share = {name: float((getattr(said, name) == 0).double().mean()) for name in ("diffuse", "specular")}
+        decoder.last.register_forward_hook(lambda layer, given, answer: answer + shift)
+    said = net(image)
+    return {name: float((getattr(said, name) == 0).double().mean()) for name in ("diffuse", "specular")}
+
+
+def _dead(bench: _Bench, net: BioFaceNet) -> None:
+    """Push both shadings far down: can they come back?"""
+    share = _slopeless(net, bench.batch.image, -20.0)
     bench.numbers |= {f"pushed_down_dead_{name}": value for name, value in share.items()}
     if max(share.values()) > 0.5:  # 0 | 1
         bench.found("relu_for_exp", diffuse=share["diffuse"], specular=share["specular"])
@@ -334,7 +399,7 @@ def _steps(bench: _Bench, net: BioFaceNet) -> None:
         said = net(batch.image)
         if not all(bool(torch.isfinite(value).all()) for value in said):  # nothing that could be decoded
             return batch.image, batch.image.new_tensor(math.inf)
-        image, maps = objective.decode(said, batch, recipe)
+        image, maps = bench.decode(said, batch, recipe)
         return image, sum(objective.loss_terms(image, maps, batch, recipe).values(), image.new_zeros(()))
 
     images, losses = [], []
@@ -356,6 +421,7 @@ def _steps(bench: _Bench, net: BioFaceNet) -> None:
     change, pace, far = moved / max(first, 1e-12), moved / max(distance, 1e-12), distance / faces
     bench.numbers |= {"loss_before": losses[0], "loss_after": losses[-1], "brightness_after": last / faces}
     bench.numbers |= {"image_change": change, "pace": pace, "distance_over_black": far}
+    bench.numbers |= {f"dead_{name}": value for name, value in _slopeless(net, batch.image, 0.0).items()}
     grown = losses[-1] / max(losses[0], 1e-30)
     if not math.isfinite(grown) or grown > 100:  # 7 | infinite
         bench.found("step_too_large", "loss", steps=len(losses) - 1, before=losses[0], after=losses[-1])

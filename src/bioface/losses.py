@@ -91,7 +91,9 @@ class Shares(NamedTuple):
     camera: float = 0.02
 
 
-def supervision(said: Output, true: Output, colours: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W"]:
+def supervision(
+    said: Output, true: Output, colours: Float[Tensor, "B H W 3"], shares: Shares
+) -> Float[Tensor, "B H W"]:
     """Σ share · (said − true)² of each pixel, as SfSNet and InverseFaceNet are trained on synthetic faces.
 
     Pigments in table coordinates; ``colours`` is the difference of the two albedos, linear RGB; the camera's error
@@ -100,4 +102,4 @@ def supervision(said: Output, true: Output, colours: Float[Tensor, "B H W 3"]) -
     maps = [(a - b).square() for a, b in zip(said[:4], true[:4], strict=True)]
     camera = (said.camera - true.camera).square().mean(-1)[:, None, None]
     errors = (*maps, colours.square().sum(-1), camera)
-    return sum((s * e for s, e in zip(Shares(), errors, strict=True)), start=colours.new_zeros(()))
+    return sum((s * e for s, e in zip(shares, errors, strict=True)), start=colours.new_zeros(()))

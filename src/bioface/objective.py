@@ -212,7 +212,7 @@ def loss_terms(
         if batch.truth is None:
             raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")
         colours = albedo(output, recipe) - albedo(batch.truth, recipe)
-        pixels["truth"] = losses.supervision(output, batch.truth, colours)
+        pixels["truth"] = losses.supervision(output, batch.truth, colours, recipe.shares)
     # a sum means that of recipe.batch faces
     how, up = ("mean", 1.0) if recipe.reduction == "mean" else ("sum", recipe.batch / len(batch))
     terms = {name: up * losses.reduce(values, batch.mask, how, count) for name, values in pixels.items()}

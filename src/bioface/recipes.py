@@ -52,6 +52,7 @@ class Recipe:
     reduction: str = "mean"
     batch: int = 64  #: whose sum is meant by "sum" and "code"; that of a smaller batch is scaled up to it
     weights: losses.Weights = losses.Weights()  #: of the losses
+    shares: losses.Shares = losses.Shares()  #: of the maps in the loss by the truth
     optimiser: str = "adam"  #: or "sgd"
     learning_rate: float = 2e-3  #: step size
     momentum: float = 0.0  #: of "sgd"

@@ -85,6 +85,19 @@ VARIANTS = (
     SYNTHETIC.but("not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)),
 )
 
+#: What each part of the third is worth: short trainings of about the same time that differ in one thing.
+_SHORT = Plan("short", _halved_first(recipes.SUPERVISED, 60, 40, tiny=150))
+_EQUAL = recipes.SUPERVISED.but("supervised_equal", shares=recipes.SUPERVISED.shares._replace(haemoglobin=1.0))
+_BOTH = recipes.SUPERVISED.but("supervised_both", weights=recipes.SUPERVISED.weights._replace(appearance=10.0))
+_ALONE = recipes.PUBLISHED_LOSSES.but("alone", learning_rate=2e-4)
+ABLATIONS = (
+    _SHORT,
+    _SHORT.but("at full size only", stages=(Stage(recipes.SUPERVISED, 110, 16, True),)),
+    _SHORT.but("haemoglobin counts as melanin", stages=_halved_first(_EQUAL, 60, 40, tiny=150)),
+    _SHORT.but("with the appearance loss", stages=_halved_first(_BOTH, 60, 40, tiny=150)),
+    _SHORT.but("then self-supervised", stages=(*_SHORT.stages, Stage(_ALONE, 30))),
+)
+
 #: The network that ships: trained longer than those of notebook 05, on one seed.
 SHIPPED = Plan("shipped", _halved_first(recipes.SUPERVISED, 1000, 1000, tiny=1500))
 

@@ -1,7 +1,6 @@
 """What the notebooks measure on real files that a reader may not have: a generator of numbers for each source of data.
 
-A notebook hands them in (:func:`hand_in`), and :mod:`study.record` keeps them with date, data and commit. What is on
-record of 27 photos of NFE was measured by `study/nfe_photos.py` of the commit that the record names.
+A notebook hands them in (:func:`hand_in`), and :mod:`study.record` keeps them with date, data and commit.
 
 Two faces of a light stage have their highlights measured apart (:mod:`bioface.datasets.light_stage`). Nobody knows the
 pigments of these people: brows, a pigmented patch and a red nose say what maps should show, and BioSkin's encoder says
@@ -25,7 +24,7 @@ from bioface import camera, illumination, image_formation, paths, smith2019
 from bioface.datasets import light_stage, registry, skin_spectra
 from bioface.decomposition import decompose
 from bioface.errors import DataError
-from study import claims
+from study import claims, nfe_photos
 
 Maps = tuple[np.ndarray, np.ndarray, np.ndarray | None]  #: melanin, haemoglobin, specular shading (H, W)
 
@@ -197,10 +196,11 @@ def faces_of_a_light_stage() -> Iterator[Measured]:
 
 LIGHT = ("highlights_1", "highlights_2", "highlights_mean", "brows", "patch", "nose", "melanin", "haemoglobin")
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
-SOURCES: dict[str, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
+SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
     "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
+    nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),
     "bioskin": (faces_of_a_light_stage, tuple(f"light_{name}" for name in LIGHT)),
 }
 
