@@ -132,24 +132,11 @@ def test_flat_shading_shows_nothing_of_the_photo(faces):
         assert shading.mismatch_score(dataclasses.replace(faces, **change)) == pytest.approx(np.ones(len(faces)))
 
 
-def test_unknown_names_are_refused(faces):
-    refuses("unknown reading", shading.shading_of_photo, faces, shading.stored_shading(faces), "blue")
-
-
-@pytest.mark.parametrize("reading", shading.READINGS)
-def test_photo_gives_its_shading_back_and_pigments_are_taken_out(reading):
-    """A blotch along one direction of log colour is no shading to "pigments", and is to "red"."""
+def test_photo_gives_its_shading_back():
     faces = make_faces(6, share=0.0, noise=0.0)
     stored = shading.stored_shading(faces)
-
-    def error(faces):
-        return shading.shading_of_photo(faces, stored, reading) - np.log(np.maximum(stored, 0.05))
-
-    assert np.sqrt(np.mean(error(faces)[faces.mask] ** 2)) < 0.02
-    blotch = np.exp(-((COLUMN - 31.5) ** 2 + (ROW - 45) ** 2) / 20)[..., None] * np.array([0.2, 0.5, 0.9])
-    linear = image_formation.srgb_decode(faces.rgb) * np.exp(-blotch).astype(np.float32)
-    marked = np.abs(error(dataclasses.replace(faces, rgb=image_formation.srgb_encode(linear)))[:, 45, 31])
-    assert marked.max() < 0.06 if reading == "pigments" else reading != "red" or marked.min() > 0.12
+    error = shading.shading_of_photo(faces, stored) - np.log(np.maximum(stored, 0.05))
+    assert np.sqrt(np.mean(error[faces.mask] ** 2)) < 0.02
 
 
 def test_window_follows_the_face():

@@ -68,7 +68,7 @@ def trained(seed=0, recipe="working"):
     """Numbers of a short training, as a notebook would claim them, and the weights."""
     batch = faces()
     model = training.build(recipe, 4, seed)
-    history = training.train(model, batch, recipe, STEPS, seed=seed, batch_size=1, probe_every=4, progress=False)
+    history = training.train(model, batch, recipe, STEPS, seed=seed, batch_size=1, progress=False)
     with torch.no_grad():
         said = model(batch.image)
     numbers = {f"loss {k}": float(v) for k, v in enumerate(history.total)}

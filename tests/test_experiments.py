@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import refuses
 
 from bioface import objective, recipes, training
 from bioface.datasets import twin
@@ -69,18 +68,6 @@ def test_another_recipe_seed_face_or_truth_is_another_run(times_run):
     for other in (a_batch(seed=1), dataclasses.replace(batch, truth=truth)):
         runs_of(other)
     assert len(times_run) == 7
-    refuses("names that differ", runs_of, batch, recipes.WORKING, faster)
-
-
-@pytest.mark.slow
-def test_several_plans_on_several_processes_give_what_one_process_gives(folders, monkeypatch, tmp_path):
-    plans = [experiments.Plan(a_batch(), [r], **SMALL) for r in (recipes.WORKING, recipes.PAPER_LITERAL)]
-    found = []
-    for processors in (2, 1):
-        monkeypatch.setattr(notebook, "processors", lambda count=processors: count)
-        monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path / str(processors)))
-        found.append(experiments.run_all(*plans))
-    assert found[0].keys() == found[1].keys() and all(same(found[0][k][0], found[1][k][0]) for k in found[0])
 
 
 def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
@@ -88,7 +75,6 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
     still = recipes.WORKING.but("still", optimiser="sgd", learning_rate=1e-30)
     found = experiments.run(batch, still, **SMALL)
     assert np.allclose(found.start, found.image)
-    assert found.history.output_change.max() < 1e-6
     vanishing = recipes.PAPER_LITERAL.but("vanishing", learning_rate=1e-12)
     assert experiments.moved_share(batch, vanishing, width=2) < 0.1
     assert experiments.moved_share(batch, recipes.WORKING, width=2) > 0.5
@@ -96,7 +82,7 @@ def test_a_run_starts_untrained_and_tiny_steps_are_lost(folders):
 
 def a_run(image, said):
     row = np.zeros(1)
-    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row, row)
+    nothing = training.History(dict.fromkeys(training.LOSSES, row), row, row)
     return experiments.Run(image, image, image, said, nothing)
 
 

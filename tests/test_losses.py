@@ -1,12 +1,9 @@
 """The four losses by hand, the ratio of the two scales, and gradients where something is zero."""
 
-import numpy as np
 import pytest
 import torch
-from conftest import refuses
 
-from bioface import losses, skin
-from bioface.datasets import skin_spectra
+from bioface import losses
 from bioface.network import Output
 
 
@@ -32,7 +29,6 @@ def test_reductions_by_hand():
     assert losses.reduce(VALUES, MASK, "sum") == pytest.approx(10 / 50176)
     assert losses.reduce(VALUES, MASK, "mean", torch.tensor(5.0)) == 2.0  # a count of pixels replaces that of the mask
     assert losses.reduce(VALUES, MASK, "sum", torch.tensor(5.0)) == losses.reduce(VALUES, MASK, "sum")
-    refuses("unknown reduction 'men'; did you mean 'mean'", losses.reduce, VALUES, MASK, "men")
     # values outside the mask do not matter, even NaN
     values = torch.where(MASK, VALUES, torch.nan).requires_grad_()
     mean = losses.reduce(values, MASK, "mean")
@@ -100,30 +96,6 @@ def test_a_prediction_of_zero_or_nearly_has_finite_loss_and_gradients(level):
         assert float(loss.detach()) == pytest.approx(float(target.square()[mask].mean()), rel=1e-5)
 
 
-def test_skin_prior_by_hand():
-    """Two deviations off in melanin, one in haemoglobin: (4 + 1) / 2."""
-    prior = losses.SkinPrior(torch.tensor([0.1, -0.2]), torch.diag(torch.tensor([0.04, 0.25])))
-    found = losses.skin_prior(torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.3), prior)
-    assert torch.allclose(found, torch.tensor(2.5))
-
-
-def test_the_skin_prior_that_ships_is_that_of_the_measured_spectra():
-    """Mean and covariance of the fits in table coordinates; beyond the ends of the table they count as its ends."""
-    tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
-    both = np.stack([skin.table_coordinate(f, top) for f, top in zip(skin_spectra.pigments(), tops, strict=True)])
-    shipped = losses.SkinPrior.load()
-    np.testing.assert_allclose(shipped.mean, both.mean(1), atol=1e-5)
-    np.testing.assert_allclose(shipped.covariance, np.cov(both), atol=1e-5)
-    assert bool((torch.linalg.eigvalsh(shipped.covariance) > 0).all())
-
-
-@pytest.mark.parametrize("text", [None, "1,2\n3,4\n", "a,b\n", "1,2,3\n4,5,6\n7,8,9\n"])
-def test_a_damaged_skin_prior_is_named(tmp_path, text):
-    if text is not None:
-        (tmp_path / "skin_prior.csv").write_text(text)
-    refuses(r"skin_prior\.csv", losses.SkinPrior.load, tmp_path / "skin_prior.csv")
-
-
 @pytest.mark.parametrize("name", losses.Shares._fields)
 def test_supervision_by_hand(name):
     """An error of 2 in one map costs 4 times its share; one in each of three colours counts three times."""
@@ -131,7 +103,6 @@ def test_supervision_by_hand(name):
     true = Output(one, one, one, one, b, torch.zeros(1, 14), torch.zeros(1))
     colours = torch.full((1, 1, 1, 3), 2.0 if name == "albedo" else 0.0)
     said = true if name == "albedo" else true._replace(**{name: getattr(true, name) + 2})
-    for shares in (losses.Shares(), losses.Shares()._replace(**{name: 7.0})):
-        expected = 4 * getattr(shares, name) * (3 if name == "albedo" else 1)
-        assert float(losses.supervision(said, true, colours, shares)) == pytest.approx(expected)
+    expected = 4 * getattr(losses.Shares(), name) * (3 if name == "albedo" else 1)
+    assert float(losses.supervision(said, true, colours, losses.Shares())) == pytest.approx(expected)
     assert float(losses.supervision(true, true, 0 * colours, losses.Shares())) == 0

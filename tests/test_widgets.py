@@ -198,8 +198,8 @@ def test_a_photo_of_ones_own_is_taken_apart_and_one_without_a_face_refused():
 
 def history(steps, rate=0.1):
     k = np.arange(float(steps))
-    terms = {name: np.exp(-rate * k) if name != "skin" else 0 * k for name in LOSSES}
-    return History(terms, k + 1, np.full(steps, np.nan), 0 * k + 1e-3)
+    terms = {name: np.exp(-rate * k) if name != "truth" else 0 * k for name in LOSSES}
+    return History(terms, k + 1, 0 * k + 1e-3)
 
 
 def test_trainings_arrive_curve_by_curve():
@@ -207,8 +207,7 @@ def test_trainings_arrive_curve_by_curve():
     widget = widgets.compare({"two": [run, history(3)], "one": history(4)})
     assert [run["name"] for run in widget.spec["runs"]] == ["two", "one"]
     curves = widget.spec["curves"]
-    assert curves[0] == "sum of the losses" and "skin loss" not in curves  # it was not used
-    assert not any("change" in curve for curve in curves)  # nor measured
+    assert curves[0] == "sum of the losses" and "truth loss" not in curves  # it was not used
     for run, steps in zip(widget.spec["runs"], ([5, 3], [4]), strict=True):
         assert [seed["steps"] for seed in run["seeds"]] == steps
         for seed, n in zip(run["seeds"], steps, strict=True):

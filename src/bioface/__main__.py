@@ -228,16 +228,12 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
 
 
 def _write_history(path: Path, recipe: str, history: History) -> None:
-    """Every array of a training as a list, null where nothing was measured."""
-
-    def numbers(values: np.ndarray) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in values]
-
+    """Every array of a training as a list."""
     content = {
         "recipe": recipe,
         "steps": len(history),
-        "losses": {name: numbers(values) for name, values in history.losses.items()},
-        **{name: numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
+        "losses": {name: values.tolist() for name, values in history.losses.items()},
+        **{name: getattr(history, name).tolist() for name in ("gradient_norm", "learning_rate")},
         "seconds": history.seconds,
     }
     with paths.whole_file(path) as partial:

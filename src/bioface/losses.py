@@ -1,8 +1,8 @@
-"""The four losses of the paper, in the paper's scale and in that of the authors' code, and two that it lacks.
+"""The four losses of the paper, in the paper's scale and in that of the authors' code, and one that it lacks.
 
 The paper takes means over the foreground of images in [0, 1]; the code sums over batch and pixels, divides by 224² and
-works on images in [0, 255]: a factor of about 2·10⁵ in the gradient. The two others, a prior of skin and the distance
-to the truth, are what it takes to tell skin from shading on new faces (notebook 05).
+works on images in [0, 255]: a factor of about 2·10⁵ in the gradient. The fifth, the distance to the truth, is what it
+takes to tell skin from shading on new faces (notebook 05).
 
 References
 ----------
@@ -12,17 +12,12 @@ The authors' code: github.com/ssma502/BioFaces.
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bioface import paths
-from bioface.errors import DataError, unknown_name
 from bioface.network import Output
 
 REDUCTIONS = ("mean", "sum")
@@ -36,7 +31,6 @@ class Weights(NamedTuple):
     camera: float = 1e-4
     specular: float = 1e-5
     diffuse: float = 1e-5
-    skin: float = 0.0  #: of :func:`skin_prior`
     truth: float = 0.0  #: of :func:`supervision`
 
 
@@ -47,8 +41,6 @@ def reduce(
 
     ``count`` is the number of foreground pixels to divide by, where a batch is spread over several processes.
     """
-    if reduction not in REDUCTIONS:
-        raise unknown_name("reduction", reduction, REDUCTIONS)
     total = torch.where(mask, values, 0).sum()
     if reduction == "sum":
         return total / CODE_AREA
@@ -83,34 +75,6 @@ def diffuse_supervision(
     power = inside.square().sum((-2, -1))
     alpha = (inside * target).sum((-2, -1)) / torch.where(power > 0, power, 1)
     return (alpha[:, None, None] * diffuse - target).square()
-
-
-class SkinPrior(NamedTuple):
-    """A Gaussian of (melanin, haemoglobin) in table coordinates: its mean (2,) and covariance (2, 2)."""
-
-    mean: Tensor
-    covariance: Tensor
-
-    @classmethod
-    @functools.cache
-    def load(cls, path: str | Path = paths.TABLES / "skin_prior.csv") -> SkinPrior:
-        """That of the measured faces: the ``layered`` fits to ISSA's face spectra (float64), a table that ships.
-
-        Raises DataError: a table that is missing or not three rows of two numbers.
-        """
-        try:
-            rows = torch.from_numpy(np.loadtxt(path, delimiter=",", comments="#").reshape(3, 2))
-        except (OSError, ValueError) as fault:
-            raise DataError(path, "three rows of two numbers", f"{type(fault).__name__}: {fault}") from fault
-        return cls(rows[0], rows[1:])
-
-
-def skin_prior(
-    melanin: Float[Tensor, "B H W"], haemoglobin: Float[Tensor, "B H W"], prior: SkinPrior
-) -> Float[Tensor, "B H W"]:
-    """Half the squared Mahalanobis distance of each pixel's pigments (table coordinates) from measured skin."""
-    away = torch.stack([melanin, haemoglobin], -1) - prior.mean.to(melanin)  # (B, H, W, 2)
-    return 0.5 * ((away @ torch.linalg.inv(prior.covariance).to(melanin)) * away).sum(-1)
 
 
 class Shares(NamedTuple):

@@ -49,8 +49,6 @@ class Batch:
             value = getattr(self, field)
             if value is not None and tuple(value.shape) != shape:
                 raise BiofaceError(f"expected {field} of shape {shape}, found {tuple(value.shape)}")
-        if len(names) != B:
-            raise BiofaceError(f"expected {B} names, found {len(names)}")
         if (self.normals is None) != (self.lighting is None):
             raise BiofaceError("expected normals and lighting together, found one without the other")
         if self.mask.dtype != torch.bool:
@@ -210,8 +208,6 @@ def loss_terms(
     target = shading_target(batch, recipe)
     if target is not None and recipe.copy_shading is None:
         pixels["diffuse"] = losses.diffuse_supervision(output.diffuse, target, batch.mask)
-    if recipe.weights.skin:
-        pixels["skin"] = losses.skin_prior(output.melanin, output.haemoglobin, losses.SkinPrior.load())
     if recipe.weights.truth:
         if batch.truth is None:
             raise BiofaceError(f"expected faces with their truth for the recipe {recipe.name}, found none")

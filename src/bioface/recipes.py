@@ -69,12 +69,8 @@ class Recipe:
         copy = self.copy_shading
         if not (copy is None or copy == "fitted" or (isinstance(copy, int | float) and copy > 0)):
             raise BiofaceError(f"expected copy_shading to be None, 'fitted' or a factor > 0, found {copy!r}")
-        for field in ("scale", "batch", "learning_rate"):
-            if not getattr(self, field) > 0:
-                raise BiofaceError(f"expected {field} > 0, found {getattr(self, field)!r}")
-        for field in ("momentum", "weight_decay"):
-            if not getattr(self, field) >= 0:
-                raise BiofaceError(f"expected {field} ≥ 0, found {getattr(self, field)!r}")
+        if not self.learning_rate > 0:
+            raise BiofaceError(f"expected learning_rate > 0, found {self.learning_rate!r}")
 
     def but(self, name: str, **changes: Any) -> Recipe:
         """This recipe under another name with some fields changed."""
@@ -138,14 +134,12 @@ HEALTHY = (
     WORKING.but("working_slower", learning_rate=1e-3, schedule="constant"),
     WORKING.but("working_sgd", optimiser="sgd", learning_rate=1e-4, schedule="constant", **_CODE),
 )
-#: For faces that are not in the training set (notebook 05): the paper's losses; with the prior of measured skin,
-#: a hundred times the paper's weight on shading and thirty times that on highlights; and supervised by true maps.
+#: For faces that are not in the training set (notebook 05): the paper's losses; and supervised by true maps.
 PUBLISHED_LOSSES = WORKING.but("published_losses", weights=losses.Weights())
-MEASURED_SKIN = WORKING.but("measured_skin", weights=losses.Weights(diffuse=1e-3, specular=3e-4, skin=1e-5))
 SUPERVISED = WORKING.but("supervised", weights=losses.Weights(0.0, 0.0, 0.0, 0.0, truth=1.0))
-NEW_FACES = (PUBLISHED_LOSSES, MEASURED_SKIN, SUPERVISED)
 
-RECIPES = {r.name: r for r in (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, *NEW_FACES)}
+_EVERY = (*LADDER, *CODE_LADDER, *SINGLE_CHANGES, *FAULTS, *HEALTHY, PUBLISHED_LOSSES, SUPERVISED)
+RECIPES = {recipe.name: recipe for recipe in _EVERY}
 
 
 def get(recipe: str | Recipe) -> Recipe:

@@ -5,11 +5,7 @@ smooth, log photo = log shading + log albedo has the details of the shading. Red
 absorbs much of it. So a low pass is taken away from log red and from the log of the stored shading, and the score is
 1 − their correlation, each pixel weighted by the relief that the normals claim there. No truth enters the score.
 
-References
-----------
-Tsumura, Haneishi & Miyake (1999), "Independent-component analysis of skin color image", JOSA A 16: pigments are
-directions in log colour, shading the third.
-Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling": the data set and its shading nᵀMn.
+Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling": the data set and its shading.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ import scipy.ndimage
 from bioface import illumination, image_formation
 from bioface.arrays import extent
 from bioface.datasets import nfe
-from bioface.errors import BiofaceError, unknown_name
+from bioface.errors import BiofaceError
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear sRGB, IEC 61966-2-1
 DARKEST = 0.01  #: linear RGB below it is all quantisation and clipping: its logarithm stops here
@@ -68,36 +64,15 @@ def detail(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, values - smooth / np.where(mask, weight, 1), 0)
 
 
-READINGS = ("red", "pigments")  #: ways to read log shading off a photo
+def shading_of_photo(faces: nfe.Faces, stored: np.ndarray) -> np.ndarray:
+    """(N, 64, 64) logarithm of the shading that the photo shows, as if albedo were constant; 0 outside the mask.
 
-
-def shading_of_photo(faces: nfe.Faces, stored: np.ndarray, reading: str = "red") -> np.ndarray:
-    """(N, 64, 64) natural logarithm of the shading that the photo shows, scaled to ``stored``; 0 outside the mask.
-
-    Parameters
-    ----------
-    stored : (N, 64, 64) stored shading
-    reading : "red", as if albedo were constant; or "pigments": what goes along with the two log chromaticities is taken
-        out, log R − a log(R/G) − b log(G/B) with a and b of the face, by least squares to log ``stored``. Each pigment
-        is one direction in log colour; but noise becomes three times stronger, and highlights are a third direction
-
-    Raises
-    ------
-    BiofaceError : an unknown reading
+    Its mean is that of log ``stored``, (N, 64, 64).
     """
-    if reading not in READINGS:
-        raise unknown_name("reading", reading, READINGS)
     target = np.log(np.maximum(stored, DARKEST_SHADING))
-    log_rgb = np.log(np.maximum(image_formation.srgb_decode(faces.rgb).astype(float), DARKEST))
-    log_photo, green, blue = np.moveaxis(log_rgb, -1, 0)
-    one = np.ones_like(green)
-    terms = np.stack([one, log_photo - green, green - blue] if reading == "pigments" else [one], axis=-1)
-    weighted = terms * faces.mask[..., None]  # (N, 64, 64, 1 or 3)
-    normal = np.einsum("nhwi,nhwj->nij", weighted, terms)
-    # a grey photo has no chroma to regress on
-    normal += 1e-6 * np.eye(terms.shape[-1]) * np.trace(normal, axis1=1, axis2=2)[:, None, None]
-    factors = np.linalg.solve(normal, np.einsum("nhwi,nhw->ni", weighted, log_photo - target)[..., None])[..., 0]
-    return np.where(faces.mask, log_photo - np.einsum("nhwi,ni->nhw", terms, factors), 0)
+    red = np.log(np.maximum(image_formation.srgb_decode(faces.rgb)[..., 0].astype(float), DARKEST))
+    apart = np.mean(red - target, axis=(1, 2), keepdims=True, where=faces.mask)
+    return np.where(faces.mask, red - apart, 0)
 
 
 @dataclass(frozen=True)
@@ -118,10 +93,10 @@ class Comparison:
         return self.stored_detail - self.photo_detail
 
 
-def compare(faces: nfe.Faces, reading: str = "red") -> Comparison:
+def compare(faces: nfe.Faces) -> Comparison:
     """Put stored shading and photo side by side, with :data:`SHIFTS` between them."""
     stored = stored_shading(faces)
-    log_photo = shading_of_photo(faces, stored, reading)
+    log_photo = shading_of_photo(faces, stored)
     log_stored = np.log(np.maximum(stored, DARKEST_SHADING)).astype(float)
     details = (detail(values, faces.mask) for values in (log_photo, log_stored))
     photo, still = (np.where(np.abs(d) > WEAK, d, 0) for d in details)
@@ -144,11 +119,7 @@ def cosine(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return (weight * a * b).sum((1, 2)) / np.where(lengths > 0, lengths, 1)
 
 
-def unlike_relief(c: Comparison) -> np.ndarray:
-    """(N,) 1 − correlation of the details, weighted by the relief that the normals claim around mouth and nose."""
-    return 1 - cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))
-
-
 def mismatch_score(faces: nfe.Faces) -> np.ndarray:
     """(N,) how little the stored shading fits the photo around mouth and nose, higher for worse."""
-    return unlike_relief(compare(faces))
+    c = compare(faces)
+    return 1 - cosine(c.photo_detail, c.stored_detail, c.window * np.abs(c.stored_detail))

@@ -36,7 +36,7 @@ from bioface.recipes import RECIPES, Recipe, get
 __all__ = ["RECIPES", "Diagnosis", "Diverged", "History", "build", "diagnose", "learning_rate", "train"]
 
 LOSSES = losses.Weights._fields
-_COLUMNS = (*LOSSES, "gradient_norm", "output_change")  # of a record, which has a row for each step
+_SUMMED = (*(f"{name} loss" for name in LOSSES), "gradient norm")  # over all processes, at each step
 
 
 class Diverged(BiofaceError):
@@ -49,11 +49,8 @@ class History:
 
     losses: dict[str, np.ndarray]  #: before each step, with their weights: {name: (steps,)}
     gradient_norm: np.ndarray  #: (steps,) Euclidean norm of the gradient of all weights
-    #: (steps,) root-mean-square change of the decoded image, in linear RGB over the foreground, that the step made; NaN
-    #: where it was not measured
-    output_change: np.ndarray
     learning_rate: np.ndarray  #: (steps,)
-    seconds: float = 0.0  #: of the steps of this call, without the look at the image that the last one made
+    seconds: float = 0.0  #: of the steps of this call
 
     def __len__(self) -> int:
         return len(self.gradient_norm)
@@ -95,7 +92,6 @@ def train(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
-    probe_every: int = 50,
     progress: bool = True,
 ) -> History:
     """Train a network in place.
@@ -111,7 +107,6 @@ def train(
     seed : of the order of the faces
     checkpoint : file to save to, and to go on from when it is there
     checkpoint_every : steps between two checkpoints; there is one after the last step
-    probe_every : how often ``output_change`` is measured, by a second look, where a batch is not all faces
     progress : show a bar
 
     Returns
@@ -126,8 +121,7 @@ def train(
     Diverged : NaN or infinity, with the culprit; the last checkpoint stays
     """
     recipe = get(recipe)
-    given = {"steps": steps, "checkpoint_every": checkpoint_every, "probe_every": probe_every, "seed": seed}
-    for name, value in given.items():
+    for name, value in {"steps": steps, "checkpoint_every": checkpoint_every, "seed": seed}.items():
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BiofaceError(f"expected {name} of at least {least}, found {value!r}")
@@ -136,49 +130,40 @@ def train(
     feed = _Feed(dataset, batch_size, seed, accelerator)
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     run = _description(model, feed, recipe, steps)
-    record = np.full((steps, len(_COLUMNS)), np.nan)
+    record = np.full((steps, len(_SUMMED)), np.nan)
     first = weights.restore_checkpoint(Path(checkpoint), model, optimiser, run, record) if checkpoint is not None else 0
     net, stepper = accelerator.prepare(model, optimiser)
     model.train(recipe.batch_norm == "train")
 
     is_silent = not (progress and accelerator.is_main_process)
     bar = tqdm(range(first, steps), recipe.name, total=steps, initial=first, unit="step", disable=is_silent)
-    began, seconds, previous = time.perf_counter(), 0.0, None
+    began = time.perf_counter()
     for step in bar:
-        batch, is_last = feed(step), step + 1 == steps
+        batch = feed(step)
         for group in stepper.param_groups:
             group["lr"] = learning_rate(recipe, step, steps)
         said = net(batch.image)
-        if not all(bool(torch.isfinite(value).all()) for value in said):
-            raise Diverged(f"step {step} of {recipe.name}: {_culprit(model, said, {})}; the weights are unchanged")
+        _check(said._asdict(), f"step {step} of {recipe.name}: the network's")
         rendered, maps = objective.decode(said, batch, recipe)
         count = accelerator.reduce(batch.mask.sum().float(), "mean")
         terms = objective.loss_terms(rendered, maps, batch, recipe, count)
         stepper.zero_grad()
         accelerator.backward(sum(terms.values()))
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        values = torch.stack([*(terms[name].detach() for name in LOSSES), norm])
-        record[step, :-1] = values = accelerator.reduce(values, "mean").tolist()
-        if not np.isfinite(values).all():
-            raise Diverged(f"step {step} of {recipe.name}: {_culprit(model, said, terms)}; the weights are unchanged")
+        values = accelerator.reduce(torch.stack([*(terms[name].detach() for name in LOSSES), norm]), "mean").cpu()
+        _check(dict(zip(_SUMMED, values, strict=True)), f"step {step} of {recipe.name}: the")
+        record[step] = values
         stepper.step()
-        if feed.is_whole:  # the same faces again: the last step shows in this step's image
-            if previous is not None:
-                record[step - 1, -1] = _change(rendered, previous, batch, count, accelerator)
-            previous = rendered.detach()
-        if is_last:
-            seconds = time.perf_counter() - began
-        if is_last or (not feed.is_whole and step % probe_every == 0):
-            record[step, -1] = _change(_look_again(net, batch, recipe), rendered, batch, count, accelerator)
-        if checkpoint is not None and (is_last or (step + 1) % checkpoint_every == 0):
+        if checkpoint is not None and (step + 1 == steps or (step + 1) % checkpoint_every == 0):
             if accelerator.is_main_process:
                 weights.save_checkpoint(Path(checkpoint), model, optimiser, run, record[: step + 1])
             accelerator.wait_for_everyone()
-        bar.set_postfix(loss=f"{sum(values[:-1]):.3g}", refresh=False)
+        bar.set_postfix(loss=f"{float(values[:-1].sum()):.3g}", refresh=False)
+    seconds = time.perf_counter() - began
     broadcast(list(model.buffers()))  # where each process has statistics of its own, those of the first
     accelerator.unwrap_model(net, keep_fp32_wrapper=False).eval().to(home)
     rates = np.array([learning_rate(recipe, step, steps) for step in range(steps)])
-    return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -2], record[:, -1], rates, seconds)
+    return History(dict(zip(LOSSES, record.T, strict=False)), record[:, -1], rates, seconds)
 
 
 def _processes(model: nn.Module, recipe: Recipe) -> Accelerator:
@@ -221,8 +206,7 @@ class _Feed:
             raise BiofaceError(f"expected a batch of 1 to {self.faces} faces, found {self.batch_size}")
         if self.batch_size % processes:
             raise BiofaceError(f"expected a batch that {processes} processes share, found {self.batch_size}")
-        self.is_whole = self.batch_size == self.faces
-        self._all = self._take(np.arange(self.faces)) if self.is_whole else None
+        self._all = self._take(np.arange(self.faces)) if self.batch_size == self.faces else None
 
     def __call__(self, step: int) -> Batch:
         if self._all is not None:
@@ -234,34 +218,11 @@ class _Feed:
         return Batch.of(self.dataset[own]).to(self.accelerator.device)
 
 
-def _change(now: Tensor, before: Tensor, batch: Batch, count: Tensor, accelerator: Accelerator) -> float:
-    """Root-mean-square difference of two images over the foreground of all processes."""
-    squared = (now.detach() - before.detach()).square().mean(-1)
-    return float(accelerator.reduce(squared[batch.mask].sum() / count, "mean").sqrt())
-
-
-@torch.no_grad()
-def _look_again(net: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
-    """The image after a step, without a trace in the running statistics."""
-    copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    rendered, _ = objective.decode(torch.func.functional_call(net, copies, batch.image), batch, recipe)
-    return rendered
-
-
-def _culprit(model: BioFaceNet, said: Any, terms: dict[str, Tensor]) -> str:
-    """What turned to NaN or infinity first, in the order of the computation."""
-    slopes = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    stages: list[tuple[str, Mapping[str, Tensor]]] = [
-        ("the weights are not finite, first {}", dict(model.named_parameters())),
-        ("the network's {} is not finite", said._asdict()),
-        ("the {} loss is not finite", terms),
-        ("the gradient is not finite, first of {}", slopes),
-    ]
-    for sentence, values in stages:
-        for name, value in values.items():
-            if not bool(torch.isfinite(value.detach()).all()):
-                return sentence.format(name)
-    return "the gradient is not finite, first of another process"
+def _check(values: Mapping[str, Tensor], where: str) -> None:
+    """Raise :class:`Diverged`, with the name of the first value that is not finite."""
+    for name, value in values.items():
+        if not bool(torch.isfinite(value).all()):
+            raise Diverged(f"{where} {name} is not finite; the weights are unchanged")
 
 
 def _description(model: BioFaceNet, feed: _Feed, recipe: Recipe, steps: int) -> dict[str, Any]:

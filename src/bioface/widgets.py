@@ -366,6 +366,5 @@ def _curves(history: History) -> dict[str, np.ndarray]:
         "sum of the losses": history.total,
         **{f"{name} loss": history.losses[name] for name in LOSSES},
         "gradient norm": history.gradient_norm,
-        "change of the image, linear RGB": history.output_change,
         "learning rate": history.learning_rate,
     }

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bioface import camera, degradation, illumination, image_formation, skin, spectra
 from bioface.datasets import portrait, skin_spectra, twin
-from bioface.errors import BiofaceError
 from bioface.network import Output
 from bioface.objective import Batch
 
@@ -33,23 +32,21 @@ class Augmented:
 
     Parameters
     ----------
-    faces : ``nfe.Faces`` of the twin (with truth), or of real data when only mirrored
+    faces : ``nfe.Faces`` of the twin (with truth, which recolouring renders), or of real data when only mirrored
     seed : of everything random
     recolour : whether to
     halved : how many times: at half the size, (N, 32, 32), a step takes a quarter of the time
     painted : {group: numbers of ISSA's face spectra} to paint with, each group as often
-
-    Raises
-    ------
-    BiofaceError : faces without truth that should be recoloured
     """
 
     def __init__(
-        self, faces: Any, seed: int = 0, recolour: bool = True, halved: int = 0,
+        self,
+        faces: Any,
+        seed: int = 0,
+        recolour: bool = True,
+        halved: int = 0,
         painted: Mapping[str, np.ndarray] | None = None,
-    ):  # fmt: skip
-        if recolour and faces.truth is None:
-            raise BiofaceError("expected faces with their truth, which recolouring renders; found none")
+    ):
         self.seed, self.recolour = seed, recolour
         self.painted, self._pigments = list((painted or {}).values()), np.stack(skin_spectra.pigments(), -1)
         self.batch = Batch.of(faces)
@@ -84,13 +81,14 @@ class Augmented:
 
     def _recoloured(self, batch: Batch, rows: np.ndarray, rng: np.random.Generator) -> Batch:
         true, mask, n = batch.truth, batch.mask, len(rows)
-        assert true is not None and batch.lighting is not None  # as was checked when made
+        assert true is not None and batch.lighting is not None
         base, rest = self._skins(n, rng)
         factors = torch.from_numpy(base / self._base[rows])
-        usual = (true.melanin_fraction, skin.MELANIN_RANGE[1]), (true.haemoglobin_fraction, skin.HAEMOGLOBIN_RANGE[1])
+        usual = true.melanin_fraction, true.haemoglobin_fraction
+        tops = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
         melanin, haemoglobin = (
             skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
-            for (fraction, top), factor in zip(usual, factors.T, strict=True)
+            for fraction, top, factor in zip(usual, tops, factors.T, strict=True)
         )
         b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
         sensitivity = camera.CameraModel.load().sensitivity(b)

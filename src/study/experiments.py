@@ -19,7 +19,6 @@ from torch.nn.utils import parameters_to_vector
 
 from bioface import losses, metrics, objective, threads, training
 from bioface.datasets.twin import Truth
-from bioface.errors import BiofaceError
 from bioface.network import BioFaceNet, Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -71,29 +70,22 @@ class Plan:
     width: int = 8  #: of the networks
     steps: int = 60  #: of each run
 
-    def __post_init__(self) -> None:
-        names = [recipe.name for recipe in self.recipes]
-        if len(set(names)) < len(names):
-            raise BiofaceError(f"expected recipes with names that differ, found {', '.join(names)}")
-
-    def calls(self) -> dict[str, list[tuple[Any, ...]]]:
-        """What :func:`study.cache.kept` takes for each run, by the name of the recipe, in the order of the seeds."""
-        batch, width, steps = self.batch, self.width, self.steps
-        faces = batch.image, batch.mask, batch.normals, batch.lighting, *(batch.truth or ())
-        values = [None if value is None else value.numpy() for value in faces]
-        found = {}
-        for recipe in self.recipes:
-            made_of = values, dataclasses.astuple(recipe)[1:], width, steps  # not the names of faces and recipe
-            found[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in self.seeds]
-        return found
-
 
 def run_all(*plans: Plan) -> dict[str, list[Run]]:
     """Every run of some plans, kept or run now: {name of the recipe: its runs, in the order of the seeds}.
 
     What is not kept yet runs together, so that no processor waits; see :func:`study.cache.side_by_side`.
     """
-    calls = {name: calls for plan in plans for name, calls in plan.calls().items()}
+    # by the name of the recipe, as study.cache.kept takes them
+    calls: dict[str, list[tuple[Any, ...]]] = {}
+    for plan in plans:
+        batch, width, steps = plan.batch, plan.width, plan.steps
+        faces = batch.image, batch.mask, batch.normals, batch.lighting, *(batch.truth or ())
+        values = [None if value is None else value.numpy() for value in faces]
+        for recipe in plan.recipes:
+            # not the names of faces and recipe
+            made_of = values, dataclasses.astuple(recipe)[1:], width, steps
+            calls[recipe.name] = [(run, (batch, recipe, width, s, steps), (*made_of, s)) for s in plan.seeds]
     todo = cache.missing(itertools.chain(*calls.values()))
     todo.sort(key=lambda call: -len(call[1][0]) * call[1][4])  # the longest first: none is left alone at the end
     cache.side_by_side(cache.kept, todo)

@@ -79,10 +79,9 @@ PUBLISHED = Plan("published", _halved_first(recipes.PUBLISHED_LOSSES, 450, 350, 
 MEASURED = Plan("published + measured skin", _halved_first(recipes.SUPERVISED, 150, 130, "inverted", tiny=300))
 SYNTHETIC = Plan("synthetic truth", _halved_first(recipes.SUPERVISED, 200, 250, tiny=300))
 PLAIN = SYNTHETIC.but("U-Net, no skin model", skin_model=False)
-#: The first after a twelfth of its training, and with a prior of skin among its losses; the third on faces as they are.
+#: The first after a twelfth of its training, and the third on faces as they are.
 VARIANTS = (
     Plan("published, short", (Stage(recipes.PUBLISHED_LOSSES, 110),)),
-    Plan("published, skin prior as a loss", _halved_first(recipes.MEASURED_SKIN, 450, 350, recolour=False)),
     SYNTHETIC.but("not recoloured", stages=_halved_first(recipes.SUPERVISED, 200, 250, recolour=False, tiny=300)),
 )
 
@@ -194,12 +193,7 @@ def networks(seeds: Mapping[Plan, Sequence[int]]) -> dict[str, list[Predict]]:
 
     What is not kept yet is trained, as many networks at once as there are processors.
     """
-
-    def pixels(plan: Plan, seed: int) -> float:
-        return sum(stage.steps * stage.batch * 0.25**stage.halved for stage in plan.stages)
-
     todo = cache.missing(_call(plan, seed) for plan, some in seeds.items() for seed in some)
-    todo.sort(key=lambda call: -pixels(*call[1]))
     first = next((call for call in todo if call[1][0].inverts), None)
     todo.sort(key=lambda call: call is not first)  # its maps are made once, before the others need them
     if todo:
@@ -234,9 +228,8 @@ def ship(weights_file: Path, progress: bool = True) -> str:
     return card
 
 
-#: Test faces of a model card: those of the twin, and those beyond them in one way, in words.
-CARD = {
-    "": "usual",
+#: Test faces of a model card beside the usual ones, beyond them in one way, in words.
+BEYOND = {
     "exposure": "0–1.5 octaves darker",
     "measured": "painted with measured spectra",
     "tone": "tone curve of ± 0.08",
@@ -247,26 +240,18 @@ NETWORK, CONSTANT = "all", "training mean"  #: rows of a model card: the network
 
 
 def card_errors(model: BioFaceNet) -> dict[str, dict[str, Row]]:
-    """{kind of :data:`CARD`: rows of :data:`NETWORK` and of :data:`CONSTANT`}, on the twin's test faces."""
+    """{"", or a kind of :data:`BEYOND`: rows of :data:`NETWORK` and :data:`CONSTANT`} on the twin's test faces.
+
+    The usual faces, "", have a row for each skin group before those.
+    """
     prior = Prior.learn(of_twin(twin.load("train", progress=False)))
     methods = {
         NETWORK: functools.partial(predict, model),
         CONSTANT: functools.partial(baselines.training_mean, prior=prior),
     }
-    return table1.rows(methods, CARD)
-
-
-def by_part(rows: Mapping[str, Row], kind: str) -> dict[str, Row]:
-    """The network's row for each part of its test faces before those of all: skin groups, or half octaves of exposure.
-
-    ``rows`` are those of a ``kind``, of :func:`card_errors`; only "exposure" is told apart by exposure.
-    """
-    true = table1.beyond(kind).truth
-    parts = true.group
-    if kind == "exposure":
-        half = np.floor(-2 * np.log2(true.exposure)).clip(0, 2) / 2
-        parts = np.array([f"{low:.1f}–{low + 0.5:.1f} octaves darker" for low in half])
-    return {str(part): rows[NETWORK].of(parts == part) for part in np.unique(parts)} | dict(rows)
+    found, group = table1.rows(methods, ["", *BEYOND]), table1.beyond("").truth.group
+    found[""] = {str(name): found[""][NETWORK].of(group == name) for name in np.unique(group)} | found[""]
+    return found
 
 
 def model_card(model: BioFaceNet) -> str:
@@ -277,9 +262,8 @@ def model_card(model: BioFaceNet) -> str:
         faces=len(twin.load("train", progress=False)),
         plan=SHIPPED,
         columns=table1.COLUMNS,
-        groups=by_part(found[""], ""),
-        exposures=by_part(found["exposure"], "exposure"),
-        chains={CARD[kind]: found[kind] for kind in list(CARD)[2:]},
+        groups=found[""],
+        beyond={words: found[kind] for kind, words in BEYOND.items()},
         error=table1.error,
         share=lambda rows, column: table1.share(rows, NETWORK, CONSTANT, column),
         network=NETWORK,

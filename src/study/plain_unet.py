@@ -56,7 +56,7 @@ def build(recipe: Recipe, width: int, seed: int) -> PlainUNet:
 def train(
     model: PlainUNet, faces: Any, recipe: Recipe, steps: int, batch_size: int, seed: int, progress: bool = False
 ) -> None:
-    """Train in place on the faces of :func:`bioface.training.train`, by squared errors with the recipe's shares."""
+    """Train in place on the faces of :func:`bioface.training.train`, by squared errors."""
     optimiser = objective.make_optimiser(model.parameters(), recipe)
     model.train()
     for step in tqdm(range(steps), f"{recipe.name}, no skin model", unit="step", disable=not progress):
@@ -75,7 +75,7 @@ def _squared_errors(said: Maps, batch: objective.Batch, recipe: Recipe) -> Tenso
     assert batch.truth is not None  # as recoloured faces have
     colours = (said.albedo - objective.albedo(batch.truth, recipe)).square().sum(-1)
     maps = [(a - b).square() for a, b in zip(said[:4], batch.truth[:4], strict=True)]
-    return sum((s * e for s, e in zip(recipe.shares, (*maps, colours), strict=False)), start=torch.zeros(()))
+    return sum((s * e for s, e in zip(losses.Shares(), (*maps, colours), strict=False)), start=torch.zeros(()))
 
 
 def decomposition(said: Maps, image: Any, mask: Any) -> Decomposition:
