@@ -28,8 +28,8 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     made = np.empty_like(linear)
     height = max(1, pictures.STRIP // face.shape[1])
     for y in range(0, len(face), height):
-        strip = (torch.from_numpy(v.copy()) for v in np.moveaxis(maps[y : y + height, :, :4], -1, 0))
-        g, k, diffuse, specular = strip
+        some = np.moveaxis(maps[y : y + height, :, :4], -1, 0)
+        g, k, diffuse, specular = (torch.from_numpy(v.copy()) for v in some)
         skins = image_formation.render_coordinates(g.nan_to_num(), k.nan_to_num(), diffuse, specular, to_rgb)
         made[y : y + height] = skins.numpy()
     straight, _ = colour_table.straightened(linear[face], look.tone)
@@ -37,14 +37,11 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     if strange > 1 / 3:
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator
-    pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
+    found = *bayes.fractions(maps[..., :2]), maps[..., 2].copy(), maps[..., 3].copy(), maps[..., 4:7].copy()
     b, e = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant))
-    sure = bayes.deviations(maps)
-    albedo = maps[..., 4:7].copy()
     if look.tone:  # the photo's own curve, on display values
         made = image_formation.srgb_decode(degradation.tone_curve(image_formation.srgb_encode(made), look.tone))
-    photo = made, linear, face
-    return Decomposition(*pigments, *shadings, albedo, *photo, b, e, exposure=look.exposure, **sure)
+    return Decomposition(*found, made, linear, face, b, e, exposure=look.exposure, **bayes.deviations(maps))
 
 
 def share_of_others(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:

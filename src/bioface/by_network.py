@@ -14,13 +14,11 @@ diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from bioface import camera, illumination, image_formation, paths, pictures, skin
 from bioface.arrays import extent
@@ -40,7 +38,7 @@ MARGIN = 64 / 58
 HOLD = (0.04, 1.0)
 
 
-def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool = False) -> Decomposition:
+def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray) -> Decomposition:
     """A photo, linear RGB (H, W, 3) float32, with a mask (H, W) bool, taken apart.
 
     Returns
@@ -66,7 +64,7 @@ def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progres
     found = {name: np.full((H, W), np.nan, np.float32) for name in MAPS}
     found |= {name: np.full((H, W, 3), np.nan, np.float32) for name in ("albedo", "reconstruction")}
     height = max(1, pictures.STRIP // (x1 - x0))
-    for y in tqdm(range(y0, y1, height), desc="decompose", disable=not progress):
+    for y in range(y0, y1, height):
         part = slice(y, min(y + height, y1)), slice(x0, x1)
         down = pictures.windows(SIZE, (y - top) / step, 1 / step, part[0].stop - y)
         g, k, diffuse, specular = (pictures.resample(m, down, across) for m in maps)
@@ -89,19 +87,13 @@ def _square(mask: np.ndarray) -> tuple[float, float, float]:
 
 
 def network_of(weights: str | Path | None) -> BioFaceNet:
-    """The network of a weights file, read once; None is the one that ships.
+    """The network of a weights file; None is the one that ships.
 
     Raises DataError: no such file, or not the weights of a network.
     """
     path = WEIGHTS if weights is None else Path(weights)
     if weights is None and not path.is_file():
         raise DataError(path, "the network that ships", "no such file; `make weights` trains it")
-    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(path: Path, changed_ns: int) -> BioFaceNet:
-    """The network of a file as it was at that time, read once."""
     return BioFaceNet.from_file(path)
 
 

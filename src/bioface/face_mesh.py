@@ -113,13 +113,6 @@ class Face:
     shape: tuple[int, int]
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in pixels."""
-        xy = self.points[:, :2]
-        left, top, right, bottom = map(float, (*xy.min(0), *xy.max(0)))
-        return left, top, right, bottom
-
-    @property
     def outline(self) -> np.ndarray:
         """(36, 2) points around the face, in pixels."""
         return self.points[load()[2].outline, :2]
