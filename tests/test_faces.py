@@ -9,7 +9,7 @@ import bioface
 from bioface import __main__ as cli
 from bioface import decomposition, face_mesh, faces, image_formation, pictures
 from bioface.datasets import heads, photos, portrait
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError
 
 ASTRONAUT = skimage.data.astronaut()
 CROP = ASTRONAUT[64:176, 166:278]
@@ -386,14 +386,6 @@ def test_maps_with_the_found_mask_are_those_with_the_given_one(agreement, name):
 
 
 # --- the asset -----------------------------------------------------------------------------------------------
-
-
-def test_damaged_assets_are_named(tmp_path):
-    with pytest.raises(DataError, match="expected the face detector and Face Mesh, found no such file"):
-        face_mesh.load(tmp_path / "none.npz")
-    np.savez(tmp_path / "other.npz", triangles=np.zeros((3, 3)))
-    with pytest.raises(DataError, match="one without part"):
-        face_mesh.load(tmp_path / "other.npz")
 
 
 def test_the_mesh_is_closed_and_faces_us(face):

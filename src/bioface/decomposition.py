@@ -104,7 +104,7 @@ def decompose(
     if method == "bayes":
         found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
     else:
-        network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
+        network = weights if isinstance(weights, BioFaceNet) else BioFaceNet.from_file(weights or by_network.WEIGHTS)
         found = [by_network.decompose(network, linear, one) for one in masks]
     return found if face == "all" else found[0]
 

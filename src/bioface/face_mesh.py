@@ -16,7 +16,6 @@ import functools
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bioface import arrays, paths
-from bioface.errors import DataError
 
 ASSET = paths.ASSETS / "face_mesh.npz"
 EYES = (33, 263)  #: points of the mesh, the outer corners of the right and the left eye
@@ -78,20 +76,11 @@ class Mesh:
 
 
 @functools.cache
-def load(path: Path = ASSET) -> tuple[Network, Network, Mesh]:
-    """Detector, Face Mesh and the mesh.
-
-    Raises
-    ------
-    DataError : the asset is missing, damaged or something else
-    """
-    expected = "the face detector and Face Mesh"
-    asset = arrays.read_npz(path, None, expected)
-    try:
-        mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
-        return Network("detector", asset), Network("mesh", asset), mesh
-    except KeyError as error:
-        raise DataError(path, expected, f"one without {error.args[0]}") from error
+def load() -> tuple[Network, Network, Mesh]:
+    """Detector, Face Mesh and the mesh; a DataError where the asset is missing or damaged."""
+    asset = arrays.read_npz(ASSET, None, "the face detector and Face Mesh")
+    mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
+    return Network("detector", asset), Network("mesh", asset), mesh
 
 
 # --- a face ------------------------------------------------------------------------------------------------

@@ -105,8 +105,7 @@ def image_posterior(
 
     Raises
     ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it; not one draw or not as
-        many of each
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
     """
     mask = checked_mask(images, mask)
     scene = Scene(prior, camera_b, illuminant, exposure)
@@ -120,11 +119,10 @@ class Scene:
     """What faces may be: a prior, and draws of cameras, lights and exposures; see :func:`image_posterior`."""
 
     def __init__(self, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray, exposure: np.ndarray):
-        count = max(1, len(np.atleast_1d(camera_b)))
         self.prior = prior
-        self.camera_b = bayes.finite("camera_b", camera_b, (count, 2))
-        self.illuminant = bayes.finite("illuminant", illuminant, (count, 33))
-        self.exposure = bayes.finite("exposure", exposure, (count,))
+        self.camera_b, self.illuminant, self.exposure = (
+            np.asarray(v, np.float32) for v in (camera_b, illuminant, exposure)
+        )
         self.skins = _Skins.every(self.camera_b, self.illuminant)
         self.people, self.log_people, self.scatter = _people(prior, self.skins.coordinates)
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
