@@ -23,7 +23,6 @@ from bioface.by_bayes import NotSkin as NotSkin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, unknown_name
 from bioface.maps import Decomposition as Decomposition
-from bioface.maps import of_twin as of_twin
 from bioface.network import BioFaceNet
 
 METHODS = ("bayes", "network")
