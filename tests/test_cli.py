@@ -114,7 +114,7 @@ def test_decompose_writes_maps_and_pictures(decompose, folders, tmp_path, capsys
     assert "me.png: colours are sRGB, assumed: it states none" in said.out
     shown = ["albedo", "diffuse", "haemoglobin", "melanin", "overview", "reconstruction", "specular"]
     assert {p.name for p in out.iterdir()} == {"me_maps.npz", *(f"me_{name}.png" for name in shown)}
-    found = maps.Decomposition(**np.load(out / "me_maps.npz"))
+    found = maps.Decomposition.load(out / "me_maps.npz")
     same = decomposition.decompose(*(folders / name for name in ("me.png", "mask.png", "w.safetensors")))
     np.testing.assert_array_equal(found.melanin, same.melanin)
     colour = image_formation.srgb_encode(found.reconstruction)

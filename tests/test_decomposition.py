@@ -575,13 +575,35 @@ def test_one_photo_at_a_time():
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def test_saved_maps_are_numpys(found, tmp_path):
+def test_saved_and_loaded(found, tmp_path):
     for name in ("me.npz", "me"):
         found.save(tmp_path / "new" / name)
-        with np.load(tmp_path / "new" / name) as arrays:
-            same(Decomposition(**arrays), found)
+        same(Decomposition.load(tmp_path / "new" / name), found)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["me", "me.npz"]
     refuses("expected a file that can be written", found.save, tmp_path / "new" / "me" / "me.npz")  # in a file
+
+
+def test_loading_what_is_none(tmp_path):
+    d = synthetic()
+    path = tmp_path / "me.npz"
+    refuses("me.npz: expected a decomposition.*no such file", Decomposition.load, path)
+    d.save(path)
+    whole = path.read_bytes()
+    for content in (b"", b"hello", whole[:1000], whole[:200] + bytes(200) + whole[400:]):
+        path.write_bytes(content)
+        refuses("me.npz: expected a decomposition", Decomposition.load, path)
+    arrays = {f.name: getattr(d, f.name) for f in dataclasses.fields(d)}
+    for name, change, message in (
+        ("albedo", None, "one without some of its arrays"),
+        ("melanin", d.melanin[1:], r"expected melanin of shape \(8, 8\), found float32 of shape \(7, 8\)"),
+        ("illuminant", d.illuminant[:31], r"expected illuminant of shape \(33,\)"),
+        ("mask", d.melanin, "expected mask of shape"),
+        ("mask", np.zeros(8, bool), "expected"),
+        ("image", np.array([None] * 4), "something else"),  # a pickle, never opened
+    ):
+        changed = {**arrays, name: change}
+        np.savez(path, **{k: v for k, v in changed.items() if v is not None})
+        refuses(message, Decomposition.load, path)
 
 
 # --- looking at one ----------------------------------------------------------------------------------------

@@ -18,9 +18,14 @@ class NotSkin(UserWarning):
 
 
 def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposition:
-    """Maps of linear RGB (H, W, 3) inside a mask (H, W) and up to ``margin`` of its sides around it; else NaN.
+    """Maps inside a mask and up to ``margin`` of its sides around it, NaN beyond.
 
     Where the photo shows a tone curve, they are of the light before it; the reconstruction has the curve again.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) linear RGB
+    face : (H, W) bool
     """
     look = usual_scene().look(linear, face, margin=margin)
     maps = look.maps(linear, face | look.region(margin))

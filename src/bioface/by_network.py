@@ -38,7 +38,12 @@ HOLD = (0.04, 1.0)
 
 
 def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray) -> Decomposition:
-    """A photo, linear RGB (H, W, 3) float32, with a mask (H, W) bool, taken apart.
+    """A photo taken apart.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) float32 linear RGB
+    face : (H, W) bool
 
     Returns
     -------

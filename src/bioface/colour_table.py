@@ -37,10 +37,10 @@ _CORNERS = torch.cartesian_prod(*[torch.arange(2, device="cpu")] * 3)
 
 
 def looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
-    """A function (n, C) of colours (n, 3), of many by way of a table, whose steps are so many times the usual ones.
+    """A function (n, C) of colours (n, 3), of many by way of a table.
 
     The table has the values at the corners of every cell of a grid in log RGB with some of the colours, and is linear
-    in between.
+    in between. ``scale`` : of its steps, as shares of the usual ones
     """
     if len(colours) <= FEW:
         return function(colours)
@@ -54,10 +54,7 @@ def looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: floa
     stride = torch.stack([shape[1] * shape[2], shape[2], torch.ones_like(shape[0])])
     used = torch.zeros(int(shape.prod()), dtype=torch.bool)
     used[(cells - low).long() @ stride] = True
-    first = used.nonzero()[:, 0]
-    for corner in _CORNERS:
-        used[first + corner @ stride] = True
-    points = used.nonzero()[:, 0]
+    points = (used.nonzero() + _CORNERS @ stride).unique()
     if len(points) > MOST_POINTS:
         return looked_up(colours, function, 1.5 * scale)
     row = torch.zeros(len(used), dtype=torch.int32)

@@ -77,7 +77,12 @@ class Mesh:
 
 @functools.cache
 def load() -> tuple[Network, Network, Mesh]:
-    """Detector, Face Mesh and the mesh; a DataError where the asset is missing or damaged."""
+    """Detector, Face Mesh and the mesh.
+
+    Raises
+    ------
+    DataError : the asset is missing, damaged or something else
+    """
     asset = arrays.read_npz(ASSET, None, "the face detector and Face Mesh")
     mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
     return Network("detector", asset), Network("mesh", asset), mesh

@@ -161,11 +161,15 @@ def _tiles(H: int, W: int, share: float, turns: int) -> np.ndarray:
 
 @torch_as_it_starts()
 def search(linear: np.ndarray, everyone: bool = False) -> list[Face]:
-    """The faces of a photo, linear RGB (H, W, 3) float32 as :func:`bioface.pictures.read` gives it, the largest first.
+    """The faces of a photo, the largest first.
 
     A face of 20 pixels, or of a fortieth of the photo's longer side where that is more, is found; one of less than an
     eighth of it only upright. A profile is not. A drawing in the colours of skin is: Face Mesh is as sure of it.
-    Once a large face is found, small ones are looked for only where ``everyone`` is asked for.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) float32 linear RGB, as :func:`bioface.pictures.read` gives it
+    everyone : go on looking for small faces when a large one is found
     """
     H, W = linear.shape[:2]
     longest = max(H, W)
@@ -239,7 +243,16 @@ def skin(linear: np.ndarray, face: Face) -> np.ndarray:
 
 
 def picture(linear: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """(H, W, 3) uint8: a photo, linear RGB, with its faces: outlines, what is not skin inside them, and numbers."""
+    """What was found in a photo: outlines, what is not skin inside them, and numbers.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) linear RGB
+
+    Returns
+    -------
+    (H, W, 3) uint8 sRGB
+    """
     image = Image.fromarray(_display(linear))
     pen, size = ImageDraw.Draw(image), max(image.size)
     style: Any = dict(anchor="md", font_size=10 + size // 40, fill="white", stroke_width=2, stroke_fill="black")

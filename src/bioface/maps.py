@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bioface import camera, image_formation, paths, skin
+from bioface.arrays import read_npz
 from bioface.errors import BiofaceError, DataError
 
 #: The fields that say how sure a method is.
@@ -78,15 +79,28 @@ class Decomposition:
         return cls(m, h, diffuse, specular, albedo, reconstruction, *photo, b, e)
 
     def save(self, path: str | Path) -> None:
-        """Write everything as compressed NPZ, whole or not at all; ``Decomposition(**numpy.load(path))`` reads it.
-
-        Raises DataError: a file that cannot be written.
-        """
+        """Write everything as compressed NPZ, whole or not at all. Raises DataError: a file that cannot be written."""
         try:
             with paths.whole_file(path) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
         except OSError as error:
             raise DataError(path, "a file that can be written", str(error)) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Decomposition:
+        """Read what :meth:`save` wrote.
+
+        Raises DataError: missing, damaged or something else, arrays that are missing or whose shapes do not agree.
+        """
+        arrays = read_npz(path, [f.name for f in dataclasses.fields(cls)], "a decomposition (.npz)")
+        *batch, H, W = arrays["mask"].shape if arrays["mask"].ndim >= 2 else (0, 0)
+        ends = {"albedo": (H, W, 3), "reconstruction": (H, W, 3), "image": (H, W, 3), "camera_b": (2,)}
+        ends |= {"illuminant": (33,), "albedo_deviation": (H, W, 3), "exposure": ()}
+        for name, array in arrays.items():
+            kind, shape = ("b" if name == "mask" else "f"), (*batch, *ends.get(name, (H, W)))
+            if array.dtype.kind != kind or array.shape != shape:
+                raise DataError(path, f"{name} of shape {shape}", f"{array.dtype} of shape {array.shape}")
+        return cls(**arrays)
 
     def __len__(self) -> int:
         if self.melanin.ndim < 3:
