@@ -294,17 +294,11 @@ def test_a_face_depends_neither_on_the_others_nor_on_threads(method, persons, kn
             np.testing.assert_array_equal(same, again)
 
 
-@pytest.fixture(scope="module")
-def measured():
-    """Faces, skins and whose they are: pixels taken for places."""
+def test_a_measured_prior_finds_the_shading_without_the_truth():
+    """Pixels taken for places. The mean photo over the mean colour of the faces' own skins is their mean shading."""
     made = faces(0, count=8, specular=0.0)
     person = np.broadcast_to(np.arange(8)[:, None, None], made.mask.shape)[made.mask]
-    return made, (made.melanin[made.mask], made.haemoglobin[made.mask]), person
-
-
-def test_a_measured_prior_finds_the_shading_without_the_truth(measured):
-    """The skins are the faces' own, so the mean photo over their mean colour is their mean shading, about."""
-    made, skins, person = measured
+    skins = made.melanin[made.mask], made.haemoglobin[made.mask]
     mixed = np.random.default_rng(0).permutation(len(person))
     found = bayes.Prior.measured(*(s[mixed] for s in skins), made.image, made.mask, person[mixed])
     learnt = bayes.Prior.learn(faces(0, count=8))

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 import bioface
 from bioface import __main__ as cli
-from bioface import decomposition, face_mesh, faces, image_formation, pictures
+from bioface import decomposition, face_mesh, faces, image_formation, pictures, training
 from bioface.datasets import heads, photos, portrait
 from bioface.errors import BiofaceError
 
@@ -296,9 +296,8 @@ def two_faces():
 
 @pytest.mark.slow
 def test_decompose_takes_the_face_that_is_wanted(two_faces):
-    largest = bioface.decompose(two_faces)
-    second = bioface.decompose(two_faces, face=2)
-    both = bioface.decompose(two_faces, face="all")
+    network = training.build("working", 1)  # quick
+    largest, second, both = (bioface.decompose(two_faces, weights=network, face=face) for face in (None, 2, "all"))
     assert len(both) == 2 and largest.mask[:, :224].any() and not largest.mask[:, 240:].any()
     assert second.mask[:, 240:].any() and not second.mask[:, :240].any()
     for one, other in zip(both, (largest, second), strict=True):
