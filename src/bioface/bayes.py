@@ -41,7 +41,6 @@ DEEP = 60.0  # nats: exponentials of less are ten times slower
 CHUNK = 128  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 
 _TOPS = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
-_Find = Callable[["_Quadratic", "_Skins"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,10 @@ def posterior_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomp
 
 @torch_as_it_starts()
 @torch.no_grad()
-def _each_pixel(find: _Find, sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
+def _each_pixel(
+    find: Callable[[_Quadratic, _Skins], Tensor], sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior
+) -> Decomposition:
+    """What ``find`` says, (n, 7 or 14), of the colours of each face under the mean camera and D65."""
     mask = checked_mask(images, mask)
     b, e = mean_camera_d65(len(mask))
     skins = _Skins.every(b[0], e[0]).with_law(torch.from_numpy(prior.law).flatten())

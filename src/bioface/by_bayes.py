@@ -38,7 +38,10 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
         skins = image_formation.render_coordinates(g.nan_to_num(), k.nan_to_num(), diffuse, specular, to_rgb)
         made[y : y + height] = skins.numpy()
     straight, _ = colour_table.straightened(linear[face], look.tone)
-    strange = share_of_others(straight, made[face], maps[..., 3][face])
+    bright, specular = np.linalg.norm(straight, axis=-1), maps[..., 3][face]
+    missed = np.linalg.norm(made[face] - straight, axis=-1) > 0.1 * bright + 0.02
+    # no skin is what is missed by a tenth, black, or more highlight than anything else
+    strange = float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
     if strange > 1 / 3:
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator
@@ -47,13 +50,6 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     if look.tone:  # the photo's own curve, on display values
         made = image_formation.srgb_decode(degradation.tone_curve(image_formation.srgb_encode(made), look.tone))
     return Decomposition(*found, made, linear, face, b, e, exposure=look.exposure, **bayes.deviations(maps))
-
-
-def share_of_others(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:
-    """Share of pixels (n, 3) that are no skin: missed by a tenth, black, or more highlight (n,) than anything else."""
-    bright = np.linalg.norm(photo, axis=-1)
-    missed = np.linalg.norm(made - photo, axis=-1) > 0.1 * bright + 0.02
-    return float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
 
 
 @functools.cache

@@ -124,7 +124,13 @@ class Scene:
             np.asarray(v, np.float32) for v in (camera_b, illuminant, exposure)
         )
         self.skins = _Skins.every(self.camera_b, self.illuminant)
-        self.people, self.log_people, self.scatter = _people(prior, self.skins.coordinates)
+        # skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over all skins (U, M)
+        points = BASE_STEP * np.argwhere(prior.base[::BASE_STEP, ::BASE_STEP] > -NEGLIGIBLE)
+        self.people = torch.from_numpy(2 * points / (GRID - 1) - 1).float()
+        self.log_people = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0).float()
+        to = np.rint((self.skins.coordinates.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+        steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+        self.scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1).float()
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
 
     @torch.no_grad()
@@ -220,17 +226,6 @@ class Scene:
 
 def _typical(colours: Tensor) -> float:
     return float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
-
-
-def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over the skins (M, 2), (U, M)."""
-    some = prior.base[::BASE_STEP, ::BASE_STEP]
-    points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
-    to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
-    steps = to - points[:, None] + GRID - 1  # (U, M, 2)
-    scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
-    log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
-    return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
 
 
 def representatives(weight: Tensor, values: Tensor, count: int) -> list[tuple[int, float]]:
