@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage import data
 
-from bioface import bayes, decomposition, faces, illumination, skin, smith2019, training
+from bioface import bayes, decomposition, faces, illumination, pictures, skin, smith2019, training
 from bioface.arrays import accepts_numpy, as_float
 from bioface.objective import Batch
 
@@ -67,7 +67,7 @@ def test_what_a_caller_has_switched_does_not_matter(switched):
         pigments, person = rng.uniform(0.01, 0.05, (2, 12)), np.arange(12) // 3
         prior = bayes.Prior.measured(*pigments, None, None, person)
         likely = bayes.posterior_mean(taken.image[None], taken.mask[None], prior).melanin
-        points = faces.find(data.astronaut()[:256, 96:352])[0].points
+        points = faces.search(pictures.read(data.astronaut()[:256, 96:352], None)[0])[0].points
         return fitted, history.total, taken.melanin, decomposition.edit(taken, melanin=0.5), light, likely, points
 
     expected = work(networks[0])

@@ -60,14 +60,14 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        made: Any = decomposition.decompose(photo, mask, weights, show, method, face=face)
+        made: Any = decomposition.decompose(photo, mask, weights, method, face=face)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
     linear, opaque = pictures.read(photo, None)  # what is transparent says where the face is
     if mask is None and opaque.all() and (found := faces.search(linear, everyone=face is not None)):
         with paths.whole_file(out / f"{photo.stem}_found.png") as partial:
-            Image.fromarray(faces.picture(photo, found)).save(partial)
+            Image.fromarray(faces.picture(linear, found)).save(partial)
     named = {f"{photo.stem}_{k}": one for k, one in enumerate(made, 1)} if face == "all" else {photo.stem: made}
     for name, one in named.items():
         _write_maps(one, name, out, show)

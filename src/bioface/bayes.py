@@ -2,9 +2,9 @@
 
 Methods take photos (N, H, W, 3), linear RGB, with masks (N, H, W), and what is known of faces (:class:`Prior`); they
 give a :class:`~bioface.maps.Decomposition`. :func:`maximum_a_posteriori` and :func:`posterior_mean` see each pixel by
-itself, under the mean camera and D65; told the true ones, which no network is, they are an oracle that shows what those
-cost. The mean has the least squared error of all that see one pixel, as far as the laws it takes for the faces are
-theirs. :mod:`bioface.face_posterior` sees a whole face, whose pixels share a camera, a light and a person's skin.
+itself, under the mean camera and D65. The mean has the least squared error of all that see one pixel, as far as the
+laws it takes for the faces are theirs. :mod:`bioface.face_posterior` sees a whole face, whose pixels share a camera, a
+light and a person's skin.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from torch import Tensor
 
 from bioface import camera, illumination, skin, threads
 from bioface.arrays import torch_as_it_starts
-from bioface.errors import BiofaceError
 from bioface.maps import DEVIATIONS, Decomposition, checked_mask, slope
 
-#: Deviation of a colour from the model's, linear RGB, by the sum of the errors of diffuse and specular shading, albedo
-#: and pigments on 32 training faces of the twin, with a prior learnt on 64 others. Under the mean camera and D65 it is
-#: mostly the camera and the light that differ: likeliest 0.449 at 0.014, 0.457 at 0.020, smaller ones not tried;
-#: expectation 0.403, 0.401, 0.408 at 0.007, 0.010, 0.014. Under the true ones it is the photo's eight bits, 0.0012 rms:
-#: with a Gaussian law of skin 0.30 for both from 0.001 to 0.0015, rising above.
-SIGMA_LIKELIEST, SIGMA_EXPECTED, SIGMA_ORACLE = 0.014, 0.010, 0.0015
+#: Deviation of a colour from the model's, linear RGB, by the sum of the errors of all maps on 32 training faces of the
+#: twin, with a prior learnt on 64 others: likeliest 0.449 at 0.014, 0.457 at 0.020, smaller ones not tried; expectation
+#: 0.403, 0.401, 0.408 at 0.007, 0.010, 0.014. It is mostly the camera and the light that differ.
+SIGMA_LIKELIEST, SIGMA_EXPECTED = 0.014, 0.010
 
 SPREAD = 0.3  # of diffuse shading over a face, of its mean, where none is known; 0.26 on the training faces of the twin
 FRESNEL = (0.4 / 2.4) ** 2  # ((n − 1)/(n + 1))² at the refractive index of skin, n = 1.4
@@ -43,11 +40,7 @@ NEGLIGIBLE = 12.0  # nats below the likeliest skin, where the prior leaves a ski
 DEEP = 60.0  # nats: exponentials of less are ten times slower
 CHUNK = 128  # pixels at a time: the working arrays (pixels × skins) stay in the processor's cache
 
-#: Cameras or lights where they are known.
-Known = np.ndarray | None
-
 _TOPS = skin.MELANIN_RANGE[1], skin.HAEMOGLOBIN_RANGE[1]
-_Find = Callable[["_Quadratic", "_Skins"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,19 +73,10 @@ class Prior:
     @classmethod
     @torch_as_it_starts()
     def learn(cls, truth: Decomposition) -> Prior:
-        """From training faces (N, H, W) with their truth.
-
-        Raises
-        ------
-        BiofaceError : see :func:`maximum_a_posteriori`; maps that are NaN inside a mask, or the same everywhere
-        """
+        """From training faces (N, H, W) with their truth; errors as :func:`maximum_a_posteriori`."""
         mask = checked_mask(truth.image, truth.mask)
         names = "melanin_coordinate", "haemoglobin_coordinate", "diffuse_shading", "specular_shading", "albedo"
         g, k, diffuse, specular, albedo = (getattr(truth, name)[mask].astype(float) for name in names)
-        if not all(np.isfinite(values).all() for values in (g, k, diffuse, specular, albedo)):
-            raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
-        if not (min(g.std(), k.std(), diffuse.std()) > 0 and specular.mean() > 0):
-            raise BiofaceError("expected maps that vary from pixel to pixel to learn from, found constants")
         coordinates = np.stack([g, k])
         faces = np.split(coordinates, np.cumsum(mask.sum((1, 2)))[:-1], axis=1)
         shadings = float(diffuse.mean()), float(diffuse.std()), float(specular.mean())
@@ -121,21 +105,11 @@ class Prior:
         melanin, haemoglobin : (M,) volume fractions of measured skins, of as many people as can be had
         images, mask : (N, H, W, 3) linear RGB and (N, H, W), photos of other people, or None
         person : (M,) whose skin it is, some of them measured in several places
-
-        Raises
-        ------
-        BiofaceError : see :func:`maximum_a_posteriori`; skins that are NaN, or all the same; as many persons as skins
         """
         fractions = np.stack([melanin, haemoglobin]).astype(float)
-        if not np.isfinite(fractions).all() or not fractions.std(1).min() > 0:
-            raise BiofaceError("expected measured skins that vary and are finite, found others")
         coordinates = np.stack([skin.table_coordinate(f, top) for f, top in zip(fractions, _TOPS, strict=True)])
-        if np.shape(person) != fractions.shape[1:]:
-            raise BiofaceError(f"expected a person for each of {fractions.shape[1]} skins, found {np.shape(person)}")
         of_each = (coordinates[:, person == who] for who in np.unique(person))
         places = [part for part in of_each if part.shape[1] > 1]
-        if not places:
-            raise BiofaceError("expected persons who were measured in several places, found none")
         to_rgb = rgb_of_reflectance(*(v[0] for v in mean_camera_d65(1))).double()
         albedo = (to_rgb @ torch.from_numpy(skin.reflectance(*fractions).mean(0))).numpy()
         colour = albedo
@@ -170,13 +144,7 @@ def _law(coordinates: np.ndarray, reach: int = 1, smoothing: float = SMOOTHING) 
 # --- each pixel for itself ---------------------------------------------------------------------------------
 
 
-def maximum_a_posteriori(
-    images: np.ndarray,
-    mask: np.ndarray,
-    prior: Prior,
-    camera_b: Known = None,
-    illuminant: Known = None,
-) -> Decomposition:
+def maximum_a_posteriori(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
     """The likeliest skin and shadings of every pixel for itself.
 
     min over (g, k) on a grid, i_d ≥ 0, i_s ≥ 0 of ‖c − i_d t(g, k) − i_s w‖²/2σ² − log p(g, k) − log p(i_d) −
@@ -186,42 +154,41 @@ def maximum_a_posteriori(
     ----------
     images : (N, H, W, 3) linear RGB
     mask : (N, H, W) bool
-    prior : learnt on training faces
-    camera_b, illuminant : (N, 2), (N, 33), where they are known; None is the mean camera, D65. σ, the deviation of a
-        colour from the model's, is :data:`SIGMA_LIKELIEST`, or :data:`SIGMA_ORACLE` where both are given
+    prior : learnt on training faces; σ, the deviation of a colour from the model's, is :data:`SIGMA_LIKELIEST`
 
     Raises
     ------
     BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
     """
-    return _each_pixel(_likeliest, SIGMA_LIKELIEST, images, mask, prior, camera_b, illuminant)
+    return _each_pixel(_likeliest, SIGMA_LIKELIEST, images, mask, prior)
 
 
-def posterior_mean(
-    images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known = None, illuminant: Known = None
-) -> Decomposition:
+def posterior_mean(images: np.ndarray, mask: np.ndarray, prior: Prior) -> Decomposition:
     """The expectation of every map, pigments in table coordinates, under the same laws; and of the albedo.
 
     Parameters, errors: as :func:`maximum_a_posteriori`, with :data:`SIGMA_EXPECTED`. Both shadings are integrated out
     in closed form, where i_d ≥ 0 is left out: 0 is some deviations away from its mean.
     """
-    return _each_pixel(expected, SIGMA_EXPECTED, images, mask, prior, camera_b, illuminant)
+
+    def find(q: _Quadratic, skins: _Skins) -> Tensor:
+        return with_deviations(expected(q, skins))
+
+    return _each_pixel(find, SIGMA_EXPECTED, images, mask, prior)
 
 
 @torch_as_it_starts()
 @torch.no_grad()
 def _each_pixel(
-    find: _Find, sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior, camera_b: Known, illuminant: Known
+    find: Callable[[_Quadratic, _Skins], Tensor], sigma: float, images: np.ndarray, mask: np.ndarray, prior: Prior
 ) -> Decomposition:
+    """What ``find`` says, (n, 7 or 14), of the colours of each face under the mean camera and D65."""
     mask = checked_mask(images, mask)
     b, e = mean_camera_d65(len(mask))
-    b = b if camera_b is None else finite("camera_b", camera_b, b.shape)
-    e = e if illuminant is None else finite("illuminant", illuminant, e.shape)
-    sigma = sigma if camera_b is None or illuminant is None else SIGMA_ORACLE
-    skins = (_Skins.under(prior, *known) for known in zip(b, e, strict=True))
-    found = [_found(find, *face, prior, sigma) for face in zip(_colours(images, mask), skins, strict=True)]
-    found = [with_deviations(of_face) if of_face.shape[-1] == 14 else of_face for of_face in found]
-    return decomposed(found, prior, b, e, images, mask)
+    skins = _Skins.every(b[0], e[0]).with_law(torch.from_numpy(prior.law).flatten())
+    faces = (torch.from_numpy(image[face].astype(np.float32)) for image, face in zip(images, mask, strict=True))
+    chunks = (colours for of_face in faces for colours in of_face.split(CHUNK))
+    parts = threads.blocks(lambda c: find(_Quadratic.of(c, skins, prior, sigma), skins), chunks)
+    return decomposed(list(parts), prior, b, e, images, mask)
 
 
 @dataclass(frozen=True)
@@ -235,10 +202,6 @@ class _Skins:
     log_prior: Tensor
     colours: Tensor
     white: Tensor
-
-    @classmethod
-    def under(cls, prior: Prior, b: np.ndarray, e: np.ndarray) -> _Skins:
-        return cls.every(b, e).with_law(torch.from_numpy(prior.law).flatten())
 
     @classmethod
     def every(cls, b: np.ndarray, e: np.ndarray) -> _Skins:
@@ -369,12 +332,6 @@ def _tail(z: Tensor, fall: Tensor) -> Tensor:
 _ERFCX = (0.15515208, 0.15509397, 0.13335847, 0.06931209, 0.08858308, -0.15091924, 0.04942167)
 
 
-def _found(find: _Find, colours: Tensor, skins: _Skins, prior: Prior, sigma: float) -> Tensor:
-    """(n, 7 or 14) what ``find`` says of colours (n, 3)."""
-    parts = threads.blocks(lambda c: find(_Quadratic.of(c, skins, prior, sigma), skins), colours.split(CHUNK))
-    return torch.cat(list(parts))
-
-
 def with_deviations(moments: Tensor) -> Tensor:
     """(n, 14) expectations and standard deviations from expectations of seven quantities and of their squares."""
     mean, square = moments.split(7, -1)
@@ -390,7 +347,7 @@ def decomposed(
     mask: np.ndarray,
     exposure: np.ndarray | float = math.nan,
 ) -> Decomposition:
-    """Of what was found in each mask, (n, 7 or 14): coordinates, shadings, albedo, and deviations where known."""
+    """Of what was found in the masks, (n, 7 or 14): coordinates, shadings, albedo, and deviations where known."""
     maps = np.full((*mask.shape, 14), np.nan, np.float32)
     maps[..., :7] = 0
     maps[..., :2] = prior.pigments
@@ -409,18 +366,6 @@ def deviations(maps: np.ndarray) -> dict[str, np.ndarray]:
     pigments = [slope(v, top) for v, top in zip(fractions(maps[..., :2]), _TOPS, strict=True)]
     values = *(maps[..., 7 + i] * pigments[i] for i in (0, 1)), maps[..., 9], maps[..., 10], maps[..., 11:]
     return dict(zip(DEVIATIONS, values, strict=True))
-
-
-def finite(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Values as float32, once they are finite and of that shape; else a BiofaceError."""
-    values = np.asarray(values, np.float32)
-    if values.shape != shape or not np.isfinite(values).all():
-        raise BiofaceError(f"expected finite {name} of shape {shape}, found {values.shape}")
-    return values
-
-
-def _colours(images: np.ndarray, mask: np.ndarray) -> list[Tensor]:
-    return [torch.from_numpy(image[inside].astype(np.float32)) for image, inside in zip(images, mask, strict=True)]
 
 
 def fractions(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,14 @@ class NotSkin(UserWarning):
 
 
 def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposition:
-    """Maps of linear RGB (H, W, 3) inside a mask (H, W) and up to ``margin`` of its sides around it; else NaN.
+    """Maps inside a mask and up to ``margin`` of its sides around it, NaN beyond.
 
     Where the photo shows a tone curve, they are of the light before it; the reconstruction has the curve again.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) linear RGB
+    face : (H, W) bool
     """
     look = usual_scene().look(linear, face, margin=margin)
     maps = look.maps(linear, face | look.region(margin))
@@ -28,30 +33,23 @@ def decompose(linear: np.ndarray, face: np.ndarray, margin: float) -> Decomposit
     made = np.empty_like(linear)
     height = max(1, pictures.STRIP // face.shape[1])
     for y in range(0, len(face), height):
-        strip = (torch.from_numpy(v.copy()) for v in np.moveaxis(maps[y : y + height, :, :4], -1, 0))
-        g, k, diffuse, specular = strip
+        some = np.moveaxis(maps[y : y + height, :, :4], -1, 0)
+        g, k, diffuse, specular = (torch.from_numpy(v.copy()) for v in some)
         skins = image_formation.render_coordinates(g.nan_to_num(), k.nan_to_num(), diffuse, specular, to_rgb)
         made[y : y + height] = skins.numpy()
     straight, _ = colour_table.straightened(linear[face], look.tone)
-    strange = share_of_others(straight, made[face], maps[..., 3][face])
+    bright, specular = np.linalg.norm(straight, axis=-1), maps[..., 3][face]
+    missed = np.linalg.norm(made[face] - straight, axis=-1) > 0.1 * bright + 0.02
+    # no skin is what is missed by a tenth, black, or more highlight than anything else
+    strange = float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
     if strange > 1 / 3:
         message = f"{strange:.0%} of the mask has colours that no skin has under any light: is it a face, well exposed?"
         warnings.warn(message, NotSkin, stacklevel=4)  # past `decompose` and its decorator
-    pigments, shadings = bayes.fractions(maps[..., :2]), (maps[..., 2].copy(), maps[..., 3].copy())
+    found = *bayes.fractions(maps[..., :2]), maps[..., 2].copy(), maps[..., 3].copy(), maps[..., 4:7].copy()
     b, e = (np.asarray(v, np.float32) for v in (look.camera_b, look.illuminant))
-    sure = bayes.deviations(maps)
-    albedo = maps[..., 4:7].copy()
     if look.tone:  # the photo's own curve, on display values
         made = image_formation.srgb_decode(degradation.tone_curve(image_formation.srgb_encode(made), look.tone))
-    photo = made, linear, face
-    return Decomposition(*pigments, *shadings, albedo, *photo, b, e, exposure=look.exposure, **sure)
-
-
-def share_of_others(photo: np.ndarray, made: np.ndarray, specular: np.ndarray) -> float:
-    """Share of pixels (n, 3) that are no skin: missed by a tenth, black, or more highlight (n,) than anything else."""
-    bright = np.linalg.norm(photo, axis=-1)
-    missed = np.linalg.norm(made - photo, axis=-1) > 0.1 * bright + 0.02
-    return float((missed | (bright < 0.01) | (specular * 3**0.5 > 0.5 * bright)).mean())
+    return Decomposition(*found, made, linear, face, b, e, exposure=look.exposure, **bayes.deviations(maps))
 
 
 @functools.cache

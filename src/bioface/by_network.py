@@ -14,18 +14,15 @@ diffuse shading rises from 0.15 to 0.20, since brows and freckles go into it too
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from bioface import camera, illumination, image_formation, paths, pictures, skin
+from bioface import bayes, camera, illumination, image_formation, paths, pictures
 from bioface.arrays import extent
 from bioface.datasets import photos
-from bioface.errors import DataError
 from bioface.identifiability import MAPS, shadings
 from bioface.maps import Decomposition
 from bioface.network import BioFaceNet
@@ -40,8 +37,13 @@ MARGIN = 64 / 58
 HOLD = (0.04, 1.0)
 
 
-def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progress: bool = False) -> Decomposition:
-    """A photo, linear RGB (H, W, 3) float32, with a mask (H, W) bool, taken apart.
+def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray) -> Decomposition:
+    """A photo taken apart.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) float32 linear RGB
+    face : (H, W) bool
 
     Returns
     -------
@@ -50,10 +52,12 @@ def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progres
     H, W = face.shape
     if (H, W) == (SIZE, SIZE):
         g, k, diffuse, specular, b, e = _ask(network, linear)
-        pigments = skin.table_fraction(g, skin.MELANIN_RANGE[1]), skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
+        pigments = bayes.fractions(np.stack([g, k], -1))
         return Decomposition.of_maps(*pigments, diffuse, specular, b, e, linear, face)
 
-    top, left, side = _square(face)
+    box = extent(face)
+    side = MARGIN * (max(face[box].shape) - 1) + MARGIN  # of the crop, in pixels; it may reach beyond the photo
+    top, left = ((line.start + line.stop - side) / 2 for line in box)
     step = side / SIZE
     rows, columns = (pictures.windows(n, start, step, SIZE) for n, start in ((H, top), (W, left)))
     *maps, b, e = _ask(network, pictures.resample(linear, rows, columns))
@@ -66,54 +70,25 @@ def decompose(network: BioFaceNet, linear: np.ndarray, face: np.ndarray, progres
     found = {name: np.full((H, W), np.nan, np.float32) for name in MAPS}
     found |= {name: np.full((H, W, 3), np.nan, np.float32) for name in ("albedo", "reconstruction")}
     height = max(1, pictures.STRIP // (x1 - x0))
-    for y in tqdm(range(y0, y1, height), desc="decompose", disable=not progress):
+    for y in range(y0, y1, height):
         part = slice(y, min(y + height, y1)), slice(x0, x1)
         down = pictures.windows(SIZE, (y - top) / step, 1 / step, part[0].stop - y)
         g, k, diffuse, specular = (pictures.resample(m, down, across) for m in maps)
         albedo = image_formation.skin_colour(g, k, to_rgb)
         diffuse, specular = _refined(diffuse, specular, albedo, white, linear[part])
-        found["melanin"][part] = skin.table_fraction(g, skin.MELANIN_RANGE[1])
-        found["haemoglobin"][part] = skin.table_fraction(k, skin.HAEMOGLOBIN_RANGE[1])
-        found["diffuse_shading"][part], found["specular_shading"][part] = diffuse, specular
-        found["albedo"][part] = albedo
-        found["reconstruction"][part] = diffuse[..., None] * albedo + specular[..., None] * white
+        made = diffuse[..., None] * albedo + specular[..., None] * white
+        values = *bayes.fractions(np.stack([g, k], -1)), diffuse, specular, albedo, made
+        for whole, of_part in zip(found.values(), values, strict=True):
+            whole[part] = of_part
     return Decomposition(**found, image=linear, mask=face, camera_b=b, illuminant=e)
-
-
-def _square(mask: np.ndarray) -> tuple[float, float, float]:
-    """Top, left and side of the crop around a mask, in pixels; it may reach beyond the photo."""
-    face = extent(mask)
-    side = MARGIN * (max(mask[face].shape) - 1) + MARGIN
-    top, left = ((line.start + line.stop - side) / 2 for line in face)
-    return top, left, side
-
-
-def network_of(weights: str | Path | None) -> BioFaceNet:
-    """The network of a weights file, read once; None is the one that ships.
-
-    Raises DataError: no such file, or not the weights of a network.
-    """
-    path = WEIGHTS if weights is None else Path(weights)
-    if weights is None and not path.is_file():
-        raise DataError(path, "the network that ships", "no such file; `make weights` trains it")
-    return _loaded(path, path.stat().st_mtime_ns if path.is_file() else 0)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(path: Path, changed_ns: int) -> BioFaceNet:
-    """The network of a file as it was at that time, read once."""
-    return BioFaceNet.from_file(path)
 
 
 @torch.no_grad()  # not inference_mode: what the physics keeps for later would be of no use to training
 def _ask(network: BioFaceNet, linear: np.ndarray) -> tuple[np.ndarray, ...]:
     """Pigments in table coordinates, shadings (64, 64), camera (2,) and light (33,) of linear RGB (64, 64, 3)."""
-    is_training = network.training
-    network.eval()
-    try:
-        said = network(torch.from_numpy(linear)[None].to(next(network.parameters()).device))
-    finally:
-        network.train(is_training)
+    device = next(network.parameters()).device
+    asked = copy.deepcopy(network).eval()  # the caller's own may be in training
+    said = asked(torch.from_numpy(linear)[None].to(device))
     light = illumination.mix(said.weights, said.cct)
     answers = (said.melanin, said.haemoglobin, said.diffuse, said.specular, said.camera, light)
     return tuple(v[0].float().cpu().numpy() for v in answers)
@@ -126,6 +101,5 @@ def _refined(
     hold_d, hold_s = HOLD
     aa, ww, aw = (albedo**2).sum(-1) + hold_d, white @ white + hold_s, albedo @ white
     ap, wp = (albedo * image).sum(-1) + hold_d * diffuse, image @ white + hold_s * specular
-    products = (torch.from_numpy(np.asarray(v)) for v in (aa, aw, ww, ap, wp))
-    d, s = shadings(*products)
+    d, s = shadings(*(torch.from_numpy(np.asarray(v)) for v in (aa, aw, ww, ap, wp)))
     return d.numpy(), s.numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,18 +15,6 @@ STEPS = (0.075, 0.09, 0.18)  # of the table: log R/G, log B/G, mean log RGB: err
 FEW = 512  # colours, for which there is no table
 MOST_POINTS = 40_000  # of it; with more colours its steps become wider
 DARKEST = 5e-4  # linear RGB that is taken for the least
-
-
-def looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
-    """A function (n, C) of colours (n, 3), of many by way of a table, whose steps are so many times the usual ones."""
-    if len(colours) <= FEW:
-        return function(colours)
-    table = Table.of(colours, function, scale)
-    found = torch.empty(len(colours), table.values.shape[1])  # a list to join would take its memory twice
-    strips = found.split(pictures.STRIP), threads.blocks(table, colours.split(pictures.STRIP))
-    for strip, values in zip(*strips, strict=True):
-        strip[:] = values
-    return found
 
 
 def straightened(colours: np.ndarray, tone: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,53 +36,42 @@ _TURN = torch.tensor([[1.0, -1.0, 0.0], [0.0, -1.0, 1.0], [1 / 3, 1 / 3, 1 / 3]]
 _CORNERS = torch.cartesian_prod(*[torch.arange(2, device="cpu")] * 3)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Values of a function of colour where a photo has colours, linear between the points of a grid in log RGB.
+def looked_up(colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Tensor:
+    """A function (n, C) of colours (n, 3), of many by way of a table.
 
-    low, shape : (3,) first point and number of points; row : of ``values``, for every point; scale : of the steps
+    The table has the values at the corners of every cell of a grid in log RGB with some of the colours, and is linear
+    in between. ``scale`` : of its steps, as shares of the usual ones
     """
+    if len(colours) <= FEW:
+        return function(colours)
 
-    low: Tensor
-    shape: Tensor
-    row: Tensor
-    values: Tensor
-    scale: float
+    def place(some: Tensor) -> Tensor:
+        return some.clamp_min(DARKEST).log() @ _TURN.T / (scale * torch.tensor(STEPS))
 
-    @classmethod
-    def of(cls, colours: Tensor, function: Callable[[Tensor], Tensor], scale: float = 1.0) -> Table:
-        """Of a function (n, C) of colours (n, 3), at the corners of every cell of the grid with some of the colours."""
-        cells = _place(colours, scale).floor().int()
-        low, high = cells.amin(0), cells.amax(0)
-        shape = (high - low + 2).long()
-        stride = _stride(shape)
-        used = torch.zeros(int(shape.prod()), dtype=torch.bool)
-        used[(cells - low).long() @ stride] = True
-        first = used.nonzero()[:, 0]
-        for corner in _CORNERS:
-            used[first + corner @ stride] = True
-        points = used.nonzero()[:, 0]
-        if len(points) > MOST_POINTS:
-            return cls.of(colours, function, 1.5 * scale)
-        row = torch.zeros(len(used), dtype=torch.int32)
-        row[points] = torch.arange(len(points), dtype=torch.int32)
-        at = torch.stack([points // stride[0], points // stride[1] % shape[1], points % shape[2]], -1) + low
-        logs = at * scale * torch.tensor(STEPS) @ torch.linalg.inv(_TURN).T
-        return cls(low, shape, row, function(logs.exp()), scale)
+    cells = place(colours).floor().int()
+    low, high = cells.amin(0), cells.amax(0)
+    shape = (high - low + 2).long()
+    stride = torch.stack([shape[1] * shape[2], shape[2], torch.ones_like(shape[0])])
+    used = torch.zeros(int(shape.prod()), dtype=torch.bool)
+    used[(cells - low).long() @ stride] = True
+    points = (used.nonzero() + _CORNERS @ stride).unique()
+    if len(points) > MOST_POINTS:
+        return looked_up(colours, function, 1.5 * scale)
+    row = torch.zeros(len(used), dtype=torch.int32)
+    row[points] = torch.arange(len(points), dtype=torch.int32)
+    at = torch.stack([points // stride[0], points // stride[1] % shape[1], points % shape[2]], -1) + low
+    values = function((at * scale * torch.tensor(STEPS) @ torch.linalg.inv(_TURN).T).exp())
 
-    def __call__(self, colours: Tensor) -> Tensor:
-        """(n, C) of colours (n, 3)."""
-        place = _place(colours, self.scale) - self.low
-        first = place.floor()
-        share = (place - first)[:, None]
-        index = (first.long() @ _stride(self.shape))[:, None] + _CORNERS @ _stride(self.shape)
+    def between(some: Tensor) -> Tensor:
+        where = place(some) - low
+        corner = where.floor()
+        share = (where - corner)[:, None]
+        index = (corner.long() @ stride)[:, None] + _CORNERS @ stride
         weight = torch.where(_CORNERS == 1, share, 1 - share).prod(-1)
-        return torch.nn.functional.embedding_bag(self.row[index], self.values, per_sample_weights=weight, mode="sum")
+        return torch.nn.functional.embedding_bag(row[index], values, per_sample_weights=weight, mode="sum")
 
-
-def _place(colours: Tensor, scale: float) -> Tensor:
-    return colours.clamp_min(DARKEST).log() @ _TURN.T / (scale * torch.tensor(STEPS))
-
-
-def _stride(shape: Tensor) -> Tensor:
-    return torch.stack([shape[1] * shape[2], shape[2], torch.ones_like(shape[0])])
+    found = torch.empty(len(colours), values.shape[1])  # a list to join would take its memory twice
+    strips = found.split(pictures.STRIP), threads.blocks(between, colours.split(pictures.STRIP))
+    for strip, of_strip in zip(*strips, strict=True):
+        strip[:] = of_strip
+    return found

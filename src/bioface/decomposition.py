@@ -22,16 +22,14 @@ from bioface.arrays import extent, torch_as_it_starts
 from bioface.by_bayes import NotSkin as NotSkin
 from bioface.datasets import photos
 from bioface.errors import BiofaceError, unknown_name
-from bioface.identifiability import MAPS
 from bioface.maps import Decomposition as Decomposition
-from bioface.maps import of_twin as of_twin
 from bioface.network import BioFaceNet
 
 METHODS = ("bayes", "network")
 WHITE_BALANCES = ("kept", "new")
 RESTS = ("follows", "stays", "none")
 DARK = 0.04  #: of a pixel's brightest channel, what every channel has at least where an edit changes it by a ratio
-FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in sides of the mask
+FEATHER = 0.05  #: over which an edit fades out beyond the end of the mask, in its longer sides
 _Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -41,18 +39,17 @@ class NoMask(UserWarning):
 
 @overload
 def decompose(
-    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., face: int | None = ...
+    image: Any, mask: Any = ..., weights: Any = ..., method: Any = ..., face: int | None = ...
 ) -> Decomposition: ...
 @overload
 def decompose(
-    image: Any, mask: Any = ..., weights: Any = ..., progress: bool = ..., method: Any = ..., *, face: Literal["all"]
+    image: Any, mask: Any = ..., weights: Any = ..., method: Any = ..., *, face: Literal["all"]
 ) -> list[Decomposition]: ...
 @torch_as_it_starts()
 def decompose(
     image: str | Path | photos.Photo | Image.Image | np.ndarray,
     mask: str | Path | Image.Image | np.ndarray | None = None,
     weights: str | Path | BioFaceNet | None = None,
-    progress: bool = False,
     method: str | None = None,
     face: int | str | None = None,
 ) -> Decomposition | list[Decomposition]:
@@ -76,7 +73,6 @@ def decompose(
         out, it is where the photo is opaque; if that is everywhere, it is the skin of the face that
         :mod:`bioface.faces` finds; if there is none, all of it is taken for face, with a warning
     weights : a network, or the safetensors file of one, for the network; None is the one that ships
-    progress : show a progress bar
     method : "bayes" or "network"; None is the network where ``weights`` are given, else Bayes
     face : which of several faces, where no mask says: 1 for the largest, which None takes too; "all" for all of them
 
@@ -107,8 +103,8 @@ def decompose(
     if method == "bayes":
         found = [by_bayes.decompose(linear, one, FEATHER) for one in masks]
     else:
-        network = weights if isinstance(weights, BioFaceNet) else by_network.network_of(weights)
-        found = [by_network.decompose(network, linear, one, progress) for one in masks]
+        network = weights if isinstance(weights, BioFaceNet) else BioFaceNet.from_file(weights or by_network.WEIGHTS)
+        found = [by_network.decompose(network, linear, one) for one in masks]
     return found if face == "all" else found[0]
 
 
@@ -121,7 +117,6 @@ def edit(
     illuminant: str | int | float | np.ndarray | None = None,
     camera: Any = None,
     white_balance: str = "kept",
-    feather: int | float = FEATHER,
     rest: str = "follows",
 ) -> np.ndarray:
     """A photo with other skin, highlights, light or camera.
@@ -136,8 +131,8 @@ def edit(
     from noise. Highlights i_s are at most as bright as the photo. No edit gives back the photo, and maps that explain
     all of it give the rendering of the edited maps.
 
-    Beyond the end of the mask the edit fades out: within ``feather`` of the longer side of the mask its share falls
-    smoothly from 1 to 0, sooner where the maps end; holes of the mask stay as they are.
+    Beyond the end of the mask the edit fades out: within :data:`FEATHER` its share falls smoothly from 1 to 0, sooner
+    where the maps end; holes of the mask stay as they are.
 
     With the camera's sensitivities S (3 × 33), T from raw to XYZ and M from XYZ to sRGB, a rendering in the light e' is
     M T diag(S e₀)⁻¹ S diag(e') (i_d r + i_s). The balance is for the light e₀: the decomposition's own when it is
@@ -153,7 +148,6 @@ def edit(
         (33,) ≥ 0 of any scale
     camera : coefficients (2,) in [−3, 3] of the camera instead of the photo's
     white_balance : "kept" or "new"
-    feather : 0–0.5, width of the fading in sides of the mask; 0 ends the edit with the mask
     rest : what the maps do not explain "follows" the skin, as above; or "stays" as it is; or there is "none": the
         rendering of the edited maps alone, which no photo comes back from
 
@@ -172,7 +166,6 @@ def edit(
         (melanin, "a shift of melanin within −2 and 2", -2, 2),
         (haemoglobin, "a factor on haemoglobin ≥ 0", 0, math.inf),
         (specular, "a factor on specular ≥ 0", 0, math.inf),
-        (feather, "a feather of 0 to 0.5 sides of the mask", 0, 0.5),
     ):
         if not (low <= value <= high and math.isfinite(value)):
             raise BiofaceError(f"expected {wanted}, found {value}")
@@ -184,7 +177,7 @@ def edit(
     if b.shape != (2,) or not (np.abs(b) <= 3).all():
         raise BiofaceError(f"expected two camera coefficients within −3 and 3, found {camera}")
 
-    share = _shares(d.mask, np.isfinite(d.reconstruction).all(-1), feather)
+    share = _shares(d.mask, np.isfinite(d.reconstruction).all(-1))
     edited = share > 0
     linear = d.image.copy()
     if edited.any():
@@ -233,13 +226,13 @@ def _change(
     return (image + dark) * (remade - made) / np.maximum(made + dark, dark / 2)
 
 
-def _shares(mask: np.ndarray, known: np.ndarray, feather: int | float) -> np.ndarray:
+def _shares(mask: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Shares (H, W) of an edit, 0 to 1: see :func:`edit`; ``known`` is where there are maps."""
     share = (mask & known).astype(np.float32)
-    if feather == 0 or not share.any() or mask.all():
+    if not share.any() or mask.all():
         return share
     face = extent(mask)
-    width = feather * max(mask[face].shape)  # pixels
+    width = FEATHER * max(mask[face].shape)  # pixels
     reach = math.ceil(width) + 1
     box = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in face)
     mask, known = mask[box], known[box]
@@ -269,46 +262,22 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
 
 
 def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment: str = "melanin") -> np.ndarray:
-    """How much shading is left in a pigment map: 0 for none, towards −1 where shadows are taken for the pigment.
+    """(N,) how much shading is left in "melanin" or "haemoglobin" of N faces, −1 to 1; 0 for none.
 
-    The partial correlation, over the pixels of both masks, of the map's error (in table coordinates) with the true
-    diffuse shading, given the true melanin and haemoglobin: of what is left of both after a linear regression on those
-    two. Without them a map that is merely too flat would count as leaking wherever skin and shading happen to go
-    together. An error that the true pigments explain to the last rounding, none at all too, is 0.
-
-    Parameters
-    ----------
-    decomposition, truth : (..., H, W) maps of the same faces
-    pigment : "melanin" or "haemoglobin"
-
-    Returns
-    -------
-    (...) in [−1, 1]
-
-    Raises
-    ------
-    BiofaceError : an unknown pigment, other shapes, masks with fewer than five pixels in common, NaN inside
+    Towards −1 shadows are taken for the pigment. The partial correlation, over the pixels of both masks, of the map's
+    error (in table coordinates) with the true diffuse shading, given the true melanin and haemoglobin: without those a
+    map that is merely too flat would count as leaking wherever skin and shading happen to go together. An error that
+    the true pigments explain to the last rounding, none at all too, is 0.
     """
-    if pigment not in MAPS[:2]:
-        raise unknown_name("pigment", pigment, MAPS[:2])
-    if decomposition.melanin.shape != truth.melanin.shape:
-        raise BiofaceError(f"expected maps of shape {truth.melanin.shape}, found {decomposition.melanin.shape}")
     said, true = (getattr(d, f"{pigment}_coordinate") for d in (decomposition, truth))
-    maps = [said, true, truth.melanin_coordinate, truth.haemoglobin_coordinate, truth.diffuse_shading]
-    masks = decomposition.mask & truth.mask
-    found = [_leakage(*(m[i][masks[i]].astype(float) for m in maps)) for i in np.ndindex(masks.shape[:-2])]
-    return np.reshape(found, masks.shape[:-2])
-
-
-def _leakage(said: np.ndarray, true: np.ndarray, true_g: np.ndarray, true_k: np.ndarray, diffuse: np.ndarray) -> float:
-    if len(said) < 5:
-        raise BiofaceError(f"expected masks with at least five pixels in common, found {len(said)}")
-    given = np.stack([np.ones_like(said), true_g, true_k], 1)  # (N, 3)
-    both = np.stack([said - true, diffuse], 1)  # (N, 2)
-    if not (np.isfinite(given).all() and np.isfinite(both).all()):
-        raise BiofaceError("expected finite maps inside the mask, found NaN or infinity")
-    left = both - given @ np.linalg.lstsq(given, both, rcond=None)[0]
-    spread = np.sqrt((left**2).sum(0))
-    if (spread <= 1e-6 * math.sqrt(len(said))).any():
-        return 0.0
-    return float(left[:, 0] @ left[:, 1] / spread.prod())
+    both, found = decomposition.mask & truth.mask, []
+    for mask, *maps in zip(
+        both, said, true, truth.melanin_coordinate, truth.haemoglobin_coordinate, truth.diffuse_shading, strict=True
+    ):
+        of_face, of_truth, g, k, diffuse = (values[mask].astype(float) for values in maps)
+        given, pair = np.stack([np.ones_like(g), g, k], 1), np.stack([of_face - of_truth, diffuse], 1)
+        left = pair - given @ np.linalg.lstsq(given, pair, rcond=None)[0]
+        spread = np.sqrt((left**2).sum(0))
+        seen = (spread > 1e-6 * math.sqrt(len(g))).all()
+        found.append(left[:, 0] @ left[:, 1] / spread.prod() if seen else 0.0)
+    return np.array(found)

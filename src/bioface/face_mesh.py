@@ -16,7 +16,6 @@ import functools
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bioface import arrays, paths
-from bioface.errors import DataError
 
 ASSET = paths.ASSETS / "face_mesh.npz"
 EYES = (33, 263)  #: points of the mesh, the outer corners of the right and the left eye
@@ -78,20 +76,16 @@ class Mesh:
 
 
 @functools.cache
-def load(path: Path = ASSET) -> tuple[Network, Network, Mesh]:
+def load() -> tuple[Network, Network, Mesh]:
     """Detector, Face Mesh and the mesh.
 
     Raises
     ------
     DataError : the asset is missing, damaged or something else
     """
-    expected = "the face detector and Face Mesh"
-    asset = arrays.read_npz(path, None, expected)
-    try:
-        mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
-        return Network("detector", asset), Network("mesh", asset), mesh
-    except KeyError as error:
-        raise DataError(path, expected, f"one without {error.args[0]}") from error
+    asset = arrays.read_npz(ASSET, None, "the face detector and Face Mesh")
+    mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
+    return Network("detector", asset), Network("mesh", asset), mesh
 
 
 # --- a face ------------------------------------------------------------------------------------------------
@@ -111,13 +105,6 @@ class Face:
     score: float
     points: np.ndarray
     shape: tuple[int, int]
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in pixels."""
-        xy = self.points[:, :2]
-        left, top, right, bottom = map(float, (*xy.min(0), *xy.max(0)))
-        return left, top, right, bottom
 
     @property
     def outline(self) -> np.ndarray:

@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from bioface import bayes, colour_table, pictures, threads
-from bioface.arrays import torch_as_it_starts
+from bioface.arrays import extent, torch_as_it_starts
 from bioface.bayes import GRID, NEGLIGIBLE, Prior, _Quadratic, _Skins
-from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, checked_mask
 
 EXPOSURES = (-2.0, 0.6)  #: octaves around the prior's mean shading within which a photo's exposure is drawn
@@ -47,19 +46,16 @@ BASE_STEP = 2  # steps of GRID from one person's skin to the next that is tried
 STRANGE = 0.02  # share of pixels that are not like the person's skin: moles, brows, lips
 WIDTH = 0.07  # of the shading's field, standard deviation of its low pass, in roots of the face's area
 OUTLIER = 0.1  # of log shading: pixels this far from the field count half
-#: Deviation of what the field leaves of the shading, of its mean. Chosen on validation faces of the twin (seed 71),
-#: darker, painted with measured spectra and JPEG, by all errors as shares of a constant's: 0.70 at 0.07, 0.67 at 0.10.
+#: Deviation of what the field leaves of the shading, of its mean: chosen on validation faces of the twin by all errors.
 #: At 0.14 a pigmented patch of a light-stage face would pass for shadow, so that face had a say.
 LEFT = 0.1
 #: A tone curve x − a sin 2πx of display values that a photo may have: the first |a| that is tried, and by how many nats
-#: one has to be better than none: "very strong" evidence (Kass & Raftery 1995, "Bayes factors"). On 16 validation faces
-#: of the twin (seed 71) of each kind 10 of those with a curve of ± 0.08 are better by more, of others 2 JPEG files.
+#: one has to be better than none: "very strong" evidence (Kass & Raftery 1995, "Bayes factors").
 MILD, CURVED = 0.04, 5.0
 QUIET = 0.006  # noise, linear RGB, down to which that picture is averaged, but for 20 pixels
 SIDE = 96  # pixels of the longer side of the picture that the field is fitted to
 #: Highlights, in brightnesses of the skin below, at which a pixel counts half for the fields, and share of what is
-#: around it below which skin under them does not fall. On 8 such faces of each of four kinds the error hardly depends
-#: on either: 0.567, 0.563, 0.561 at 0.1, 0.2, 0.4; 0.564, 0.563, 0.562, 0.563 at 0.7, 0.85, 0.95, 1.05.
+#: around it below which skin under them does not fall. The error hardly depends on either.
 SHINY, EVEN = 0.2, 0.85
 #: What deviations of coordinates, shadings and albedo are multiplied by, for no law is the true one: observed over
 #: predicted on 16 such faces of five kinds (usual, darker, measured spectra, JPEG, noise), geometric means.
@@ -77,8 +73,7 @@ def image_posterior(
     prior: Prior,
     camera_b: np.ndarray,
     illuminant: np.ndarray,
-    exposure: np.ndarray | None = None,
-    smooth: bool = True,
+    exposure: np.ndarray,
 ) -> Decomposition:
     """The expectation of every map, and its standard deviation, where the pixels of a face share what they do share.
 
@@ -100,10 +95,9 @@ def image_posterior(
     images : (N, H, W, 3) linear RGB
     mask : (N, H, W) bool
     prior : what is known of faces
-    camera_b, illuminant, exposure : (n, 2), (n, 33), (n,) > 0, draws, the same for all faces; without exposures all are
-        1. 64 do nearly as well as 192, and a single one is what is known. Exposures are taken for even draws of their
-        logarithm, and brought into the part of their range that a photo leaves
-    smooth : hold the shading to a smooth field; without it nothing depends on where in the face a pixel is
+    camera_b, illuminant, exposure : (n, 2), (n, 33), (n,) > 0, draws, the same for all faces. 64 do nearly as well as
+        192, and a single one is what is known. Exposures are taken for even draws of their logarithm, and brought into
+        the part of their range that a photo leaves
 
     Returns
     -------
@@ -111,12 +105,11 @@ def image_posterior(
 
     Raises
     ------
-    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it; not one draw or not as
-        many of each
+    BiofaceError : shapes that do not agree, no face, an empty mask, NaN or infinity inside it
     """
     mask = checked_mask(images, mask)
     scene = Scene(prior, camera_b, illuminant, exposure)
-    looks = [scene.look(np.asarray(i, np.float32), m, smooth) for i, m in zip(images, mask, strict=True)]
+    looks = [scene.look(np.asarray(i, np.float32), m) for i, m in zip(images, mask, strict=True)]
     found = [look.maps(i, m)[m] for look, i, m in zip(looks, images, mask, strict=True)]
     b, e, f = (np.stack([getattr(look, name) for look in looks]) for name in ("camera_b", "illuminant", "exposure"))
     return bayes.decomposed([torch.from_numpy(v) for v in found], prior, b, e, images, mask, f)
@@ -125,20 +118,23 @@ def image_posterior(
 class Scene:
     """What faces may be: a prior, and draws of cameras, lights and exposures; see :func:`image_posterior`."""
 
-    def __init__(self, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray, exposure: np.ndarray | None = None):
-        count = max(1, len(np.atleast_1d(camera_b)))
+    def __init__(self, prior: Prior, camera_b: np.ndarray, illuminant: np.ndarray, exposure: np.ndarray):
         self.prior = prior
-        self.camera_b = bayes.finite("camera_b", camera_b, (count, 2))
-        self.illuminant = bayes.finite("illuminant", illuminant, (count, 33))
-        self.exposure = bayes.finite("exposure", np.ones(count) if exposure is None else exposure, (count,))
-        if not (self.exposure > 0).all():
-            raise BiofaceError(f"expected exposures > 0, found {self.exposure.min():g}")
+        self.camera_b, self.illuminant, self.exposure = (
+            np.asarray(v, np.float32) for v in (camera_b, illuminant, exposure)
+        )
         self.skins = _Skins.every(self.camera_b, self.illuminant)
-        self.people, self.log_people, self.scatter = _people(prior, self.skins.coordinates)
+        # skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over all skins (U, M)
+        points = BASE_STEP * np.argwhere(prior.base[::BASE_STEP, ::BASE_STEP] > -NEGLIGIBLE)
+        self.people = torch.from_numpy(2 * points / (GRID - 1) - 1).float()
+        self.log_people = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0).float()
+        to = np.rint((self.skins.coordinates.numpy() + 1) / 2 * (GRID - 1)).astype(int)
+        steps = to - points[:, None] + GRID - 1  # (U, M, 2)
+        self.scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1).float()
         self.any_skin = torch.from_numpy(prior.law).flatten().float().softmax(0)
 
     @torch.no_grad()
-    def look(self, image: np.ndarray, mask: np.ndarray, smooth: bool = True, margin: float = 0.0) -> Look:
+    def look(self, image: np.ndarray, mask: np.ndarray, margin: float = 0.0) -> Look:
         """Find what the pixels of a face share: linear RGB (H, W, 3) float32, mask (H, W).
 
         The maps can be had up to ``margin`` sides of the mask beyond it.
@@ -151,7 +147,7 @@ class Scene:
         colours = torch.from_numpy(small.image[small.mask])
         some, typical = colours[judges], _typical(colours)
         sigma = math.hypot(SIGMA * typical, noise / small.step)
-        weight = self.log_weights(some, sigma, typical, exposure, people)
+        weight = self.log_weights(some, sigma, typical, exposure, people, EVERY)
         weight = weight.flatten().softmax(0).view(weight.shape)
         of_draw = weight.sum(1)
         persons = (weight @ self.people[people]) / of_draw.clamp_min(1e-30)[:, None]
@@ -166,13 +162,8 @@ class Scene:
         exposed = np.asarray(np.exp(of_draw.numpy() @ np.log(exposure)), np.float32)
         expected = functools.partial(_expected, typical=typical)
         sigma_here = math.hypot(SIGMA * typical, noise)
-        if not smooth:
-            plain = functools.partial(expected, chosen=chosen, sigma=sigma_here)
-            flat = np.ones(small.mask.shape, np.float32)
-            return Look(b, e, exposed, tone, mask.shape, small, flat, flat, torch.zeros(7), plain, None)
         plain = functools.partial(expected, chosen=few, sigma=sigma_here)  # these do for highlights
-        fewer = functools.partial(expected, chosen=few, sigma=sigma)
-        first = colour_table.looked_up(colours, fewer, 1.5)
+        first = colour_table.looked_up(colours, functools.partial(expected, chosen=few, sigma=sigma), 1.5)
         field, skin = _fields(first, small.mask)
         even = some / torch.from_numpy(field[small.mask][judges])[:, None]
         left = math.hypot(LEFT, noise / max(float(colours.mean(0).norm()), colour_table.DARKEST))
@@ -190,7 +181,7 @@ class Scene:
             straight, slope = (torch.from_numpy(v) for v in colour_table.straightened(colours, tone))
             typical = _typical(straight)
             sigma = math.hypot(SIGMA * typical, noise)
-            logs = self.log_weights(straight, sigma, typical, every=ROUGH)
+            logs = self.log_weights(straight, sigma, typical, self.exposure, torch.arange(len(self.people)), ROUGH)
             apart = (slope.log() - 0.5 * (straight / sigma).square()).sum(-1).mean() - 3 * math.log(sigma)
             return float(logs.flatten().logsumexp(0) + COUNTS * apart) - CURVED * (tone != 0), logs
 
@@ -211,24 +202,17 @@ class Scene:
         return tone, np.exp(start + (log_f - low) / (high - low) * (end - start)), people
 
     def log_weights(
-        self,
-        colours: Tensor,
-        sigma: float,
-        typical: float = 0.0,
-        exposure: np.ndarray | None = None,
-        people: Tensor | None = None,
-        every: int = EVERY,
+        self, colours: Tensor, sigma: float, typical: float, exposure: np.ndarray, people: Tensor, every: int
     ) -> Tensor:
         """(draws, U) but for a constant, how likely each draw and person's skin, all or some, are given colours (n, 3).
 
         By every so many skins of the grid, those that one of the people has.
         """
-        people = torch.arange(len(self.people)) if people is None else people
         some = torch.arange(GRID**2).view(GRID, GRID)[::every, ::every].flatten()
         some = some[self.scatter[people][:, some].amax(0) > 1e-7]
         scatter = self.scatter[people][:, some]
         scatter = (scatter / scatter.sum(-1, keepdim=True)).T.contiguous()
-        f = torch.from_numpy(self.exposure if exposure is None else exposure).float()
+        f = torch.from_numpy(exposure).float()
         judged = self.skins[some]
 
         def mean_log(draws: Tensor) -> Tensor:
@@ -242,17 +226,6 @@ class Scene:
 
 def _typical(colours: Tensor) -> float:
     return float(colours.mean(-1).median().clamp_min(colour_table.DARKEST))
-
-
-def _people(prior: Prior, skins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Skins that a person may have: coordinates (U, 2), log prior (U,), and scatter over the skins (M, 2), (U, M)."""
-    some = prior.base[::BASE_STEP, ::BASE_STEP]
-    points = BASE_STEP * np.argwhere(some > -NEGLIGIBLE)
-    to = np.rint((skins.numpy() + 1) / 2 * (GRID - 1)).astype(int)
-    steps = to - points[:, None] + GRID - 1  # (U, M, 2)
-    scatter = torch.from_numpy(prior.scatter[steps[..., 0], steps[..., 1]]).softmax(-1)
-    log_prior = torch.from_numpy(prior.base[tuple(points.T)]).log_softmax(0)
-    return torch.from_numpy(2 * points / (GRID - 1) - 1).float(), log_prior.float(), scatter.float()
 
 
 def representatives(weight: Tensor, values: Tensor, count: int) -> list[tuple[int, float]]:
@@ -327,14 +300,12 @@ class _Small:
 
     @classmethod
     def of(cls, image: np.ndarray, mask: np.ndarray, margin: float, noise: float) -> _Small:
-        lines = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
-        beyond = math.ceil(margin * max(np.ptp(line) + 1 for line in lines))
-        ends = [
-            (max(0, int(v[0]) - beyond), min(n, int(v[-1]) + 1 + beyond))
-            for v, n in zip(lines, mask.shape, strict=True)
-        ]
-        box = slice(*ends[0]), slice(*ends[1])
-        sides = [high - low for low, high in ends]
+        face = extent(mask)
+        beyond = math.ceil(margin * max(mask[face].shape))
+        lines = zip(face, mask.shape, strict=True)
+        rows, columns = (slice(max(0, line.start - beyond), min(n, line.stop + beyond)) for line, n in lines)
+        box = rows, columns
+        sides = mask[box].shape
         step = max(1.0, max(sides) / SIDE, min(noise / QUIET, max(sides) / 20))
         if step == 1:
             return cls(image[box], mask[box], box, step)
@@ -344,16 +315,11 @@ class _Small:
         small = share >= min(0.5, share.max())
         return cls(light / np.maximum(share, 1e-6)[..., None], small, box, step)
 
-    def region(self, margin: float) -> np.ndarray:
-        """Mask (h, w) with what is up to ``margin`` of its longer side away."""
-        reach = margin * max(np.ptp(np.flatnonzero(self.mask.any(axis))) + 1 for axis in (0, 1))
-        return scipy.ndimage.distance_transform_edt(~self.mask) <= reach + 1
-
     def enlarged(self, values: np.ndarray) -> np.ndarray:
         """Values (h, w) as large as the box, by linear interpolation."""
         if self.step == 1:
             return values
-        sides = [part.stop - part.start for part in self.box]
+        sides = [line.stop - line.start for line in self.box]
         over = [pictures.windows(n, 0, n / side, side) for n, side in zip(values.shape, sides, strict=True)]
         return pictures.resample(values, *over)
 
@@ -403,12 +369,14 @@ class Look:
     skin: np.ndarray
     usual: Tensor
     expected: Callable[[Tensor], Tensor]
-    plain: Callable[[Tensor], Tensor] | None
+    plain: Callable[[Tensor], Tensor]
 
     def region(self, margin: float) -> np.ndarray:
         """(H, W) bool, the mask with what is up to ``margin`` of its sides away."""
-        found = np.zeros(self.size, bool)
-        found[self.small.box] = self.small.enlarged(self.small.region(margin).astype(np.float32)) > 0.5
+        small, found = self.small, np.zeros(self.size, bool)
+        reach = margin * max(small.mask[extent(small.mask)].shape)
+        near = scipy.ndimage.distance_transform_edt(~small.mask) <= reach + 1
+        found[small.box] = small.enlarged(near.astype(np.float32)) > 0.5
         return found
 
     @torch.no_grad()
@@ -424,13 +392,11 @@ class Look:
         colours = torch.from_numpy(colour_table.straightened(image[box][inside].astype(np.float32), self.tone)[0])
         found = colour_table.looked_up(colours / field, self.expected)
         found[:, [2, 3, 9, 10]] *= field
-        plain = self.plain
-        if plain is not None:
-            other = colour_table.looked_up(colours, lambda some: plain(some)[:, [3, 10]])
-            found[:, [3, 10]] = torch.where(other[:, :1] < found[:, 3:4], other, found[:, [3, 10]])
-            even = EVEN * torch.from_numpy(self.small.enlarged(self.skin)[inside])
-            _evened(found, colours.mean(-1), even, self.usual)
-            found[:, 7:] *= torch.tensor(TRUER)
+        other = colour_table.looked_up(colours, lambda some: self.plain(some)[:, [3, 10]])
+        found[:, [3, 10]] = torch.where(other[:, :1] < found[:, 3:4], other, found[:, [3, 10]])
+        even = EVEN * torch.from_numpy(self.small.enlarged(self.skin)[inside])
+        _evened(found, colours.mean(-1), even, self.usual)
+        found[:, 7:] *= torch.tensor(TRUER)
         maps[box][inside] = found.numpy()
         return maps
 

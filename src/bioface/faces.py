@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bioface import image_formation, pictures, threads
+from bioface import image_formation, threads
 from bioface.arrays import torch_as_it_starts
-from bioface.datasets import photos
 from bioface.errors import BiofaceError
 from bioface.face_mesh import EYES, load
 from bioface.face_mesh import Face as Face
@@ -161,7 +159,8 @@ def _tiles(H: int, W: int, share: float, turns: int) -> np.ndarray:
 # --- what is found -----------------------------------------------------------------------------------------
 
 
-def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False) -> list[Face]:
+@torch_as_it_starts()
+def search(linear: np.ndarray, everyone: bool = False) -> list[Face]:
     """The faces of a photo, the largest first.
 
     A face of 20 pixels, or of a fortieth of the photo's longer side where that is more, is found; one of less than an
@@ -169,19 +168,9 @@ def find(photo: str | Path | photos.Photo | np.ndarray, everyone: bool = False) 
 
     Parameters
     ----------
-    photo : as :func:`bioface.decompose` takes it; one of more than 4 million pixels is shrunk to that first
+    linear : (H, W, 3) float32 linear RGB, as :func:`bioface.pictures.read` gives it
     everyone : go on looking for small faces when a large one is found
-
-    Raises
-    ------
-    DataError, BiofaceError : a photo that is none; see :func:`bioface.decompose`
     """
-    return search(pictures.read(photo, None)[0], everyone)
-
-
-@torch_as_it_starts()
-def search(linear: np.ndarray, everyone: bool = False) -> list[Face]:
-    """The same in linear RGB (H, W, 3) float32."""
     H, W = linear.shape[:2]
     longest = max(H, W)
     scale = min(1, LARGEST / longest) * max(1, SMALLEST / longest)
@@ -253,15 +242,23 @@ def skin(linear: np.ndarray, face: Face) -> np.ndarray:
     return patches == 1 + sizes.argmax() if count else mask  # crumbs between strands of hair go, too
 
 
-def picture(photo: str | Path | photos.Photo | np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """(H, W, 3) uint8: the photo with what was found in it: outlines, what is not skin inside them, and numbers."""
-    linear, _ = pictures.read(photo, None)
+def picture(linear: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+    """What was found in a photo: outlines, what is not skin inside them, and numbers.
+
+    Parameters
+    ----------
+    linear : (H, W, 3) linear RGB
+
+    Returns
+    -------
+    (H, W, 3) uint8 sRGB
+    """
     image = Image.fromarray(_display(linear))
     pen, size = ImageDraw.Draw(image), max(image.size)
     style: Any = dict(anchor="md", font_size=10 + size // 40, fill="white", stroke_width=2, stroke_fill="black")
     for number, face in enumerate(faces, start=1):
         image.paste((0, 0, 0), mask=Image.fromarray(face.mask(filled=True) & ~skin(linear, face)))
-        outline = [(float(x), float(y)) for x, y in face.outline]
+        outline = [tuple(point) for point in face.outline.tolist()]
         pen.line([*outline, outline[0]], fill="white", width=1 + size // 400)
         pen.text(outline[0], str(number), **style)
     return np.array(image)

@@ -78,16 +78,10 @@ def _linear(display: np.ndarray, top: int) -> np.ndarray:
     """Linear RGB (h, w, 3) float32 of display values (H, W, 1 or 3) in [0, top], of at most ``MAX_PIXELS``."""
     H, W = display.shape[:2]
     shrink = max(1, math.sqrt(H * W / MAX_PIXELS))
-    height, width = max(1, int(H / shrink)), max(1, int(W / shrink))
+    height, width = int(H / shrink), int(W / shrink)
+    linear = image_formation.srgb_decode(np.asarray(display, np.float32).clip(0, top) / np.float32(top))
     rows, columns = windows(H, 0, H / height, height), windows(W, 0, W / width, width)
-    small = np.empty((height, width, 3), np.float32)
-    at_once = height if shrink == 1 else max(1, STRIP // W)  # rows: 100 million pixels as floats would not fit
-    for y in range(0, height, at_once):
-        some = rows[y : y + at_once]
-        low, high = int(some.indices.min()), int(some.indices.max()) + 1
-        linear = image_formation.srgb_decode(np.asarray(display[low:high], np.float32).clip(0, top) / np.float32(top))
-        small[y : y + at_once] = resample(np.broadcast_to(linear, (high - low, W, 3)), some[:, low:high], columns)
-    return small
+    return resample(np.broadcast_to(linear, (H, W, 3)), rows, columns)
 
 
 def windows(size: int, start: int | float, step: int | float, count: int) -> scipy.sparse.csr_array:

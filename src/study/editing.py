@@ -56,7 +56,7 @@ def edit_errors(
     change : arguments of :func:`bioface.edit`
     ways : of :data:`WAYS`, and "no edit", the photo as it is
     """
-    changes = {way: {**change, **how, "feather": 0} for way, how in WAYS.items()} | {"no edit": {}}
+    changes = {way: {**change, **how} for way, how in WAYS.items()} | {"no edit": {}}
     expected, errors = edited(truth, changes["maps alone"]), {}
     for way in ways:
         errors[way] = metrics.rmse(edited(found, changes[way]), expected, truth.mask)

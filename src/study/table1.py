@@ -45,7 +45,6 @@ NAMES = {
     "density, fixed": "optical density, fixed",
     "likeliest": "Bayes, a pixel, likeliest",
     "expected": "Bayes, a pixel",
-    "expected, camera known": "Bayes, a pixel, camera told",
     "measured skin, whole face": "Bayes, face, measured skin",
     "expected, whole face": "Bayes, face, twin's skins",
     "published": "our recipe, paper's weights",

@@ -49,10 +49,10 @@ class Table:
         offset = struct.unpack_from("<H", self.data, self.fields + inside)[0] if inside < size else 0
         return self.at + offset if offset else 0
 
-    def number(self, field: int, form: str = "i", default: int = 0) -> int:
-        """A number of a ``struct`` format."""
+    def number(self, field: int, form: str = "i") -> int:
+        """A number of a ``struct`` format; 0 when it is not there."""
         place = self._place(field)
-        return struct.unpack_from("<" + form, self.data, place)[0] if place else default
+        return struct.unpack_from("<" + form, self.data, place)[0] if place else 0
 
     def _target(self, field: int) -> int:
         """Where a field leads to; 0 when it is not there."""
@@ -112,9 +112,8 @@ def convert(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
             continue
         if kind in ("conv", "depthwise", "max_pool"):
             options, W = operator.table(4), constant.get(inputs[-2 if len(inputs) == 3 else -1])
-            stride = [options.number(2), options.number(1)]
+            settings["stride"] = stride = [options.number(2), options.number(1)]
             size = W.shape[1:3] if W is not None else (options.number(4), options.number(3))
-            settings["stride"] = stride
             if options.number(0, "b") == 0:  # "same"
                 rows, columns = (same_padding(shapes[inputs[0]][1 + k], size[k], stride[k]) for k in (0, 1))
                 if kind != "max_pool" and rows == rows[::-1] and columns == columns[::-1]:
