@@ -145,7 +145,7 @@ def is_finite(*values):
 
 
 def open_faces(path):
-    faces = nfe.NFE(path.with_name(IMAGES), path.with_name(LIGHTS))[:]
+    faces = nfe.NFE(path.with_name(IMAGES))[:]
     assert is_finite(faces.rgb, faces.normals, faces.lighting, faces.coordinates)
     assert faces.rgb.min() >= 0 and faces.rgb.max() <= 1
     assert np.linalg.norm(faces.normals, axis=-1).max() < 1 + 1e-5

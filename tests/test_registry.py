@@ -214,11 +214,13 @@ def test_the_real_files_have_the_checksums(real_file, folders, name):
         assert len(names) == 28 and tuple(sensitivities.shape) == (28, 3, 33)
 
 
-def test_the_loaders_look_where_the_registry_puts_files():
-    names = [Path(f).name for f in registry.ENTRIES["nfe"].files]
-    for pattern in (nfe.IMAGE_NAME, nfe.LIGHT_NAME):
-        numbers = {int(m["number"]) for m in map(pattern.fullmatch, names) if m}
-        assert numbers == {n for split in nfe.SPLITS.values() for n in split}
+def test_the_loaders_look_where_the_registry_puts_files(folders):
+    (folders / "nfe").mkdir()
+    for name in registry.ENTRIES["nfe"].files:
+        (folders / name).touch()
+    pairs = nfe.find()
+    assert {p.number for p in pairs} == {n for split in nfe.SPLITS.values() for n in split}
+    assert all(p.lights.is_file() for p in pairs)
 
 
 def test_dotfiles_are_no_data(folders):

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,6 @@ KEY = "zx_7"  #: the one data set in each file
 SIZE = 64  #: height and width in pixels
 CHANNELS = 10
 IMAGE_NAME = re.compile(r"zx_7_d10_inmc_celebA_(?P<number>\d+)\.hdf5")
-LIGHT_NAME = re.compile(r"zx_7_d3_lrgb_celebA_(?P<number>\d+)\.hdf5")
 
 #: Which file numbers make up each split. The paper trains on files 01–05 and 20 (50 765 faces) and names no
 #: split; here 05 validates and 20, the smallest (2 533 faces), tests. CelebA's people are not kept apart.
@@ -41,7 +40,7 @@ LAYOUT = {"RGB": slice(0, 3), "normals": slice(3, 6), "mask": slice(6, 7), "coor
 
 Index = int | np.integer | slice | np.ndarray | Sequence[int]
 
-BLOCK = 256  # neighbouring rows that `batches` decodes at once: 39 MB of Faces
+BLOCK = 256  # neighbouring rows that are shuffled among themselves, so that the disk is read in order
 GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, so that every pass over them stays in the cache
 THREADS = min(4, os.cpu_count() or 1)  # that decode
 TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends of [0, 1]
@@ -95,23 +94,18 @@ class Pair(NamedTuple):
 def find(folder: str | Path | None = None) -> list[Pair]:
     """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
 
-    DataError when an image file has no light file of the same number beside it.
+    Whether the light files are there is not looked at.
     """
     folder = paths.data() / "nfe" if folder is None else Path(folder)
-    pairs = []
-    for images in folder.glob("*.hdf5"):
-        if name := IMAGE_NAME.fullmatch(images.name):
-            pairs.append(Pair(int(name["number"]), images, _partner(images)))
-            if not pairs[-1].lights.is_file():
-                raise DataError(images, f"its light file {pairs[-1].lights.name} beside it", "no such file")
-    return sorted(pairs)
+    named = ((IMAGE_NAME.fullmatch(file.name), file) for file in folder.glob("*.hdf5"))
+    return sorted(Pair(int(name["number"]), file, _partner(file)) for name, file in named if name)
 
 
 def _partner(images: Path) -> Path:
     """Where the light file of an image file belongs."""
     name = IMAGE_NAME.fullmatch(images.name)
     if not name:
-        raise DataError(images, "a name like zx_7_d10_inmc_celebA_01.hdf5, or its light file named", images.name)
+        raise DataError(images, "a name like zx_7_d10_inmc_celebA_01.hdf5", images.name)
     return images.with_name(f"zx_7_d3_lrgb_celebA_{name['number']}.hdf5")
 
 
@@ -130,7 +124,7 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
         found = ", ".join(f"{p.number:02d}" for p in pairs) or "none"
         expected = f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)"
         raise DataError(folder, expected, f"file numbers {found}")
-    return NFE([p.images for p in chosen], [p.lights for p in chosen])
+    return NFE([p.images for p in chosen])
 
 
 class NFE:
@@ -145,29 +139,20 @@ class NFE:
 
     Parameters
     ----------
-    image_files : one path or several
-    light_files : as many paths, in the same order; None takes the partners beside the images
+    image_files : one path or several; the light files are those of the same numbers beside them
 
     Raises
     ------
-    DataError : a file that is missing, cut short, not HDF5, or of another shape or key; lights of another number or
-        length. Values are checked when they are read: NaN or outside [0, 1] raises then.
+    DataError : a file that is missing, cut short, not HDF5, or of another name, shape or key; lights of another length.
+        Values are checked when they are read: NaN or outside [0, 1] raises then.
     """
 
-    def __init__(
-        self,
-        image_files: str | Path | Sequence[str | Path],
-        light_files: str | Path | Sequence[str | Path] | None = None,
-    ):
-        self.image_files = _as_paths(image_files)
-        if not self.image_files:
-            raise BiofaceError("expected at least one image file, found none")
-        self.light_files = _as_paths(map(_partner, self.image_files) if light_files is None else light_files)
-        wanted, found, counts = len(self.image_files), len(self.light_files), [0]
-        if found != wanted:
-            raise BiofaceError(f"expected one light file for each of {wanted} image files, found {found}")
+    def __init__(self, image_files: str | Path | Sequence[str | Path]):
+        files = [image_files] if isinstance(image_files, str | Path) else image_files
+        self.image_files = tuple(map(Path, files))
+        self.light_files = tuple(map(_partner, self.image_files))
+        counts = [0]
         for images, lights in zip(self.image_files, self.light_files, strict=True):
-            _check_numbers(images, lights)
             counts.append(_check_header(images, (CHANNELS, SIZE, SIZE)))
             if (found := _check_header(lights, (3, 9))) != counts[-1]:
                 raise DataError(lights, f"{counts[-1]} lights, one for each face of {images.name}", str(found))
@@ -175,9 +160,6 @@ class NFE:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
-
-    def __repr__(self) -> str:
-        return f"NFE({len(self)} faces in {', '.join(p.name for p in self.image_files)})"
 
     def __getitem__(self, index: Index) -> Faces:
         rows = self._rows(index)
@@ -208,34 +190,18 @@ class NFE:
         Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
         each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
         """
-        parts, missing = [], size  # of the next batch
-        for rows in self._blocks(size, shuffle, seed):
-            block = self[rows]
-            while len(block):
-                parts.append(block[:missing])
-                block, missing = block[missing:], missing - len(parts[-1])
-                if not missing:
-                    yield parts[0] if len(parts) == 1 else Faces.concatenate(parts)
-                    parts, missing = [], size
-        if parts:
-            yield Faces.concatenate(parts)
+        return (self[rows] for rows in self.batch_rows(size, shuffle, seed))
 
     def batch_rows(self, size: int, shuffle: bool = False, seed: int = 0) -> list[np.ndarray]:
         """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader."""
-        order = np.concatenate(list(self._blocks(size, shuffle, seed)))
-        return [order[first : first + size] for first in range(0, len(order), size)]
-
-    def _blocks(self, size: int, shuffle: bool, seed: int) -> Iterator[np.ndarray]:
-        """The row numbers of each block, in the order of reading, for batches of a size that is checked."""
         if size < 1:
             raise BiofaceError(f"expected a positive batch size, found {size}")
-        starts = np.arange(0, len(self), BLOCK)
-        random = np.random.default_rng(seed)
+        order, random = np.arange(len(self)), np.random.default_rng(seed)
         if shuffle:
+            starts = np.arange(0, len(self), BLOCK)
             random.shuffle(starts)
-        for start in starts.tolist():
-            rows = np.arange(start, min(start + BLOCK, len(self)))
-            yield rows[random.permutation(len(rows))] if shuffle else rows
+            order = np.concatenate([random.permutation(order[start : start + BLOCK]) for start in starts])
+        return [order[first : first + size] for first in range(0, len(order), size)]
 
     def _rows(self, index: Any) -> np.ndarray:
         index = _as_index(index, len(self))
@@ -247,19 +213,6 @@ class NFE:
         for file, (first, last) in enumerate(itertools.pairwise(ends)):
             if first < last:
                 yield file, rising[first:last] - self._starts[file], slice(first, last)
-
-
-def _as_paths(files: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
-    return (Path(files),) if isinstance(files, str | Path) else tuple(map(Path, files))
-
-
-def _check_numbers(images: Path, lights: Path) -> None:
-    """Refuse the lights of another file: the likeliest way to spoil the shading without noticing."""
-    image, light = IMAGE_NAME.fullmatch(images.name), LIGHT_NAME.fullmatch(lights.name)
-    if image and not light:
-        raise DataError(lights, f"the light file of {images.name}, {_partner(images).name}", lights.name)
-    if image and light and int(image["number"]) != int(light["number"]):
-        raise DataError(lights, f"the lights of file {image['number']}, as the images", f"file {light['number']}")
 
 
 @contextlib.contextmanager

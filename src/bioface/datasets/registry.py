@@ -13,8 +13,6 @@ import importlib.util
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import requests
 from tqdm import tqdm
@@ -57,18 +55,9 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-def _declared(name: str, fields: dict[str, Any]) -> Entry:
-    lists = {key: tuple(map(_frozen, value)) for key, value in fields.items() if isinstance(value, list)}
-    return Entry(name, **fields | lists)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-8"))
 #: All data sets by name.
-ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _declared(name, fields) for name, fields in _TABLE.items()})
+ENTRIES: Mapping[str, Entry] = {name: Entry(name, **fields) for name, fields in _TABLE.items()}
 
 
 def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
@@ -172,13 +161,9 @@ def _check(entry: Entry, found: list[Path]) -> None:
             if (digest := _digest(path)) != by_name[path.name]:
                 advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
                 raise DataError(path, f"SHA-256 {by_name[path.name]}", f"{digest}{advice}")
-    elif entry.name == "nfe" and found:
-        pairs = nfe.find(found[0].parent)
-        if len(found) != 2 * len(pairs):
-            alone = sorted({path.name for path in found} - {path.name for pair in pairs for path in pair[1:]})
-            raise DataError(found[0].parent, "an image and a light file of every number", f"alone: {', '.join(alone)}")
-        for pair in pairs:
-            nfe.NFE(pair.images, pair.lights)
+    elif entry.name == "nfe":
+        for path in found:  # with its partner
+            nfe.NFE(path.with_name(path.name.replace("d3_lrgb", "d10_inmc")))
     elif entry.name == "iset":
         for path in found:
             cubes.load(path)
