@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import refuses
 
 from bioface.datasets import heads
 from bioface.datasets.heads import Head, Pose
@@ -132,20 +131,3 @@ def test_wrong_geometry_moves_mouth_and_nose_and_nothing_else(head):
     assert moved.max() > 0.03  # 3 mm
     far = (head.vertices[:, 1] > 7.6) | (np.abs(head.vertices[:, 0]) > 0.6)
     assert moved[far].max() < 1e-12
-
-
-ARRAYS = {"V": np.zeros((3, 3)), "F": np.zeros((1, 3), int), "eye": np.zeros(1, bool), "names": np.array(["a"])}
-ARRAYS |= {"D": np.zeros((1, 4, 3)), "mnames": np.array(["b"]), "M": np.zeros((1, 3, 3))}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"", ""), (b"not an archive", ""), ({"V": np.zeros((3, 3))}, ".*F is not a file"), (ARRAYS, r".*\(1, 4, 3\)")],
-)
-def test_a_damaged_asset_is_named(tmp_path, content, said):
-    path = tmp_path / "head.npz"
-    if isinstance(content, dict):
-        np.savez(path, **content)
-    else:
-        path.write_bytes(content)
-    refuses(rf"head\.npz: expected the MakeHuman head{said}", Head.load, path)

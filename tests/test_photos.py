@@ -103,8 +103,7 @@ def test_a_mask_of_another_size(tmp_path, picture):
     path = save(tmp_path / "me.png", picture)
     mask_file = save(tmp_path / "mask.png", np.kron(np.eye(6, 4, dtype=np.uint8), np.full((2, 2), 255, np.uint8)))
     refuses(r"mask.png: expected a mask of 6 × 4 as me.png, found shape \(12, 8\)", photos.read, path, mask_file)
-    fitted = photos.read(path, mask_file, resize_mask=True)
-    np.testing.assert_array_equal(fitted.mask, np.eye(6, 4, dtype=bool))
+    np.testing.assert_array_equal(photos.nearest(photos.read_mask(mask_file), (6, 4)), np.eye(6, 4, dtype=bool))
     refuses("expected a mask of 6 × 4", photos.read, path, np.ones((6, 4, 3), bool))
 
 
@@ -260,7 +259,8 @@ def test_real_photos_and_their_masks(real_file):
     faces = sorted(folder.glob("*_face.png"))
     assert len(faces) >= 13
     for face in faces:
-        photo = photos.read(face, face.with_name(face.name.replace("face", "mask")), resize_mask=True)
+        mask = photos.read_mask(face.with_name(face.name.replace("face", "mask")))
+        photo = photos.read(face, photos.nearest(mask, (128, 128)))
         assert photo.rgb.shape == (128, 128, 3) and photo.mask.shape == (128, 128)
         assert 0.2 < photo.mask.mean() < 0.6
         inside, outside = photo.mask[40:90, 40:90].mean(), photo.mask[:8, :8].mean()

@@ -68,7 +68,7 @@ def entry(url, content=CONTENT, **changes):
         name="test",
         files=("some/where/file.bin",),
         url=url,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sources=(("", hashlib.sha256(content).hexdigest()),),
     )
     return dataclasses.replace(base, **changes)
 
@@ -97,7 +97,9 @@ def fails(one, folders, match):
 def test_a_failed_download_leaves_nothing_and_can_be_tried_again(address, folders):
     fails(entry(f"{address}/short"), folders, f"whole download from {address}/short, found a connection that")
     one, found = entry(f"{address}/other"), hashlib.sha256(b"<html>please log in</html>").hexdigest()
-    fails(one, folders, f"expected SHA-256 {one.sha256} from {address}/other, found {found}; what came was removed")
+    fails(
+        one, folders, f"expected SHA-256 {one.sources[0][1]} from {address}/other, found {found}; what came was removed"
+    )
     (path,) = registry.fetch(entry(f"{address}/whole"))
     assert path.read_bytes() == CONTENT
 
@@ -106,7 +108,7 @@ def several(address, *ends):
     """A download of some files, all with CONTENT expected."""
     files = tuple(f"some/{k}.bin" for k in range(len(ends)))
     digest = hashlib.sha256(CONTENT).hexdigest()
-    return entry(f"{address}/", files=files, sha256="", parts=tuple((end, digest) for end in ends))
+    return entry(f"{address}/", files=files, sources=tuple((end, digest) for end in ends))
 
 
 def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked(address, folders):
@@ -144,7 +146,7 @@ def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, folde
     path = folders / one.files[0]
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT[:-1])
-    refuses(f"file.bin: expected SHA-256 {one.sha256}, found .*remove the file", registry.fetch, one)
+    refuses(f"file.bin: expected SHA-256 {one.sources[0][1]}, found .*remove the file", registry.fetch, one)
     assert path.read_bytes() == CONTENT[:-1]
     assert Server.requests == []
     assert registry.status(one).state == "failed"
@@ -241,15 +243,13 @@ def test_the_readme_says_what_the_registry_says_and_whom_to_cite():
         assert name == one.name and f"| `{name}` | {one.title} |" in readme
         section = re.split("\n##+ ", readme.partition(f"\n### `{name}`: {one.title}\n")[2])[0]
         source = f"<{one.home}>; file: <{one.url}>" if one.url else f"<{one.home}>"
-        digest = f"`{one.sha256}`" if one.sha256 else "none published"
-        if one.parts:
-            names = [Path(file).name for file in one.files]
-            digest = ", ".join(f"`{n}` `{d}`" for n, (_, d) in zip(names, one.parts, strict=True))
+        digests = [digest for _, digest in one.sources]
+        names = [f"`{Path(file).name}` " if len(digests) > 1 else "" for file in one.files]
+        digest = ", ".join(f"{n}`{d}`" for n, d in zip(names, digests, strict=False)) or "none published"
         said = {"How to get it": one.instructions, "Source": source, "SHA-256": digest}
         said["Files"] = ", ".join(f"`{file}`" for file in one.files)
         assert not [line for line in (f"- **{k}:** {v}\n" for k, v in said.items()) if line not in section]
         assert all(f"\n- **{key}:** " in section for key in ("Layout", "Licence", "Cite"))
-        digests = [digest for _, digest in one.sources.values()]
         assert one.kind == "manual" or len(digests) == len(one.files)
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
         assert digests or "checksum" in section.partition("**Unverified:**")[2]

@@ -29,7 +29,7 @@ GROUPS = {
 def issa(issa_build, monkeypatch):
     """The whole of the real archive."""
     monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
-    return skin_spectra._issa(skin_spectra._workbook())
+    return skin_spectra._issa(registry.placed("issa")[0])
 
 
 SCHEME = [["CODES"], [], ["ETHNICITY", None, None, "BODY LOCATION"]]
@@ -62,7 +62,7 @@ def small(tmp_path, monkeypatch, folders):
     """Make ``load("issa")`` read a workbook of three records, and return its path."""
     records = [record(1), record(2, "AF", 8, 12.5), record(3, missing=7), record(4, percent=20)]
     path = workbook(tmp_path / "ISSA_test.xlsx", records)
-    monkeypatch.setattr(skin_spectra, "_workbook", lambda: path)
+    monkeypatch.setattr(registry, "placed", lambda _: [path])
     return path
 
 

@@ -37,7 +37,6 @@ TRANSFERS: dict[int, float | str] = {4: 2.2, 5: 2.8, 8: 1.0}
 TRANSFERS |= dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
 HDR = {16: "PQ", 18: "HLG"}
 _FAMILIES = {"GRAY": ("grey",), "RGB": ("RGB", "grey"), "CMYK": ("CMYK",)}  # what a kind of profile is for
-STRIP = 1_000_000  # values at a time
 
 
 class Ignored(UserWarning):
@@ -67,18 +66,14 @@ class Colours:
         for space in (own, srgb):
             space.use_derived_transformation_matrices(True)  # those that standards print are rounded
         to_srgb = colour.matrix_RGB_to_RGB(own, srgb, "Bradford").astype(np.float32)
-        flat = values.reshape(-1, 3)
-        for start in range(0, len(flat), STRIP):
-            some = flat[start : start + STRIP]
-            some = some if self.full else ((255 * some - 16) / 219).clip(0, 1)
-            if self.transfer == "sRGB":
-                linear = image_formation.srgb_decode(some)
-            elif self.transfer == "BT.709":
-                linear = colour.models.oetf_inverse_BT709(some).astype(np.float32)
-            else:
-                linear = some ** np.float32(self.transfer)
-            flat[start : start + STRIP] = image_formation.srgb_encode((linear @ to_srgb.T).clip(0, 1))
-        return flat.reshape(values.shape)
+        values = values if self.full else ((255 * values - 16) / 219).clip(0, 1)
+        if self.transfer == "sRGB":
+            linear = image_formation.srgb_decode(values)
+        elif self.transfer == "BT.709":
+            linear = colour.models.oetf_inverse_BT709(values).astype(np.float32)
+        else:
+            linear = values ** np.float32(self.transfer)
+        return np.asarray(image_formation.srgb_encode((linear @ to_srgb.T).clip(0, 1)))
 
 
 def stated(path: Path, image: Image.Image) -> Colours:

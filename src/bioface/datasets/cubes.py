@@ -129,9 +129,6 @@ class Cubes(Sequence[Cube]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __repr__(self) -> str:
-        return f"Cubes({', '.join(f.name for f in self.files)})"
-
     @overload
     def __getitem__(self, index: int) -> Cube: ...
     @overload

@@ -66,9 +66,7 @@ class Faces:
 
     @staticmethod
     def concatenate(parts: Sequence[Faces]) -> Faces:
-        """All faces of all parts, in order; BiofaceError when there is none."""
-        if not parts:
-            raise BiofaceError("expected at least one set of faces to join, found none")
+        """All faces of all parts, one at least, in order."""
         return arrays.join(parts)
 
 
@@ -77,10 +75,7 @@ def _as_index(index: Any, length: int) -> slice | np.ndarray:
     if isinstance(index, slice):
         return index
     rows = np.asarray(index)
-    try:
-        return np.atleast_1d(np.arange(length)[rows if rows.size else []])
-    except IndexError as error:
-        raise IndexError(f"expected rows within 0–{length - 1}, found {index!r} ({error})") from error
+    return np.atleast_1d(np.arange(length)[rows if rows.size else []])
 
 
 class Pair(NamedTuple):

@@ -53,7 +53,6 @@ class Turned(UserWarning):
 def read(
     path: str | Path | Image.Image,
     mask: str | Path | Image.Image | np.ndarray | None = None,
-    resize_mask: bool = False,
     limit: int | None = None,
 ) -> Photo:
     """Read a photo of any usual format.
@@ -67,7 +66,6 @@ def read(
     mask : a picture file that is light on the face, or an (H, W) array, see :func:`bioface.arrays.as_mask`; without one
         the picture's own transparency, without that all of it. One drawn on the pixels as they are stored is turned
         with the photo; a warning says so, and where shapes do not tell which it is
-    resize_mask : bring a mask of another size to that of the photo (nearest pixel)
     limit : a photo of more pixels is shrunk to no more than so many, by averaging its display values; its mask, which
         is of the size before, is shrunk with it
 
@@ -90,7 +88,7 @@ def read(
         where, found, own = drawn.path, _levels(drawn), drawn.turn
     if found.ndim == 2 and opened.turn is not None and own is None:
         found = _turned_as(found, opened, opened.turn, where)
-    if found.ndim != 2 or (found.shape != whole and not resize_mask):
+    if found.shape != whole:
         raise DataError(where, f"a mask of {whole[0]} × {whole[1]} as {path.name}", f"shape {found.shape}")
     found = nearest(found, rgb.shape[:2])
     if not found.any():

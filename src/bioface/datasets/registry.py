@@ -32,15 +32,8 @@ class Entry:
     files: Sequence[str]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
     home: str  #: its page
     instructions: str  #: how to get it
-    url: str = ""  #: of the one file of a download; what the addresses of several begin with
-    sha256: str = ""  #: of the one file of a download or package; "" where none is known, or where there are several
-    parts: Sequence[Sequence[str]] = ()  #: of each of several files: the end of its address, and its SHA-256
-
-    @property
-    def sources(self) -> dict[str, tuple[str, str]]:
-        """Address and SHA-256 by file, of a download or a package."""
-        parts: Sequence[Sequence[str]] = self.parts or ([["", self.sha256]] if self.sha256 else [])
-        return {file: (self.url + end, digest) for file, (end, digest) in zip(self.files, parts, strict=False)}
+    url: str = ""  #: what the addresses of a download begin with
+    sources: Sequence[Sequence[str]] = ()  #: of each file: the end of its address, and its SHA-256; none of manual ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +72,9 @@ def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
         return placed(entry)
     found = _present(entry)
     _check(entry, found)
-    for file, (url, digest) in entry.sources.items():
+    for file, (end, digest) in zip(entry.files, entry.sources, strict=True):
         if folder / file not in found:
-            _download(entry, folder / file, url, digest, progress)
+            _download(entry, folder / file, entry.url + end, digest, progress)
     return [folder / file for file in entry.files]
 
 
@@ -156,7 +149,7 @@ def _present(entry: Entry) -> list[Path]:
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksums; those without a published one to their format."""
     if entry.sources:
-        by_name = {Path(file).name: digest for file, (_, digest) in entry.sources.items()}
+        by_name = {Path(file).name: digest for file, (_, digest) in zip(entry.files, entry.sources, strict=True)}
         for path in found:
             if (digest := _digest(path)) != by_name[path.name]:
                 advice = "" if entry.kind == "package" else "; remove the file and fetch it again"

