@@ -173,7 +173,7 @@ def test_real_photos_of_32_pixels(photo_files):
 
 
 def with_its_mask(file):
-    """A photo of 128 × 128 with the mask beside it, which is smaller."""
+    """A photo of 128 × 128 with the mask beside it, of another size."""
     return photos.read(file, photos.nearest(photos.read_mask(str(file).replace("_face", "_mask")), (128, 128)))
 
 

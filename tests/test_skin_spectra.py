@@ -87,10 +87,8 @@ def test_reflectance_is_a_fraction_and_looks_like_skin(issa):
     assert min(level, key=level.get) == "African"
     people = set(zip(issa.subject, issa.group, strict=True))
     assert len(people) == len(set(issa.subject)), "people of two groups"
-    part = issa[10:20]
-    assert len(part) == 10 and part.reflectance.shape == (10, 31) and len(part.group) == 10
-    assert len(issa[3]) == 1
-    assert part[np.arange(10) % 2 == 0].subject.shape == (5,)
+    part = issa[10:20][np.arange(10) % 2 == 0]
+    assert len(part) == 5 and part.reflectance.shape == (5, 31) and len(part.group) == len(part.subject) == 5
 
 
 def test_the_default_is_the_face(small):
@@ -169,8 +167,6 @@ def test_the_real_cheeks(real_file, folders):
         near = np.sort(raw["data"][[np.flatnonzero(nm <= w)[-1], np.flatnonzero(nm >= w)[0]]], axis=0)
         assert (cheeks.reflectance[:, i] >= near[0] - 1e-12).all()
         assert (cheeks.reflectance[:, i] <= near[1] + 1e-12).all()
-    assert (cheeks.group == "Caucasian").sum() == 16
-    assert "Asian" in cheeks.groups and "Middle Eastern" in cheeks.groups
 
 
 def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):

@@ -43,7 +43,6 @@ class Photo:
     rgb: np.ndarray  #: (H, W, 3) float32, display sRGB in [0, 1]
     mask: np.ndarray  #: (H, W) bool
     name: str  #: the file's name without its ending
-    colours: str = ""  #: what it says of its colours, or what was assumed
 
 
 class Turned(UserWarning):
@@ -80,7 +79,7 @@ def read(
     if mask is None:
         if not (alpha > 0.5).any():
             raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
-        return Photo(rgb, alpha > 0.5, path.stem, opened.colours.said)
+        return Photo(rgb, alpha > 0.5, path.stem)
     if isinstance(mask, np.ndarray):
         where, found, own = path, as_mask(mask, path), None
     else:
@@ -93,7 +92,7 @@ def read(
     found = nearest(found, rgb.shape[:2])
     if not found.any():
         raise DataError(where, "a mask with at least one pixel", "an empty one")
-    return Photo(rgb, found, path.stem, opened.colours.said)
+    return Photo(rgb, found, path.stem)
 
 
 def read_mask(path: str | Path | Image.Image) -> np.ndarray:
@@ -106,7 +105,7 @@ def read_mask(path: str | Path | Image.Image) -> np.ndarray:
 
 
 def colours_of(path: str | Path) -> str:
-    """What the file of a picture says of its colours, or what is assumed, as ``Photo.colours``: its header is read."""
+    """What the file of a picture says of its colours, or what is assumed; only its header is read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what :func:`read` warns
         with Image.open(path) as image:

@@ -90,13 +90,6 @@ class Truth:
     spectrum: np.ndarray  #: (N,) int64, which of ISSA's face spectra it was
     mismatch: np.ndarray  #: (N,) bool, the stored normals have the wrong mouth and nose
 
-    def __len__(self) -> int:
-        return len(self.melanin)
-
-    def __getitem__(self, index: Any) -> Truth:
-        """Some of the faces: a slice, an index array or booleans; a number gives one row."""
-        return arrays.take(self, slice(index, index + 1 or None) if isinstance(index, int) else index)
-
 
 def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
     """(index, mismatch, group) of every face of a split.
@@ -193,8 +186,7 @@ def _intact(where: Path) -> bool:
         manifest = (where / "manifest.json").read_text()
         stated = json.loads(manifest)["files"]
         looks = tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in (os.stat(where / name) for name in stated))
-        wanted = {name for split in SPLITS for name in file_names(split)}
-        return wanted <= set(stated) and _has(where, manifest, looks)
+        return _has(where, manifest, looks)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -287,7 +279,9 @@ def load(
     where = make(config, progress)
     images, _, truths = zip(*(file_names(name) for name in ([split] if split else SPLITS)), strict=True)
     truth: Truth = arrays.join([read_truth(where / name) for name in truths])
-    return dataclasses.replace(nfe.NFE([where / name for name in images])[:limit], truth=truth[:limit])
+    return dataclasses.replace(
+        nfe.NFE([where / name for name in images])[:limit], truth=arrays.take(truth, slice(limit))
+    )
 
 
 def load_cubes(config: TwinConfig | None = None, progress: bool = True) -> tuple[cubes.Cubes, nfe.Faces]:
