@@ -183,34 +183,6 @@ def test_a_damaged_profile_is_ignored_and_said(damage, tmp_path):
     assert photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
 
 
-def lzw(path, planes):
-    """A TIFF of 16 bits a colour, one after the other, by LZW of nothing but single bytes."""
-
-    def packed(data):
-        bits = "".join(f"{256:09b}" * (i % 200 == 0) + f"{byte:09b}" for i, byte in enumerate(data)) + f"{257:09b}"
-        bits += "0" * (-len(bits) % 8)
-        return int(bits, 2).to_bytes(len(bits) // 8, "big")
-
-    count, height, width = planes.shape
-    strips = [packed(plane.astype("<u2").tobytes()) for plane in planes]
-    starts = np.cumsum([8, *map(len, strips)])
-    lists = starts[-1] + np.arange(3) * 4 * count
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, count, lists[0]), (259, 3, 1, 5), (262, 3, 1, 2)]
-    tags += [(273, 4, count, lists[1]), (277, 3, 1, count), (278, 4, 1, height), (279, 4, count, lists[2])]
-    tags += [(284, 3, 1, 2)]
-    body = struct.pack("<3H6x", 16, 16, 16) + struct.pack("<3I", *starts[:-1]) + struct.pack("<3I", *map(len, strips))
-    ifd = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    path.write_bytes(b"II*\0" + struct.pack("<I", lists[2] + 12) + b"".join(strips) + body + ifd)
-
-
-def test_16_bits_by_lzw_one_colour_after_the_other(tmp_path):
-    values = np.random.default_rng(0).integers(0, 65536, (3, 40, 48), np.uint16)
-    lzw(tmp_path / "me.tif", values)
-    with tifffile.TiffFile(tmp_path / "me.tif") as file:
-        assert (file.pages[0].planarconfig, file.pages[0].compression, file.pages[0].bitspersample) == (2, 5, 16)
-    np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb, np.moveaxis(values, 0, -1) / 65535, atol=1 / 255)
-
-
 @pytest.mark.parametrize("byteorder", "<>")
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bits_one_colour_after_the_other(byteorder, channels, tmp_path):

@@ -225,15 +225,6 @@ def test_what_is_wrong_is_said(write, layout, harm, said):
     assert str(raised.value).startswith(f"{path}: expected ")
 
 
-def test_not_a_whole_mat_file(write, tmp_path):
-    path = tmp_path / "face.mat"
-    refuses("face.mat: expected a multispectral cube.*no such file", cubes.load, path)
-    content = write(compressed(rows=30)[0]).read_bytes()
-    for part in (b"", b"not a mat file at all", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM", content[:5000]):
-        path.write_bytes(part)
-        refuses("face.mat: expected .*(truncated|something else|none)", cubes.load, path)
-
-
 def test_structs_held_by_reference_and_empty_variables(tmp_path):
     """MATLAB stores the elements of struct arrays and cells as references into #refs#; what is empty is absent."""
     variables, radiance = compressed()

@@ -3,22 +3,10 @@
 import h5py
 import numpy as np
 import pytest
-import scipy.io
 from conftest import refuses
 
 from bioface.datasets import matlab
 from bioface.errors import DataError
-
-
-def test_v5_structs_strings_and_numbers(tmp_path):
-    path = tmp_path / "a.mat"
-    values = {"light": {"data": np.arange(3.0), "spectrum": {"wave": [1, 2]}}, "name": "D65", "empty": ""}
-    scipy.io.savemat(path, values)
-    read = matlab.read(path)
-    np.testing.assert_array_equal(read["light"]["data"], [[0, 1, 2]])
-    np.testing.assert_array_equal(read["light"]["spectrum"]["wave"], [[1, 2]])
-    assert read["name"] == "D65" and read["empty"] == ""
-    assert set(read) == {"light", "name", "empty"}
 
 
 def test_v73_arrays_come_with_matlab_axes_and_cells_become_lists(tmp_path):

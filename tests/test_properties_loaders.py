@@ -24,7 +24,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -360,10 +359,10 @@ SHAPES = ["T", "flat", "part", "axis", "empty", "scalar", "twice"]
 NAMES = ["x", "a/b", "ä", "record", "mask", "optimiser.x.y.z"]
 
 
-def changes(arrays, types=TYPES):
+def changes(arrays):
     """One or two changes to a dictionary of arrays, as (what, name, how)."""
     names = st.sampled_from(sorted(arrays))
-    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(types)}
+    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(TYPES)}
     ways |= {"shape": st.sampled_from(SHAPES), "fill": st.sampled_from(VALUES), "one value": st.sampled_from(VALUES)}
     change = st.one_of([st.tuples(st.just(what), names, how) for what, how in ways.items()])
     return st.lists(change, min_size=1, max_size=2)
@@ -382,7 +381,7 @@ def changed(arrays, things):
         elif what == "exchange":
             arrays[name], arrays[how] = arrays.get(how, value), value
         elif what == "cast":
-            if not isinstance(how, torch.dtype) and value.dtype.kind in "fiub":
+            if value.dtype.kind in "fiub":
                 with np.errstate(all="ignore"):
                     arrays[name] = value.astype(how)
         elif what == "shape":
@@ -411,70 +410,7 @@ def test_changed_arrays(kind, tmp_path, open_there):
     hold(open_there, kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
 
 
-# --- harm to tensors, and to what is said of them ----------------------------------------------------------
-
-PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_subnormal=False), st.text(max_size=3))
-JSON = st.recursive(PLAIN, lambda x: st.lists(x, max_size=2) | st.dictionaries(st.text(max_size=3), x, max_size=2))
-WIDTHS = st.fixed_dictionaries({"width": st.integers(-1, 2**70) | JSON, "shading": JSON | st.just("exp")})
-TENSOR_TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int8, torch.int32, torch.bool]
-TENSOR_TYPES += [torch.complex64, torch.uint16]
-
-
-def said_of(path):
-    """The tensors of a file and its metadata."""
-    with safetensors.safe_open(path, "pt") as file:
-        return safetensors.torch.load_file(path), file.metadata()
-
-
-@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
-def test_changed_tensors(kind, tmp_path, open_there):
-    path = whole(tmp_path, kind)
-    tensors, metadata = said_of(path)
-    arrays = {name: value.numpy() for name, value in tensors.items()}
-    known = json.loads(metadata.get("run", "{}"))
-    said = {
-        "architecture": st.text(max_size=3),
-        "config": (WIDTHS | JSON).map(json.dumps) | st.text(max_size=5),
-        "run": (JSON | st.fixed_dictionaries(dict.fromkeys(known, JSON))).map(json.dumps),
-    }
-    said = st.fixed_dictionaries({}, optional={name: said[name] for name in said if name in metadata})
-
-    def write(things):
-        things, metadata_changes = things
-        kinds = {name: tensor.dtype for name, tensor in tensors.items()}
-        kinds |= {name: how for what, name, how in things if what == "cast"}
-        changed_tensors = {
-            name: torch.from_numpy(np.array(value, order="C")).to(kinds.get(name, torch.float32))
-            for name, value in changed(arrays, things).items()
-        }
-        safetensors.torch.save_file(changed_tensors, path, metadata | metadata_changes)
-
-    both = st.tuples(changes(arrays, TENSOR_TYPES), said if kind == "weights" else st.just({}))
-    hold(open_there, kind, path, 80, both, write)
-    hold(open_there, kind, path, 30, said, lambda new: safetensors.torch.save_file(tensors, path, metadata | new))
-
-
-def test_changed_claims(tmp_path, open_there):
+def test_nesting_without_end(tmp_path, open_there):
     path = whole(tmp_path, "claims")
-    rows = json.loads(path.read_bytes())["claims"]
-
-    def write(things):
-        row, field, value = things
-        new = [r | {field: value} if k == row else r for k, r in enumerate(rows)]
-        path.write_text(json.dumps({"claims": new}))
-
-    values = JSON | st.sampled_from(["04.rmse", 1e400])
-    hold(open_there, "claims", path, 80, st.tuples(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), values), write)
-
-
-@pytest.mark.parametrize("kind", ["claims", "weights", "checkpoint"])
-def test_nesting_without_end(kind, tmp_path, open_there):
-    path = whole(tmp_path, kind)
-    deep = "[" * 100_000
-    if kind == "claims":
-        path.write_text(deep)
-    else:
-        tensors, metadata = said_of(path)
-        said = dict.fromkeys(metadata.keys() - {"architecture"}, deep)
-        safetensors.torch.save_file(tensors, path, metadata | said)
-    assert open_there(kind, path) == "refused"
+    path.write_text("[" * 100_000)
+    assert open_there("claims", path) == "refused"
