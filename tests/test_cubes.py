@@ -180,6 +180,7 @@ WRONG = {
         (lambda v: v["wave"].__setitem__(3, 420), "each wavelength once, found two bands at 420 nm"),
         (lambda v: v["wave"].__setitem__(3, 0.43), "wavelengths in nm, µm or m"),
         (lambda v: v.pop("illuminant"), "an illuminant .*found none"),
+        (lambda v: v.update(illuminant=np.zeros(0)), "an illuminant .*found none"),
         (lambda v: v["illuminant"].__setitem__(5, 0.0), "above zero.*found zero or less at 450 nm"),
         (lambda v: v["illuminant"].__setitem__(5, np.nan), "a finite illuminant, found NaN"),
         (lambda v: v.update(illuminant=np.ones(30)), "an illuminant with 33 bands.*found 30"),
@@ -223,23 +224,6 @@ def test_what_is_wrong_is_said(write, layout, harm, said):
     with pytest.raises(DataError, match=said) as raised:
         cubes.load(path)
     assert str(raised.value).startswith(f"{path}: expected ")
-
-
-def test_structs_held_by_reference_and_empty_variables(tmp_path):
-    """MATLAB stores the elements of struct arrays and cells as references into #refs#; what is empty is absent."""
-    variables, radiance = compressed()
-    path = matlab73(tmp_path / "face.mat", variables)
-    with h5py.File(path, "r+") as file:
-        refs = file.create_group("#refs#")
-        for struct, field in (("basis", "basis"), ("basis", "wave")):
-            refs[field] = file[struct][field][()]
-            del file[struct][field]
-            file[struct].create_dataset(field, data=np.array([[refs[field].ref]], dtype=h5py.ref_dtype))
-    np.testing.assert_allclose(cubes.load(path).reflectance, radiance / light(HYSPEX), rtol=1e-12)
-    with h5py.File(path, "r+") as file:
-        del file["illuminant"]
-        file.create_dataset("illuminant", data=np.zeros(2, np.uint64)).attrs["MATLAB_empty"] = 1
-    refuses("an illuminant .*found none", cubes.load, path)
 
 
 def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):

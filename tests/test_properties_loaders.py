@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import faulthandler
 import functools
-import json
 import multiprocessing
 import os
 import traceback
@@ -31,20 +30,14 @@ from PIL import Image, ImageCms
 from test_cubes import compressed, matlab5, matlab73, plain
 from test_nfe import random_images
 
-from bioface import training
 from bioface.datasets import colours, cubes, nfe, photos, twin
 from bioface.errors import BiofaceError, DataError
 from bioface.maps import Decomposition
-from bioface.network import BioFaceNet
-from bioface.objective import Batch
-from bioface.recipes import WORKING
-from study import claims
 
 pytestmark = pytest.mark.slow  # a process that opens files, for each worker
 
 PATIENCE = 20  # seconds for one file
 MEMORY = 3 * 2**30  # bytes that opening one file may take
-RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="constant")
 
 
 # --- whole files -------------------------------------------------------------------------------------------
@@ -93,24 +86,6 @@ def decomposition_arrays():
     made |= {name: random.random((6, 5, 3), np.float32) for name in colours}
     made |= {"mask": np.ones((6, 5), bool), "camera_b": np.zeros(2, np.float32), "exposure": np.float32(1)}
     return made | {"illuminant": np.full(33, 1 / 33, np.float32)}
-
-
-def batch():
-    image = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
-    normals = torch.tensor([0.0, 0.0, 1.0]).expand(2, 16, 16, 3)
-    return Batch(image, torch.ones(2, 16, 16, dtype=torch.bool), normals, torch.full((2, 9), 0.5))
-
-
-def write_checkpoint(path):
-    training.train(training.build(RECIPE, 1), batch(), RECIPE, 2, checkpoint=path, progress=False)
-
-
-def write_claims(path):
-    made = claims.Claims("04", sigma=0.002, lm_starts=32, lm_pixels=500)
-    made.check("issa_odd", 0.0047, control="≤ 0.1")
-    made.skip("cheeks_layered", reason="no data")
-    rows = [dataclasses.asdict(c) for c in made.rows.values()]
-    path.write_text(json.dumps({"claims": rows}, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
 PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
@@ -172,24 +147,9 @@ def open_mask(path):
     assert photos.read(path.with_name("photo.png"), path).mask.any()
 
 
-def open_weights(path):
-    assert is_finite(*(value.numpy() for value in BioFaceNet.from_file(path).state_dict().values()))
-
-
-def open_checkpoint(path):
-    """Taken up for one step more."""
-    with contextlib.suppress(training.Diverged):  # huge numbers are numbers
-        history = training.train(training.build(RECIPE, 1), batch(), RECIPE, 3, checkpoint=path, progress=False)
-        assert len(history) == 3
-
-
 def open_decomposition(path):
     d = Decomposition.load(path)
     assert d.albedo.shape == (*d.melanin.shape, 3) == (*d.mask.shape, 3)
-
-
-def open_claims(path):
-    assert claims.format_table(claims.read(path)).endswith("not measured.")
 
 
 def cube_file(write, layout, **options):
@@ -218,10 +178,7 @@ WHOLE = {
     "TIFF, LZW": ("photo.tif", lambda p: write_photo(p, compression="tiff_lzw"), open_photo),
     "TIFF, float": ("photo.tif", lambda p: grey(np.linspace(0, 1, 480, dtype=np.float32)).save(p), open_photo),
     "mask": ("mask.png", lambda p: Image.fromarray(np.eye(20, 24, dtype=np.uint8) * 255).save(p), open_mask),
-    "weights": ("net.safetensors", lambda p: training.build("working", 1).save(p), open_weights),
-    "checkpoint": ("run.safetensors", write_checkpoint, open_checkpoint),
     "decomposition": ("face.npz", lambda p: np.savez_compressed(p, **decomposition_arrays()), open_decomposition),
-    "claims": ("claims.json", write_claims, open_claims),
 }
 WHOLE |= {kind: ("face.mat", functools.partial(write, arrays=a), open_cube) for kind, (write, a) in CUBES.items()}
 
@@ -264,7 +221,7 @@ def open_there(tmp_path_factory):
 
     def start():
         pools[:] = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare, (log,))]
-        pools[0].submit(outcome, "claims", Path("nowhere") / "claims.json").result(120)
+        pools[0].submit(outcome, "PNG", Path("nowhere") / "photo.png").result(120)
 
     def ask(kind, path):
         try:
@@ -408,9 +365,3 @@ ARRAYS = CUBES | {
 def test_changed_arrays(kind, tmp_path, open_there):
     (write, arrays), path = ARRAYS[kind], whole(tmp_path, kind)
     hold(open_there, kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
-
-
-def test_nesting_without_end(tmp_path, open_there):
-    path = whole(tmp_path, "claims")
-    path.write_text("[" * 100_000)
-    assert open_there("claims", path) == "refused"

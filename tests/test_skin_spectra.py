@@ -91,39 +91,29 @@ def test_reflectance_is_a_fraction_and_looks_like_skin(issa):
     assert len(part) == 5 and part.reflectance.shape == (5, 31) and len(part.group) == len(part.subject) == 5
 
 
-def test_the_default_is_the_face(small):
-    spectra = skin_spectra.load()
-    assert list(spectra.site) == ["Cheek", "Cheek"]
-    np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
-    assert list(skin_spectra._issa(small).group) == ["Caucasian", "African", "Caucasian"]  # the third lacks a band
-
-
 def cache_file():
     (path,) = (paths.build() / "cache").glob("issa-*.npz")
     return path
 
 
-def test_the_second_time_is_read_from_the_cache(small, monkeypatch):
-    first = skin_spectra.load()
+def test_the_default_is_the_face_and_the_second_time_it_comes_from_the_cache(small, monkeypatch):
+    spectra = skin_spectra.load()
+    assert list(spectra.site) == ["Cheek", "Cheek"]
+    np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
     monkeypatch.setattr(skin_spectra, "_parse_issa", lambda path: pytest.fail("parsed again"))
-    again = skin_spectra.load()
-    np.testing.assert_array_equal(first.reflectance, again.reflectance)
-    assert list(first.group) == list(again.group)
+    np.testing.assert_array_equal(skin_spectra.load().reflectance, spectra.reflectance)
+    assert list(skin_spectra._issa(small).group) == ["Caucasian", "African", "Caucasian"]  # the third lacks a band
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "a bit", "a missing array"])
+@pytest.mark.parametrize("damage", ["a bit", "a missing array"])
 def test_a_corrupt_cache_is_rebuilt(small, damage):
     first = skin_spectra.load()
     path = cache_file()
     content = path.read_bytes()
     where = content.index(first.reflectance[0].tobytes())
+    path.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
     if damage == "a missing array":
-        with np.load(path) as stored:
-            np.savez(path, **{name: stored[name] for name in stored if name != "subject"})
-    else:
-        turned = content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :]
-        harm = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"not an archive", "a bit": turned}
-        path.write_bytes(harm[damage])
+        np.savez(path, reflectance=first.reflectance)
     again = skin_spectra.load()
     np.testing.assert_array_equal(first.reflectance, again.reflectance)
     assert cache_file().read_bytes() == content  # written anew, the same
