@@ -97,16 +97,9 @@ PRIMARIES |= dict.fromkeys((11, 12), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060))
 
 @pytest.mark.parametrize("code", PRIMARIES)
 def test_codes_of_primaries_are_those_of_h273(code):
-    """By name as by number, and white stays white."""
-    values = np.random.default_rng(0).uniform(0.2, 0.8, (4, 1, 3)).astype(np.float32)
-    values[0] = 1
-    named, numbered = (
-        colours.Colours(transfer=2.2, primaries=p).apply(values.copy())
-        for p in (colours.PRIMARIES[code], (*WHITES[code], *PRIMARIES[code]))
-    )
-    np.testing.assert_allclose(named, numbered, atol=1e-3)
-    np.testing.assert_allclose(named[0], 1, atol=1e-3)
-    assert code == 1 or np.abs(named - (values if code == 12 else 0)).max() > 0.01
+    space = colour.RGB_COLOURSPACES[colours.PRIMARIES[code]]
+    np.testing.assert_allclose(space.primaries.ravel(), PRIMARIES[code])
+    np.testing.assert_allclose(space.whitepoint, WHITES[code], atol=1e-3)
 
 
 @pytest.mark.parametrize(("value", "linear"), [(0.05, 0.0111), (0.5, 0.2596), (0.9, 0.8090)])
@@ -216,6 +209,7 @@ def test_pictures_that_pillow_opened(mode, tmp_path):
         np.testing.assert_array_equal(photos.read(tmp_path / "me.tif").rgb, found.rgb)
 
 
+@pytest.mark.slow
 def test_decompose_takes_what_pillow_opened(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -51,8 +51,7 @@ def test_16_bit_grey_and_floating_point_keep_their_precision(tmp_path):
 @pytest.mark.parametrize(("dtype", "size"), [(np.float32, 3), (np.uint32, 3), (np.float64, 4)])
 def test_a_tiff_of_more_bits_than_are_read_is_said(tmp_path, dtype, size):
     tifffile.imwrite(tmp_path / "me.tif", np.ones((6, 4, size), dtype), photometric="rgb")
-    said = f"8 or 16 bits a colour, or grey, found one of {size} × {np.dtype(dtype)}: save it with 8 or 16 bits"
-    refuses(f"me.tif: expected a TIFF of {said}", photos.read, tmp_path / "me.tif")
+    refuses(r"me.tif: .*something unreadable \(more than 16 bits a colour\?\)", photos.read, tmp_path / "me.tif")
 
 
 def test_16_bit_colour_to_8_bits(tmp_path):

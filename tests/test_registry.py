@@ -122,7 +122,9 @@ def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked
     assert Server.requests == ["/whole", "/whole?3"]
     assert "3 files in" in registry.status(one).detail
     paths_there[2].write_bytes(b"damaged")
-    refuses(r"2\.bin: expected SHA-256 .* remove the file", registry.fetch, one)
+    refuses(rf"2\.bin: expected SHA-256 {one.sources[2][1]}, found .* remove the file", registry.fetch, one)
+    assert registry.status(one).state == "failed" and paths_there[2].read_bytes() == b"damaged"  # left alone
+    assert Server.requests == ["/whole", "/whole?3"]
 
 
 def test_of_several_files_the_good_ones_stay_when_another_fails(address, folders):
@@ -139,17 +141,6 @@ def test_nobody_answers(address, folders):
     no = r"found none \(ConnectionError\)\. Without a network: `make data` downloads"
     for host in (f"127.0.0.1:{port}", "nowhere.invalid"):
         fails(entry(f"http://{host}/whole"), folders, f"expected a connection to http://{host}/whole, {no}")
-
-
-def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, folders):
-    one = entry(f"{address}/whole")
-    path = folders / one.files[0]
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT[:-1])
-    refuses(f"file.bin: expected SHA-256 {one.sources[0][1]}, found .*remove the file", registry.fetch, one)
-    assert path.read_bytes() == CONTENT[:-1]
-    assert Server.requests == []
-    assert registry.status(one).state == "failed"
 
 
 def test_what_cannot_be_fetched(folders):

@@ -172,8 +172,8 @@ def _open(source: Any) -> _Opened:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         _refuse_raw(path)
-        _refuse_deep_tiff(path)
-        raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({error})") from error
+        why = "more than 16 bits a colour?" if path.suffix.lower() in (".tif", ".tiff") else str(error)
+        raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({why})") from error
 
 
 def _decoded(path: Path, image: Image.Image) -> _Opened:
@@ -191,21 +191,6 @@ def _refuse_raw(path: Path, image: Image.Image | None = None) -> None:
     # DNGVersion; NewSubfileType 1; SubIFDs
     if RAW.fullmatch(path.suffix) or 50706 in tags or tags.get(254) == 1 or (330 in tags and _is_thumbnail(image)):
         raise DataError(path, "a developed photo (JPEG, PNG, TIFF, …)", "a raw photo: develop it first")
-
-
-def _refuse_deep_tiff(path: Path) -> None:
-    """What Pillow does not make out may be a TIFF of more than 16 bits a colour."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            found = f"one of {page.samplesperpixel} × {page.dtype}: save it with 8 or 16 bits"
-            is_deep = page.dtype is not None and page.dtype.itemsize > 2
-    except Exception:  # of any type, as tifffile stumbles: no TIFF
-        return
-    if is_deep:
-        raise DataError(path, "a TIFF of 8 or 16 bits a colour, or grey", found)
 
 
 def _is_thumbnail(image: Any) -> bool:

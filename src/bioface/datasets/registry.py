@@ -67,15 +67,13 @@ def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry, folder = _entry(which), paths.data()
-    if entry.kind != "download":
-        return placed(entry)
-    found = _present(entry)
-    _check(entry, found)
-    for file, (end, digest) in zip(entry.files, entry.sources, strict=True):
-        if folder / file not in found:
-            _download(entry, folder / file, entry.url + end, digest, progress)
-    return [folder / file for file in entry.files]
+    entry = _entry(which)
+    if entry.kind == "download":
+        _check(entry, _present(entry))
+        for file, (end, digest) in zip(entry.files, entry.sources, strict=True):
+            if not (paths.data() / file).exists():
+                _download(entry, paths.data() / file, entry.url + end, digest, progress)
+    return placed(entry)
 
 
 def placed(which: str | Entry) -> list[Path]:
@@ -142,8 +140,7 @@ def _present(entry: Entry) -> list[Path]:
         return [path] if path.is_file() else []
     if entry.name == "iset":
         return cubes.find()
-    found = (path for pattern in entry.files for path in paths.data().glob(pattern))
-    return sorted(path for path in found if not path.name.startswith("."))
+    return [path for file in entry.files for path in paths.data().glob(file)]
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
