@@ -183,10 +183,10 @@ def test_find_pairs_files_by_number(tmp_path):
     for number in (20, 1):
         write_pair(tmp_path, number, 1)
     (tmp_path / "other.hdf5").write_bytes(b"")
-    pairs = nfe.find(tmp_path)
-    assert [p.number for p in pairs] == [1, 20]
-    assert pairs[1].lights.name == "zx_7_d3_lrgb_celebA_20.hdf5"
-    assert nfe.find(tmp_path / "nowhere") == []
+    images = nfe.find(tmp_path)
+    assert list(images) == [1, 20]
+    assert nfe.NFE(images[20]).light_files[0].name == "zx_7_d3_lrgb_celebA_20.hdf5"
+    assert nfe.find(tmp_path / "nowhere") == {}
     refuses("other.hdf5: expected a name like", nfe.NFE, tmp_path / "other.hdf5")
 
 

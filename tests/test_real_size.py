@@ -41,7 +41,7 @@ def memory(what: str) -> int:
 
 def stream(folder: str) -> dict[str, float]:
     """Read every face twice, in order and shuffled."""
-    faces = nfe.NFE(nfe.find(folder)[0].images)
+    faces = nfe.NFE(nfe.find(folder)[1])
     for shuffle in (False, True):
         assert sum(len(batch) for batch in faces.batches(64, shuffle=shuffle)) == len(faces)
     return {"peak": memory("VmHWM")}
@@ -56,7 +56,7 @@ def fit(cube: str, out: str) -> dict[str, float]:
 
 def train(folder: str) -> dict[str, float]:
     """A short training on the whole file; memory over that of a process that has yet to begin."""
-    faces, model = nfe.NFE(nfe.find(folder)[0].images), training.build("only_adam", width=4)
+    faces, model = nfe.NFE(nfe.find(folder)[1]), training.build("only_adam", width=4)
     before = memory("VmRSS")
     training.train(model, faces, "only_adam", 8, batch_size=64, progress=False)
     return {"peak": memory("VmHWM") - before}

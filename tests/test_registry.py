@@ -211,9 +211,10 @@ def test_the_loaders_look_where_the_registry_puts_files(folders):
     (folders / "nfe").mkdir()
     for name in registry.ENTRIES["nfe"].files:
         (folders / name).touch()
-    pairs = nfe.find()
-    assert {p.number for p in pairs} == {n for split in nfe.SPLITS.values() for n in split}
-    assert all(p.lights.is_file() for p in pairs)
+    images = nfe.find()
+    assert set(images) == {n for split in nfe.SPLITS.values() for n in split}
+    lights = [file.with_name(file.name.replace("d10_inmc", "d3_lrgb")) for file in images.values()]
+    assert all(file.is_file() for file in lights)
 
 
 def test_dotfiles_are_no_data(folders):

@@ -24,7 +24,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import scipy.constants
@@ -129,11 +129,7 @@ class Cubes(Sequence[Cube]):
     def __len__(self) -> int:
         return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> Cube: ...
-    @overload
-    def __getitem__(self, index: slice) -> Cubes: ...
-    def __getitem__(self, index: int | slice) -> Cube | Cubes:
+    def __getitem__(self, index: Any) -> Any:
         return Cubes(self.files[index]) if isinstance(index, slice) else load(self.files[index])
 
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -78,22 +78,11 @@ def _as_index(index: Any, length: int) -> slice | np.ndarray:
     return np.atleast_1d(np.arange(length)[rows if rows.size else []])
 
 
-class Pair(NamedTuple):
-    """An image file, its light file and the number both carry."""
-
-    number: int
-    images: Path
-    lights: Path
-
-
-def find(folder: str | Path | None = None) -> list[Pair]:
-    """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
-
-    Whether the light files are there is not looked at.
-    """
+def find(folder: str | Path | None = None) -> dict[int, Path]:
+    """The image files in a folder (default ``data/nfe``) by number, rising; their light files lie beside them."""
     folder = paths.data() / "nfe" if folder is None else Path(folder)
     named = ((IMAGE_NAME.fullmatch(file.name), file) for file in folder.glob("*.hdf5"))
-    return sorted(Pair(int(name["number"]), file, _partner(file)) for name, file in named if name)
+    return dict(sorted((int(name["number"]), file) for name, file in named if name))
 
 
 def _partner(images: Path) -> Path:
@@ -112,14 +101,14 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = paths.data() / "nfe" if folder is None else Path(folder)
-    pairs = find(folder)
-    chosen = [p for p in pairs if split is None or p.number in SPLITS[split]]
+    files = find(folder)
+    chosen = [file for number, file in files.items() if split is None or number in SPLITS[split]]
     if not chosen:
         wanted = "any number" if split is None else " or ".join(f"{n:02d}" for n in SPLITS[split])
-        found = ", ".join(f"{p.number:02d}" for p in pairs) or "none"
+        found = ", ".join(f"{number:02d}" for number in files) or "none"
         expected = f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)"
         raise DataError(folder, expected, f"file numbers {found}")
-    return NFE([p.images for p in chosen])
+    return NFE(chosen)
 
 
 class NFE:
@@ -157,7 +146,7 @@ class NFE:
         return int(self._starts[-1])
 
     def __getitem__(self, index: Index) -> Faces:
-        rows = self._rows(index)
+        rows = np.arange(len(self))[_as_index(index, len(self))]
         rising, back = np.unique(rows, return_inverse=True)  # what HDF5 reads well
         shape = (len(rising), SIZE, SIZE)
         rgb, normals, coordinates = (np.empty((*shape, 3), np.float32) for _ in range(3))
@@ -175,7 +164,8 @@ class NFE:
 
     def raw(self, index: Index) -> np.ndarray:
         """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
-        rising, back = np.unique(self._rows(index), return_inverse=True)
+        rows = np.arange(len(self))[_as_index(index, len(self))]
+        rising, back = np.unique(rows, return_inverse=True)
         parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
         return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
 
@@ -197,10 +187,6 @@ class NFE:
             random.shuffle(starts)
             order = np.concatenate([random.permutation(order[start : start + BLOCK]) for start in starts])
         return [order[first : first + size] for first in range(0, len(order), size)]
-
-    def _rows(self, index: Any) -> np.ndarray:
-        index = _as_index(index, len(self))
-        return np.arange(len(self))[index] if isinstance(index, slice) else index
 
     def _by_file(self, rising: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:
         """(file, its rows, their places) for rising rows, one file after the other."""
