@@ -172,7 +172,7 @@ WRONG = {
             r"one illuminant for all pixels.*found shape \(4, 3, 33\)",
         ),
         (lambda v: v.update(illuminant={"data": FIVE, "wave": 500 + 10 * FIVE.cumsum()}), "covers 400–720 nm, found"),
-        (lambda v: v.update(illuminant={"data": FIVE, "wave": GRID[:4]}), "for each of its wavelengths, found 5"),
+        (lambda v: v.update(illuminant={"data": FIVE, "wave": GRID[:4]}), "an illuminant with 4 bands, found 5"),
         (lambda v: v["photons"].__setitem__((2, 1, 3), np.nan), "finite radiance inside the mask.*in row 2"),
         (lambda v: v["photons"].__setitem__((..., 10), 0), "radiance at every band .*zeros at 500 nm"),
         (lambda v: v["photons"].__imul__(0), "radiance, found zero everywhere"),

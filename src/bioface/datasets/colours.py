@@ -47,7 +47,7 @@ class Ignored(UserWarning):
 class Colours:
     """How stored values become sRGB."""
 
-    said: str = "sRGB, assumed: it states none"  #: for the reader, what the colours are and how that is known
+    said: str = "sRGB, assumed: it states none"  #: what the colours are and how that is known
     profile: ImageCms.ImageCmsTransform | None = None  #: from 8 bits of its own kind of colour to sRGB; else
     transfer: float | str = "sRGB"  #: an exponent, "sRGB" or "BT.709"
     primaries: str | tuple[float, ...] = "sRGB"  #: a name of colour-science, or chromaticities as :data:`SRGB`
@@ -152,7 +152,7 @@ def _head(image: Image.Image, size: int = 1 << 22) -> bytes:
 
 
 def _codes(image: Image.Image, is_png: bool) -> tuple[int, int, bool] | None:
-    """Primaries, transfer and full range of a PNG's cICP or an AVIF's nclx, whose range its decoder has dealt with."""
+    """Primaries, transfer and full range of a PNG's cICP or an AVIF's nclx, whose decoder deals with range."""
     before_pixels = _head(image).partition(b"IDAT")[0] if is_png else _head(image)
     _, found, rest = before_pixels.partition(b"\0\0\0\4cICP" if is_png else b"colrnclx")
     if not found or len(rest) < 4:

@@ -39,7 +39,7 @@ from bioface.spectra import WAVELENGTHS
 GRID = (float(WAVELENGTHS[0]), float(WAVELENGTHS[-1]))  # nm
 FEWEST_BANDS = 5  # within the grid: a pixel has four unknowns
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
-#: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
+#: What each unit is in nm; numbers of skin's wavelengths make sense in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
 LENGTHS = re.compile("(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|(å|a)(ngstr(ö|o)ms?)?|unknown")
 SPECTRUM = (200.0, 3000.0)  # nm
@@ -66,7 +66,7 @@ class Cube:
         return (*self.mask.shape, len(self.wavelengths))
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """``cube[start:stop]``: radiance (h, W, D), block by block as a fit reads it; TypeError unless neighbours."""
+        """``cube[start:stop]``: radiance (h, W, D), as a fit reads it; TypeError unless neighbours."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"expected a slice of neighbouring rows, found {rows!r}")
         return self.read_rows(*rows.indices(self.shape[0])[:2]) / self.scale
@@ -112,7 +112,7 @@ class Cube:
 def find(folder: str | Path | None = None) -> list[Path]:
     """The cubes in a folder (default ``data/iset``), by name: files of a known ending, and folders of pictures.
 
-    Names that begin with a dot are no data. Empty when there is none.
+    Names that begin with a dot are no data.
     """
     folder = paths.data() / "iset" if folder is None else Path(folder)
     seen = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -214,7 +214,7 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
 
 
 def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, str]:
-    """(bands,) float64 nm in the file's order, and a note if they were in another unit, which their size tells."""
+    """(bands,) float64 nm in the file's order, and a note if they were in another unit."""
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
@@ -288,7 +288,7 @@ def _kept_bands(path: Path, nm: np.ndarray, largest: np.ndarray) -> tuple[slice,
 
 
 def _checked_illuminant(path: Path, stored: Stored, own: np.ndarray, nm: np.ndarray, level: float) -> np.ndarray:
-    """(D,) illuminant at wavelengths ``nm``, of the cube's ``own``, in the unit of the radiance, of size ``level``."""
+    """(D,) illuminant at wavelengths ``nm`` of the cube's ``own``, in the unit of the radiance."""
     values, wave = _illuminant_fields(stored.illuminant)
     if values is None:
         raise DataError(path, "an illuminant (a vector, or a struct with data and wave)", "none")
@@ -298,7 +298,7 @@ def _checked_illuminant(path: Path, stored: Stored, own: np.ndarray, nm: np.ndar
     values = np.ravel(values).astype(float)
     wave = own if wave is None else _checked_wavelengths(path, wave, stored.light_unit)[0]
     if len(wave) != len(values):
-        expected = f"an illuminant with {len(wave)} bands, one for each of its wavelengths"
+        expected = f"an illuminant with {len(wave)} bands"
         raise DataError(path, expected, f"{len(values)}")
     if nm[0] < wave.min() or nm[-1] > wave.max():
         covered = f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm"

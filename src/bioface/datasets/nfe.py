@@ -40,15 +40,15 @@ LAYOUT = {"RGB": slice(0, 3), "normals": slice(3, 6), "mask": slice(6, 7), "coor
 
 Index = int | np.integer | slice | np.ndarray | Sequence[int]
 
-BLOCK = 256  # neighbouring rows that are shuffled among themselves, so that the disk is read in order
-GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, so that every pass over them stays in the cache
+BLOCK = 256  # neighbouring rows that are shuffled among themselves
+GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, which stay in the cache
 THREADS = min(4, os.cpu_count() or 1)  # that decode
 TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends of [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again."""
+    """Some faces, decoded and checked. Some of them are Faces again."""
 
     rgb: np.ndarray  #: (N, 64, 64, 3) float32, display sRGB in [0, 1]
     normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
@@ -56,7 +56,7 @@ class Faces:
     lighting: np.ndarray  #: (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
     coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
     names: tuple[str, ...]  #: N strings ``file:row``
-    truth: Any = None  #: what the twin knows besides (a dataclass of arrays with N rows), None for real data
+    truth: Any = None  #: what the twin knows besides (arrays with N rows), None for real data
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -79,7 +79,7 @@ def _as_index(index: Any, length: int) -> slice | np.ndarray:
 
 
 def find(folder: str | Path | None = None) -> dict[int, Path]:
-    """The image files in a folder (default ``data/nfe``) by number, rising; their light files lie beside them."""
+    """The image files in a folder (default ``data/nfe``) by number, rising."""
     folder = paths.data() / "nfe" if folder is None else Path(folder)
     named = ((IMAGE_NAME.fullmatch(file.name), file) for file in folder.glob("*.hdf5"))
     return dict(sorted((int(name["number"]), file) for name, file in named if name))
@@ -112,7 +112,7 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
 
 
 class NFE:
-    """Faces streamed from one or more pairs of files: ``len()``, indexing and :meth:`batches` read only what they give.
+    """Faces streamed from pairs of files: indexing and :meth:`batches` read only what they give.
 
     A file is opened for the moment of reading, so several processes can use it, as a torch DataLoader does::
 
@@ -163,14 +163,14 @@ class NFE:
         return self[rows]
 
     def raw(self, index: Index) -> np.ndarray:
-        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
+        """(n, 10, 64, 64): the stored channels, checked but not decoded."""
         rows = np.arange(len(self))[_as_index(index, len(self))]
         rising, back = np.unique(rows, return_inverse=True)
         parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
         return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
 
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
-        """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
+        """Every face once, ``size`` at a time, fewer at the end; BiofaceError when that is not positive.
 
         Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
         each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
@@ -230,7 +230,7 @@ def _check_header(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
-    """Rising rows as (place of the first, first row, end) of neighbours, at most ``longest`` of them at once."""
+    """Rising rows as (place of the first, first row, end) of neighbours, at most ``longest`` at once."""
     breaks = np.flatnonzero(np.diff(rising) != 1) + 1
     for first, last in itertools.pairwise([0, *breaks.tolist(), len(rising)]):
         for place in range(first, last, longest):

@@ -105,7 +105,7 @@ def read_mask(path: str | Path | Image.Image) -> np.ndarray:
 
 
 def colours_of(path: str | Path) -> str:
-    """What the file of a picture says of its colours, or what is assumed; only its header is read."""
+    """What a picture's file says of its colours, or what is assumed; only its header is read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what :func:`read` warns
         with Image.open(path) as image:
@@ -137,7 +137,7 @@ def astronaut(size: int = SIZE) -> Photo:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """A picture, decoded and upright, and what it says of itself; ``turn`` is what made it upright, if anything."""
+    """A picture, decoded and upright, and what it says of itself; ``turn`` made it upright, if anything."""
 
     path: Path
     image: Image.Image
@@ -162,7 +162,7 @@ def _open(source: Any) -> _Opened:
         raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
-            # from half of the pixels that it refuses on, Pillow warns: those are photos of today
+            # Pillow warns from half of what it refuses on: those are photos of today
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with contextlib.nullcontext(source) if is_open else Image.open(path) as image:
                 return _decoded(path, image)

@@ -90,7 +90,7 @@ def pigments() -> tuple[np.ndarray, np.ndarray]:
 
 
 def people() -> np.ndarray:
-    """(7 553,) int, the person of each of ISSA's face spectra; they ship, since reading the workbook takes seconds."""
+    """(7 553,) int, the person of each of ISSA's face spectra; they ship, too."""
     return read_npz(PEOPLE, ("subject",), "the people of measured skin")["subject"]
 
 
