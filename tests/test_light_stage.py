@@ -45,21 +45,15 @@ def test_regions_lie_within_the_face_and_the_ring_around_the_patch(pictures):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda file: file.unlink(),
-            r"1_spec\.jpg: expected a face of the light stage, found no such file. `make data`",
-        ),
-        (lambda file: file.write_bytes(b"text"), r"1_spec\.jpg: expected a picture, found cannot identify"),
-        (
-            lambda file: file.write_bytes(file.read_bytes()[:5000]),
-            r"1_spec\.jpg: expected a picture, found .*truncated",
-        ),
-        (lambda file: Image.new("RGB", (9, 9)).save(file), r"1_spec\.jpg: expected 514 × 820 pixels, found 9 × 9"),
+        (lambda file: file.unlink(), "a face of the light stage, found no such file. `make data`"),
+        (lambda file: file.write_bytes(b"text"), "a picture, found cannot identify"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "a picture, found .*truncated"),
+        (lambda file: Image.new("RGB", (9, 9)).save(file), "514 × 820 pixels, found 9 × 9"),
     ],
 )
 def test_a_file_that_is_absent_or_wrong_is_named(pictures, damage, message):
     damage(pictures / "1_spec.jpg")
-    refuses(message, light_stage.load)
+    refuses(rf"1_spec\.jpg: expected {message}", light_stage.load)
 
 
 @pytest.mark.slow

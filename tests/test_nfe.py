@@ -223,28 +223,16 @@ PAGE = "<html>Google Drive can't scan this file for viruses</html>"
 WRONG = [
     (lambda i, _: i.unlink(), "d10_inmc_celebA_01.hdf5: .*no such file"),
     (lambda _, j: j.unlink(), "d3_lrgb_celebA_01.hdf5: .*no such file"),
-    (
-        lambda i, _: i.write_bytes(i.read_bytes()[: i.stat().st_size // 2]),
-        "expected a whole HDF5 file, found a damaged or truncated one",
-    ),
+    (lambda i, _: i.write_bytes(i.read_bytes()[:9000]), "a whole HDF5 file, found a damaged or truncated one"),
     (lambda i, _: i.write_text(PAGE), "expected an HDF5 file, found 5[0-9] bytes of something else"),
     (lambda i, _: write(i, random_images(1), key="images"), "the key 'zx_7', found the keys 'images'"),
     (lambda i, _: write(i, 0.5, key="zx_7/part"), r"of shape \(N, 10, 64, 64\), found a group"),
-    *(
-        (lambda i, _, s=s: write(i, np.zeros(s)), rf"\(N, 10, 64, 64\), found shape \({s[0]}, {s[1]}, {s[2]}")
-        for s in SHAPES
-    ),
-    (
-        lambda _, j: write(j, np.zeros((4, 9, 3))),
-        r"d3_lrgb.*: expected 'zx_7' of shape \(N, 3, 9\), found shape \(4, 9, 3\)",
-    ),
+    *((lambda i, _, s=s: write(i, np.zeros(s)), rf"\(N, 10, 64, 64\), found shape \({s[0]}, {s[1]}") for s in SHAPES),
+    (lambda _, j: write(j, np.zeros((4, 9, 3))), r"d3_lrgb.*of shape \(N, 3, 9\), found shape \(4, 9, 3\)"),
     (lambda i, _: write(i, np.zeros((4, 10, 64, 64), np.uint8)), "floating point, found uint8"),
     (empty, "at least one row, found none"),
     (lambda _, j: write(j, np.zeros((2, 3, 9))), "d3_lrgb_celebA_01.hdf5: expected 4 lights.*found 2"),
-    *(
-        (lambda i, _, c=c, v=v: put(i, (2, c, 5, 6), v), rf"{what} stored within \[0, 1\].*first in row 2")
-        for c, what, v in OUTSIDE
-    ),
+    *((lambda i, _, c=c, v=v: put(i, (2, c, 5, 6), v), rf"{what} stored.*first in row 2") for c, what, v in OUTSIDE),
     (lambda i, _: put(i, np.s_[:, 3:6], np.linspace(-1, 1, 64)), r"expected normals stored within \[0, 1\], found -"),
     *((lambda i, _, v=v: put(i, (3, 1, 0, 0), v), "finite RGB.*in row 3") for v in (np.nan, np.inf)),
     *((lambda _, j, v=v: put(j, (1, 2, 8), v), "d3_lrgb.*finite lighting.*in row 1") for v in (np.nan, np.inf)),

@@ -82,13 +82,9 @@ def test_files_have_the_layout_of_the_real_data_set(made, split, count):
 def test_truth_has_the_stated_shapes_and_ranges(faces):
     truth, n = faces.truth, len(faces)
     assert n == 10
-    shapes = {f.name: getattr(truth, f.name).shape for f in dataclasses.fields(twin.Truth)}
     maps = (*MAPS, "pseudo_shading")
-    assert all(shapes[name] == (n, 64, 64) and getattr(truth, name).dtype == np.float32 for name in maps)
-    assert shapes["normals"] == shapes["albedo"] == (n, 64, 64, 3)
-    assert shapes["exposure"] == (n,) and truth.albedo.dtype == truth.exposure.dtype == np.float32
-    rows = {"camera_b": 2, "illuminant_weights": 14, "illuminant": 33, "lighting": 9, "key_direction": 3}
-    assert all(shapes[name] == (n, size) for name, size in rows.items())
+    assert {getattr(truth, name).shape for name in maps} == {(n, 64, 64)}
+    assert {getattr(truth, name).dtype for name in (*maps, "albedo", "exposure")} == {np.dtype(np.float32)}
     m = faces.mask
     assert all(not getattr(truth, name)[~m].any() for name in (*maps, "normals", "albedo"))
     assert_within(truth.melanin[m], painting.MELANIN_RANGE)
