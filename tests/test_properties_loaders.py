@@ -51,10 +51,10 @@ def nfe_arrays():
 IMAGES, LIGHTS = "zx_7_d10_inmc_celebA_01.hdf5", "zx_7_d3_lrgb_celebA_01.hdf5"
 
 
-def write_hdf5(path, arrays, **options):
+def write_hdf5(path, arrays):
     with h5py.File(path, "w") as file:
         for name, value in arrays.items():
-            file.create_dataset(name, data=value, **options)
+            file.create_dataset(name, data=value)
 
 
 def nested(arrays):
@@ -167,7 +167,6 @@ CUBES = {
 #: kind: the name of the file, what writes it whole, and what opens it
 WHOLE = {
     "NFE images": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"]), open_faces),
-    "NFE images, compressed": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"], compression="gzip"), open_faces),
     "NFE lights": (LIGHTS, lambda p: write_hdf5(p, nfe_arrays()["lights"]), open_faces),
     "twin truth": ("twin_truth_01.hdf5", lambda p: write_hdf5(p, truth_arrays()), open_truth),
     "PNG": ("photo.png", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
@@ -175,7 +174,6 @@ WHOLE = {
     "PNG, palette": ("photo.png", lambda p: PICTURE.quantize(16).save(p, transparency=3), open_photo),
     "JPEG": ("photo.jpg", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "TIFF": ("photo.tif", write_photo, open_photo),
-    "TIFF, LZW": ("photo.tif", lambda p: write_photo(p, compression="tiff_lzw"), open_photo),
     "TIFF, float": ("photo.tif", lambda p: grey(np.linspace(0, 1, 480, dtype=np.float32)).save(p), open_photo),
     "mask": ("mask.png", lambda p: Image.fromarray(np.eye(20, 24, dtype=np.uint8) * 255).save(p), open_mask),
     "decomposition": ("face.npz", lambda p: np.savez_compressed(p, **decomposition_arrays()), open_decomposition),

@@ -109,12 +109,14 @@ def test_a_corrupt_cache_is_rebuilt(small, damage):
     assert cache_file().read_bytes() == content  # written anew, the same
 
 
-def test_another_workbook_has_another_cache(small, tmp_path):
-    skin_spectra.load()
-    shutil.copy(small, tmp_path / "old.xlsx")
-    workbook(small, [record(1, percent=44)])
-    assert skin_spectra.load().reflectance[0, 0] == pytest.approx(0.44)
-    assert len(list((paths.build() / "cache").glob("issa-*.npz"))) == 2
+def test_a_damaged_asset_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "pigments.npz"
+    monkeypatch.setattr(skin_spectra, "PIGMENTS", path)
+    refuses("pigments.npz: expected pigments of measured skin, found no such file", skin_spectra.pigments)
+    path.write_bytes(b"not an archive")
+    refuses("pigments.npz: .*found something else", skin_spectra.pigments)
+    np.savez(path, melanin=np.zeros(3))
+    refuses("found one without some of its arrays .*haemoglobin", skin_spectra.pigments)
 
 
 def test_another_file_than_the_known_one_and_unknown_names(tmp_path, folders, monkeypatch):

@@ -439,14 +439,6 @@ def test_a_limit_counts_over_splits(made):
     np.testing.assert_array_equal(some.truth.identity, [*range(1_000_000, 1_000_006), 2_000_000])
 
 
-def test_a_truth_file_without_a_field_is_named(tmp_path):
-    path = tmp_path / "twin_truth_01.hdf5"
-    refuses("twin_truth_01.hdf5: expected a truth file", twin.read_truth, path)
-    with h5py.File(path, "w") as file:
-        file["melanin"] = np.zeros((1, 64, 64))
-    refuses("haemoglobin", twin.read_truth, path)
-
-
 def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
     found, faces = twin.load_cubes(SMALL)
     assert len(found) == len(faces) == 1

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def people() -> np.ndarray:
 
 def _issa(workbook: Path) -> SkinSpectra:
     """Every ISSA record with all 31 bands: from the cache when it is whole, else from the workbook."""
-    digest = hashlib.sha256(workbook.read_bytes()).hexdigest()
+    ((_, digest),) = registry.ENTRIES["issa"].sources
     cache = paths.build() / "cache" / f"issa-{digest[:16]}-{_PARSER}.npz"
     try:
         arrays = read_npz(cache, _ROWS, "the spectra of a workbook")
