@@ -223,9 +223,8 @@ def test_dotfiles_are_no_data(folders):
         (folders / name).parent.mkdir(exist_ok=True)
         (folders / name).write_bytes(b"Mac OS X")
     assert not registry.is_placed("iset") and not registry.is_placed("nfe") and cache.data_files(folders) == []
-    scipy.io.savemat(
-        folders / "iset" / "face.mat", {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
-    )
+    cube = {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
+    scipy.io.savemat(folders / "iset" / "face.mat", cube)
     assert [cube.name for cube in datasets.load("iset")] == ["face"] and registry.status("iset").state == "present"
 
 
