@@ -60,7 +60,7 @@ def test_eyes_and_chin_land_on_their_rows(head):
 
 
 def test_angles_turn_the_way_they_say(head):
-    """Yaw brings the nose to the viewer's right, pitch lifts it, roll lifts the eye at the viewer's right."""
+    """Yaw brings the nose to the viewer's right, pitch lifts it, roll lifts the eye on that side."""
     nose = int(np.argmax(head.vertices[:, 2]))
     straight = heads.posed(average(head), Pose())
     assert heads.posed(average(head), Pose(yaw=20.0))[nose, 0] > straight[nose, 0] + 0.1
@@ -127,7 +127,8 @@ def test_wrong_geometry_moves_mouth_and_nose_and_nothing_else(head):
     assert 3 <= sum(n.startswith("nose/") for n in changed) <= 4
     assert all(n.startswith(("mouth/", "nose/")) for n in changed)
     assert set(heads.WRONG) <= set(head.local_names)
-    moved = np.linalg.norm(head.shaped(wrong.macro, wrong.local) - head.shaped(shape.macro, shape.local), axis=-1)
+    there, here = (head.shaped(one.macro, one.local) for one in (wrong, shape))
+    moved = np.linalg.norm(there - here, axis=-1)
     assert moved.max() > 0.03  # 3 mm
     far = (head.vertices[:, 1] > 7.6) | (np.abs(head.vertices[:, 0]) > 0.6)
     assert moved[far].max() < 1e-12

@@ -10,7 +10,7 @@ from bioface.datasets import light_stage
 
 @pytest.fixture
 def pictures(folders, monkeypatch):
-    """The four pictures in an eighth of their size: squares of two greys, so that shrinking them averages."""
+    """The four pictures in an eighth of their size: squares of two greys, which shrinking averages."""
     monkeypatch.setattr(light_stage, "FULL", (514, 820))
     (folders / "bioskin").mkdir()
     pattern = np.kron(np.ones((410, 257), int), np.eye(2, dtype=int))
@@ -58,7 +58,7 @@ def test_a_file_that_is_absent_or_wrong_is_named(pictures, damage, message):
 
 @pytest.mark.slow
 def test_the_real_faces_are_what_is_said_of_them(real_file, monkeypatch):
-    """A red nose, a patch that is darker than the skin around it and nearly neutral, brows darker than the forehead."""
+    """A red nose, a patch darker than the skin around it and nearly neutral, dark brows."""
     monkeypatch.setenv("BIOFACE_DATA", str(real_file("bioskin").parent))
     woman, man = light_stage.load()
     for face in (woman, man):

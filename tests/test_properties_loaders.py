@@ -40,7 +40,7 @@ PATIENCE = 20  # seconds for one file
 MEMORY = 3 * 2**30  # bytes that opening one file may take
 
 
-# --- whole files -------------------------------------------------------------------------------------------
+# --- whole files ---
 
 
 def nfe_arrays():
@@ -111,7 +111,7 @@ def truth_arrays():
     return dict.fromkeys(names, values) | {"group": np.array(["a", "b"], dtype=object)}
 
 
-# --- the process that opens files --------------------------------------------------------------------------
+# --- the process that opens files ---
 
 
 def is_finite(*values):
@@ -271,7 +271,7 @@ def whole(folder, kind):
     return folder / name
 
 
-# --- harm to bytes -----------------------------------------------------------------------------------------
+# --- harm to bytes ---
 
 TELLING = [b"\xff" * 8, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0", b"\1", b"\x80", b"9", b"99", b"-"]
 TELLING += [b"\x00\x10\x00\x00", b"\x00\x00\x00\x10"]
@@ -306,7 +306,7 @@ def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, tmp_path, op
     hold(open_there, kind, path, 80, harms(len(content)), harm)
 
 
-# --- harm to arrays ----------------------------------------------------------------------------------------
+# --- harm to arrays ---
 
 TYPES = ["f2", "f4", ">f8", "i1", "i4", "u8", "?", "c8", "S3", "U2"]
 VALUES = [np.nan, np.inf, -1.0, 0.0, 1e300, -1e-300, 3e38]

@@ -123,7 +123,8 @@ def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked
     assert "3 files in" in registry.status(one).detail
     paths_there[2].write_bytes(b"damaged")
     refuses(rf"2\.bin: expected SHA-256 {one.sources[2][1]}, found .* remove the file", registry.fetch, one)
-    assert registry.status(one).state == "failed" and paths_there[2].read_bytes() == b"damaged"  # left alone
+    assert registry.status(one).state == "failed"
+    assert paths_there[2].read_bytes() == b"damaged"  # left alone
     assert Server.requests == ["/whole", "/whole?3"]
 
 
@@ -222,10 +223,12 @@ def test_dotfiles_are_no_data(folders):
     for name in ("iset/._face.mat", "iset/.DS_Store", "nfe/._zx_7_d10_inmc_celebA_20.hdf5", "skin/._cheeks.mat"):
         (folders / name).parent.mkdir(exist_ok=True)
         (folders / name).write_bytes(b"Mac OS X")
-    assert not registry.is_placed("iset") and not registry.is_placed("nfe") and cache.data_files(folders) == []
+    assert not registry.is_placed("iset") and not registry.is_placed("nfe")
+    assert cache.data_files(folders) == []
     cube = {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
     scipy.io.savemat(folders / "iset" / "face.mat", cube)
-    assert [cube.name for cube in datasets.load("iset")] == ["face"] and registry.status("iset").state == "present"
+    assert [cube.name for cube in datasets.load("iset")] == ["face"]
+    assert registry.status("iset").state == "present"
 
 
 def test_the_readme_says_what_the_registry_says_and_whom_to_cite():

@@ -29,7 +29,8 @@ def workbook(path, rows):
     """A small archive in the layout of the real one: rows of (number, group, site, percent, …)."""
     book = openpyxl.Workbook()
     book.remove(book.active)
-    for name, lines in (("Coding Scheme", SCHEME), ("ISSA", [["before the header"]] * 11 + [HEADER, *rows])):
+    sheets = {"Coding Scheme": SCHEME, "ISSA": [["before the header"]] * 11 + [HEADER, *rows]}
+    for name, lines in sheets.items():
         sheet = book.create_sheet(name)
         for line in lines:
             sheet.append(line)
@@ -78,7 +79,8 @@ def test_reflectance_is_a_fraction_and_looks_like_skin(issa):
     people = set(zip(issa.subject, issa.group, strict=True))
     assert len(people) == len(set(issa.subject)), "people of two groups"
     part = issa[10:20][np.arange(10) % 2 == 0]
-    assert len(part) == 5 and part.reflectance.shape == (5, 31) and len(part.group) == len(part.subject) == 5
+    assert len(part) == len(part.group) == len(part.subject) == 5
+    assert part.reflectance.shape == (5, 31)
 
 
 def cache_file():
@@ -92,7 +94,8 @@ def test_the_default_is_the_face_and_the_second_time_it_comes_from_the_cache(sma
     np.testing.assert_allclose(spectra.reflectance[:, 0], [0.30, 0.20])
     monkeypatch.setattr(skin_spectra, "_parse_issa", lambda path: pytest.fail("parsed again"))
     np.testing.assert_array_equal(skin_spectra.load().reflectance, spectra.reflectance)
-    assert list(skin_spectra._issa(small).group) == ["Caucasian", "African", "Caucasian"]  # the third lacks a band
+    whole = skin_spectra._issa(small)  # whose third record lacks a band
+    assert list(whole.group) == ["Caucasian", "African", "Caucasian"]
 
 
 @pytest.mark.parametrize("damage", ["a bit", "a missing array"])
@@ -120,7 +123,7 @@ def test_a_damaged_asset_is_named(tmp_path, monkeypatch):
 
 
 def test_another_file_than_the_known_one_and_unknown_names(tmp_path, folders, monkeypatch):
-    """The numbers are read from files whose checksums are known, so that nothing else can be wrong with them."""
+    """Numbers are read from files whose checksums are known: nothing else can be wrong with them."""
     refuses("unknown skin spectra 'isa'; did you mean 'issa'", skin_spectra.load, "isa")
     cheeks = folders / registry.ENTRIES["cheeks"].files[0]
     refuses("HyspexSkinReflectance.mat: expected .*nothing there. `make data`", skin_spectra.load, "iset")

@@ -433,12 +433,6 @@ def test_impossible_configurations_are_refused(change):
     refuses("cubes ≤ test, found Twin|did you mean 'pose'", dataclasses.replace, SMALL, **change)
 
 
-def test_a_limit_counts_over_splits(made):
-    assert len(twin.load("train", 4, SMALL)) == 4
-    some = twin.load(None, 7, SMALL)
-    np.testing.assert_array_equal(some.truth.identity, [*range(1_000_000, 1_000_006), 2_000_000])
-
-
 def test_cubes_hold_the_radiance_of_the_truth_and_the_fit_finds_it(made):
     found, faces = twin.load_cubes(SMALL)
     assert len(found) == len(faces) == 1
