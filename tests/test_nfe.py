@@ -177,17 +177,6 @@ def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
     np.testing.assert_array_equal(np.concatenate(list(alone)), data[:].rgb)
 
 
-def test_find_pairs_files_by_number(tmp_path):
-    for number in (20, 1):
-        write_pair(tmp_path, number, 1)
-    (tmp_path / "other.hdf5").write_bytes(b"")
-    images = nfe.find(tmp_path)
-    assert list(images) == [1, 20]
-    assert nfe.NFE(images[20]).light_files[0].name == "zx_7_d3_lrgb_celebA_20.hdf5"
-    assert nfe.find(tmp_path / "nowhere") == {}
-    refuses("other.hdf5: expected a name like", nfe.NFE, tmp_path / "other.hdf5")
-
-
 def test_splits_go_by_file_number_and_share_no_file(folders):
     numbers = [n for split in nfe.SPLITS.values() for n in split]
     assert len(numbers) == len(set(numbers))
@@ -199,6 +188,9 @@ def test_splits_go_by_file_number_and_share_no_file(folders):
         write_pair(folders / "nfe", number, count)
     assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
     assert len(nfe.open_split()) == 10
+    (folders / "nfe" / "other.hdf5").write_bytes(b"")
+    assert list(nfe.find()) == [1, 4, 5, 20] and nfe.find(folders / "nowhere") == {}
+    refuses("other.hdf5: expected a name like", nfe.NFE, folders / "nfe" / "other.hdf5")
 
 
 def put(path, place, value):
