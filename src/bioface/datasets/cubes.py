@@ -1,7 +1,7 @@
 """Multispectral faces, in whatever layout (:mod:`bioface.datasets.layouts`), as checked cubes read by blocks of rows.
 
 * *Wavelengths* may be in nm, µm, m or Å, which their size tells, in any order: bands are sorted. A file that states
-  another unit, such as a frequency's, is refused.
+  another unit, as of frequency, is refused.
 * *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
   columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
 * *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons`` with
@@ -39,7 +39,7 @@ from bioface.spectra import WAVELENGTHS
 GRID = (float(WAVELENGTHS[0]), float(WAVELENGTHS[-1]))  # nm
 FEWEST_BANDS = 5  # within the grid: a pixel has four unknowns
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
-#: What each unit is in nm; numbers of skin's wavelengths make sense in one of them only.
+#: What each unit is in nm; skin's wavelengths make sense in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
 LENGTHS = re.compile("(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|(å|a)(ngstr(ö|o)ms?)?|unknown")
 SPECTRUM = (200.0, 3000.0)  # nm
@@ -56,7 +56,7 @@ class Cube:
     illuminant: np.ndarray  #: (D,) float64, with mean 1 over the bands within 400–720 nm
     mask: np.ndarray  #: (H, W) bool, where there is skin
     read_rows: Rows = dataclasses.field(repr=False)  #: (start, stop) → radiance (h, W, D) in the file's units
-    scale: float = 1.0  #: what radiance is divided by, so that radiance / illuminant is the reflectance of the file
+    scale: float = 1.0  #: what radiance is divided by for radiance / illuminant to be the file's reflectance
     dropped: tuple[float, ...] = ()  #: wavelengths of zero-filled bands that were left out
     notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
 
@@ -146,7 +146,7 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
     ------
     DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, none within 400–720 nm, or
         in a unit that is not known; axes that they do not tell apart; no illuminant, or one that is zero at a band in
-        use; shapes that disagree; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
+        use; shapes that differ; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
         another size.
     """
     path = Path(path)

@@ -3,7 +3,7 @@
 An image file ``zx_7_d10_inmc_celebA_NN.hdf5`` holds ``zx_7``, (N, 10, 64, 64) float64 in [0, 1]: display sRGB
 (channels 0–2), surface normals stored as (n + 1) / 2 (3–5), mask (6) and a coordinate map (7–9, not light).
 Its partner ``zx_7_d3_lrgb_celebA_NN.hdf5`` holds ``zx_7``, (N, 3, 9): second-order spherical harmonics
-lighting the red, green and blue channel. A real file takes about 3.2 GB, so nothing here reads one whole.
+lighting the red, green and blue channel. A file takes about 3.2 GB: nothing here reads one whole.
 
 Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling", arXiv 1704.04131.
 """
@@ -51,10 +51,10 @@ class Faces:
     """Some faces, decoded and checked. Some of them are Faces again."""
 
     rgb: np.ndarray  #: (N, 64, 64, 3) float32, display sRGB in [0, 1]
-    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
+    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length in ``mask``, zero elsewhere; x right, y up, z to us
     mask: np.ndarray  #: (N, 64, 64) bool, the face
     lighting: np.ndarray  #: (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
-    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
+    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], a coordinate map
     names: tuple[str, ...]  #: N strings ``file:row``
     truth: Any = None  #: what the twin knows besides (arrays with N rows), None for real data
 
@@ -112,12 +112,12 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
 
 
 class NFE:
-    """Faces streamed from pairs of files: indexing and :meth:`batches` read only what they give.
+    """Faces streamed from pairs of files: indexing and :meth:`batches` read what they give.
 
-    A file is opened for the moment of reading, so several processes can use it, as a torch DataLoader does::
+    A file is opened for the moment of reading, so several processes can, as in a torch DataLoader::
 
         faces = nfe.open_split("train")
-        rows = faces.batch_rows(64, shuffle=True, seed=epoch)  # neighbours, so that the disk is read in order
+        rows = faces.batch_rows(64, shuffle=True, seed=epoch)  # neighbours: the disk is read in order
         for batch in DataLoader(faces, batch_sampler=rows, collate_fn=Batch.of, num_workers=2):
             ...  # a bioface.objective.Batch of tensors
 
@@ -245,7 +245,7 @@ def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
 
 
 def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
+    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong, and where."""
     images = _read_rows(path, rows)
     for what, channels in LAYOUT.items():
         part = images[:, channels]
