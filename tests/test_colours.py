@@ -74,8 +74,7 @@ def shown(path):
 def test_png_chunks(chunks, value, expected, tmp_path):
     path = png(tmp_path / "me.png", value, chunks)
     np.testing.assert_allclose(shown(path), expected, atol=1)
-    assert ("assumed" in photos.read(path).colours) == (not chunks or chunks[0][1] == bytes(32))
-    assert photos.colours_of(path) == photos.read(path).colours
+    assert ("assumed" in photos.colours_of(path)) == (not chunks or chunks[0][1] == bytes(32))
 
 
 def test_the_order_of_what_a_png_says(tmp_path):
@@ -85,7 +84,7 @@ def test_the_order_of_what_a_png_says(tmp_path):
     np.testing.assert_allclose(P3_SKIN, (213, 115, 95), atol=1)
     path = png(tmp_path / "me.png", SKIN, [(b"gAMA", GAMMA_1)], SRGB)
     np.testing.assert_allclose(shown(path), SKIN, atol=1)
-    assert "as its profile says" in photos.read(path).colours
+    assert "as its profile says" in photos.colours_of(path)
 
 
 WHITES = {1: (0.3127, 0.329), 4: (0.310, 0.316), 11: (0.314, 0.351)} | dict.fromkeys((5, 6, 7, 9, 12), (0.3127, 0.329))
@@ -98,16 +97,9 @@ PRIMARIES |= dict.fromkeys((11, 12), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060))
 
 @pytest.mark.parametrize("code", PRIMARIES)
 def test_codes_of_primaries_are_those_of_h273(code):
-    """By name as by number, and white stays white."""
-    values = np.random.default_rng(0).uniform(0.2, 0.8, (4, 1, 3)).astype(np.float32)
-    values[0] = 1
-    named, numbered = (
-        colours.Colours(transfer=2.2, primaries=p).apply(values.copy())
-        for p in (colours.PRIMARIES[code], (*WHITES[code], *PRIMARIES[code]))
-    )
-    np.testing.assert_allclose(named, numbered, atol=1e-3)
-    np.testing.assert_allclose(named[0], 1, atol=1e-3)
-    assert code == 1 or np.abs(named - (values if code == 12 else 0)).max() > 0.01
+    space = colour.RGB_COLOURSPACES[colours.PRIMARIES[code]]
+    np.testing.assert_allclose(space.primaries.ravel(), PRIMARIES[code])
+    np.testing.assert_allclose(space.whitepoint, WHITES[code], atol=1e-3)
 
 
 @pytest.mark.parametrize(("value", "linear"), [(0.05, 0.0111), (0.5, 0.2596), (0.9, 0.8090)])
@@ -161,7 +153,7 @@ def test_a_profile_of_another_kind_is_ignored_and_said(kind, tmp_path):
     ):
         photo = photos.read(path)
     np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photo.colours == photos.colours_of(path) == f"sRGB, assumed: its profile is for {kind.strip()}"
+    assert photos.colours_of(path) == f"sRGB, assumed: its profile is for {kind.strip()}"
 
 
 DAMAGED = {"text": b"not a profile", "cut": SRGB[:300], "without curves": SRGB.replace(b"TRC", b"CRT")}
@@ -181,35 +173,7 @@ def test_a_damaged_profile_is_ignored_and_said(damage, tmp_path):
     with pytest.warns(colours.Ignored, match=r"me.png: its colour profile is damaged \(.+\): ignored"):
         photo = photos.read(path)
     np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photo.colours == photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
-
-
-def lzw(path, planes):
-    """A TIFF of 16 bits a colour, one after the other, by LZW of nothing but single bytes."""
-
-    def packed(data):
-        bits = "".join(f"{256:09b}" * (i % 200 == 0) + f"{byte:09b}" for i, byte in enumerate(data)) + f"{257:09b}"
-        bits += "0" * (-len(bits) % 8)
-        return int(bits, 2).to_bytes(len(bits) // 8, "big")
-
-    count, height, width = planes.shape
-    strips = [packed(plane.astype("<u2").tobytes()) for plane in planes]
-    starts = np.cumsum([8, *map(len, strips)])
-    lists = starts[-1] + np.arange(3) * 4 * count
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, count, lists[0]), (259, 3, 1, 5), (262, 3, 1, 2)]
-    tags += [(273, 4, count, lists[1]), (277, 3, 1, count), (278, 4, 1, height), (279, 4, count, lists[2])]
-    tags += [(284, 3, 1, 2)]
-    body = struct.pack("<3H6x", 16, 16, 16) + struct.pack("<3I", *starts[:-1]) + struct.pack("<3I", *map(len, strips))
-    ifd = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
-    path.write_bytes(b"II*\0" + struct.pack("<I", lists[2] + 12) + b"".join(strips) + body + ifd)
-
-
-def test_16_bits_by_lzw_one_colour_after_the_other(tmp_path):
-    values = np.random.default_rng(0).integers(0, 65536, (3, 40, 48), np.uint16)
-    lzw(tmp_path / "me.tif", values)
-    with tifffile.TiffFile(tmp_path / "me.tif") as file:
-        assert (file.pages[0].planarconfig, file.pages[0].compression, file.pages[0].bitspersample) == (2, 5, 16)
-    np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb, np.moveaxis(values, 0, -1) / 65535, atol=1 / 255)
+    assert photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
 
 
 @pytest.mark.parametrize("byteorder", "<>")
@@ -245,6 +209,7 @@ def test_pictures_that_pillow_opened(mode, tmp_path):
         np.testing.assert_array_equal(photos.read(tmp_path / "me.tif").rgb, found.rgb)
 
 
+@pytest.mark.slow
 def test_decompose_takes_what_pillow_opened(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

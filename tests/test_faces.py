@@ -52,9 +52,9 @@ def photo_files(real_data):
     return files
 
 
-def given_mask(file):
-    """A photo with the mask that came with it."""
-    return photos.read(file, str(file).replace("_face", "_mask"), resize_mask=True)
+def with_its_mask(file):
+    """A photo of 128 × 128 with the mask beside it, of another size."""
+    return photos.read(file, photos.nearest(photos.read_mask(str(file).replace("_face", "_mask")), (128, 128)))
 
 
 def dark(photo):
@@ -173,7 +173,7 @@ def test_real_photos_of_32_pixels(real_faces):
 @pytest.mark.slow
 def test_the_outline_is_that_of_the_given_masks(photo_files, real_faces):
     """Landmark hulls from the brows down, of another make; those of other photos are the control."""
-    given = [given_mask(file).mask for file in photo_files]
+    given = [with_its_mask(file).mask for file in photo_files]
     found = [whole.mask(filled=True) for _, whole in real_faces]
     assert np.mean([overlap(a, b) for a, b in zip(given, found, strict=True)]) > 0.86
     assert np.mean([overlap(a, b) for a, b in zip(given, found[1:] + found[:1], strict=True)]) < 0.83
@@ -355,7 +355,7 @@ def test_maps_with_the_found_mask_are_those_with_the_given_one(photo_files):
     """By their correlation; the given ones go from the brows down, and take in eyes and mouth."""
     names, agreement = ("melanin", "haemoglobin", "diffuse_shading"), []
     for file in photo_files:
-        given, found = bioface.decompose(given_mask(file)), bioface.decompose(file)
+        given, found = bioface.decompose(with_its_mask(file)), bioface.decompose(file)
         both = given.mask & found.mask & np.isfinite(given.melanin) & np.isfinite(found.melanin)
         agreement.append([np.corrcoef(getattr(given, n)[both], getattr(found, n)[both])[0, 1] for n in names])
     assert (np.mean(agreement, 0) >= 0.97).all()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pickle
-import tracemalloc
 
 import h5py
 import numpy as np
@@ -46,27 +45,11 @@ def pair(tmp_path_factory):
     return write_pair(tmp_path_factory.mktemp("nfe"), 1, 11)
 
 
-def test_channels_are_decoded_into_their_places(pair):
-    image_file, light_file, images, lights = pair
-    faces = nfe.NFE(image_file, light_file)[:]
-    assert len(faces) == 11
-    np.testing.assert_allclose(faces.rgb, np.moveaxis(images[:, 0:3], 1, -1), atol=1e-6)
-    np.testing.assert_allclose(faces.coordinates, np.moveaxis(images[:, 7:10], 1, -1), atol=1e-6)
-    np.testing.assert_array_equal(faces.mask, images[:, 6] == 1)
-    np.testing.assert_allclose(faces.lighting, lights, atol=1e-6)
-    assert {faces.rgb.dtype, faces.normals.dtype, faces.lighting.dtype} == {np.dtype(np.float32)}
-    np.testing.assert_allclose(np.linalg.norm(faces.normals[faces.mask], axis=-1), 1, atol=1e-6)
-    assert not faces.normals[~faces.mask].any()
-    expected = 2 * np.moveaxis(images[:, 3:6], 1, -1) - 1
-    np.testing.assert_allclose(faces.normals[faces.mask], expected[faces.mask], atol=1e-6)
-    np.testing.assert_array_equal(nfe.NFE(image_file).raw([7, 2]), images[[7, 2]])
-    assert faces.names[3] == "zx_7_d10_inmc_celebA_01.hdf5:3" and faces.truth is None
-
-
 def test_quantised_normals_are_brought_back_to_unit_length_and_none_to_zero():
     stored = np.round((np.array([[0.6, 0.0, 0.8]]) + 1) / 2 * 255) / 255
     assert abs(np.linalg.norm(2 * stored - 1) - 1) > 1e-4  # the premise: 8 bits spoil the length
-    np.testing.assert_allclose(np.linalg.norm(nfe.decode_normals(stored, np.array([True]))), 1, atol=1e-12)
+    decoded = nfe.decode_normals(stored, np.array([True]))
+    np.testing.assert_allclose(np.linalg.norm(decoded), 1, atol=1e-12)
     assert not nfe.decode_normals(np.full((1, 3), 0.5), np.array([True])).any()
 
 
@@ -81,13 +64,9 @@ def test_any_index_gives_the_rows_in_its_order(pair, index):
     np.testing.assert_allclose(faces.rgb, np.moveaxis(wanted[:, 0:3], 1, -1), atol=1e-6)
     wanted = lights[[index]] if isinstance(index, int) else lights[index]
     np.testing.assert_allclose(faces.lighting, wanted, atol=1e-6)
-    assert nfe.NFE(image_file)[:][index].names == faces.names
-
-
-@pytest.mark.parametrize("index", [11, -12, np.array([0, 11]), np.ones(10, bool)])
-def test_rows_that_do_not_exist_are_an_index_error(pair, index):
-    with pytest.raises(IndexError, match="0–10"):
-        nfe.NFE(pair[0])[index]
+    assert nfe.NFE(image_file)[:][index].names == faces.names and faces.truth is None
+    rows = np.atleast_1d(np.arange(11)[index])
+    np.testing.assert_array_equal(nfe.NFE(image_file).raw(index), images[rows])
 
 
 def test_several_files_are_one_sequence(tmp_path):
@@ -105,28 +84,18 @@ def test_several_files_are_one_sequence(tmp_path):
 
 
 def test_faces_slice_and_join_and_carry_a_truth_along(pair):
-    @dataclasses.dataclass(frozen=True)
-    class Truth:
-        melanin: np.ndarray
-        group: np.ndarray
-
     faces = nfe.NFE(pair[0])[:]
-    truth = Truth(np.arange(11.0), np.array([f"g{i}" for i in range(11)]))
-    faces = dataclasses.replace(faces, truth=truth)
+    faces = dataclasses.replace(faces, truth=np.arange(11.0))
     again = nfe.Faces.concatenate([faces[:4], faces[np.arange(4, 11)]])
-    assert again.names == faces.names
+    assert again.names == faces.names and len(faces[2]) == 1
     np.testing.assert_array_equal(again.normals, faces.normals)
-    assert len(faces[2]) == 1
-    chosen = nfe.Faces.concatenate([faces[[3, 1]], faces[5:6]])
-    np.testing.assert_array_equal(chosen.truth.melanin, [3, 1, 5])
-    assert list(chosen.truth.group) == ["g3", "g1", "g5"]
-    refuses("at least one", nfe.Faces.concatenate, [])
+    np.testing.assert_array_equal(nfe.Faces.concatenate([faces[[3, 1]], faces[5:6]]).truth, [3, 1, 5])
 
 
 LAYOUTS = {
     "contiguous": {},
     "single precision": {},
-    "one face a chunk": {"chunks": (1, 10, 64, 64), "compression": "gzip"},
+    "one face a chunk": {"chunks": (1, 10, 64, 64), "compression": "lzf"},
     "many faces a chunk": {"chunks": (7, 1, 32, 64)},
 }
 
@@ -172,40 +141,20 @@ def test_what_is_wrong_in_one_of_many_groups_is_said_of_all_rows_read(tmp_path, 
     assert len(nfe.NFE(image_file)[:13]) == 13
 
 
-@pytest.mark.parametrize("size", [1, 4, 11, 50])
+@pytest.mark.parametrize("size", [1, 4, 50])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_batches_give_every_face_once(pair, size, shuffle, monkeypatch):
+def test_batches_give_every_face_once_in_an_order_that_the_seed_fixes(pair, size, shuffle, monkeypatch):
     monkeypatch.setattr(nfe, "BLOCK", 3)
-    batches = list(nfe.NFE(pair[0]).batches(size, shuffle=shuffle))
-    assert all(len(batch) == size for batch in batches[:-1])
-    rows = [int(name.split(":")[1]) for batch in batches for name in batch.names]
-    assert sorted(rows) == list(range(11))
-    assert (rows == list(range(11))) is (not shuffle)
-
-
-def test_the_seed_fixes_the_order_and_sizes_are_positive(pair, monkeypatch):
-    monkeypatch.setattr(nfe, "BLOCK", 3)
-    data = nfe.NFE(pair[0])
-    orders = [[n for b in data.batches(4, shuffle=True, seed=s) for n in b.names] for s in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
-    refuses("positive batch size, found 0", next, data.batches(0))
-    refuses("positive batch size, found -1", data.batch_rows, -1)
-
-
-def test_memory_does_not_grow_with_the_file(tmp_path):
-    """Reading ten faces out of 2 000 (a virtual 655 MB file) needs a few MB."""
-    image_file = tmp_path / "zx_7_d10_inmc_celebA_01.hdf5"
-    with h5py.File(image_file, "w") as file:  # never written: HDF5 gives its fill value
-        file.create_dataset("zx_7", (2000, 10, 64, 64), np.float64, chunks=(1, 10, 64, 64), fillvalue=0.25)
-    write(tmp_path / "zx_7_d3_lrgb_celebA_01.hdf5", np.zeros((2000, 3, 9)))
-    tracemalloc.start()
-    try:
-        faces = nfe.NFE(image_file)[np.array([1999, 3, 800, 801, 5, 6, 7, 8, 9, 10])]
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert len(faces) == 10
-    assert peak < 40e6
+    data, orders = nfe.NFE(pair[0]), []
+    for seed in (0, 0, 1):
+        batches = list(data.batches(size, shuffle, seed))
+        assert all(len(batch) == size for batch in batches[:-1])
+        orders.append([int(name.split(":")[1]) for batch in batches for name in batch.names])
+        assert sorted(orders[-1]) == list(range(11))
+    assert orders[0] == orders[1]
+    assert (orders[0] == list(range(11))) is (not shuffle)
+    assert (orders[0] == orders[2]) is (not shuffle)
+    refuses("positive batch size, found 0", data.batches, 0)
 
 
 @pytest.mark.slow
@@ -217,7 +166,8 @@ def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
     data[0]  # read in this process first: nothing of it may leak into the workers
     rows = data.batch_rows(4, shuffle, seed=1)
     assert [len(r) for r in rows] == [4, 4, 3]
-    loader = torch.utils.data.DataLoader(data, batch_sampler=rows, collate_fn=lambda faces: faces, num_workers=workers)
+    options = {"collate_fn": lambda faces: faces, "num_workers": workers}
+    loader = torch.utils.data.DataLoader(data, batch_sampler=rows, **options)
     for batch, wanted in zip(loader, data.batches(4, shuffle, seed=1), strict=True):
         assert batch.names == wanted.names
         np.testing.assert_array_equal(batch.normals, wanted.normals)
@@ -225,18 +175,6 @@ def test_a_data_loader_takes_it_as_it_is(pair, monkeypatch, workers, shuffle):
     assert list(plain) == [5, 5, 1]
     alone = torch.utils.data.DataLoader(data, collate_fn=lambda faces: faces.rgb, num_workers=workers)
     np.testing.assert_array_equal(np.concatenate(list(alone)), data[:].rgb)
-
-
-def test_find_pairs_files_by_number(tmp_path):
-    for number in (20, 1):
-        write_pair(tmp_path, number, 1)
-    (tmp_path / "other.hdf5").write_bytes(b"")
-    pairs = nfe.find(tmp_path)
-    assert [p.number for p in pairs] == [1, 20]
-    assert pairs[1].lights.name == "zx_7_d3_lrgb_celebA_20.hdf5"
-    assert nfe.find(tmp_path / "nowhere") == []
-    pairs[1].lights.unlink()
-    refuses("d10_inmc_celebA_20.*expected its light file zx_7_d3_lrgb_celebA_20", nfe.find, tmp_path)
 
 
 def test_splits_go_by_file_number_and_share_no_file(folders):
@@ -250,6 +188,9 @@ def test_splits_go_by_file_number_and_share_no_file(folders):
         write_pair(folders / "nfe", number, count)
     assert {s: len(nfe.open_split(s)) for s in nfe.SPLITS} == {"train": 3, "validation": 3, "test": 4}
     assert len(nfe.open_split()) == 10
+    (folders / "nfe" / "other.hdf5").write_bytes(b"")
+    assert list(nfe.find()) == [1, 4, 5, 20] and nfe.find(folders / "nowhere") == {}
+    refuses("other.hdf5: expected a name like", nfe.NFE, folders / "nfe" / "other.hdf5")
 
 
 def put(path, place, value):
@@ -272,10 +213,7 @@ PAGE = "<html>Google Drive can't scan this file for viruses</html>"
 WRONG = [
     (lambda i, _: i.unlink(), "d10_inmc_celebA_01.hdf5: .*no such file"),
     (lambda _, j: j.unlink(), "d3_lrgb_celebA_01.hdf5: .*no such file"),
-    (
-        lambda i, _: i.write_bytes(i.read_bytes()[: i.stat().st_size // 2]),
-        "expected a whole HDF5 file, found a damaged or truncated one",
-    ),
+    (lambda i, _: i.write_bytes(i.read_bytes()[:9000]), "a whole HDF5 file, found a damaged or truncated one"),
     (lambda i, _: i.write_text(PAGE), "expected an HDF5 file, found 5[0-9] bytes of something else"),
     (lambda i, _: write(i, random_images(1), key="images"), "the key 'zx_7', found the keys 'images'"),
     (lambda i, _: write(i, 0.5, key="zx_7/part"), r"of shape \(N, 10, 64, 64\), found a group"),
@@ -283,10 +221,7 @@ WRONG = [
         (lambda i, _, s=s: write(i, np.zeros(s)), rf"\(N, 10, 64, 64\), found shape \({s[0]}, {s[1]}, {s[2]}")
         for s in SHAPES
     ),
-    (
-        lambda _, j: write(j, np.zeros((4, 9, 3))),
-        r"d3_lrgb.*: expected 'zx_7' of shape \(N, 3, 9\), found shape \(4, 9, 3\)",
-    ),
+    (lambda _, j: write(j, np.zeros((4, 9, 3))), r"d3_lrgb.*of shape \(N, 3, 9\), found shape \(4, 9, 3\)"),
     (lambda i, _: write(i, np.zeros((4, 10, 64, 64), np.uint8)), "floating point, found uint8"),
     (empty, "at least one row, found none"),
     (lambda _, j: write(j, np.zeros((2, 3, 9))), "d3_lrgb_celebA_01.hdf5: expected 4 lights.*found 2"),
@@ -307,21 +242,6 @@ def test_what_is_wrong_is_said(tmp_path, harm, said):
     with pytest.raises(DataError, match=said) as raised:
         nfe.NFE(image_file)[:]
     assert raised.value.path in (image_file, light_file)
-
-
-def test_lights_of_another_file(tmp_path):
-    (images, lights, *_), (_, five, *_) = write_pair(tmp_path, 20, 2), write_pair(tmp_path, 5, 2)
-    refuses("lights of file 20, as the images, found file 05", nfe.NFE, images, five)
-    refuses("light file of .*found zx_7_d10_inmc_celebA_20.hdf5", nfe.NFE, images, images)
-    refuses("one light file for each of 1 image files, found 2", nfe.NFE, [images], [lights, lights])
-    refuses("at least one image file", nfe.NFE, [])
-
-
-def test_a_name_without_a_number_needs_its_lights_named(tmp_path):
-    image_file = write(tmp_path / "faces.hdf5", random_images(2))
-    light_file = write(tmp_path / "lights.hdf5", np.zeros((2, 3, 9)))
-    refuses("faces.hdf5: expected a name like", nfe.NFE, image_file)
-    assert len(nfe.NFE(image_file, light_file)[:]) == 2
 
 
 def test_rounding_at_the_ends_of_the_range_is_not_an_error(tmp_path):

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import faulthandler
 import functools
-import json
 import multiprocessing
 import os
 import traceback
@@ -24,7 +23,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,23 +30,17 @@ from PIL import Image, ImageCms
 from test_cubes import compressed, matlab5, matlab73, plain
 from test_nfe import random_images
 
-from bioface import training
 from bioface.datasets import colours, cubes, nfe, photos, twin
 from bioface.errors import BiofaceError, DataError
 from bioface.maps import Decomposition
-from bioface.network import BioFaceNet
-from bioface.objective import Batch
-from bioface.recipes import WORKING
-from study import claims
 
 pytestmark = pytest.mark.slow  # a process that opens files, for each worker
 
 PATIENCE = 20  # seconds for one file
 MEMORY = 3 * 2**30  # bytes that opening one file may take
-RECIPE = WORKING.but("plain", optimiser="adam", learning_rate=1e-3, schedule="constant")
 
 
-# --- whole files -------------------------------------------------------------------------------------------
+# --- whole files ---
 
 
 def nfe_arrays():
@@ -59,10 +51,10 @@ def nfe_arrays():
 IMAGES, LIGHTS = "zx_7_d10_inmc_celebA_01.hdf5", "zx_7_d3_lrgb_celebA_01.hdf5"
 
 
-def write_hdf5(path, arrays, **options):
+def write_hdf5(path, arrays):
     with h5py.File(path, "w") as file:
         for name, value in arrays.items():
-            file.create_dataset(name, data=value, **options)
+            file.create_dataset(name, data=value)
 
 
 def nested(arrays):
@@ -96,24 +88,6 @@ def decomposition_arrays():
     return made | {"illuminant": np.full(33, 1 / 33, np.float32)}
 
 
-def batch():
-    image = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
-    normals = torch.tensor([0.0, 0.0, 1.0]).expand(2, 16, 16, 3)
-    return Batch(image, torch.ones(2, 16, 16, dtype=torch.bool), normals, torch.full((2, 9), 0.5))
-
-
-def write_checkpoint(path):
-    training.train(training.build(RECIPE, 1), batch(), RECIPE, 2, checkpoint=path, progress=False)
-
-
-def write_claims(path):
-    made = claims.Claims("04", sigma=0.002, lm_starts=32, lm_pixels=500)
-    made.check("issa_odd", 0.0047, control="≤ 0.1")
-    made.skip("cheeks_layered", reason="no data")
-    rows = [dataclasses.asdict(c) for c in made.rows.values()]
-    path.write_text(json.dumps({"claims": rows}, ensure_ascii=False, indent=0), encoding="utf-8")
-
-
 PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
 
 
@@ -137,7 +111,7 @@ def truth_arrays():
     return dict.fromkeys(names, values) | {"group": np.array(["a", "b"], dtype=object)}
 
 
-# --- the process that opens files --------------------------------------------------------------------------
+# --- the process that opens files ---
 
 
 def is_finite(*values):
@@ -145,7 +119,7 @@ def is_finite(*values):
 
 
 def open_faces(path):
-    faces = nfe.NFE(path.with_name(IMAGES), path.with_name(LIGHTS))[:]
+    faces = nfe.NFE(path.with_name(IMAGES))[:]
     assert is_finite(faces.rgb, faces.normals, faces.lighting, faces.coordinates)
     assert faces.rgb.min() >= 0 and faces.rgb.max() <= 1
     assert np.linalg.norm(faces.normals, axis=-1).max() < 1 + 1e-5
@@ -173,24 +147,9 @@ def open_mask(path):
     assert photos.read(path.with_name("photo.png"), path).mask.any()
 
 
-def open_weights(path):
-    assert is_finite(*(value.numpy() for value in BioFaceNet.from_file(path).state_dict().values()))
-
-
-def open_checkpoint(path):
-    """Taken up for one step more."""
-    with contextlib.suppress(training.Diverged):  # huge numbers are numbers
-        history = training.train(training.build(RECIPE, 1), batch(), RECIPE, 3, checkpoint=path, progress=False)
-        assert len(history) == 3
-
-
 def open_decomposition(path):
     d = Decomposition.load(path)
     assert d.albedo.shape == (*d.melanin.shape, 3) == (*d.mask.shape, 3)
-
-
-def open_claims(path):
-    assert claims.format_table(claims.read(path)).endswith("not measured.")
 
 
 def cube_file(write, layout, **options):
@@ -208,7 +167,6 @@ CUBES = {
 #: kind: the name of the file, what writes it whole, and what opens it
 WHOLE = {
     "NFE images": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"]), open_faces),
-    "NFE images, compressed": (IMAGES, lambda p: write_hdf5(p, nfe_arrays()["images"], compression="gzip"), open_faces),
     "NFE lights": (LIGHTS, lambda p: write_hdf5(p, nfe_arrays()["lights"]), open_faces),
     "twin truth": ("twin_truth_01.hdf5", lambda p: write_hdf5(p, truth_arrays()), open_truth),
     "PNG": ("photo.png", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
@@ -216,13 +174,9 @@ WHOLE = {
     "PNG, palette": ("photo.png", lambda p: PICTURE.quantize(16).save(p, transparency=3), open_photo),
     "JPEG": ("photo.jpg", lambda p: write_photo(p, icc_profile=PROFILE), open_photo),
     "TIFF": ("photo.tif", write_photo, open_photo),
-    "TIFF, LZW": ("photo.tif", lambda p: write_photo(p, compression="tiff_lzw"), open_photo),
     "TIFF, float": ("photo.tif", lambda p: grey(np.linspace(0, 1, 480, dtype=np.float32)).save(p), open_photo),
     "mask": ("mask.png", lambda p: Image.fromarray(np.eye(20, 24, dtype=np.uint8) * 255).save(p), open_mask),
-    "weights": ("net.safetensors", lambda p: training.build("working", 1).save(p), open_weights),
-    "checkpoint": ("run.safetensors", write_checkpoint, open_checkpoint),
     "decomposition": ("face.npz", lambda p: np.savez_compressed(p, **decomposition_arrays()), open_decomposition),
-    "claims": ("claims.json", write_claims, open_claims),
 }
 WHOLE |= {kind: ("face.mat", functools.partial(write, arrays=a), open_cube) for kind, (write, a) in CUBES.items()}
 
@@ -265,7 +219,7 @@ def open_there(tmp_path_factory):
 
     def start():
         pools[:] = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), prepare, (log,))]
-        pools[0].submit(outcome, "claims", Path("nowhere") / "claims.json").result(120)
+        pools[0].submit(outcome, "PNG", Path("nowhere") / "photo.png").result(120)
 
     def ask(kind, path):
         try:
@@ -317,10 +271,10 @@ def whole(folder, kind):
     return folder / name
 
 
-# --- harm to bytes -----------------------------------------------------------------------------------------
+# --- harm to bytes ---
 
 TELLING = [b"\xff" * 8, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0", b"\1", b"\x80", b"9", b"99", b"-"]
-TELLING += [b"e", b'"', b",", b"{", b"[", b"]", b"}", b"\n", b"\xc3", b"\x00\x10\x00\x00", b"\x00\x00\x00\x10"]
+TELLING += [b"\x00\x10\x00\x00", b"\x00\x00\x00\x10"]
 
 
 def harms(size):
@@ -352,7 +306,7 @@ def test_whole_files_load_and_harmed_ones_load_or_are_refused(kind, tmp_path, op
     hold(open_there, kind, path, 80, harms(len(content)), harm)
 
 
-# --- harm to arrays ----------------------------------------------------------------------------------------
+# --- harm to arrays ---
 
 TYPES = ["f2", "f4", ">f8", "i1", "i4", "u8", "?", "c8", "S3", "U2"]
 VALUES = [np.nan, np.inf, -1.0, 0.0, 1e300, -1e-300, 3e38]
@@ -360,10 +314,10 @@ SHAPES = ["T", "flat", "part", "axis", "empty", "scalar", "twice"]
 NAMES = ["x", "a/b", "ä", "record", "mask", "optimiser.x.y.z"]
 
 
-def changes(arrays, types=TYPES):
+def changes(arrays):
     """One or two changes to a dictionary of arrays, as (what, name, how)."""
     names = st.sampled_from(sorted(arrays))
-    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(types)}
+    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(TYPES)}
     ways |= {"shape": st.sampled_from(SHAPES), "fill": st.sampled_from(VALUES), "one value": st.sampled_from(VALUES)}
     change = st.one_of([st.tuples(st.just(what), names, how) for what, how in ways.items()])
     return st.lists(change, min_size=1, max_size=2)
@@ -382,7 +336,7 @@ def changed(arrays, things):
         elif what == "exchange":
             arrays[name], arrays[how] = arrays.get(how, value), value
         elif what == "cast":
-            if not isinstance(how, torch.dtype) and value.dtype.kind in "fiub":
+            if value.dtype.kind in "fiub":
                 with np.errstate(all="ignore"):
                     arrays[name] = value.astype(how)
         elif what == "shape":
@@ -409,72 +363,3 @@ ARRAYS = CUBES | {
 def test_changed_arrays(kind, tmp_path, open_there):
     (write, arrays), path = ARRAYS[kind], whole(tmp_path, kind)
     hold(open_there, kind, path, 50, changes(arrays), lambda things: write(path, changed(arrays, things)))
-
-
-# --- harm to tensors, and to what is said of them ----------------------------------------------------------
-
-PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_subnormal=False), st.text(max_size=3))
-JSON = st.recursive(PLAIN, lambda x: st.lists(x, max_size=2) | st.dictionaries(st.text(max_size=3), x, max_size=2))
-WIDTHS = st.fixed_dictionaries({"width": st.integers(-1, 2**70) | JSON, "shading": JSON | st.just("exp")})
-TENSOR_TYPES = [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int8, torch.int32, torch.bool]
-TENSOR_TYPES += [torch.complex64, torch.uint16]
-
-
-def said_of(path):
-    """The tensors of a file and its metadata."""
-    with safetensors.safe_open(path, "pt") as file:
-        return safetensors.torch.load_file(path), file.metadata()
-
-
-@pytest.mark.parametrize("kind", ["weights", "checkpoint"])
-def test_changed_tensors(kind, tmp_path, open_there):
-    path = whole(tmp_path, kind)
-    tensors, metadata = said_of(path)
-    arrays = {name: value.numpy() for name, value in tensors.items()}
-    known = json.loads(metadata.get("run", "{}"))
-    said = {
-        "architecture": st.text(max_size=3),
-        "config": (WIDTHS | JSON).map(json.dumps) | st.text(max_size=5),
-        "run": (JSON | st.fixed_dictionaries(dict.fromkeys(known, JSON))).map(json.dumps),
-    }
-    said = st.fixed_dictionaries({}, optional={name: said[name] for name in said if name in metadata})
-
-    def write(things):
-        things, metadata_changes = things
-        kinds = {name: tensor.dtype for name, tensor in tensors.items()}
-        kinds |= {name: how for what, name, how in things if what == "cast"}
-        changed_tensors = {
-            name: torch.from_numpy(np.array(value, order="C")).to(kinds.get(name, torch.float32))
-            for name, value in changed(arrays, things).items()
-        }
-        safetensors.torch.save_file(changed_tensors, path, metadata | metadata_changes)
-
-    both = st.tuples(changes(arrays, TENSOR_TYPES), said if kind == "weights" else st.just({}))
-    hold(open_there, kind, path, 80, both, write)
-    hold(open_there, kind, path, 30, said, lambda new: safetensors.torch.save_file(tensors, path, metadata | new))
-
-
-def test_changed_claims(tmp_path, open_there):
-    path = whole(tmp_path, "claims")
-    rows = json.loads(path.read_bytes())["claims"]
-
-    def write(things):
-        row, field, value = things
-        new = [r | {field: value} if k == row else r for k, r in enumerate(rows)]
-        path.write_text(json.dumps({"claims": new}))
-
-    values = JSON | st.sampled_from(["04.rmse", 1e400])
-    hold(open_there, "claims", path, 80, st.tuples(st.integers(0, 1), st.sampled_from([*rows[0], "x"]), values), write)
-
-
-@pytest.mark.parametrize("kind", ["claims", "weights", "checkpoint"])
-def test_nesting_without_end(kind, tmp_path, open_there):
-    path = whole(tmp_path, kind)
-    deep = "[" * 100_000
-    if kind == "claims":
-        path.write_text(deep)
-    else:
-        tensors, metadata = said_of(path)
-        said = dict.fromkeys(metadata.keys() - {"architecture"}, deep)
-        safetensors.torch.save_file(tensors, path, metadata | said)
-    assert open_there(kind, path) == "refused"

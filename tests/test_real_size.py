@@ -1,10 +1,9 @@
-"""The real data sets at their real size: speed against raw reads, memory, several processes.
+"""The real data sets at their real size: memory, and what a fit takes.
 
 The files are made for the purpose, of random faces and of skin spectra, and removed again. Memory is that of a
-process of its own, and so is training on several of them: this file, run as a script.
+process of its own: this file, run as a script.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from test_cubes import HYSPEX, light, matlab5, matlab73
 from test_nfe import random_images
 
@@ -43,7 +41,7 @@ def memory(what: str) -> int:
 
 def stream(folder: str) -> dict[str, float]:
     """Read every face twice, in order and shuffled."""
-    faces = nfe.NFE(nfe.find(folder)[0].images)
+    faces = nfe.NFE(nfe.find(folder)[1])
     for shuffle in (False, True):
         assert sum(len(batch) for batch in faces.batches(64, shuffle=shuffle)) == len(faces)
     return {"peak": memory("VmHWM")}
@@ -56,38 +54,17 @@ def fit(cube: str, out: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "peak": memory("VmHWM")}
 
 
-class Seen(nfe.NFE):
-    """A stream that remembers which rows it was asked for."""
-
-    rows: list[list[int]]
-
-    def __getitem__(self, index):
-        self.rows.append(np.atleast_1d(index).tolist())
-        return super().__getitem__(index)
-
-
-def train(folder: str, out: str, seed: str) -> None:
-    """A short training on the whole file; writes what this process, maybe one of several, read and found."""
-    faces = Seen(nfe.find(folder)[0].images)
-    faces.rows = []
-    model = training.build("only_adam", width=4)
+def train(folder: str) -> dict[str, float]:
+    """A short training on the whole file; memory over that of a process that has yet to begin."""
+    faces, model = nfe.NFE(nfe.find(folder)[1]), training.build("only_adam", width=4)
     before = memory("VmRSS")
-    history = training.train(model, faces, "only_adam", 8, batch_size=64, seed=int(seed), progress=False)
-    weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-    found = {
-        "rows": faces.rows,
-        "losses": history.total.tolist(),
-        "weights": hashlib.sha256(weights).hexdigest(),
-        "over": memory("VmHWM") - before,
-    }
-    (Path(out) / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    training.train(model, faces, "only_adam", 8, batch_size=64, progress=False)
+    return {"peak": memory("VmHWM") - before}
 
 
-def run(*arguments, launcher=()) -> dict[str, float]:
-    """This file as a script, in a process of its own or several; the last line that it prints."""
-    command = [sys.executable, *launcher, __file__, *map(str, arguments)]
+def run(*arguments) -> dict[str, float]:
+    """This file as a script, in a process of its own; the last line that it prints."""
+    command = [sys.executable, __file__, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -121,47 +98,11 @@ def full_file(scratch):
     return folder / "zx_7_d10_inmc_celebA_01.hdf5"
 
 
-def test_a_file_is_streamed_in_constant_memory(full_file):
-    peak = run("stream", full_file.parent)["peak"]
-    print(f"\nstreaming a file of {full_file.stat().st_size / GIGABYTE:.1f} GB: {peak / GIGABYTE:.2f} GB at most")
+@pytest.mark.parametrize("what", ["stream", "train"])
+def test_a_file_is_streamed_and_trained_on_in_constant_memory(full_file, what):
+    peak = run(what, full_file.parent)["peak"]
+    print(f"\n{what}: {peak / GIGABYTE:.2f} GB at most, of a file of {full_file.stat().st_size / GIGABYTE:.1f} GB")
     assert peak <= GIGABYTE
-
-
-ONE = ()
-TWO = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-
-
-@pytest.fixture(scope="module")
-def trainings(full_file, scratch):
-    """What each process of a training found: of one process, of two, and of two once more."""
-    found = {}
-    for name, launcher in (("one", ONE), ("two", TWO), ("again", TWO)):
-        out = scratch / f"train_{name}"
-        out.mkdir()
-        run("train", full_file.parent, out, 5, launcher=launcher)
-        found[name] = [json.loads(path.read_text()) for path in sorted(out.iterdir())]
-    return found
-
-
-def test_two_processes_read_a_half_of_each_batch_and_keep_only_that_in_memory(trainings):
-    (one,), two = trainings["one"], trainings["two"]
-    assert len(two) == 2 and len(one["rows"]) == 8
-    for whole, first, second in zip(one["rows"], two[0]["rows"], two[1]["rows"], strict=True):
-        assert len(whole) == len(set(whole)) == 64 and len(first) == len(second) == 32
-        assert set(first) | set(second) == set(whole)
-    over = [process["over"] for name in trainings for process in trainings[name]]
-    print(f"\ntraining from the file: at most {max(over) / GIGABYTE:.2f} GB over a process that has yet to begin")
-    assert max(over) <= GIGABYTE
-
-
-def test_a_seed_gives_the_same_weights_on_every_process_and_in_every_run(trainings):
-    """And two processes nearly those of one: without graphics processors each has a batch norm of its own."""
-    assert len({process["weights"] for name in ("two", "again") for process in trainings[name]}) == 1
-    one, two, again = (np.array(trainings[name][0]["losses"]) for name in ("one", "two", "again"))
-    np.testing.assert_array_equal(two, again)
-    deviation = np.abs(two / one - 1)
-    print(f"\ntwo processes against one: first step {deviation[0]:.1e}, last {deviation[-1]:.1e}")
-    assert deviation.max() < 0.02
 
 
 def tile() -> np.ndarray:

@@ -68,7 +68,7 @@ def entry(url, content=CONTENT, **changes):
         name="test",
         files=("some/where/file.bin",),
         url=url,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sources=(("", hashlib.sha256(content).hexdigest()),),
     )
     return dataclasses.replace(base, **changes)
 
@@ -97,7 +97,9 @@ def fails(one, folders, match):
 def test_a_failed_download_leaves_nothing_and_can_be_tried_again(address, folders):
     fails(entry(f"{address}/short"), folders, f"whole download from {address}/short, found a connection that")
     one, found = entry(f"{address}/other"), hashlib.sha256(b"<html>please log in</html>").hexdigest()
-    fails(one, folders, f"expected SHA-256 {one.sha256} from {address}/other, found {found}; what came was removed")
+    fails(
+        one, folders, f"expected SHA-256 {one.sources[0][1]} from {address}/other, found {found}; what came was removed"
+    )
     (path,) = registry.fetch(entry(f"{address}/whole"))
     assert path.read_bytes() == CONTENT
 
@@ -106,7 +108,7 @@ def several(address, *ends):
     """A download of some files, all with CONTENT expected."""
     files = tuple(f"some/{k}.bin" for k in range(len(ends)))
     digest = hashlib.sha256(CONTENT).hexdigest()
-    return entry(f"{address}/", files=files, sha256="", parts=tuple((end, digest) for end in ends))
+    return entry(f"{address}/", files=files, sources=tuple((end, digest) for end in ends))
 
 
 def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked(address, folders):
@@ -120,7 +122,10 @@ def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked
     assert Server.requests == ["/whole", "/whole?3"]
     assert "3 files in" in registry.status(one).detail
     paths_there[2].write_bytes(b"damaged")
-    refuses(r"2\.bin: expected SHA-256 .* remove the file", registry.fetch, one)
+    refuses(rf"2\.bin: expected SHA-256 {one.sources[2][1]}, found .* remove the file", registry.fetch, one)
+    assert registry.status(one).state == "failed"
+    assert paths_there[2].read_bytes() == b"damaged"  # left alone
+    assert Server.requests == ["/whole", "/whole?3"]
 
 
 def test_of_several_files_the_good_ones_stay_when_another_fails(address, folders):
@@ -137,17 +142,6 @@ def test_nobody_answers(address, folders):
     no = r"found none \(ConnectionError\)\. Without a network: `make data` downloads"
     for host in (f"127.0.0.1:{port}", "nowhere.invalid"):
         fails(entry(f"http://{host}/whole"), folders, f"expected a connection to http://{host}/whole, {no}")
-
-
-def test_a_damaged_file_of_the_readers_is_reported_and_left_alone(address, folders):
-    one = entry(f"{address}/whole")
-    path = folders / one.files[0]
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT[:-1])
-    refuses(f"file.bin: expected SHA-256 {one.sha256}, found .*remove the file", registry.fetch, one)
-    assert path.read_bytes() == CONTENT[:-1]
-    assert Server.requests == []
-    assert registry.status(one).state == "failed"
 
 
 def test_what_cannot_be_fetched(folders):
@@ -214,11 +208,14 @@ def test_the_real_files_have_the_checksums(real_file, folders, name):
         assert len(names) == 28 and tuple(sensitivities.shape) == (28, 3, 33)
 
 
-def test_the_loaders_look_where_the_registry_puts_files():
-    names = [Path(f).name for f in registry.ENTRIES["nfe"].files]
-    for pattern in (nfe.IMAGE_NAME, nfe.LIGHT_NAME):
-        numbers = {int(m["number"]) for m in map(pattern.fullmatch, names) if m}
-        assert numbers == {n for split in nfe.SPLITS.values() for n in split}
+def test_the_loaders_look_where_the_registry_puts_files(folders):
+    (folders / "nfe").mkdir()
+    for name in registry.ENTRIES["nfe"].files:
+        (folders / name).touch()
+    images = nfe.find()
+    assert set(images) == {n for split in nfe.SPLITS.values() for n in split}
+    lights = [file.with_name(file.name.replace("d10_inmc", "d3_lrgb")) for file in images.values()]
+    assert all(file.is_file() for file in lights)
 
 
 def test_dotfiles_are_no_data(folders):
@@ -226,11 +223,12 @@ def test_dotfiles_are_no_data(folders):
     for name in ("iset/._face.mat", "iset/.DS_Store", "nfe/._zx_7_d10_inmc_celebA_20.hdf5", "skin/._cheeks.mat"):
         (folders / name).parent.mkdir(exist_ok=True)
         (folders / name).write_bytes(b"Mac OS X")
-    assert not registry.is_placed("iset") and not registry.is_placed("nfe") and cache.data_files(folders) == []
-    scipy.io.savemat(
-        folders / "iset" / "face.mat", {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
-    )
-    assert [cube.name for cube in datasets.load("iset")] == ["face"] and registry.status("iset").state == "present"
+    assert not registry.is_placed("iset") and not registry.is_placed("nfe")
+    assert cache.data_files(folders) == []
+    cube = {"reflectance": np.full((2, 2, 33), 0.4), "wave": np.arange(400, 721, 10)}
+    scipy.io.savemat(folders / "iset" / "face.mat", cube)
+    assert [cube.name for cube in datasets.load("iset")] == ["face"]
+    assert registry.status("iset").state == "present"
 
 
 def test_the_readme_says_what_the_registry_says_and_whom_to_cite():
@@ -239,15 +237,13 @@ def test_the_readme_says_what_the_registry_says_and_whom_to_cite():
         assert name == one.name and f"| `{name}` | {one.title} |" in readme
         section = re.split("\n##+ ", readme.partition(f"\n### `{name}`: {one.title}\n")[2])[0]
         source = f"<{one.home}>; file: <{one.url}>" if one.url else f"<{one.home}>"
-        digest = f"`{one.sha256}`" if one.sha256 else "none published"
-        if one.parts:
-            names = [Path(file).name for file in one.files]
-            digest = ", ".join(f"`{n}` `{d}`" for n, (_, d) in zip(names, one.parts, strict=True))
+        digests = [digest for _, digest in one.sources]
+        names = [f"`{Path(file).name}` " if len(digests) > 1 else "" for file in one.files]
+        digest = ", ".join(f"{n}`{d}`" for n, d in zip(names, digests, strict=False)) or "none published"
         said = {"How to get it": one.instructions, "Source": source, "SHA-256": digest}
         said["Files"] = ", ".join(f"`{file}`" for file in one.files)
         assert not [line for line in (f"- **{k}:** {v}\n" for k, v in said.items()) if line not in section]
         assert all(f"\n- **{key}:** " in section for key in ("Layout", "Licence", "Cite"))
-        digests = [digest for _, digest in one.sources.values()]
         assert one.kind == "manual" or len(digests) == len(one.files)
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
         assert digests or "checksum" in section.partition("**Unverified:**")[2]

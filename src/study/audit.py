@@ -44,20 +44,21 @@ def open_source(limit: int = 512) -> Source:
     ------
     DataError : a damaged file, or hardly a face in the files
     """
-    pairs = nfe.find()
-    if pairs:
-        every = nfe.NFE([p.images for p in pairs], [p.lights for p in pairs])
+    files = nfe.find()
+    if files:
+        every = nfe.NFE([*files.values()])
         faces = every[np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))]
         large = faces.mask.sum((1, 2)) >= SMALLEST
         if large.sum() < 2:
-            raise DataError(pairs[0].images.parent, f"faces with masks of at least {SMALLEST} pixels", f"{large.sum()}")
-        streams = {f"{p.number:02d}": nfe.NFE(p.images, p.lights) for p in pairs}
+            raise DataError(
+                every.image_files[0].parent, f"faces with masks of at least {SMALLEST} pixels", f"{large.sum()}"
+            )
+        streams = {f"{number:02d}": nfe.NFE(file) for number, file in files.items()}
         return Source("NFE (measured)", streams, faces[large], left_out=int((~large).sum()))
     from bioface.datasets import twin  # needs the ray caster, which NFE does not
 
     where = twin.make()
-    files = {split: twin.file_names(split) for split in twin.SPLITS}
-    streams = {split: nfe.NFE(where / images, where / lights) for split, (images, lights, _) in files.items()}
+    streams = {split: nfe.NFE(where / twin.file_names(split)[0]) for split in twin.SPLITS}
     return Source("twin (synthetic)", streams, twin.load())
 
 

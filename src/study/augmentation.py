@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bioface import camera, degradation, illumination, image_formation, skin, spectra
-from bioface.datasets import portrait, skin_spectra, twin
+from bioface.datasets import portrait, skin_spectra
 from bioface.network import Output
 from bioface.objective import Batch
 
@@ -90,7 +90,7 @@ class Augmented:
             skin.table_coordinate((fraction * factor[:, None, None]).clamp_max(top), top)
             for fraction, top, factor in zip(usual, tops, factors.T, strict=True)
         )
-        b, weights, cct = map(torch.from_numpy, twin.draw_cameras(n, rng))
+        b, weights, cct = map(torch.from_numpy, portrait.draw_cameras(n, rng))
         sensitivity = camera.CameraModel.load().sensitivity(b)
         to_rgb = camera.reflectance_to_rgb(illumination.mix(weights, cct), sensitivity).to(batch.image)
         image = image_formation.render_coordinates(melanin, haemoglobin, true.diffuse, true.specular, to_rgb)

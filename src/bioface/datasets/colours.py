@@ -37,7 +37,6 @@ TRANSFERS: dict[int, float | str] = {4: 2.2, 5: 2.8, 8: 1.0}
 TRANSFERS |= dict.fromkeys((1, 6, 14, 15), "BT.709") | dict.fromkeys((2, 13), "sRGB")
 HDR = {16: "PQ", 18: "HLG"}
 _FAMILIES = {"GRAY": ("grey",), "RGB": ("RGB", "grey"), "CMYK": ("CMYK",)}  # what a kind of profile is for
-STRIP = 1_000_000  # values at a time
 
 
 class Ignored(UserWarning):
@@ -48,7 +47,7 @@ class Ignored(UserWarning):
 class Colours:
     """How stored values become sRGB."""
 
-    said: str = "sRGB, assumed: it states none"  #: for the reader, what the colours are and how that is known
+    said: str = "sRGB, assumed: it states none"  #: what the colours are and how that is known
     profile: ImageCms.ImageCmsTransform | None = None  #: from 8 bits of its own kind of colour to sRGB; else
     transfer: float | str = "sRGB"  #: an exponent, "sRGB" or "BT.709"
     primaries: str | tuple[float, ...] = "sRGB"  #: a name of colour-science, or chromaticities as :data:`SRGB`
@@ -67,18 +66,14 @@ class Colours:
         for space in (own, srgb):
             space.use_derived_transformation_matrices(True)  # those that standards print are rounded
         to_srgb = colour.matrix_RGB_to_RGB(own, srgb, "Bradford").astype(np.float32)
-        flat = values.reshape(-1, 3)
-        for start in range(0, len(flat), STRIP):
-            some = flat[start : start + STRIP]
-            some = some if self.full else ((255 * some - 16) / 219).clip(0, 1)
-            if self.transfer == "sRGB":
-                linear = image_formation.srgb_decode(some)
-            elif self.transfer == "BT.709":
-                linear = colour.models.oetf_inverse_BT709(some).astype(np.float32)
-            else:
-                linear = some ** np.float32(self.transfer)
-            flat[start : start + STRIP] = image_formation.srgb_encode((linear @ to_srgb.T).clip(0, 1))
-        return flat.reshape(values.shape)
+        values = values if self.full else ((255 * values - 16) / 219).clip(0, 1)
+        if self.transfer == "sRGB":
+            linear = image_formation.srgb_decode(values)
+        elif self.transfer == "BT.709":
+            linear = colour.models.oetf_inverse_BT709(values).astype(np.float32)
+        else:
+            linear = values ** np.float32(self.transfer)
+        return np.asarray(image_formation.srgb_encode((linear @ to_srgb.T).clip(0, 1)))
 
 
 def stated(path: Path, image: Image.Image) -> Colours:
@@ -157,7 +152,7 @@ def _head(image: Image.Image, size: int = 1 << 22) -> bytes:
 
 
 def _codes(image: Image.Image, is_png: bool) -> tuple[int, int, bool] | None:
-    """Primaries, transfer and full range of a PNG's cICP or an AVIF's nclx, whose range its decoder has dealt with."""
+    """Primaries, transfer and full range of a PNG's cICP or an AVIF's nclx, whose decoder deals with range."""
     before_pixels = _head(image).partition(b"IDAT")[0] if is_png else _head(image)
     _, found, rest = before_pixels.partition(b"\0\0\0\4cICP" if is_png else b"colrnclx")
     if not found or len(rest) < 4:

@@ -1,12 +1,11 @@
 """Multispectral faces, in whatever layout (:mod:`bioface.datasets.layouts`), as checked cubes read by blocks of rows.
 
-* *Wavelengths* may be in nm, µm, m or Å, which their size tells, in any order: bands are sorted. Frequencies and
-  wavenumbers must say that they are.
+* *Wavelengths* may be in nm, µm, m or Å, which their size tells, in any order: bands are sorted. A file that states
+  another unit, as of frequency, is refused.
 * *Axes* may be in any order: bands lie along the axis that is as long as there are wavelengths, rows come before
   columns. Where that does not decide (33 × 33 × 33) it is asked for, unless the layout says it.
 * *Illuminant.* Radiance needs one: a vector over the same bands, or ISET's struct: ``data`` or ``data.photons`` with
-  ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant. An image (rows, cols, bands) is
-  accepted when it is one spectrum times a brightness per pixel, which stays in the shadings.
+  ``wave``, ``wavelength`` or ``spectrum.wave``. Reflectance is radiance / illuminant.
 * *Units.* ISET stores radiance in photons, but the illuminant of its older files in energy. The two differ by
   λ / hc, a factor of 10¹⁸, so sizes tell them apart; the illuminant is brought to the unit of the radiance.
 * *Zero-filled bands.* ISET resamples with zeros beyond the measured range (400 and 410 nm of its faces). Such bands at
@@ -21,31 +20,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import scipy.constants
 
 from bioface import paths
 from bioface.arrays import as_mask
-from bioface.datasets import layouts, matlab, photos
+from bioface.datasets import layouts, photos
 from bioface.datasets.layouts import Stored, numbers
 from bioface.errors import DataError
 from bioface.spectra import WAVELENGTHS
 
 GRID = (float(WAVELENGTHS[0]), float(WAVELENGTHS[-1]))  # nm
 FEWEST_BANDS = 5  # within the grid: a pixel has four unknowns
-ONE_LIGHT = 0.02  # relative deviation that an illuminant image may have from one spectrum
 BLOCK_VALUES = 2_000_000  # numbers held at once while a cube is checked: 16 MB in double precision
-#: What a number of each unit is in nm; skin's wavelengths are such numbers in one of them only.
+#: What each unit is in nm; skin's wavelengths make sense in one of them only.
 UNITS = {"nm": 1.0, "µm": 1e3, "m": 1e9, "Å": 0.1}
-#: What a number of these units is divided into for nm; they are taken at their word, of lengths the size tells.
-INVERSE = {"thz": scipy.constants.c / 1e3, "ghz": scipy.constants.c}
-INVERSE |= {"mhz": scipy.constants.c * 1e3, "hz": scipy.constants.c * 1e9}
-INVERSE |= dict.fromkeys(("cm-1", "cm^-1", "cm⁻¹", "1/cm", "wavenumber", "wavenumbers"), 1e7)
 LENGTHS = re.compile("(nano|micro|milli|centi)?met(er|re)s?|[nµμum]?m|mic(ron)?s?|(å|a)(ngstr(ö|o)ms?)?|unknown")
 SPECTRUM = (200.0, 3000.0)  # nm
 
@@ -61,7 +56,7 @@ class Cube:
     illuminant: np.ndarray  #: (D,) float64, with mean 1 over the bands within 400–720 nm
     mask: np.ndarray  #: (H, W) bool, where there is skin
     read_rows: Rows = dataclasses.field(repr=False)  #: (start, stop) → radiance (h, W, D) in the file's units
-    scale: float = 1.0  #: what radiance is divided by, so that radiance / illuminant is the reflectance of the file
+    scale: float = 1.0  #: what radiance is divided by for radiance / illuminant to be the file's reflectance
     dropped: tuple[float, ...] = ()  #: wavelengths of zero-filled bands that were left out
     notes: tuple[str, ...] = ()  #: what had to be assumed, a sentence each
 
@@ -71,7 +66,7 @@ class Cube:
         return (*self.mask.shape, len(self.wavelengths))
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """``cube[start:stop]``: radiance (h, W, D), block by block as a fit reads it; TypeError unless neighbours."""
+        """``cube[start:stop]``: radiance (h, W, D), as a fit reads it; TypeError unless neighbours."""
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise TypeError(f"expected a slice of neighbouring rows, found {rows!r}")
         return self.read_rows(*rows.indices(self.shape[0])[:2]) / self.scale
@@ -117,7 +112,7 @@ class Cube:
 def find(folder: str | Path | None = None) -> list[Path]:
     """The cubes in a folder (default ``data/iset``), by name: files of a known ending, and folders of pictures.
 
-    Names that begin with a dot are no data. Empty when there is none.
+    Names that begin with a dot are no data.
     """
     folder = paths.data() / "iset" if folder is None else Path(folder)
     seen = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -134,14 +129,7 @@ class Cubes(Sequence[Cube]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __repr__(self) -> str:
-        return f"Cubes({', '.join(f.name for f in self.files)})"
-
-    @overload
-    def __getitem__(self, index: int) -> Cube: ...
-    @overload
-    def __getitem__(self, index: slice) -> Cubes: ...
-    def __getitem__(self, index: int | slice) -> Cube | Cubes:
+    def __getitem__(self, index: Any) -> Any:
         return Cubes(self.files[index]) if isinstance(index, slice) else load(self.files[index])
 
 
@@ -158,7 +146,7 @@ def load(path: str | Path, axes: str | None = None, wavelengths: Any = None, ill
     ------
     DataError : a file that is missing, damaged or no cube; no wavelengths, doubled ones, none within 400–720 nm, or
         in a unit that is not known; axes that they do not tell apart; no illuminant, or one that is zero at a band in
-        use; shapes that disagree; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
+        use; shapes that differ; NaN inside the mask; a zero-filled band in the middle; a mask that is empty or of
         another size.
     """
     path = Path(path)
@@ -186,8 +174,8 @@ def _spans(size: tuple[int, ...], each: int, most: int = BLOCK_VALUES) -> Iterat
 
 
 def _assemble(path: Path, name: str, stored: Stored) -> Cube:
-    nm, unit = _checked_wavelengths(path, stored.wavelengths, stored.unit)
-    axes = _order(path, stored.values.shape, len(nm), stored.axes)
+    own, unit = _checked_wavelengths(path, stored.wavelengths, stored.unit)
+    axes = _order(path, stored.values.shape, len(own), stored.axes)
     values = stored.values.transpose(*axes)
     mask = np.ones(values.shape[:2], bool)
     if stored.mask is not None:
@@ -196,19 +184,18 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
     def read(start: int, stop: int) -> np.ndarray:
         return np.asarray(values[start:stop], dtype=np.result_type(values.dtype, np.float32))
 
-    largest = _survey(path, read, mask, len(nm))
-    rising = np.argsort(nm)
-    keep, dropped = _kept_bands(path, nm[rising], largest[rising])
+    largest = _survey(path, read, mask, len(own))
+    rising = np.argsort(own)
+    keep, dropped = _kept_bands(path, own[rising], largest[rising])
     bands = rising[keep]
-    nm = nm[bands]
+    nm = own[bands]
     usable = (nm >= GRID[0]) & (nm <= GRID[1])
     if usable.sum() < FEWEST_BANDS:
         found = f"{usable.sum()} of {len(nm)} bands, at {nm[0]:g}–{nm[-1]:g} nm"
         raise DataError(path, f"at least {FEWEST_BANDS} bands within {GRID[0]:g}–{GRID[1]:g} nm", found)
     illuminant = np.ones(len(nm))
     if not stored.is_reflectance:
-        level = float(np.median(largest[bands]))
-        illuminant = _checked_illuminant(path, stored, axes, nm, bands, mask, level)
+        illuminant = _checked_illuminant(path, stored, own, nm, float(np.median(largest[bands])))
     scale = float(illuminant[usable].mean())
     order = ", ".join(("rows", "columns", "bands")[axes.index(i)] for i in range(3))
     notes = *stored.notes, unit, "" if axes == (0, 1, 2) else f"axes: {order}"
@@ -227,10 +214,7 @@ def _assemble(path: Path, name: str, stored: Stored) -> Cube:
 
 
 def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, str]:
-    """(bands,) float64 nm in the file's order, and a note if they were in another unit.
-
-    A stated ``unit`` of frequency is believed; among lengths the size of the numbers tells.
-    """
+    """(bands,) float64 nm in the file's order, and a note if they were in another unit."""
     if wave is None or isinstance(wave, dict) or np.size(wave) == 0:
         stated = "in nm (wave; or stated: wavelengths= of load, --wavelengths of the command)"
         raise DataError(path, f"the wavelengths of its bands {stated}", "none")
@@ -240,22 +224,15 @@ def _checked_wavelengths(path: Path, wave: Any, unit: str) -> tuple[np.ndarray, 
             wave = wave.astype(float)
     values = np.ravel(numbers(path, "wave", wave)).astype(float)
     words = re.sub("^(frequency|wavelength)s?/?|[][()]", " ", unit.lower()).split()
-    expected, known = "wavelengths in nm, µm or m", UNITS
-    if inverse := [INVERSE[word] for word in words if word in INVERSE]:
-        expected, known = f"wavelengths of {SPECTRUM[0]:g}–{SPECTRUM[1]:g} nm as {unit}", {unit: 1.0}
-        values = inverse[0] / np.where(values == 0, np.nan, values)
-    elif words and not any(map(LENGTHS.fullmatch, words)):
-        raise DataError(
-            path,
-            f"{expected}, or frequencies in THz or cm-1",
-            f"the unit {unit!r} (or state them: wavelengths= of load, --wavelengths)",
-        )
+    if words and not any(map(LENGTHS.fullmatch, words)):
+        expected = "wavelengths in nm, µm or m (or stated: wavelengths= of load, --wavelengths)"
+        raise DataError(path, expected, f"the unit {unit!r}")
     low, high = SPECTRUM
-    fits = [name for name, nm in known.items() if ((values >= low / nm) & (values <= high / nm)).all()]
+    fits = [name for name, nm in UNITS.items() if ((values >= low / nm) & (values <= high / nm)).all()]
     if not fits:
-        raise DataError(path, expected, "others: " + np.array2string(np.ravel(wave), threshold=6))
+        raise DataError(path, "wavelengths in nm, µm or m", "others: " + np.array2string(np.ravel(wave), threshold=6))
     if fits[0] != "nm":
-        values = np.round(values * known[fits[0]], 6)  # 0.42 µm are 420 nm to the last bit
+        values = np.round(values * UNITS[fits[0]], 6)  # 0.42 µm are 420 nm to the last bit
     once, count = np.unique(values, return_counts=True)
     if (count > 1).any():
         twice = ", ".join(f"{w:g}" for w in once[count > 1][:5])
@@ -310,32 +287,24 @@ def _kept_bands(path: Path, nm: np.ndarray, largest: np.ndarray) -> tuple[slice,
     return keep, tuple(float(w) for i, w in enumerate(nm) if not keep.start <= i < keep.stop)
 
 
-def _checked_illuminant(
-    path: Path, stored: Stored, axes: tuple[int, ...], nm: np.ndarray, bands: np.ndarray, mask: np.ndarray, level: float
-) -> np.ndarray:
-    """(D,) illuminant at the kept bands, in the unit of the radiance, whose size is ``level``."""
+def _checked_illuminant(path: Path, stored: Stored, own: np.ndarray, nm: np.ndarray, level: float) -> np.ndarray:
+    """(D,) illuminant at wavelengths ``nm`` of the cube's ``own``, in the unit of the radiance."""
     values, wave = _illuminant_fields(stored.illuminant)
     if values is None:
         raise DataError(path, "an illuminant (a vector, or a struct with data and wave)", "none")
     values = numbers(path, "illuminant", values)
-    if values.ndim == 3 and values.transpose(*axes).shape[:2] == mask.shape:
-        values = _one_light(path, values.transpose(*axes), mask)
+    if math.prod(np.shape(values)) != max(np.shape(values), default=1):
+        raise DataError(path, "one illuminant for all pixels, a vector", f"shape {np.shape(values)}")
     values = np.ravel(values).astype(float)
-    if wave is None:
-        count = stored.values.shape[axes[2]]
-        if len(values) != count:
-            raise DataError(path, f"an illuminant with {count} bands, as the cube", f"{len(values)}")
-        values = values[bands]
-    else:
-        wave, _ = _checked_wavelengths(path, wave, stored.light_unit)
-        if len(wave) != len(values):
-            expected = "one illuminant value for each of its wavelengths"
-            raise DataError(path, expected, f"{len(values)} and {len(wave)}")
-        if nm[0] < wave.min() or nm[-1] > wave.max():
-            covered = f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm"
-            raise DataError(path, covered, f"one at {wave.min():g}–{wave.max():g} nm")
-        rising = np.argsort(wave)
-        values = np.interp(nm, wave[rising], values[rising])
+    wave = own if wave is None else _checked_wavelengths(path, wave, stored.light_unit)[0]
+    if len(wave) != len(values):
+        expected = f"an illuminant with {len(wave)} bands"
+        raise DataError(path, expected, f"{len(values)}")
+    if nm[0] < wave.min() or nm[-1] > wave.max():
+        covered = f"an illuminant that covers {nm[0]:g}–{nm[-1]:g} nm"
+        raise DataError(path, covered, f"one at {wave.min():g}–{wave.max():g} nm")
+    rising = np.argsort(wave)
+    values = np.interp(nm, wave[rising], values[rising])
     if not np.isfinite(values).all():
         raise DataError(path, "a finite illuminant", "NaN or infinity")
     if (values <= 0).any():
@@ -355,31 +324,7 @@ def _illuminant_fields(illuminant: Any) -> tuple[Any, np.ndarray | None]:
         illuminant = illuminant.get("data")
     if isinstance(illuminant, dict):
         illuminant = illuminant.get("photons", illuminant.get("energy"))
-    if isinstance(illuminant, matlab.Lazy):  # an illuminant image
-        return illuminant, wave
-    return (None if illuminant is None or np.size(illuminant) == 0 else np.asarray(illuminant)), wave
-
-
-def _one_light(path: Path, image: Any, mask: np.ndarray) -> np.ndarray:
-    """The spectrum of an illuminant image (rows, cols, bands) that is one spectrum times a brightness in the mask."""
-    bands = image.shape[2]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for start, stop in _spans(mask.shape, bands):
-            yield np.asarray(image[start:stop], dtype=float)[mask[start:stop]]
-
-    mean = sum(block.sum(0) for block in blocks()) / mask.sum()
-    if not np.isfinite(mean).all():
-        raise DataError(path, "a finite illuminant", "NaN or infinity")
-    worst = 0.0
-    for block in blocks():
-        weight = block @ mean / (mean @ mean)
-        size = np.linalg.norm(block, axis=1)
-        deviation = np.linalg.norm(block - weight[:, None] * mean, axis=1)
-        worst = max(worst, float((deviation / np.where(size > 0, size, 1)).max(initial=0)))
-    if worst > ONE_LIGHT:
-        raise DataError(path, "an illuminant image with one spectrum throughout", f"spectra that differ by {worst:.1%}")
-    return mean
+    return (None if illuminant is None or np.size(illuminant) == 0 else illuminant), wave
 
 
 def _same_unit(illuminant: np.ndarray, nm: np.ndarray, level: float) -> np.ndarray:

