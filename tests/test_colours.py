@@ -245,6 +245,7 @@ def test_pictures_that_pillow_opened(mode, tmp_path):
         np.testing.assert_array_equal(photos.read(tmp_path / "me.tif").rgb, found.rgb)
 
 
+@pytest.mark.slow
 def test_decompose_takes_what_pillow_opened(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

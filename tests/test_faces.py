@@ -249,7 +249,7 @@ def test_normals_of_a_sphere(face):
 @pytest.mark.parametrize(
     ("beyond", "count", "most"),
     [
-        ("", 2, 13.0),
+        pytest.param("", 2, 13.0, marks=pytest.mark.slow),
         pytest.param("", 24, 13.0, marks=pytest.mark.slow),
         pytest.param("pose", 24, 15.0, marks=pytest.mark.slow),  # a yaw of 30–50°
     ],
@@ -296,6 +296,7 @@ def two_faces():
     return scene
 
 
+@pytest.mark.slow
 def test_decompose_takes_the_face_that_is_wanted(two_faces):
     largest = bioface.decompose(two_faces)
     second = bioface.decompose(two_faces, face=2)
@@ -322,6 +323,7 @@ def test_faces_that_cannot_be_wanted(options, message, two_faces):
         bioface.decompose(two_faces, **options)
 
 
+@pytest.mark.slow
 def test_no_face_is_said_to_be_none():
     wall = np.full((64, 64, 3), 120, np.uint8)
     with pytest.warns(UserWarning) as said:
@@ -334,6 +336,7 @@ def test_no_face_is_said_to_be_none():
         bioface.decompose(wall, face=1)
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_was_found(two_faces, tmp_path, capsys):
     Image.fromarray(two_faces).save(tmp_path / "two.png")
     out = tmp_path / "out"

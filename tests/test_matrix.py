@@ -23,6 +23,7 @@ def people(monkeypatch):
     return m[:40], h[:40]
 
 
+@pytest.mark.slow
 def test_every_model_reads_its_own_skins(people, folders):
     """Exactly, or as finely as its table is stepped; nothing else reads them so well."""
     cells = matrix.matrix(step=1)
