@@ -140,9 +140,7 @@ def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch
     assert said.err == "me.png has 0 million pixels: shrunk to 40 × 30\n" and "maps of 40 × 30" in said.out
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert decompose() == 0
-    said = capsys.readouterr().err
-    assert said.startswith("me.png: read, taken apart, then written to") and "decompose: 100%" in said
-    assert "write: 100%" in said and "8/8" in said
+    assert "decompose: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.slow

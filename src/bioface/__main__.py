@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError, print_anywhere
@@ -55,12 +54,9 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
 
     plotting.use_style()
     paths.make_folder(out)
-    show = sys.stderr.isatty()
-    if show:
-        print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        made: Any = decomposition.decompose(photo, mask, weights, show, method, face=face)
+        made: Any = decomposition.decompose(photo, mask, weights, sys.stderr.isatty(), method, face=face)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
@@ -70,7 +66,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
             Image.fromarray(faces.picture(photo, found)).save(partial)
     named = {f"{photo.stem}_{k}": one for k, one in enumerate(made, 1)} if face == "all" else {photo.stem: made}
     for name, one in named.items():
-        _write_maps(one, name, out, show)
+        _write_maps(one, name, out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(photo) as image:  # its header only
@@ -82,7 +78,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     return 0
 
 
-def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
+def _write_maps(found: Decomposition, name: str, out: Path) -> None:
     """The maps of one face, and pictures of them."""
     from bioface import arrays, identifiability, image_formation, plotting
 
@@ -103,7 +99,7 @@ def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
         panel=1.8,
     )
     with contextlib.ExitStack() as files:  # all of them, or none
-        for what in tqdm([*images, "overview", "maps"], desc="write", disable=not show):
+        for what in (*images, "overview", "maps"):
             ending = "maps.npz" if what == "maps" else f"{what.removesuffix('_shading')}.png"
             partial = files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
             if what == "overview":
@@ -229,19 +225,10 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
 
 def _write_history(path: Path, recipe: str, history: History) -> None:
     """Every array of a training as a list, null where nothing was measured."""
-
-    def numbers(values: np.ndarray) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in values]
-
-    content = {
-        "recipe": recipe,
-        "steps": len(history),
-        "losses": {name: numbers(values) for name, values in history.losses.items()},
-        **{name: numbers(getattr(history, name)) for name in ("gradient_norm", "output_change", "learning_rate")},
-        "seconds": history.seconds,
-    }
+    content = {"recipe": recipe, "steps": len(history), **vars(history)}
+    text = json.dumps(content, indent=1, default=lambda array: [v if np.isfinite(v) else None for v in array.tolist()])
     with paths.whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.write_text(text + "\n")
 
 
 def _face(word: str) -> int | str:
