@@ -45,12 +45,6 @@ face = maps.Decomposition.of_maps(
 face.image[:] = face.reconstruction
 widgets.edit(face)"""
 COMPARE = 'widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100, 0.1)})'
-NFE = """
-from bioface import datasets
-from bioface.datasets import prepare
-
-prepare.prepare("faces", "nfe")
-widgets.scrub(datasets.nfe.open_split("train", "nfe")[:])"""
 UPLOAD = "widgets.edit()"
 ONE = 'widgets.scrub({"melanin": ramps[:1]})'
 NONE = 'widgets.scrub({"melanin": ramps[:0]})'
@@ -74,10 +68,7 @@ def page(new_page, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / ".jupyter" / "labconfig").mkdir(parents=True)
     (home / ".jupyter" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
-    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, NFE, ONE, NONE, UPLOAD)]
-    (home / "faces").mkdir()
-    for k in range(3):
-        Image.fromarray(np.roll(ASTRONAUT, 9 * k, 1)).save(home / "faces" / f"{k}.png")
+    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, ONE, NONE, UPLOAD)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), home / "demo.ipynb")
     others = ("JUPYTER", "IPYTHON", "XDG")
@@ -97,7 +88,7 @@ def page(new_page, tmp_path_factory):
             page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'")
             page.run(f"jupyterapp.shell.activateById({opened}.id)")
             page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-            page.wait("document.querySelectorAll('.bioface').length === 7")
+            page.wait("document.querySelectorAll('.bioface').length === 6")
             yield page
             # of the widgets: JupyterLab has its own, as when its server is slow or the kernel dead
             assert [error for error in page.errors if "anywidget" in error or "blob:" in error] == []
@@ -239,18 +230,6 @@ def test_a_photo_is_edited_and_put_back(page):
     assert np.allclose(at(page.picture(edited), 0.03, 0.03), at(before, 0.03, 0.03), atol=2), "outside the mask"
     first(page, ".bioface-edit button").click()
     until(lambda: np.abs(page.picture(edited).astype(int) - before).max() <= 3, "the photo as it was")
-
-
-def test_prepared_photos_are_scrubbed(page):
-    """The faces of a folder, as ``prepare`` made them."""
-    shown = page.page.locator(".bioface-scrub").nth(1)
-    assert shown.locator("figcaption").all_text_contents()[:2] == ["sRGB image", "normals"]
-    shown.locator(SLIDER).first.focus()
-    page.press("End")
-    said = shown.locator(".bioface-caption").text_content()
-    assert said.startswith("3 of 3 · zx_7_d10_inmc_celebA_01.hdf5:2 · mismatch score 0.")
-    tops = [place.bounding_box()["y"] for place in shown.locator("figcaption").all()]
-    assert np.ptp(tops) < 1  # pixel: with a ramp below or without
 
 
 def test_a_photo_of_ones_own_is_uploaded_and_edited(page, tmp_path):

@@ -85,11 +85,13 @@ def sources() -> list[Path]:
     return [*files(paths.PACKAGE), *files(Path(__file__).parent)]
 
 
-@functools.cache  # of the start, whatever is edited while it runs
 def code() -> str:
     """Hash of what any result stands on: both packages, Python and the locked packages as installed."""
     hashes = {os.path.relpath(path, paths.PACKAGE): digest(path.read_bytes()) for path in sources()}
     return digest([hashes, sys.version, installed()])
+
+
+_code = functools.cache(code)  # of the start, whatever is edited while it runs
 
 
 def foundation(notebooks: Path) -> str:
@@ -119,7 +121,7 @@ def _name(function: Function) -> str:
 
 
 def _memory() -> Any:
-    memory = joblib.Memory(paths.build() / "cache" / code()[:20], verbose=0)
+    memory = joblib.Memory(paths.build() / "cache" / _code()[:20], verbose=0)
     return memory.cache(_made, ignore=["function", "arguments"])
 
 
