@@ -56,7 +56,8 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     paths.make_folder(out)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
-        made: Any = decomposition.decompose(photo, mask, weights, sys.stderr.isatty(), method, face=face)
+        progress = sys.stderr.isatty()
+        made: Any = decomposition.decompose(photo, mask, weights, progress, method, face=face)
     for warning in caught:
         known = issubclass(warning.category, decomposition.NoMask)
         print(NO_MASK if known else warning.message, file=sys.stderr)
@@ -225,10 +226,13 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
 
 def _write_history(path: Path, recipe: str, history: History) -> None:
     """Every array of a training as a list, null where nothing was measured."""
+
+    def numbers(array: np.ndarray) -> list[float | None]:
+        return [v if np.isfinite(v) else None for v in array.tolist()]
+
     content = {"recipe": recipe, "steps": len(history), **vars(history)}
-    text = json.dumps(content, indent=1, default=lambda array: [v if np.isfinite(v) else None for v in array.tolist()])
     with paths.whole_file(path) as partial:
-        partial.write_text(text + "\n")
+        partial.write_text(json.dumps(content, indent=1, default=numbers) + "\n")
 
 
 def _face(word: str) -> int | str:

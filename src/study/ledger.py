@@ -44,10 +44,11 @@ def measured(reference: str, figures: Path) -> str:
         values = np.asarray(value, float)
         if not np.isfinite(values).any():
             raise ValueError("not a finite number")
-        found = STATISTICS[statistic or "mean"](values)
+        found = float(STATISTICS[statistic or "mean"](values))
     except (ValueError, TypeError, LookupError) as error:
-        raise DataError(figures, f"the number {reference} of the ledger", f"{type(error).__name__}: {error}") from error
-    return claims.number(float(found), 2).replace("-", "−")
+        expected = f"the number {reference} of the ledger"
+        raise DataError(figures, expected, f"{type(error).__name__}: {error}") from error
+    return claims.number(found, 2).replace("-", "−")
 
 
 def resolved(row: dict[str, str], figures: Path) -> dict[str, str]:
