@@ -152,7 +152,11 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
     with paths.whole_file(target) as partial:
         deviation = found.standard_deviation.astype(np.float32)
         np.savez_compressed(
-            partial, **maps, standard_deviation=deviation, status=found.status, wavelengths=found.wavelengths
+            partial,
+            **maps,
+            standard_deviation=deviation,
+            status=found.status,
+            wavelengths=found.wavelengths,
         )
     figure, _ = plotting.panel_grid([list(maps.values())], quantities=names, masks=[cube.mask])
     with paths.whole_file(target.with_suffix(".png")) as partial:
