@@ -23,7 +23,7 @@ endif
 RUN := $(PYTHON) -m study.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
 # two at a time with a thread each; what measures time runs afterwards, with the machine to itself. Compiled
 # files are kept, whatever the shell says: to compile all of them anew takes 6 s.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n 2
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n 2 --dist worksteal
 
 help:
 	@echo "make reproduce   run the notebooks that need it, then print the claims (figures/, build/notebooks/)"

@@ -1,10 +1,8 @@
 """The command line: results in files, mistakes in one line with exit code 2."""
 
-import io
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ import scipy.io
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import decomposition, errors, image_formation, maps, pictures, skin, training
+from bioface import decomposition, image_formation, maps, pictures, skin, training
 from bioface.datasets import registry
-from bioface.errors import DataError
 
 WAVE = np.arange(420.0, 721, 10)
 TRAIN = ["train", "--recipe", "working", "--data", "nfe"]
@@ -161,15 +158,6 @@ def test_any_output_and_any_matplotlibrc(decompose, folders, tmp_path):
     np.testing.assert_array_equal(*pictures)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_what_an_output_cannot_show_is_a_question_mark(encoding, monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding)
-    monkeypatch.setattr(sys, "stdout", stream)
-    errors.print_anywhere()
-    print("80 × 60, 面, λ", flush=True)
-    assert stream.buffer.getvalue().decode(encoding).strip() in ("80 ? 60, ?, ?", "80 × 60, ?, ?")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,13 +184,6 @@ def test_what_cannot_be_decomposed_leaves_nothing(change, message, decompose, fo
     options = [word for name in ("mask", "weights", "out") if names[name] for word in (f"--{name}", where[name])]
     assert message in one_line_error(["decompose", where["photo"], *options], capsys)
     assert not list((tmp_path / "results").glob("*")) and not list(tmp_path.rglob("*partial*"))
-
-
-def test_decompose_writes_all_or_nothing(decompose, tmp_path, monkeypatch, capsys):
-    full = DataError("me_maps.npz", "a file that can be written", "No space left on device")
-    monkeypatch.setattr(maps.Decomposition, "save", mock.Mock(side_effect=full))
-    assert decompose("--out", str(tmp_path / "results")) == 2 and "No space left" in capsys.readouterr().err
-    assert not list((tmp_path / "results").iterdir())
 
 
 @pytest.mark.parametrize(

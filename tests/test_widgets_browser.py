@@ -1,6 +1,5 @@
 """The widgets for real: JupyterLab on loopback, a notebook run in headless Chromium, keys pressed, pixels looked at."""
 
-import base64
 import io
 import json
 import os
@@ -17,9 +16,7 @@ import skimage.data
 from browser import WAIT, chromium
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
-from test_widgets import history
 
-from bioface import widgets
 from bioface.training import LOSSES
 
 pytestmark = pytest.mark.slow
@@ -57,13 +54,7 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def new_page():
-    with chromium() as new_page:
-        yield new_page
-
-
-@pytest.fixture(scope="module")
-def page(new_page, tmp_path_factory):
+def page(tmp_path_factory):
     """The notebook in a JupyterLab of its own, run to its end; what all tests made it complain of is seen there."""
     home = tmp_path_factory.mktemp("home")
     (home / ".jupyter" / "labconfig").mkdir(parents=True)
@@ -77,7 +68,11 @@ def page(new_page, tmp_path_factory):
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--LabApp.expose_app_in_browser=True"]
     command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home}"]
-    with open(home / "log", "wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    with (
+        chromium() as new_page,
+        open(home / "log", "wb") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
+    ):
         try:  # once it listens it writes a page that leads to it
             until(lambda: process.poll() is not None or any(home.rglob("jpserver-*.html")), "JupyterLab")
             assert process.poll() is None, (home / "log").read_text()
@@ -290,22 +285,3 @@ def test_without_a_kernel_all_but_the_editor_works_and_that_says_so(page):
     page.press("ArrowRight")
     assert np.abs(page.picture(".bioface-scrub canvas") - before).max() > 50
     use_compare(page)
-
-
-RENDER = """async ([code, spec, data]) => {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const traits = {spec, data: new DataView(bytes.buffer)};
-  const widget = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
-  widget.default.render({model: {get: (name) => traits[name], on() {}}, el: document.body});
-}"""
-
-
-def test_in_a_page_without_jupyter_trainings_are_compared(new_page):
-    """What the browser was sent is all it takes: no kernel was ever there, and nothing is asked of any network."""
-    widget = widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100)})
-    page = new_page()
-    page.page.evaluate(RENDER, [str(widget._esm), widget.spec, base64.b64encode(widget.data).decode()])
-    assert page.page.locator(CURVES).count() == 3
-    use_compare(page)
-    assert page.errors == []
-    assert {address.partition(":")[0] for address in page.requests} <= {"blob", "about"}
