@@ -29,6 +29,7 @@ def cube_file(folders):
     return path, melanin, mask == 1
 
 
+@pytest.mark.slow
 def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
     path, melanin, mask = cube_file
     out = tmp_path / "results"
