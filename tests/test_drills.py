@@ -21,6 +21,7 @@ import pytest
 import scipy.io
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
+from test_widgets import faces
 
 from bioface import __main__ as cli
 from bioface import datasets, paths, skin, training
@@ -271,8 +272,7 @@ def commands(folders, monkeypatch):
     wave = np.arange(420.0, 721, 10)
     radiance = skin.reflectance(np.full((2, 4), 0.1), np.full((2, 4), 0.04), wavelengths=wave)
     scipy.io.savemat(folders / "face.mat", {"photons": radiance, "wave": wave, "illuminant": np.ones(31)})
-    tiny = twin.TwinConfig(train=2, validation=1, test=1, cubes=0)
-    monkeypatch.setattr(datasets, "load", lambda *_: twin.load("train", config=tiny, progress=False))
+    monkeypatch.setattr(datasets, "load", lambda *_: faces(2))
     return {
         "decompose": (["decompose", str(folders / "me.png"), "--weights", str(folders / "w.safetensors")], "me_"),
         "fit": (["fit", str(folders / "face.mat")], "face_fit.npz"),
@@ -297,7 +297,10 @@ def test_no_room_for_the_files_of_a_command(tmp_path, commands, command, capsys)
 
 
 @pytest.mark.slow
-def test_no_room_for_the_faces_to_train_on(tmp_path, commands, capsys):
+def test_no_room_for_the_faces_to_train_on(tmp_path, issa_build, commands, monkeypatch, capsys):
+    shutil.copytree(issa_build / "cache", tmp_path / "build/cache")
+    tiny = twin.TwinConfig(train=2, validation=1, test=1, cubes=0)
+    monkeypatch.setattr(datasets, "load", lambda *_: twin.load("train", config=tiny, progress=False))
     arguments = [*commands["train"][0], "--out", str(tmp_path / "out")]
     with no_room(100_000):
         assert cli.main(arguments) == 2
