@@ -21,8 +21,9 @@ MARK := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | ck
 endif
 
 RUN := $(PYTHON) -m study.reproduce $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
-# two at a time with a thread each; what measures time runs afterwards, with the machine to itself
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+# two at a time with a thread each; what measures time runs afterwards, with the machine to itself. Compiled
+# files are kept, whatever the shell says: to compile all of them anew takes 6 s.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n 2 --dist worksteal
 
 help:
 	@echo "make reproduce   run the notebooks that need it, then print the claims (figures/, build/notebooks/)"

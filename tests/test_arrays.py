@@ -50,6 +50,7 @@ SWITCHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switched", SWITCHED)
 def test_what_a_caller_has_switched_does_not_matter(switched):
     """A default device is not where NumPy's arrays are, and a fit needs gradients."""

@@ -73,26 +73,10 @@ def test_one_number_and_one_bar_declared_or_handed_in(declare):
             declare(bar=bar).check("a", 9.0, **also)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("at_most", "at_mots", "at_mots"),
-        ("data = ", "# ", "data"),
-        ("a number", "{faces} faces", "faces"),
-        ("04", "03", "KeyError"),
-        (TOML, "[04]\na = 1", "int"),
-        (TOML, "[04", "TOML"),
-    ],
-)
-def test_a_declaration_that_is_wrong_is_refused_by_the_name_of_its_file(declare, old, new, message):
-    with pytest.raises(DataError, match=rf"claims\.toml: expected claims of notebook 04.*{message}"):
-        declare(TOML.replace(old, new))
-
-
 def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, figures):
     made = declare(TOML.replace("a number", "{faces} faces") + TOML.replace("04.a", "04.b"), faces=16, more=1)
-    with pytest.raises(BiofaceError, match="say why"):
-        made.skip("a", reason="")
+    with pytest.raises(DataError, match=r"claims\.toml: expected claims, by notebook and name, found TOML"):
+        declare("[04")
     made.skip("a", reason="no data")
     assert made.rows["a"].what == "16 faces" and made.rows["a"].verdict == "not measured"
     for hand_in in (lambda: made.check("c", 0.1), lambda: made.skip("c", reason="x")):
@@ -129,15 +113,20 @@ def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, caps
 
 
 def saved(made, **values):
-    """Claims handed in and saved: the rows as they stand in the file, and its text."""
+    """Claims handed in and saved: the text of the file."""
     for name, value in values.items():
         made.check(name, value, control="y")
     made.save()
-    text = (paths.figures() / "claims.json").read_text()
-    return json.loads(text)["claims"], text
+    return (paths.figures() / "claims.json").read_text()
 
 
-def test_saving_replaces_the_notebook_s_rows_only(declare, figures):
+def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(declare, figures):
+    text = saved(declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b")), a=1 / 3, b=np.nan)
+    first, second = json.loads(text)["claims"]
+    assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
+    assert (first["bar"], first["unit"], first["control"]) == ("≤ 0.5", "s", "y")
+    assert second["measured"] is None and second["shown"] == "nan" and second["passed"] is False
+    assert "NaN" not in text
     rows = []
     for notebook, names in [("04", "ab"), ("01", "c"), ("04", "bd")]:
         text = "".join(TOML.replace("04.a", f"{notebook}.{name}") for name in names)
@@ -148,35 +137,17 @@ def test_saving_replaces_the_notebook_s_rows_only(declare, figures):
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_saved_rows_say_what_was_measured(declare):
-    made = declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b"))
-    (first, second), text = saved(made, a=1 / 3, b=np.nan)
-    assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
-    assert (first["bar"], first["unit"], first["control"]) == ("≤ 0.5", "s", "y")
-    assert second["measured"] is None and second["shown"] == "nan" and second["passed"] is False
-    assert "NaN" not in text
-
-
 def test_a_damaged_file_is_named_and_left_alone(declare, figures):
     made = declare()
-    _, whole = saved(made, a=0.25)
+    whole = saved(made, a=0.25)
     file = figures / "claims.json"
-    row = whole.splitlines()[1]
     damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
-    damages += [whole.replace("0.25,", f"{value},") for value in ("NaN", "1e999", "true", '"0.25"', "1" + "0" * 400)]
-    damages += [whole.replace('"what"', '"waht"'), whole.replace("true", "1", 1), whole.replace(row, f"{row},\n{row}")]
+    damages += [whole.replace("0.25,", "NaN,"), whole.replace('"what"', '"waht"')]
     for damage in damages:
         file.write_text(damage)
         with pytest.raises(DataError, match=r"claims\.json: expected claims .*remove the file"):
             made.save()
         assert file.read_text() == damage
-
-
-def test_numbers_read_well():
-    three = {0.005: "0.005", 0.99961: "1", 1234567: "1 230 000", 2.5e8: "2.5e+08", 0: "0", np.inf: "inf"}
-    two = {54321: "54 000", -0.01234: "-0.012", 0.0001: "0.0001", 0.0000999: "0.0001", 1e-12: "1e-12"}
-    assert [claims.number(value) for value in three] == list(three.values())
-    assert [claims.number(value, 2) for value in two] == list(two.values())
 
 
 def test_the_command_line(declare):

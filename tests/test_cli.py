@@ -1,10 +1,8 @@
 """The command line: results in files, mistakes in one line with exit code 2."""
 
-import io
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ import scipy.io
 from PIL import Image
 
 from bioface import __main__ as cli
-from bioface import decomposition, errors, image_formation, maps, pictures, skin, training
+from bioface import decomposition, image_formation, maps, pictures, skin, training
 from bioface.datasets import registry
-from bioface.errors import DataError
 
 WAVE = np.arange(420.0, 721, 10)
 TRAIN = ["train", "--recipe", "working", "--data", "nfe"]
@@ -32,6 +29,7 @@ def cube_file(folders):
     return path, melanin, mask == 1
 
 
+@pytest.mark.slow
 def test_fit_writes_maps_and_a_picture(cube_file, tmp_path, capsys):
     path, melanin, mask = cube_file
     out = tmp_path / "results"
@@ -140,9 +138,7 @@ def test_decompose_says_when_it_shrinks_and_how_far_it_is(decompose, monkeypatch
     assert said.err == "me.png has 0 million pixels: shrunk to 40 × 30\n" and "maps of 40 × 30" in said.out
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert decompose() == 0
-    said = capsys.readouterr().err
-    assert said.startswith("me.png: read, taken apart, then written to")
-    assert "write: 100%" in said and "8/8" in said
+    assert capsys.readouterr().err.startswith("me.png: read, taken apart, then written to")
 
 
 @pytest.mark.slow
@@ -161,15 +157,6 @@ def test_any_output_and_any_matplotlibrc(decompose, folders, tmp_path):
     assert done.returncode == 0 and b"maps of 80 ? 60" in done.stdout and done.stderr == b""
     pictures = [np.asarray(Image.open(tmp_path / out / "me_overview.png")) for out in ("one", "two")]
     np.testing.assert_array_equal(*pictures)
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_what_an_output_cannot_show_is_a_question_mark(encoding, monkeypatch):
-    stream = io.TextIOWrapper(io.BytesIO(), encoding)
-    monkeypatch.setattr(sys, "stdout", stream)
-    errors.print_anywhere()
-    print("80 × 60, 面, λ", flush=True)
-    assert stream.buffer.getvalue().decode(encoding).strip() in ("80 ? 60, ?, ?", "80 × 60, ?, ?")
 
 
 @pytest.mark.parametrize(
@@ -198,13 +185,6 @@ def test_what_cannot_be_decomposed_leaves_nothing(change, message, decompose, fo
     options = [word for name in ("mask", "weights", "out") if names[name] for word in (f"--{name}", where[name])]
     assert message in one_line_error(["decompose", where["photo"], *options], capsys)
     assert not list((tmp_path / "results").glob("*")) and not list(tmp_path.rglob("*partial*"))
-
-
-def test_decompose_writes_all_or_nothing(decompose, tmp_path, monkeypatch, capsys):
-    full = DataError("me_maps.npz", "a file that can be written", "No space left on device")
-    monkeypatch.setattr(maps.Decomposition, "save", mock.Mock(side_effect=full))
-    assert decompose("--out", str(tmp_path / "results")) == 2 and "No space left" in capsys.readouterr().err
-    assert not list((tmp_path / "results").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -369,6 +369,7 @@ def test_by_bayes_a_fair_face_has_the_melanin_of_fair_skin(by_bayes):
     assert np.median(by_bayes.melanin[by_bayes.mask]) > 0.013  # the least of the paper
 
 
+@pytest.mark.slow
 def test_a_larger_photo_has_the_maps_of_the_small_one(by_bayes, astronaut):
     """At its own resolution: the doubled photo's maps are the doubled maps, nearly."""
     twice = np.kron(astronaut.rgb, np.ones((2, 2, 1), np.float32)), np.kron(astronaut.mask, np.ones((2, 2)))
@@ -379,6 +380,7 @@ def test_a_larger_photo_has_the_maps_of_the_small_one(by_bayes, astronaut):
         assert np.abs(means - getattr(by_bayes, name))[by_bayes.mask].mean() < tolerance, name
 
 
+@pytest.mark.slow
 def test_a_photo_at_a_third_of_its_light_is_the_same_skin(by_bayes, astronaut):
     linear = image_formation.srgb_decode(astronaut.rgb) / np.float32(3)
     dark = decompose(image_formation.srgb_encode(linear), astronaut.mask)
@@ -387,6 +389,7 @@ def test_a_photo_at_a_third_of_its_light_is_the_same_skin(by_bayes, astronaut):
     assert dark.exposure < 0.6 * by_bayes.exposure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (0.2, 0.3, 0.9), (0.2, 0.7, 0.2)])
 def test_what_cannot_be_skin_is_said_to_be_none(colour):
     with pytest.warns(NotSkin, match="100% of the mask has colours that no skin has"):
@@ -394,6 +397,7 @@ def test_what_cannot_be_skin_is_said_to_be_none(colour):
     assert np.isfinite(d.melanin).all()
 
 
+@pytest.mark.slow
 def test_one_pixel_and_a_face_cut_by_the_frame(astronaut):
     one = np.zeros((64, 64), bool)
     one[30, 30] = True
@@ -660,6 +664,7 @@ def test_the_package_knows_both_and_stays_light():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_photo():
     """What the physics keeps for later (tables, cameras) is of use to gradients too."""
     image_formation._table.cache_clear()

@@ -77,6 +77,7 @@ def test_the_channels_of_files_and_what_is_taken_for_shading(faces, rng):
     assert saved("01_y")["light of another face"] == {"correlation": [0, 0.25, 0.5, 0.75], "error": [1.0] * 4}
 
 
+@pytest.mark.slow
 def test_the_faces_of_highest_score_are_shown_first(faces):
     drawings.belied("01_x", faces, np.array([0.1, 0.4, 0.2, 0.3]), data="x")
     assert saved("01_x") == {"face": [faces.names[i] for i in (1, 3, 2)], "score": [0.4, 0.3, 0.2]}
@@ -94,6 +95,7 @@ def test_curves_of_scores_and_maps_of_bias(rng):
 # --- the multispectral fit ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_of_a_fit(rng):
     maps = np.array([0.05, 0.02, 0.8, 0.03]) * rng.uniform(0.9, 1.1, (4, 4))
     drawings.fitted_maps("04_x", {"ours": maps, "truth": maps}, np.eye(4, dtype=bool), {"ours": [0.0]})

@@ -247,7 +247,7 @@ def test_normals_of_a_sphere(face):
 @pytest.mark.parametrize(
     ("beyond", "count", "most"),
     [
-        ("", 2, 13.0),
+        pytest.param("", 2, 13.0, marks=pytest.mark.slow),
         pytest.param("", 24, 13.0, marks=pytest.mark.slow),
         pytest.param("pose", 24, 15.0, marks=pytest.mark.slow),  # a yaw of 30–50°
     ],
@@ -320,6 +320,7 @@ def test_faces_that_cannot_be_wanted(options, message, two_faces):
         bioface.decompose(two_faces, **options)
 
 
+@pytest.mark.slow
 def test_no_face_is_said_to_be_none():
     wall = np.full((64, 64, 3), 120, np.uint8)
     with pytest.warns(UserWarning) as said:

@@ -67,6 +67,7 @@ def test_weights_are_kept_and_another_plan_is_another_training(build, times_trai
     assert len(times_trained) == 7
 
 
+@pytest.mark.slow
 def test_networks_are_trained_once_where_they_are_missing(times_trained, monkeypatch):
     monkeypatch.setattr(notebook, "processors", lambda: 1)
     generalisation.weights(TINY, 0)
@@ -74,6 +75,7 @@ def test_networks_are_trained_once_where_they_are_missing(times_trained, monkeyp
     assert times_trained == [(TINY, 0), (TINY, 1)] and list(found) == ["tiny"] and len(found["tiny"]) == 2
 
 
+@pytest.mark.slow
 def test_predictions_are_in_the_order_of_the_faces():
     truth = maps.of_twin(twin.load("test", 3, progress=False))
     model = generalisation.train(TINY)

@@ -41,6 +41,7 @@ def test_a_face_taken_apart_stands_in_the_columns_of_the_report(saved):
     assert limits[0] == limits[1] and "noise; ours" in alt  # panels that are compared have one range
 
 
+@pytest.mark.slow
 def test_ladder_copies_floors_and_the_same_photo(saved, folders):
     batch, grid = (
         a_batch(),

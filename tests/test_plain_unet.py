@@ -33,6 +33,7 @@ def test_its_outputs_are_plain_numbers_of_the_shape_of_maps():
     assert all(float(value.max()) < -1 for value in said)  # where nothing physical would be
 
 
+@pytest.mark.slow
 def test_training_lowers_the_error_of_every_map_and_depends_on_plan_and_seed_alone(faces):
     seen = augmentation.Augmented(faces, 0, halved=2)
     batch = seen[np.arange(4)]

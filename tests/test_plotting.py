@@ -100,6 +100,7 @@ def _bars(figure, panels):
     return [ax for ax in figure.axes if ax not in set(panels.flat) and ax.axison]
 
 
+@pytest.mark.slow
 def test_a_grid_by_column():
     rgb, mapped = np.zeros((6, 4, 3)), np.zeros((6, 4))
     rows = [[rgb, mapped, mapped], [rgb, None, mapped]]

@@ -55,6 +55,7 @@ def undisturbed(photos, tmp_path_factory):
     return made, out
 
 
+@pytest.mark.slow
 def test_the_loader_reads_what_was_prepared(undisturbed):
     made, out = undisturbed
     assert made.faces == 12
@@ -75,6 +76,7 @@ def test_the_loader_reads_what_was_prepared(undisturbed):
         assert np.corrcoef(fitted[mask].sum(-1), linear[mask].sum(-1))[0, 1] > 0.5
 
 
+@pytest.mark.slow
 def test_every_photo_is_accounted_for(undisturbed, photos):
     made, out = undisturbed
     entries = [json.loads(line) for line in (out / prepare.LIST).read_text().splitlines()]
@@ -92,6 +94,7 @@ def test_every_photo_is_accounted_for(undisturbed, photos):
     assert not (out / ".prepare").exists()
 
 
+@pytest.mark.slow
 def test_a_face_on_its_side_is_turned_upright(undisturbed):
     upright, _, _ = prepare.channels(FACE)
     for turns in (1, 2, 3):
@@ -186,6 +189,7 @@ def test_a_full_disk_stops_it_and_another_run_goes_on(size, photos, whole, tmp_p
     assert bytes_of(tmp_path / "nfe") == bytes_of(out)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_became_of_the_folder(photos, undisturbed, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BIOFACE_DATA", str(tmp_path))
     assert cli.main(["prepare", str(photos)]) == 0

@@ -73,6 +73,7 @@ def maps(draw):
     return tuple(draw(m) for m in (melanin(SHAPE), haemoglobin(SHAPE), *shadings))
 
 
+@pytest.mark.slow
 @repeatable
 @given(melanin((4,), 1), haemoglobin((4,), 1), MODELS, grids())
 def test_skin_neither_makes_light_nor_takes_more_than_there_is(m, h, model, wavelengths):

@@ -1,6 +1,7 @@
 """The site: pages made of a small project, what stops it, and the real one looked at in Chromium."""
 
 import base64
+import html
 import io
 import json
 import os
@@ -93,11 +94,12 @@ def contents(folder):
 def check_links(folder):
     """Whatever a page loads or links to is on the site, but for links to the web."""
     for page in folder.rglob("*.html"):
-        for element in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").select("[src], [href]"):
-            address = urlsplit(element.get("src") or element["href"])
-            if element.name != "a" or address.scheme not in ("http", "https"):
+        text = page.read_text(encoding="utf-8")
+        for element, target in set(re.findall(r'<(\w+)\b[^>]*?\s(?:src|href)="([^"]*)"', text)):
+            address = urlsplit(html.unescape(target))
+            if element != "a" or address.scheme not in ("http", "https"):
                 file = page.parent / unquote(address.path) if address.path else page
-                assert not address.scheme and file.is_file(), f"{page.name}: {element}"
+                assert not address.scheme and file.is_file(), f"{page.name}: {target}"
 
 
 @pytest.mark.slow
@@ -155,10 +157,7 @@ def test_links_lead_somewhere_and_the_same_sources_give_the_same_site(small):
 NOTEBOOK, CLAIMS, LINES = "notebooks/01_first.ipynb", "figures/claims.json", "figures/01_lines.json"
 DAMAGED = [
     (NOTEBOOK, "{", "", f"^/.*/{NOTEBOOK}: expected a notebook"),
-    (NOTEBOOK, '"execution_count": 2', '"execution_count": null', f"^/.*/{NOTEBOOK}: .*a cell that was not"),
     (NOTEBOOK, "01_lines", "lines", f"^/.*/{NOTEBOOK}: .* its pictures saved in figures/, .* is longer"),
-    (NOTEBOOK, PIXELS, "A", f"^/.*/{NOTEBOOK}: .* base64"),
-    (NOTEBOOK, PIXELS[60:], "AAAA", f"^/.*/{NOTEBOOK}: expected .* 01_lines.png|Truncated"),
     (LINES, '"description"', '"sense"', f"^/.*/{NOTEBOOK}: .*'description'"),
     (CLAIMS, '{"claims"', '{"blame"', f"^/.*/{CLAIMS}: .* KeyError"),
     ("notebooks/conf.py", "import re", "import nothing", "^/.*/notebooks: .*'nothing'"),
@@ -169,7 +168,6 @@ NOWHERE = [  # or nothing said; all are named at once
     ("README.md", "data/README.md", "data/none.md", "'data/none.md'"),
     (NOTEBOOK, "02_second", "03_third", "'03_third.ipynb"),
     (NOTEBOOK, "\\\\sqrt{2}", "\\\\sqroot{2}", "sqroot, which MathML does not know"),
-    (NOTEBOOK, "$x^2$", "$x^{2$", "expected a formula in LaTeX, found 'x.{2'"),
 ]
 
 
@@ -225,7 +223,9 @@ def test_a_folder_of_something_else_is_left_alone_and_builds_do_not_harm_each_ot
 def real(tmp_path_factory):
     """The real site, made by the command in a folder of its own."""
     folder = tmp_path_factory.mktemp("real")
-    environment = os.environ | {"BIOFACE_BUILD": str(folder)}
+    # its lines are counted where the small one is built; counting these would take as long again
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    environment |= {"BIOFACE_BUILD": str(folder)}
     done = subprocess.run([sys.executable, "-m", "study.site"], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"open {folder / 'site' / 'index.html'}\n"), done.stderr
     return folder / "site"
@@ -266,6 +266,7 @@ BEYOND = """[...document.querySelectorAll('article *')].filter((e) => {
 # the theme's navigation; Sphinx's signatures on several lines, corners of tables; boxes that scroll are the browser's
 KNOWN = {"aria-required-attr", "landmark-unique", "definition-list", "empty-table-header"}
 KNOWN |= {"scrollable-region-focusable"}
+LONG = 80_000  # bytes: what is longer has the same kinds of elements, which axe looks at in light alone
 
 
 @pytest.mark.slow
@@ -280,6 +281,8 @@ def test_the_real_site_in_a_browser(real, page, width, scheme):
         assert page.run("[...document.querySelectorAll('math')].every((m) => m.getBoundingClientRect().width > 0)")
         background = page.run("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0]")
         assert (int(background) > 128) == (scheme == "light")
+        if scheme == "dark" and file.stat().st_size > LONG:
+            continue
         found = Axe().run(page.page, options={"preload": False, "resultTypes": ["violations"]})
         faults = {fault["id"]: fault["nodes"][0]["html"] for fault in found.response["violations"]}
         assert not faults.keys() - KNOWN, (file.name, faults)

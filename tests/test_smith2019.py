@@ -27,7 +27,7 @@ def pixels(n, seed=0, noise=0.0, highlights=0.5):
 
 
 @pytest.mark.parametrize("model", skin.MODELS)
-@pytest.mark.parametrize("solver", ["varpro", "lm"])
+@pytest.mark.parametrize("solver", ["varpro", pytest.param("lm", marks=pytest.mark.slow)])
 def test_known_truth_is_recovered(solver, model):
     maps, _ = pixels(20)
     if model == "published":

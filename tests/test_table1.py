@@ -214,6 +214,7 @@ def found():
     return table1.rows({"close": close, "constant": constant}, known, FACES)
 
 
+@pytest.mark.slow
 def test_the_people_are_the_usual_ones_and_the_faces_are_not():
     usual, *others = (of_twin(table1.beyond(kind, FACES)) for kind in ("", "exposure", "measured", "jpeg"))
     for other in others:
@@ -226,6 +227,7 @@ def test_the_usual_faces_are_those_of_the_test_set():
     np.testing.assert_array_equal(of_twin(table1.beyond("", FACES)).diffuse_shading[-1], face["diffuse_shading"])
 
 
+@pytest.mark.slow
 def test_brightness_is_counted_in_octaves_of_the_shading(found):
     for of_kind in found.values():
         np.testing.assert_allclose(of_kind["close"].errors["brightness"], np.log2(1.2), atol=1e-3)
@@ -235,6 +237,7 @@ def test_brightness_is_counted_in_octaves_of_the_shading(found):
     assert table1.error(found[""]["constant"], "brightness") > np.abs(wrong).mean() > abs(wrong.mean())
 
 
+@pytest.mark.slow
 def test_a_share_is_of_the_constants_error_on_the_same_faces(found):
     for of_kind in found.values():
         assert table1.share(of_kind, "constant", "constant", "melanin") == 1
@@ -254,6 +257,7 @@ def drawn(tmp_path, monkeypatch):
     return lambda name: figures.numbers(name, tmp_path)
 
 
+@pytest.mark.slow
 def test_methods_are_drawn_by_column_whatever_they_have_and_however_far_they_are(truth, drawn):
     names = ("training mean", "published", "density, fixed")
     scores = {name: dict.fromkeys(metrics.TABLE1, (0.1 * 3**k, 0.01)) for k, name in enumerate(names)}
@@ -267,6 +271,7 @@ def test_methods_are_drawn_by_column_whatever_they_have_and_however_far_they_are
     assert drawn("05_z")["melanin"]["verdict"] == "cannot be judged"
 
 
+@pytest.mark.slow
 def test_shares_and_brightness_are_drawn_as_they_are(drawn):
     shares = {"published": {"": {"melanin": 0.5, "brightness": 0.2}, "tone": {"melanin": 1.5, "brightness": 0.1}}}
     draw.beyond("05_x", shares, data="x")

@@ -1,6 +1,5 @@
 """The widgets for real: JupyterLab on loopback, a notebook run in headless Chromium, keys pressed, pixels looked at."""
 
-import base64
 import io
 import json
 import os
@@ -17,9 +16,7 @@ import skimage.data
 from browser import WAIT, chromium
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
-from test_widgets import history
 
-from bioface import widgets
 from bioface.training import LOSSES
 
 pytestmark = pytest.mark.slow
@@ -45,12 +42,6 @@ face = maps.Decomposition.of_maps(
 face.image[:] = face.reconstruction
 widgets.edit(face)"""
 COMPARE = 'widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100, 0.1)})'
-NFE = """
-from bioface import datasets
-from bioface.datasets import prepare
-
-prepare.prepare("faces", "nfe")
-widgets.scrub(datasets.nfe.open_split("train", "nfe")[:])"""
 UPLOAD = "widgets.edit()"
 ONE = 'widgets.scrub({"melanin": ramps[:1]})'
 NONE = 'widgets.scrub({"melanin": ramps[:0]})'
@@ -63,21 +54,12 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def new_page():
-    with chromium() as new_page:
-        yield new_page
-
-
-@pytest.fixture(scope="module")
-def page(new_page, tmp_path_factory):
+def page(tmp_path_factory):
     """The notebook in a JupyterLab of its own, run to its end; what all tests made it complain of is seen there."""
     home = tmp_path_factory.mktemp("home")
     (home / ".jupyter" / "labconfig").mkdir(parents=True)
     (home / ".jupyter" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
-    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, NFE, ONE, NONE, UPLOAD)]
-    (home / "faces").mkdir()
-    for k in range(3):
-        Image.fromarray(np.roll(ASTRONAUT, 9 * k, 1)).save(home / "faces" / f"{k}.png")
+    cells = [new_code_cell(source.strip()) for source in (SAMPLES, SCRUB, EDIT, COMPARE, ONE, NONE, UPLOAD)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), home / "demo.ipynb")
     others = ("JUPYTER", "IPYTHON", "XDG")
@@ -86,7 +68,11 @@ def page(new_page, tmp_path_factory):
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     options = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--LabApp.expose_app_in_browser=True"]
     command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home}"]
-    with open(home / "log", "wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    with (
+        chromium() as new_page,
+        open(home / "log", "wb") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
+    ):
         try:  # once it listens it writes a page that leads to it
             until(lambda: process.poll() is not None or any(home.rglob("jpserver-*.html")), "JupyterLab")
             assert process.poll() is None, (home / "log").read_text()
@@ -97,7 +83,7 @@ def page(new_page, tmp_path_factory):
             page.wait(f"{opened}?.context.sessionContext.session?.kernel?.status === 'idle'")
             page.run(f"jupyterapp.shell.activateById({opened}.id)")
             page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => true)")
-            page.wait("document.querySelectorAll('.bioface').length === 7")
+            page.wait("document.querySelectorAll('.bioface').length === 6")
             yield page
             # of the widgets: JupyterLab has its own, as when its server is slow or the kernel dead
             assert [error for error in page.errors if "anywidget" in error or "blob:" in error] == []
@@ -241,18 +227,6 @@ def test_a_photo_is_edited_and_put_back(page):
     until(lambda: np.abs(page.picture(edited).astype(int) - before).max() <= 3, "the photo as it was")
 
 
-def test_prepared_photos_are_scrubbed(page):
-    """The faces of a folder, as ``prepare`` made them."""
-    shown = page.page.locator(".bioface-scrub").nth(1)
-    assert shown.locator("figcaption").all_text_contents()[:2] == ["sRGB image", "normals"]
-    shown.locator(SLIDER).first.focus()
-    page.press("End")
-    said = shown.locator(".bioface-caption").text_content()
-    assert said.startswith("3 of 3 · zx_7_d10_inmc_celebA_01.hdf5:2 · mismatch score 0.")
-    tops = [place.bounding_box()["y"] for place in shown.locator("figcaption").all()]
-    assert np.ptp(tops) < 1  # pixel: with a ramp below or without
-
-
 def test_a_photo_of_ones_own_is_uploaded_and_edited(page, tmp_path):
     cell = page.page.locator(".jp-Cell").last
 
@@ -311,22 +285,3 @@ def test_without_a_kernel_all_but_the_editor_works_and_that_says_so(page):
     page.press("ArrowRight")
     assert np.abs(page.picture(".bioface-scrub canvas") - before).max() > 50
     use_compare(page)
-
-
-RENDER = """async ([code, spec, data]) => {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const traits = {spec, data: new DataView(bytes.buffer)};
-  const widget = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
-  widget.default.render({model: {get: (name) => traits[name], on() {}}, el: document.body});
-}"""
-
-
-def test_in_a_page_without_jupyter_trainings_are_compared(new_page):
-    """What the browser was sent is all it takes: no kernel was ever there, and nothing is asked of any network."""
-    widget = widgets.compare({"slow": [history(100, 0.01), history(100, 0.02)], "fast": history(100)})
-    page = new_page()
-    page.page.evaluate(RENDER, [str(widget._esm), widget.spec, base64.b64encode(widget.data).decode()])
-    assert page.page.locator(CURVES).count() == 3
-    use_compare(page)
-    assert page.errors == []
-    assert {address.partition(":")[0] for address in page.requests} <= {"blob", "about"}

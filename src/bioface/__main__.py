@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from bioface import paths
 from bioface.errors import BiofaceError, DataError, print_anywhere
@@ -55,8 +54,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
 
     plotting.use_style()
     paths.make_folder(out)
-    show = sys.stderr.isatty()
-    if show:
+    if sys.stderr.isatty():
         print(f"{photo.name}: read, taken apart, then written to {out}", file=sys.stderr)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", decomposition.NoMask)
@@ -70,7 +68,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
             Image.fromarray(faces.picture(linear, found)).save(partial)
     named = {f"{photo.stem}_{k}": one for k, one in enumerate(made, 1)} if face == "all" else {photo.stem: made}
     for name, one in named.items():
-        _write_maps(one, name, out, show)
+        _write_maps(one, name, out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(photo) as image:  # its header only
@@ -82,7 +80,7 @@ def decompose(photo: Path, mask: Path | None, weights: Path | None, method: str 
     return 0
 
 
-def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
+def _write_maps(found: Decomposition, name: str, out: Path) -> None:
     """The maps of one face, and pictures of them."""
     from bioface import arrays, identifiability, image_formation, plotting
 
@@ -103,7 +101,7 @@ def _write_maps(found: Decomposition, name: str, out: Path, show: bool) -> None:
         panel=1.8,
     )
     with contextlib.ExitStack() as files:  # all of them, or none
-        for what in tqdm([*images, "overview", "maps"], desc="write", disable=not show):
+        for what in (*images, "overview", "maps"):
             ending = "maps.npz" if what == "maps" else f"{what.removesuffix('_shading')}.png"
             partial = files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
             if what == "overview":
@@ -155,7 +153,11 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
     with paths.whole_file(target) as partial:
         deviation = found.standard_deviation.astype(np.float32)
         np.savez_compressed(
-            partial, **maps, standard_deviation=deviation, status=found.status, wavelengths=found.wavelengths
+            partial,
+            **maps,
+            standard_deviation=deviation,
+            status=found.status,
+            wavelengths=found.wavelengths,
         )
     figure, _ = plotting.panel_grid([list(maps.values())], quantities=names, masks=[cube.mask])
     with paths.whole_file(target.with_suffix(".png")) as partial:
@@ -229,15 +231,9 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
 
 def _write_history(path: Path, recipe: str, history: History) -> None:
     """Every array of a training as a list."""
-    content = {
-        "recipe": recipe,
-        "steps": len(history),
-        "losses": {name: values.tolist() for name, values in history.losses.items()},
-        **{name: getattr(history, name).tolist() for name in ("gradient_norm", "learning_rate")},
-        "seconds": history.seconds,
-    }
+    content = {"recipe": recipe, "steps": len(history), **vars(history)}
     with paths.whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.write_text(json.dumps(content, indent=1, default=np.ndarray.tolist) + "\n")
 
 
 def _face(word: str) -> int | str:

@@ -10,7 +10,7 @@ import numpy as np
 from IPython.display import Markdown
 
 from bioface import paths
-from bioface.errors import DataError, unknown_name
+from bioface.errors import DataError
 from study import claims
 from study.figures import numbers
 
@@ -20,21 +20,9 @@ STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.nanmean, "media
 Ledger = dict[str, list[dict[str, str]]]  #: rows by what they belong to
 
 
-def load(file: str | Path | None = None) -> Ledger:
-    """The ledger as it is written.
-
-    Raises
-    ------
-    DataError : no such file, or rows with other columns than :data:`COLUMNS`
-    """
-    file = Path(file or paths.notebooks() / "deviations.toml")
-    try:
-        parts: Ledger = tomllib.loads(file.read_text(encoding="utf-8"))
-        if wrong := [row for rows in parts.values() for row in rows if tuple(row) != COLUMNS]:
-            raise ValueError(f"a row with {', '.join(wrong[0])}")
-    except (OSError, ValueError) as error:
-        raise DataError(file, f"deviations, each with {', '.join(COLUMNS)}", str(error)) from error
-    return parts
+def load() -> Ledger:
+    """The ledger as it is written."""
+    return tomllib.loads((paths.notebooks() / "deviations.toml").read_text(encoding="utf-8"))
 
 
 def measured(reference: str, figures: Path) -> str:
@@ -43,27 +31,24 @@ def measured(reference: str, figures: Path) -> str:
     Raises
     ------
     DataError : no such file, claim or number, or one that was not measured
-    BiofaceError : an unknown statistic
     """
     name, colon, rest = reference.partition(":")
-    if not colon:
-        known = {claim.id: claim for claim in claims.read(figures / claims.FILE)}
-        if name not in known or known[name].measured is None:
-            raise DataError(figures / claims.FILE, f"a measured claim {name}", "none")
-        return f"{known[name].shown} {known[name].unit}".strip()
     path, _, statistic = rest.partition("|")
-    if statistic and statistic not in STATISTICS:
-        raise unknown_name("statistic", statistic, STATISTICS)
-    value: Any = numbers(name, figures)
     try:
+        if not colon:
+            (claim,) = (c for c in claims.read(figures / claims.FILE) if c.id == name and c.measured is not None)
+            return f"{claim.shown} {claim.unit}".strip()
+        value: Any = numbers(name, figures)
         for step in path.split("/"):
             value = value[int(step) if isinstance(value, list) else step]
         values = np.asarray(value, float)
         if not np.isfinite(values).any():
             raise ValueError("not a finite number")
+        found = float(STATISTICS[statistic or "mean"](values))
     except (ValueError, TypeError, LookupError) as error:
-        raise DataError(figures / f"{name}.json", f"a number {path}", f"{type(error).__name__}: {error}") from error
-    return claims.number(float(STATISTICS[statistic or "mean"](values)), 2).replace("-", "−")
+        expected = f"the number {reference} of the ledger"
+        raise DataError(figures, expected, f"{type(error).__name__}: {error}") from error
+    return claims.number(found, 2).replace("-", "−")
 
 
 def resolved(row: dict[str, str], figures: Path) -> dict[str, str]:

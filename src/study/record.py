@@ -1,6 +1,6 @@
 """Measurements on real files that a reader may not have, kept with their date, data and commit.
 
-``python -m study.record [--data FOLDER]`` measures what the files in a folder of data allow (:mod:`study.measurements`)
+``python -m study.record`` measures what the files in the folder of data allow (:mod:`study.measurements`)
 and adds a row for each claim to ``figures/recorded/measurements.json``. Rows of earlier commits stay. Where the files
 are absent, the claims of the notebooks stand as recorded there (:meth:`study.claims.Claims.skip`).
 
@@ -10,7 +10,6 @@ its figures: claims ("A3.b_skill") as such rows, the numbers behind figures ("A3
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ import torch
 from bioface import paths
 from bioface.datasets import registry
 from bioface.errors import BiofaceError
-from study import claims, figures, measurements
+from study import cache, claims, figures, measurements
 
 
 def commit() -> str:
@@ -48,12 +47,10 @@ def measure() -> list[dict[str, Any]]:
     rows, made = list[dict[str, Any]](), _made()
     for name, (measured, _) in measurements.SOURCES.items():
         if registry.is_placed(name):
-            files = registry.fetch(name)  # held to their checksums
-            sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-            data = [
-                {"name": file.name, "size": file.stat().st_size, "sha256": digest}
-                for file, digest in zip(files, sums, strict=True)
-            ]
+            data = []
+            for file in registry.fetch(name):  # held to their checksums
+                content = file.read_bytes()
+                data.append({"name": file.name, "size": len(content), "sha256": cache.digest(content)})
             for m in measured():
                 row = {"id": m.id, "measured": float(f"{m.measured:.6g}"), "bar": m.bar, "control": m.control}
                 rows.append(row | {"model": m.model, **made, "data": data})
@@ -125,16 +122,11 @@ def add(rows: list[dict[str, Any]], file: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure, record and print; 2 when something is missing or damaged."""
     parser = argparse.ArgumentParser(prog="python -m study.record", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--data", type=Path, help="folder of real data, laid out as data/README.md says (default: data/)"
-    )
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the figures of a longer run of the notebooks")
     parser.add_argument("name", nargs="*", help="with --run: claims and figures to record")
     given = parser.parse_args(argv)
     if bool(given.run) != bool(given.name):
         parser.error("expected --run FOLDER and names of its claims or figures together, found one without the other")
-    if given.data:
-        os.environ["BIOFACE_DATA"] = str(given.data)
     try:
         rows = of_run(given.run, given.name) if given.run else measure()
         add(rows, paths.figures() / claims.RECORDED)

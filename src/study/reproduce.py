@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError, print_anywhere, unknown_name
+from bioface.errors import BiofaceError, print_anywhere, unknown_name
 from study import cache, claims, comparison, notebook
 
 #: Folders of ``data/`` whose small public files the committed notebooks may show, in cells that nbval ignores.
@@ -56,8 +56,6 @@ def jobs(folder: Path, only: Sequence[str] = (), parameters: Sequence[str] = ())
     BiofaceError : an unknown notebook or parameter (``name=value``), or a value of the wrong type
     """
     found = {path.stem: path for path in notebook.every(folder)}
-    if not found:
-        raise DataError(folder, "notebooks named NN_*.ipynb", "none")
     for name in only:
         if name not in {*found, *(stem[:2] for stem in found)}:
             raise unknown_name("notebook", name, found)
