@@ -172,17 +172,11 @@ def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
     return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
 
 
-def mean_map(maps: np.ndarray, mask: np.ndarray, least: int | float = 0.25) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over faces and its standard error, (H, W) each; NaN where too few faces have the pixel.
-
-    ``maps`` and ``mask`` are (N, H, W); ``least`` is the share of faces that must have a pixel, 5 in any case.
-    """
+def mean_map(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean (H, W) over the faces (N, H, W) that have the pixel; NaN where fewer than a quarter or fewer than 5 do."""
     count = mask.sum(0)
-    enough = count >= max(5, least * len(mask))
-    safe = np.where(enough, count, 2)
-    mean = (maps * mask).sum(0) / safe
-    variance = ((maps - mean) ** 2 * mask).sum(0) / (safe - 1)
-    return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance / safe), np.nan)
+    enough = count >= max(5, 0.25 * len(mask))
+    return np.where(enough, (maps * mask).sum(0) / np.where(enough, count, 1), np.nan)
 
 
 def biased_share(
@@ -196,13 +190,13 @@ def biased_share(
     alike as they are, and no bias is left
     """
     where = where & (mask.sum(0) >= 5)
-    errors, known = maps[:, None, where], mask[:, None, where]  # (N, 1, pixels)
-
-    def share(signs: np.ndarray) -> float:
-        mean, error = mean_map(signs[:, None, None] * errors, known, least=0)
-        return float(np.mean(np.abs(mean) > 2 * error))
-
-    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (500, len(maps)))])
+    known = mask[:, where]
+    errors, count = np.where(known, maps[:, where], 0.0), known.sum(0)  # (N, pixels), (pixels,)
+    signs = np.concatenate([np.ones((1, len(maps))), rng.choice([-1.0, 1.0], (500, len(maps)))])
+    mean = signs @ errors / count
+    variance = ((errors**2).sum(0) - count * mean**2) / (count - 1)
+    shares = np.mean(np.abs(mean) > 2 * np.sqrt(variance / count), axis=1)
+    return float(shares[0]), shares[1:]
 
 
 # --- the files ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 The first arguments say what is drawn; ``name``, ``numbers`` and ``data`` are those of :func:`study.figures.save`.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
-from sklearn.metrics import RocCurveDisplay
 
 from bioface import identifiability, minima, network, plotting, shading, skin, smith2019, spectra
 from bioface.datasets import cubes, nfe, skin_spectra
@@ -20,22 +20,22 @@ Maps = Mapping[str, torch.Tensor]
 TWIN, ARITHMETIC = "twin (synthetic)", "none (arithmetic)"
 #: Pigment fractions that are marked along the axes of the table.
 MARKS = {"melanin": (0.005, 0.05, 0.2, 0.4), "haemoglobin": (0.001, 0.01, 0.03, 0.06)}
-#: What stands above the shadings that are shown of :func:`study.audit.mistakes`.
-MISTAKES = {
-    audit.RIGHT: "right",
-    "normals not decoded": "normals\nnot decoded",
-    "light of another face": "another's\nlight",
-    "min–max stretched": "stretched",
-    "coordinate map as shading": "coordinates",
-}
+#: Those of :func:`study.audit.mistakes` that are shown.
+MISTAKES = (
+    audit.RIGHT,
+    "normals not decoded",
+    "light of another face",
+    "min–max stretched",
+    "coordinate map as shading",
+)
 #: The column order of the report's Figure 3.
 REPORT = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin")
 
 
-def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str) -> None:
-    """Spectra side by side: by title, by label, (33,) or (channels, 33) values; absorption by decades."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained", squeeze=False)
-    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+def curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str) -> None:
+    """Spectra side by side, saved: by title, by label, (33,) or, of a camera, (3, 33); absorption by decades."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained")
+    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for k, (label, values) in enumerate(lines.items()):
             rows = plotting.to_numpy(values).reshape(-1, len(spectra.WAVELENGTHS))
             colours = ("#c23b22", "C2", "C0") if len(rows) == 3 else (f"C{k}",)  # R, G, B of a camera
@@ -45,26 +45,6 @@ def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, al
         ax.set(title=title, xlabel="wavelength (nm)", yscale="log" if "absorption" in title else "linear")
         ax.legend()
     figures.save(figure, name, numbers=panels, data=data, alt=alt)
-
-
-def skin_curves(name: str, absorbers: Mapping[str, Any], melanin: Any, haemoglobin: Any, reflectance: Any) -> None:
-    """What absorbs in skin, each (33,) cm⁻¹ by its name, beside the reflectance (n, 33) of n skins, saved."""
-    skins = zip(plotting.to_numpy(melanin), plotting.to_numpy(haemoglobin), reflectance, strict=True)
-    panels = {"absorption over its maximum": {k: values / values.max() for k, values in absorbers.items()}}
-    panels["reflectance of skin"] = {f"melanin {m:.2f}, haemoglobin {h:.2f}": r for m, h, r in skins}
-    alt = (
-        "Left: absorption of two melanins and of blood with and without oxygen, 400 to 720 nm. Right: spectra of skin; "
-    )
-    alt += "more melanin darkens all, more blood deepens two dips near 550 nm."
-    _curves(name, panels, data=ARITHMETIC, alt=alt)
-
-
-def camera_curves(name: str, cameras: Mapping[str, Any], lights: Mapping[str, Any]) -> None:
-    """Sensitivities (3, 33) of cameras by name, beside spectra (33,) of lights, each of its maximum, saved."""
-    panels = {"sensitivity of cameras": cameras}
-    panels["lights, over their maximum"] = {name: light / light.max() for name, light in lights.items()}
-    alt = f"Left: red, green and blue sensitivities of {len(cameras)} cameras. Right: {', '.join(lights)}."
-    _curves(name, panels, data="28 cameras, Jiang 2013 (measured); CIE illuminants", alt=alt)
 
 
 def skin_table(name: str, table: torch.Tensor) -> None:
@@ -104,19 +84,6 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
     alt = "The network drawn: a photo goes through five shrinking blocks, from there through four growing decoders to "
     alt += f"the four maps, and down to camera and light; {sum(weights.values()):,d} weights in all."
     figures.save(figure, name, numbers={"weights": weights}, data="none (a drawing)", alt=alt)
-
-
-def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
-    """RMSE of the photo at each step, and that of the face's mean colour; saved."""
-    figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
-    ax.semilogy(errors)
-    ax.axhline(constant, color="0.5", ls=":", label="the face's mean colour")
-    ax.set(xlabel="step", ylabel="RMSE, linear RGB")
-    ax.legend()
-    alt = "The error of the photo falls quickly, then slowly, and ends below that of the face's mean colour."
-    figures.save(
-        figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt
-    )
 
 
 def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbers: Mapping[str, Any]) -> None:
@@ -167,8 +134,8 @@ def mistakes(
         [faces.rgb[i], *(shadings[n][i] / np.quantile(shadings[n][i][faces.mask[i]], 0.99) for n in MISTAKES)]
         for i in show
     ]
-    told = {n: "r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES}
-    titles = ["photo", *(f"{text}\n{told[n]}" for n, text in MISTAKES.items())]
+    told = ("r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES)
+    titles = ["photo", *(f"{textwrap.fill(n, 17)}\n{text}" for n, text in zip(MISTAKES, told, strict=True))]
     each = plotting.Quantity("shading, each to its own maximum", "gray")
     how = {"quantities": ["rgb", *[each] * len(MISTAKES)], "masks": list(faces.mask[show]), "panel": 1.6}
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
@@ -198,26 +165,19 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
     )
 
 
-def roc(name: str, scores: Mapping[str, np.ndarray], label: np.ndarray) -> None:
-    """ROC curves of scores by name, pairs of them in the same two colours; ``label`` is true for mismatched faces."""
-    figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
-    for k, (text, score) in enumerate(scores.items()):
-        style = {"color": f"C{k % 2}", "linestyle": "-:"[k // 2]}
-        RocCurveDisplay.from_predictions(label, score, ax=ax, name=text, curve_kwargs=style)
-    ax.set(xlabel="matched faces flagged", ylabel="mismatched faces flagged")
-    alt = "ROC curves on clean and on degraded faces: the score is nearly perfect and keeps most of it, plain is worse."
-    figures.save(figure, name, numbers={**scores, "mismatch": label}, data=TWIN, alt=alt)
-
-
-def bias(name: str, photo: np.ndarray, mean: np.ndarray, deviation: np.ndarray, rms: np.ndarray) -> None:
-    """The mean shading error (H, W) over faces, as it is and in standard errors, beside the mean photo and the RMS."""
-    ratio = np.divide(mean, deviation, out=np.full_like(mean, np.nan), where=np.nan_to_num(deviation) > 0)
-    kinds = [plotting.Quantity(text, "PuOr_r", -v, v) for text, v in (("mean error", 0.1), ("standard errors", 6))]
-    titles = ["mean photo", "stored − true,\nmean", "the same in\nstandard errors", "stored − true,\nRMS of faces"]
-    how = {"quantities": ["rgb", *kinds, plotting.Quantity("RMS", "magma", 0, 0.3)], "titles": titles, "panel": 1.9}
-    numbers = {"mean": mean, "standard_error": deviation, "rms": rms}
+def bias(name: str, photo: np.ndarray, mean: np.ndarray, rms: np.ndarray) -> None:
+    """The mean and the root mean square, over faces, of the shading error (H, W), beside the mean photo; saved."""
+    how = {
+        "quantities": [
+            "rgb",
+            plotting.Quantity("mean", "PuOr_r", -0.1, 0.1),
+            plotting.Quantity("RMS", "magma", 0, 0.3),
+        ],
+        "titles": ["mean photo", "stored − true,\nmean", "stored − true,\nRMS of faces"],
+        "panel": 1.9,
+    }
     alt = "Maps of the shading error over mismatched faces: largest around mouth and nose, its mean a small part."
-    figures.save_maps(name, [[photo, mean, ratio, rms]], **how, numbers=numbers, data=TWIN, alt=alt)
+    figures.save_maps(name, [[photo, mean, rms]], **how, numbers={"mean": mean, "rms": rms}, data=TWIN, alt=alt)
 
 
 # --- the multispectral fit ---------------------------------------------------------------------------------
@@ -281,17 +241,3 @@ def landscape(
     figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
     alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
     figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
-
-
-def deviations(name: str, z: np.ndarray) -> None:
-    """Histograms of error over predicted standard deviation (n, 4), with the normal curve."""
-    figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained", sharey=True)
-    bins = np.linspace(-4, 4, 61)
-    for ax, values, quantity in zip(axes, z.T, identifiability.MAPS, strict=True):
-        ax.hist(values, bins, density=True, alpha=0.7)
-        ax.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), "k", lw=1)
-        ax.set(title=quantity.replace("_", " "), xlabel="error / prediction")
-    axes[0].set_ylabel("density")
-    spread = dict(zip(identifiability.MAPS, np.sqrt(np.mean(z**2, 0)), strict=True))
-    alt = "Histograms of error over predicted deviation of the four maps, each close to the normal curve."
-    figures.save(figure, name, numbers={"rms": spread}, data="twin cubes (synthetic)", alt=alt)
