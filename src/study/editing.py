@@ -14,7 +14,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -144,12 +143,8 @@ def hues(maps: Decomposition, reflectance: np.ndarray) -> dict[str, Any]:
 
 def _cut(maps: Decomposition, *images: np.ndarray) -> list[np.ndarray]:
     """Images of the size of a photo, cut to a tenth around its face."""
-    places = []
-    for axis in (1, 0):
-        inside = np.flatnonzero(maps.mask.any(axis))
-        edge = (inside[-1] - inside[0]) // 10
-        places.append(slice(max(0, inside[0] - edge), inside[-1] + edge + 1))
-    return [image[tuple(places)] for image in images]
+    edges = [(side, (side.stop - side.start - 1) // 10) for side in arrays.extent(maps.mask)]
+    return [image[tuple(slice(max(0, s.start - e), s.stop + e) for s, e in edges)] for image in images]
 
 
 def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
@@ -165,55 +160,22 @@ def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
     figures.save_maps(name, [images[1:]], quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
 
 
-def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray], *, data: str) -> None:
-    """A photo, edits of it, and how far they change its colours, saved."""
+def show_edits(
+    name: str, maps: Decomposition, rows: Mapping[str, Mapping[str, np.ndarray]], *, data: str, alt: str
+) -> None:
+    """A photo and rows of edits of it, under each how far it changes the face's colours (ΔE₀₀), saved."""
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    before, *after = (lab(image_formation.srgb_decode(np.float64(image))) for image in (photo, *edited.values()))
-    change = [difference(before, one) for one in after]
-    means = {what: float(value[maps.mask].mean()) for what, value in zip(edited, change, strict=True)}
-    figures.save_maps(
-        name,
-        [_cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)],
-        by="row",
-        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 30, "ΔE₀₀")],
-        titles=["photo", *edited],
-        row_labels=["", "difference"],
-        panel=2,
-        numbers={"mean_difference": means},
-        data=data,
-        alt="A face and edits of it; below, how far colours differ: much with more melanin, least with less blood.",
-    )
-
-
-def show_lights(name: str, maps: Decomposition, relit: Mapping[str, np.ndarray], *, data: str) -> None:
-    """A photo in other lights, the first half of them above the second, saved."""
-    names, images = list(relit), _cut(maps, *relit.values())
-    half = len(names) // 2
-    titles = [what.partition(",")[0].replace("4000", "4000 K") for what in names[:half]]
-    labels = [names[0].partition(", ")[2], names[half].partition(", ")[2]]
-    how = {"quantities": "rgb", "titles": titles, "row_labels": labels, "panel": 1.8}
-    photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    moved = {what: float(np.abs(image - photo)[maps.mask].mean()) for what, image in relit.items()}
-    alt = "A face in other lights: above, where the balance is kept, it takes on their cast; below it hardly changes."
-    rows, numbers = [images[:half], images[half:]], {"mean_change": moved}
-    figures.save_maps(name, rows, **how, numbers=numbers, data=data, alt=alt)
-
-
-def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray, *, data: str) -> None:
-    """The errors of one edit by group of faces, means and single faces, saved."""
-    groups = list(np.unique(group))
-    figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    for k, (who, values) in enumerate(of_edit.items()):
-        place = 0.12 * (k - 0.5 * (len(of_edit) - 1))  # beside the other methods
-        ax.plot(values, [groups.index(g) + place for g in group], ".", color=f"C{k}", ms=3, alpha=0.4)
-        middle = [values[group == g].mean() for g in groups]
-        ax.plot(middle, place + np.arange(len(groups)), "o", ms=5, color=f"C{k}", label=who)
-    ax.set_yticks(range(len(groups)), groups)
-    ax.set(xlabel="display RMSE", xlim=(0, None))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    alt = "Errors of an edit by group of faces: decompose and the network have the least, each pixel alone and a "
-    alt += "constant face twice to three times as much, no edit far more."
-    figures.save(figure, name, numbers={"error": of_edit, "group": list(group)}, data=data, alt=alt)
+    panels = [_cut(maps, photo, *edited.values()) for edited in rows.values()]
+    titles = ["photo", *next(iter(rows.values()))]
+    figure, axes = plotting.panel_grid(panels, quantities="rgb", titles=titles, row_labels=list(rows), panel=1.8)
+    before = lab(image_formation.srgb_decode(np.float64(photo)))
+    means = {}
+    for line, (label, edited) in zip(axes, rows.items(), strict=True):
+        for ax, (title, image) in zip(line[1:], edited.items(), strict=True):
+            change = difference(before, lab(image_formation.srgb_decode(np.float64(image))))[maps.mask].mean()
+            means[f"{title}, {label}".removesuffix(", ")] = float(change)
+            ax.set_xlabel(f"ΔE₀₀ {change:.1f}")
+    figures.save(figure, name, numbers={"mean_difference": means}, data=data, alt=alt)
 
 
 # --- spectra and colours -----------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """Pictures of overfitted faces: the report's Figures 2a and 2b, recipes one change apart, ceilings."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import identifiability, losses, objective, plotting, skin
+from bioface import identifiability, objective, plotting, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -53,27 +52,6 @@ def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, 
     )
 
 
-SAID = {"rows": "white scaling", "scale": "colour scale"}  #: fields of a recipe whose names do not say what they are
-
-
-def change(before: Recipe, after: Recipe) -> str:
-    """What one recipe has that another has not.
-
-    >>> from bioface import recipes
-    >>> change(recipes.PAPER_LITERAL, recipes.get("scale_255"))
-    'colour scale 1 → 255'
-    """
-    told = []
-    for field in dataclasses.fields(before)[1:]:
-        old, new = getattr(before, field.name), getattr(after, field.name)
-        if isinstance(old, losses.Weights) and old != new:
-            told += [f"weight of {k} {a:g} → {b:g}" for k, a, b in zip(old._fields, old, new, strict=True) if a != b]
-        elif old != new:
-            shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (old, new)]
-            told.append(f"{SAID.get(field.name, field.name).replace('_', ' ')} {' → '.join(shown)}")
-    return ", ".join(told)
-
-
 def ladder(
     name: str,
     groups: Mapping[str, Sequence[tuple[Recipe, Recipe]]],
@@ -90,10 +68,9 @@ def ladder(
     score, flat : of :func:`study.experiments.summary`; the RMSE of a constant colour for each face
     """
     (first, _), *_ = next(iter(groups.values()))
-    lines = [(first.name.replace("_", " "), first, "k")]
+    lines = [("", first, "k")]
     for k, pairs in enumerate(groups.values()):
-        added = ("+ " * (before is not first) for before, _ in pairs)  # to the row above
-        lines += [(plus + change(*pair), pair[1], f"C{k}") for plus, pair in zip(added, pairs, strict=True)]
+        lines += [("" if before is first else "+ ", after, f"C{k}") for before, after in pairs]  # to the row above
     figure, ax = plt.subplots(figsize=(8, 0.4 + 0.27 * len(lines)), layout="constrained")
     for y, (_, recipe, colour) in enumerate(lines):
         both = np.stack([score[recipe.name][when] for when in ("start", "rmse")])  # (2, seeds)
@@ -104,7 +81,7 @@ def ladder(
     for k, title in enumerate(groups):
         ax.plot([], [], "o", color=f"C{k}", label=title)
     ax.axvline(flat, color="0.4", lw=0.8, ls=":", label="a constant colour")
-    ax.set_yticks(range(len(lines)), [label for label, _, _ in lines], fontsize=10)
+    ax.set_yticks(range(len(lines)), [plus + recipe.name.replace("_", " ") for plus, recipe, _ in lines], fontsize=10)
     ax.set(xscale="log", xlabel="RMSE in linear RGB: a line for each seed, from hollow (before) to filled (after)")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
@@ -169,23 +146,21 @@ def copies(
     figures.save(figure, name, numbers={r: s["rmse"] for r, s in score.items()}, data=data, alt=alt)
 
 
-def floors(name: str, factors: np.ndarray, floor: Mapping[tuple[str, bool], Sequence[float]], flat: float) -> None:
-    """Least possible RMSE against the factor of a copied luminance, without highlights and with them, saved.
+def floors(name: str, factors: np.ndarray, floor: Mapping[str, Sequence[float]], flat: float) -> None:
+    """Least possible RMSE against the factor of a copied luminance, without highlights, saved.
 
-    ``floor`` has, by scaling of white and whether there are highlights, the RMSE for each factor, then with free
-    shading; ``flat`` is that of a constant colour.
+    ``floor`` has, by scaling of white, the RMSE for each factor, then with free shading; ``flat`` is that of a constant
+    colour.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharey=True)
-    for (rows, shine), curve in floor.items():
-        (line,) = axes[int(shine)].loglog(factors, curve[:-1], label=rows)
-        axes[int(shine)].axhline(curve[-1], color=line.get_color(), lw=0.8, ls=":")
-    for ax, title in zip(axes, ("no highlights", "highlights free"), strict=True):
-        ax.axhline(flat, color="k", lw=0.8)
-        ax.set(title=title, xlabel="factor of the copied luminance")
-    axes[0].set_ylabel("least possible RMSE")
-    axes[0].legend(title="white as in", fontsize=10)
-    curves = {f"{rows}, {'highlights' if shine else 'none'}": curve for (rows, shine), curve in floor.items()}
+    figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for rows, curve in floor.items():
+        (line,) = ax.loglog(factors, curve[:-1], label=rows)
+        ax.axhline(curve[-1], color=line.get_color(), lw=0.8, ls=":")
+    ax.axhline(flat, color="k", lw=0.8)
+    ax.set(xlabel="factor of the copied luminance", ylabel="least possible RMSE")
+    ax.legend(title="white as in", fontsize=10)
     alt = "Least possible error against the factor of the copy, for three scalings of white: high at 1 for the code's, "
     alt += "lowest at a factor of several; dotted lines far below where the shading is free."
     data = "twin, 150 pixels, D65, mean camera (synthetic)"
+    curves = {f"{rows}, none": curve for rows, curve in floor.items()}
     figures.save(figure, name, numbers={"factor": factors} | curves, data=data, alt=alt)
