@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, image_formation, paths, skin, smith2019, spectra
+from bioface import illumination, image_formation, paths, skin, smith2019
 from bioface.camera import CameraModel
 from bioface.datasets import skin_spectra, twin
-from bioface.datasets.cubes import Cube
 from bioface.network import BioFaceNet
 from study import drawings
 
@@ -87,11 +86,6 @@ def test_pictures_of_a_fit(rng):
     maps = np.array([0.05, 0.02, 0.8, 0.03]) * rng.uniform(0.9, 1.1, (4, 4))
     drawings.fitted_maps("04_x", {"ours": maps, "truth": maps}, np.eye(4, dtype=bool), {"ours": [0.0]})
     assert saved("04_x") == {"rmse": {"ours": [0.0]}}
-    seen = maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1], model="layered") + maps[:, 3:]
-    cube = Cube.from_array(seen[None], spectra.WAVELENGTHS.numpy(), np.ones(33))
-    drawings.landscape("04_z", [(group, cube, seen, maps, maps) for group in ("one", "other")], sigma=0.002)
-    surface = np.array(saved("04_z")["other"])
-    assert surface.shape == (60, 60) and surface.min() < 0.05 * surface.max()
 
 
 def test_a_measured_spectrum_of_each_group():

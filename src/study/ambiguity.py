@@ -48,7 +48,7 @@ def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarr
     return found[0], found[1]
 
 
-def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> tuple[np.ndarray, float]:
+def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> np.ndarray:
     """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
 
     Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
@@ -62,7 +62,7 @@ def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> t
 
     Returns
     -------
-    (N,) octaves by which the mean shading is off in the end; root-mean-square error of the photos
+    (N,) octaves by which the mean shading is off in the end
     """
     true, target = batch.truth, objective.shading_target(batch, RECIPE)
     assert true is not None and target is not None  # as the twin's faces have
@@ -87,23 +87,12 @@ def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> t
         said = Output(*maps, 3 * b.tanh(), weights.softmax(1), low + (high - low) * t.sigmoid())
         return objective.decode(said, batch, RECIPE)
 
-    image, said = decoded()
     for _ in range(steps):
         optimiser.zero_grad()
-        sum(objective.loss_terms(image, said, batch, RECIPE).values(), start=zeros.new_zeros(())).backward()
+        terms = objective.loss_terms(*decoded(), batch, RECIPE)
+        sum(terms.values(), start=zeros.new_zeros(())).backward()
         optimiser.step()
         schedule.step()
-        image, said = decoded()
+    _, said = decoded()
     off = (mean(said.diffuse) / mean(true.diffuse)).log2()
-    return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
-
-
-def ends_apart(ends: np.ndarray, starts: Sequence[int | float] | np.ndarray, faces: np.ndarray) -> float:
-    """How far apart answers to the same photo end, as a share of how far apart they started; mean over some faces.
-
-    ``ends`` (K, N) and ``starts`` (K,) are octaves; ``faces`` says which of the N, by number or bool.
-
-    >>> ends_apart(np.array([[0.1, -1], [0.1, 1]]), [-1, 1], np.array([0, 1]))
-    0.5
-    """
-    return float(np.ptp(ends[:, faces], 0).mean() / np.ptp(starts))
+    return np.asarray(off.detach().numpy())

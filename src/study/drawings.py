@@ -4,7 +4,7 @@ The first arguments say what is drawn; ``name``, ``numbers`` and ``data`` are th
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from bioface import identifiability, minima, network, plotting, shading, skin, smith2019, spectra
-from bioface.datasets import cubes, nfe, skin_spectra
+from bioface import identifiability, network, plotting, shading, skin, smith2019, spectra
+from bioface.datasets import nfe, skin_spectra
 from study import audit, calibration, figures
 
 Maps = Mapping[str, torch.Tensor]
@@ -216,28 +216,3 @@ def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, err
     figures.save_maps(
         name, [[*image] for image in images], quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt
     )
-
-
-def landscape(
-    name: str, faces: Sequence[tuple[str, cubes.Cube, np.ndarray, np.ndarray, np.ndarray]], sigma: float
-) -> None:
-    """The residual at the most typical pixel of faces over both pigments, with the best shadings at each point.
-
-    Of each face there are the group, the cube, noisy pixels (n, D), the true maps (n, 4) and those that were found.
-    """
-    m, h = 0.4 * np.linspace(0.25, 1, 60) ** 3, 0.2 * np.linspace(0.1, 1, 60) ** 3
-    figure, axes = plt.subplots(1, len(faces), figsize=(9, 3), layout="constrained", sharey=True)
-    surfaces: dict[str, np.ndarray] = {"melanin": m, "haemoglobin": h}
-    filled: Any = None
-    for ax, (group, cube, y, truth, said) in zip(axes, faces, strict=True):
-        p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
-        surface = minima.loss_surface(y[p], m, h, cube.wavelengths, cube.illuminant)
-        levels = np.linspace(-0.2, 1.8, 21)
-        filled = ax.contourf(m, h, np.log10(surface.T / sigma), levels, cmap="viridis", extend="both")
-        ax.plot(*truth[p, :2], "w+", *said[p, :2], "r.", ms=10)
-        ax.set(title=group.split("(")[-1].rstrip(")"), xscale="log", yscale="log", xlabel="melanin, fraction")
-        surfaces[group] = surface
-    axes[0].set_ylabel("haemoglobin, fraction")
-    figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
-    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
-    figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
