@@ -270,7 +270,6 @@ def test_shares_and_brightness_are_drawn_as_they_are(drawn):
     shares = {"published": {"": {"melanin": 0.5, "brightness": 0.2}, "tone": {"melanin": 1.5, "brightness": 0.1}}}
     draw.beyond("05_x", shares, data="x")
     assert drawn("05_x") == shares
-    octaves, starts, dark = np.linspace(-1, 1, 3), [-0.5, 0.5], np.array([True, False, False])
-    least, ends = np.arange(9.0).reshape(3, 3), np.array([[0.1, 0.2], [0.3, 0.4]])
-    draw.brightness("05_y", octaves, least, least, starts, ends, dark, np.array([0, 2]), data="x")
-    assert drawn("05_y")["African skin"] == {"least": [[0, 1, 2]], "highlights": [[0, 1, 2]], "ends": [[0.1], [0.3]]}
+    ends = np.array([[0.1, 0.2], [0.3, 0.4]])
+    draw.brightness("05_y", [-0.5, 0.5], ends, np.array([True, False]), data="x")
+    assert drawn("05_y")["African skin"] == {"ends": [[0.1], [0.3]]}

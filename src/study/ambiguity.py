@@ -1,51 +1,18 @@
-"""How bright skin is, or its light: what a photo and the paper's losses leave open between the two.
+"""How bright skin is, or its light: what the paper's losses leave open between the two.
 
 A colour is c = i_d a + i_s w. Multiply i_d by k and divide the albedo a by it: the photo is the same, as long as some
 skin has that albedo, and the paper's shading loss, after the best scale for each face, sees nothing.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import camera, identifiability, illumination, image_formation, objective, recipes
-from bioface.maps import Decomposition
+from bioface import illumination, objective, recipes
 from bioface.network import Output
 from study import augmentation
 
 RECIPE = recipes.PUBLISHED_LOSSES
-
-
-def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the photo says against a wrong brightness: (N, K) least error of any skin, and the highlights it takes.
-
-    Parameters
-    ----------
-    truth : of N faces, whose camera and light are known here; 60 pixels of each are looked at
-    octaves : K; the diffuse shading of each pixel is held at 2 to that times the truth
-
-    Returns
-    -------
-    root-mean-square error of the photo in linear RGB, mean specular shading
-    """
-    found = np.empty((2, len(truth), len(octaves)))
-    for i, mask in enumerate(truth.mask):
-        inside = np.flatnonzero(mask)
-        some = inside[np.linspace(0, len(inside) - 1, 60).astype(int)]
-        colours = torch.from_numpy(truth.image[i].reshape(-1, 3)[some]).double()
-        shading = torch.from_numpy(truth.diffuse_shading[i].ravel()[some]).double()
-        light = torch.from_numpy(truth.illuminant[i]).double()
-        S = camera.CameraModel.load().sensitivity(torch.from_numpy(truth.camera_b[i]).double())
-        table = image_formation.colour_table(light, S, size=40)
-        white = camera.reflectance_to_rgb(light, S).sum(-1)
-        for j, octave in enumerate(octaves):
-            error, _, specular = identifiability.explain(colours, table, white, shading * 2**octave)
-            least = error.flatten(1).min(1)
-            highlights = specular.flatten(1).gather(1, least.indices[:, None])
-            found[:, i, j] = least.values.square().mean().sqrt(), highlights.mean()
-    return found[0], found[1]
 
 
 def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> np.ndarray:

@@ -269,22 +269,14 @@ def own_light(faces: nfe.Faces, rng: np.random.Generator) -> float:
     return float(np.mean([own > fit(faces.lighting[other_faces(len(faces), rng)]) for _ in range(8)]))
 
 
-def exponent(faces: nfe.Faces) -> np.ndarray:
-    """(N,) slope of the photo's log luminance (linear light) on log stored shading over the face.
-
-    1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
-    """
-    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
-    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
-    covariance = [np.cov(a[inside], b[inside]) for a, b, inside in zip(x, y, faces.mask, strict=True)]
-    return np.array([c[0, 1] / max(c[0, 0], 1e-9) for c in covariance])
-
-
 def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
     """Whether normals, lights and photos agree with one another."""
     positive = float((shading.stored_shading(faces)[faces.mask] > 0).mean())
     wins = own_light(faces, rng)
-    low, median, high = np.quantile(exponent(faces), [0.25, 0.5, 0.75])
+    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
+    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
+    covariance = [np.cov(a[inside], b[inside]) for a, b, inside in zip(x, y, faces.mask, strict=True)]
+    low, median, high = np.quantile([c[0, 1] / max(c[0, 0], 1e-9) for c in covariance], [0.25, 0.5, 0.75])
     slope = f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}"
     return [
         Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),

@@ -40,16 +40,6 @@ class Measured:
     bar: dict[str, float] = field(default_factory=dict)
 
 
-def issa() -> Iterator[Measured]:
-    """How closely the skin model fits the face spectra of ISSA, left free."""
-    spectra = skin_spectra.load("issa")
-    rmse = smith2019.fit(spectra.reflectance, spectra.wavelengths, model="layered").residual
-    by_group = [np.median(rmse[spectra.group == group]) for group in spectra.groups]
-    told = ", ".join(f"{g} {v:.4f}" for g, v in zip(spectra.groups, by_group, strict=True))
-    yield Measured(id="A1.issa_layered", measured=np.median(rmse), model="layered", control=told)
-    yield Measured(id="A1.issa_layered_groups", measured=float(np.median(by_group)), model="layered", control=told)
-
-
 def cheeks() -> Iterator[Measured]:
     """How closely the skin models fit ISET's cheeks, as a share of each spectrum's root mean square."""
     spectra = skin_spectra.load("iset")
@@ -197,7 +187,6 @@ def faces_of_a_light_stage() -> Iterator[Measured]:
 LIGHT = ("highlights_1", "highlights_2", "highlights_mean", "brows", "patch", "nose", "melanin", "haemoglobin")
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
 SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
-    "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
     nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),
