@@ -208,7 +208,7 @@ def test_mistakes_and_their_cost(faces):
 
 def test_good_files_pass_every_check(faces, folders):
     source = source_of(folders, faces)
-    assert source.is_real and source.name == "NFE (measured)" and list(source.streams) == ["01"]
+    assert source.name == "NFE (measured)" and list(source.streams) == ["01"]
     found = verdicts(
         audit.check_files(source)
         + audit.check_coordinates(source.faces)
@@ -315,5 +315,5 @@ def test_source_is_the_twin_without_files(faces, folders, monkeypatch):
     monkeypatch.setattr(twin, "make", lambda: made)
     monkeypatch.setattr(twin, "load", lambda: faces)
     source = audit.open_source()
-    assert source.name == "twin (synthetic)" and not source.is_real and source.left_out == 0
+    assert source.name == "twin (synthetic)" and source.left_out == 0
     assert list(source.streams) == ["train", "validation", "test"] and len(source.faces) == len(faces)

@@ -10,7 +10,7 @@ from bioface import illumination, image_formation, paths, skin, smith2019
 from bioface.camera import CameraModel
 from bioface.datasets import skin_spectra, twin
 from bioface.network import BioFaceNet
-from study import drawings
+from study import drawings, figures
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +45,14 @@ def test_the_table_and_the_network():
     assert sum(saved("00_y")["weights"].values()) == sum(p.numel() for p in net.parameters())
 
 
-def test_a_face_and_its_truth():
-    maps = {"linear_rgb": torch.rand(1, 8, 8, 3), "melanin": torch.rand(1, 8, 8)}
-    drawings.face_and_truth("00_x", maps, maps, torch.ones(1, 8, 8, dtype=torch.bool), {"rmse": 0.5})
-    assert saved("00_x") == {"rmse": 0.5}
+def test_rows_of_a_face_have_one_range_for_each_map(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(figures, "save_maps", lambda name, rows, **how: kept.update(how))
+    mask = torch.arange(64).reshape(8, 8) < 40
+    maps = [torch.where(mask, value, 9.0) for value in (0.1, 0.2, 5.0)]
+    rows = {str(k): [torch.rand(8, 8, 3), melanin] for k, melanin in enumerate(maps)}
+    drawings.by_row("00_x", rows, ["linear_rgb", "melanin"], mask, numbers={}, data="x", alt="x")
+    assert kept["limits"] == {"melanin": (0, pytest.approx(0.2))} and kept["row_labels"] == ["0", "1", "2"]
 
 
 # --- the audit ---------------------------------------------------------------------------------------------

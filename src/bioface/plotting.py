@@ -49,8 +49,6 @@ QUANTITIES: dict[str, Quantity] = {
     "mask": Quantity("mask", "gray"),
     "residual": Quantity("residual", "viridis", 0.0, 0.02, "RMSE, radiance / white"),
     "diffuse_shading_error": Quantity("diffuse shading, error", "PuOr_r", -0.3, 0.3),
-    "correlation": Quantity("correlation", "PuOr_r", -1.0, 1.0),
-    "score": Quantity("mismatch score", "magma"),
 }
 
 

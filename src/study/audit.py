@@ -31,11 +31,6 @@ class Source:
     faces: nfe.Faces  #: those under audit, with their truth when there is one
     left_out: int = 0  #: how many more would be, had they a mask of :data:`SMALLEST` pixels
 
-    @property
-    def is_real(self) -> bool:
-        """Whether people were photographed: rendered faces have a truth."""
-        return self.faces.truth is None
-
 
 def open_source(limit: int = 512) -> Source:
     """NFE when its files are in the data folder, at most ``limit`` faces evenly over them; else the twin, whole.
@@ -291,7 +286,7 @@ def check_duplicates(source: Source) -> list[Check]:
     digests = {hashlib.sha256(photo.tobytes()).digest() for photo in source.faces.rgb}
     twice = len(source.faces) - len(digests)
     found = [Check("photos that occur twice", f"{twice} of {len(source.faces)}", _verdict(twice == 0))]
-    if source.is_real:
+    if source.faces.truth is None:  # people were photographed
         return [*found, Check("people in more than one split", "not known: files name no people", "look")]
     files = np.array([name.split(":")[0] for name in source.faces.names])
     people = [set(source.faces.truth.identity[files == file].tolist()) for file in np.unique(files)]

@@ -4,7 +4,7 @@ The first arguments say what is drawn; ``name``, ``numbers`` and ``data`` are th
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +16,6 @@ from bioface import identifiability, network, plotting, shading, skin, smith2019
 from bioface.datasets import nfe, skin_spectra
 from study import audit, calibration, figures
 
-Maps = Mapping[str, torch.Tensor]
 TWIN, ARITHMETIC = "twin (synthetic)", "none (arithmetic)"
 #: Pigment fractions that are marked along the axes of the table.
 MARKS = {"melanin": (0.005, 0.05, 0.2, 0.4), "haemoglobin": (0.001, 0.01, 0.03, 0.06)}
@@ -86,22 +85,23 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
     figures.save(figure, name, numbers={"weights": weights}, data="none (a drawing)", alt=alt)
 
 
-def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbers: Mapping[str, Any]) -> None:
-    """One face: its photo and its true maps above, what a network says of them below, saved.
+def by_row(
+    name: str, rows: Mapping[str, Sequence[Any]], quantities: Sequence[str], mask: Any, *,
+    numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None, panel: float = 1.6,
+) -> None:  # fmt: skip
+    """Images and maps of one face by label of the row, a map in one range for all rows, saved.
 
-    Parameters
-    ----------
-    truth, said : by name of quantity: ``linear_rgb`` (1, H, W, 3) first, then maps (1, H, W)
-    mask : bool (1, H, W)
+    The range goes up to the median, over the rows, of what 95 % of the face stay below.
     """
-    both, (inside,) = (truth, said), mask
-    limits = figures.up_to(0.99, {q: torch.cat([maps[q][mask] for maps in both]) for q in list(truth)[1:]})
-    rows, titles = [[maps[q][0] for q in truth] for maps in both], ["photo", *(q.replace("_", " ") for q in limits)]
-    alt = "Photo and true maps of a synthetic face above, the network's below: the photos are near, the maps are not."
-    figures.save_maps(
-        name, rows, quantities=list(truth), titles=titles, row_labels=["truth", "network"], masks=[inside] * 2,
-        limits=limits, panel=1.7, numbers=numbers, data="twin, one face (synthetic)", alt=alt,
-    )  # fmt: skip
+    inside, shown = plotting.to_numpy(mask), [list(map(plotting.to_numpy, row)) for row in rows.values()]
+    tops = {
+        quantity: np.median([np.nanquantile(row[k][inside], 0.95) for row in shown])
+        for k, quantity in enumerate(quantities)
+        if plotting.QUANTITIES[quantity].cmap
+    }
+    limits = {quantity: (0.0, float(top)) for quantity, top in tops.items()}
+    how = {"titles": titles, "row_labels": list(rows), "masks": [inside] * len(rows), "limits": limits, "panel": panel}
+    figures.save_maps(name, shown, quantities=quantities, **how, numbers=numbers, data=data, alt=alt)
 
 
 # --- the audit ---------------------------------------------------------------------------------------------
@@ -121,12 +121,7 @@ def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> N
 
 
 def mistakes(
-    name: str,
-    faces: nfe.Faces,
-    shadings: Mapping[str, np.ndarray],
-    costs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    *,
-    data: str,
+    name: str, faces: nfe.Faces, shadings: Mapping[str, np.ndarray], costs: Mapping[str, Any], *, data: str
 ) -> None:
     """Two faces' right shading beside what was taken for it, with median correlation and error above."""
     show = np.argsort(costs["light of another face"][0])[len(faces) // 4 :][:2]
@@ -203,16 +198,12 @@ def fitted_spectra(name: str, issa: skin_spectra.SkinSpectra, fits: Mapping[str,
 
 
 def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, error: Mapping[str, Any]) -> None:
-    """Maps (n, 4) of the skin of one face by method, the truth last, in the order of the report's Figure 3."""
-    columns = [identifiability.MAPS.index(quantity) for quantity in REPORT]
+    """Maps (n, 4) of the skin of one face by method, in the order of the report's Figure 3."""
     images = np.full((len(rows), len(REPORT), *mask.shape), np.nan)
-    for image, values in zip(images, rows.values(), strict=True):
-        image[:, mask] = values[:, columns].T
-    limits = figures.up_to(0.95, dict(zip(REPORT, values[:, columns].T, strict=True)))  # brows and lips go beyond
-    how = {"row_labels": list(rows), "masks": [mask] * len(rows), "limits": limits, "panel": 1.9}
+    for image, maps in zip(images, rows.values(), strict=True):
+        image[:, mask] = maps[:, [identifiability.MAPS.index(quantity) for quantity in REPORT]].T
     alt = "Diffuse, specular, melanin, haemoglobin: descent's blood is beyond the scale, its melanin holds shading; "
     alt += "variable projection is like the truth."
+    by_method = {label: list(image) for label, image in zip(rows, images, strict=True)}
     data = "twin cube, 1 face (synthetic)"
-    figures.save_maps(
-        name, [[*image] for image in images], quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt
-    )
+    by_row(name, by_method, REPORT, mask, numbers={"rmse": error}, data=data, alt=alt, panel=1.9)

@@ -20,7 +20,7 @@ import torch
 from bioface import arrays, camera, illumination, image_formation, metrics, plotting, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import figures
+from study import drawings, figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -149,15 +149,15 @@ def _cut(maps: Decomposition, *images: np.ndarray) -> list[np.ndarray]:
 
 def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
     """A photo, its reconstruction and its maps, saved; pigments on ranges that show this face."""
-    kinds = ["linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo"]
-    images = _cut(maps, maps.mask, maps.image, maps.reconstruction, *(getattr(maps, kind) for kind in kinds[2:]))
-    inside = {kind: getattr(maps, kind)[maps.mask] for kind in kinds[2:6]}
+    kinds = ("linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo")
+    images = [maps.image, maps.reconstruction, *(getattr(maps, kind) for kind in kinds[2:])]
+    mask, *shown = _cut(maps, maps.mask, *images)
+    means = {kind: float(np.nanmean(getattr(maps, kind)[maps.mask])) for kind in kinds[2:6]}
+    print(", ".join(f"{kind} {mean:.2g}" for kind, mean in means.items()) + " on average over the face")
     titles = ["photo", "reconstruction", "diffuse", "specular", "melanin", "haemoglobin", "albedo"]
-    how = {"masks": images[:1], "titles": titles, "limits": figures.up_to(0.95, inside), "panel": 1.6}
-    numbers = {kind: float(np.nanmean(v)) for kind, v in inside.items()} | {"camera_b": maps.camera_b}
-    print(", ".join(f"{kind} {numbers[kind]:.2g}" for kind in inside) + " on average over the face")
     alt = "A face, its reconstruction, and its maps: diffuse shading, highlights, melanin, haemoglobin, albedo."
-    figures.save_maps(name, [images[1:]], quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
+    numbers = means | {"camera_b": maps.camera_b}
+    drawings.by_row(name, {"": shown}, kinds, mask, titles=titles, numbers=numbers, data=data, alt=alt)
 
 
 def show_edits(

@@ -150,9 +150,9 @@ def numbers(face: light_stage.StageFace, maps: Maps, peer: Maps) -> dict[str, fl
     return found
 
 
-def of_light_stage() -> dict[str, dict[str, list[float]]]:
-    """By method, by name of :func:`numbers`, those of both faces; Bayes first, then what stands beside it."""
-    kept = dict[str, dict[str, list[float]]]()
+def faces_of_a_light_stage() -> Iterator[Measured]:
+    """What `decompose` makes of two real faces: the worse of the two, with each and its opponents beside it."""
+    found = dict[str, dict[str, list[float]]]()  # by method, by name, those of both faces
     no_news = {
         "colour alone, fitted to the answers": ("brows", "patch", "nose", "highlights_mean"),  # of ranks, and its own
         "BioSkin of the diffuse part": ("melanin", "haemoglobin"),  # with itself
@@ -170,13 +170,7 @@ def of_light_stage() -> dict[str, dict[str, list[float]]]:
         for method, of_method in maps.items():
             for name, value in numbers(face, of_method, peer).items():
                 if name not in no_news.get(method, ()):
-                    kept.setdefault(method, {}).setdefault(name, []).append(value)
-    return kept
-
-
-def faces_of_a_light_stage() -> Iterator[Measured]:
-    """What `decompose` makes of two real faces: the worse of the two, with each and its opponents beside it."""
-    found = of_light_stage()
+                    found.setdefault(method, {}).setdefault(name, []).append(value)
     for name, values in found["Bayes"].items():
         beside = {method: ", ".join(f"{v:.3g}" for v in rows.get(name, ())) for method, rows in found.items()}
         told = "; ".join(f"{method} {text}" for method, text in beside.items() if text)

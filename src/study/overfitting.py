@@ -10,7 +10,7 @@ from bioface import identifiability, objective, plotting, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
-from study import figures
+from study import drawings, figures
 
 #: The columns of the report's figures 2a and 2b, in its order and words, and how each is drawn.
 COLUMNS = {
@@ -27,25 +27,17 @@ Row = tuple[Any, Output, Recipe]
 
 
 def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, *, numbers: Any, data: str) -> None:
-    """One face taken apart in several ways, in the report's columns, saved.
-
-    A map has one range for all rows: up to the median, over the rows, of what 95 % of the face stay below.
-    """
-    shown, mask, kinds = [], batch.mask[face].numpy(), list(COLUMNS.values())
-    for image, said, recipe in rows.values():
+    """One face taken apart in several ways, in the report's columns, saved."""
+    shown = {}
+    for label, (image, said, recipe) in rows.items():
         maps = said.diffuse, said.specular, said.melanin_fraction, said.haemoglobin_fraction
-        panels = [batch.image, image, *maps, objective.albedo(said, recipe)]
-        shown.append([plotting.to_numpy(values[face]) for values in panels])
-    tops = np.median([[np.quantile(values[mask], 0.95) for values in row[2:6]] for row in shown], 0)
-    figures.save_maps(
+        shown[label] = [values[face] for values in (batch.image, image, *maps, objective.albedo(said, recipe))]
+    drawings.by_row(
         name,
         shown,
-        quantities=kinds,
+        list(COLUMNS.values()),
+        batch.mask[face],
         titles=list(COLUMNS),
-        row_labels=list(rows),
-        masks=[mask] * len(rows),
-        limits={kind: (0.0, float(top)) for kind, top in zip(kinds[2:6], tops, strict=True)},
-        panel=1.5,
         numbers=numbers,
         data=data,
         alt=f"A face as {', '.join(COLUMNS)}; from above: {'; '.join(label.replace(chr(10), ' ') for label in rows)}.",
@@ -95,22 +87,17 @@ def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, ma
 
     ``to_rgb``, (3, 33), goes from spectra to linear RGB; ``mask`` (H, W) is the face.
     """
-    panels = []
-    for maps in rows.values():
+    shown = {}
+    for label, maps in rows.items():
         spectra = maps[..., 2:3] * skin.reflectance(*np.nan_to_num(np.moveaxis(maps[..., :2], -1, 0))) + maps[..., 3:]
-        panels.append([spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)])
-    inside = np.concatenate([maps[mask] for maps in rows.values()]).T
-    limits = figures.up_to(0.95, dict(zip(identifiability.MAPS, inside, strict=True)))
-    figures.save_maps(
+        shown[label] = [spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)]
+    drawings.by_row(
         name,
-        panels,
-        quantities=["linear_rgb", *identifiability.MAPS],
+        shown,
+        ["linear_rgb", *identifiability.MAPS],
+        mask,
         titles=["photo", "melanin", "haemoglobin", "shading", "specularities"],
-        row_labels=list(rows),
-        masks=[mask] * len(rows),
-        limits=limits,
-        panel=1.5,
-        numbers={"highest": [top for _, top in limits.values()]},
+        numbers={"highest": np.nanquantile(np.stack([*rows.values()])[:, mask], 0.95, (0, 1))},
         data="twin, 1 face (synthetic)",
         alt=f"The same photo, made of other maps in each row: {', '.join(rows)}. With more melanin the shading is "
         "brighter.",
