@@ -288,15 +288,6 @@ def test_floor_is_nothing_for_matched_faces(faces):
     assert (floor["mouth and nose"] > floor["face"])[wrong].mean() > 0.9  # that is where they are wrong
 
 
-def test_a_mean_map_is_of_the_faces_that_have_a_pixel():
-    maps, mask = np.random.default_rng(0).normal(2, 1, (40, 4, 5)), np.ones((40, 4, 5), bool)
-    mask[:, 0, 0] = np.arange(40) < 9  # too few
-    mask[:, 0, 1] = np.arange(40) < 20
-    mean = audit.mean_map(maps, mask)
-    assert np.isnan(mean[0, 0]) and np.isfinite(mean).sum() == 19
-    assert mean[0, 1] == pytest.approx(maps[:20, 0, 1].mean())
-
-
 def test_bias_is_told_from_noise():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (60, 12, 12))

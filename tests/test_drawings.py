@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, image_formation, paths, skin, smith2019
+from bioface import illumination, image_formation, paths, plotting, skin, smith2019
 from bioface.camera import CameraModel
 from bioface.datasets import skin_spectra, twin
 from bioface.network import BioFaceNet
-from study import drawings, figures
+from study import drawings
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +46,13 @@ def test_the_table_and_the_network():
 
 
 def test_rows_of_a_face_have_one_range_for_each_map(monkeypatch):
-    kept = {}
-    monkeypatch.setattr(figures, "save_maps", lambda name, rows, **how: kept.update(how))
+    kept, panel_grid = {}, plotting.panel_grid
+    monkeypatch.setattr(plotting, "panel_grid", lambda rows, **how: panel_grid(rows, **(kept.update(how) or how)))
     mask = torch.arange(64).reshape(8, 8) < 40
-    maps = [torch.where(mask, value, 9.0) for value in (0.1, 0.2, 5.0)]
-    rows = {str(k): [torch.rand(8, 8, 3), melanin] for k, melanin in enumerate(maps)}
-    drawings.by_row("00_x", rows, ["linear_rgb", "melanin"], mask, numbers={}, data="x", alt="x")
-    assert kept["limits"] == {"melanin": (0, pytest.approx(0.2))} and kept["row_labels"] == ["0", "1", "2"]
+    rows = {f"row {v}": [torch.rand(8, 8, 3), torch.where(mask, v, 9.0)] for v in (0.1, 0.2, 5.0)}
+    below = [["", "0.5"]] * 3
+    drawings.by_row("00_x", rows, ["rgb", "melanin"], mask, below=below, numbers={}, data="x", alt="x")
+    assert kept["quantities"][1].high == pytest.approx(0.2) and kept["row_labels"] == list(rows)
 
 
 # --- the audit ---------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def test_every_quantity_has_a_colour_map_and_a_range():
 def test_a_map_keeps_its_limits_whatever_its_values():
     low, high = (plotting.painted(torch.full((1, 2), value, requires_grad=True), "melanin") for value in (0.1, 0.43))
     assert (plotting.painted([[0.1, 0.43], [0.1, 9.0]], "melanin") == np.hstack([low[:, :1], high[:, :1]])).all()
-    assert (plotting.painted([[0.43]], "melanin", limits=(0, 1.0)) != high[:, :1]).any()
+    assert (plotting.painted([[0.43]], plotting.known_quantity("melanin", (0, 1.0))) != high[:, :1]).any()
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ MAP, PHOTO = np.zeros((4, 4)), np.zeros((4, 4, 3))
         (PHOTO.T, "rgb", {}, r"expected an image \(H, W, 3\), found \(3, 4, 4\)"),
         (MAP, "rgb", {}, r"\(H, W, 3\), found \(4, 4\)"),
         (MAP, "melanin", {"mask": np.ones((4, 5))}, r"expected a mask \(4, 4\), found \(4, 5\)"),
-        (MAP, "melanin", {"limits": (1, 0)}, r"limits of melanin: expected \(low, high\), found \(1, 0\)"),
     ],
 )
 def test_bad_images_are_refused(image, quantity, options, message):
     refuses(message, plotting.painted, image, quantity, **options)
+    refuses(r"limits of melanin: expected \(low, high\), found \(1, 0\)", plotting.known_quantity, "melanin", (1, 0))
 
 
 @pytest.mark.parametrize(("rows", "found"), [([], r"\[\]"), ([[MAP], []], r"\[1, 0\]")])
@@ -78,10 +78,9 @@ def test_a_grid_of_unequal_rows_is_refused(rows, found):
 
 
 def test_in_a_grid_nothing_overlaps_and_panels_are_in_line():
-    quantities = ["rgb", "haemoglobin", "specular_shading", "mask"]
+    quantities = ["rgb", plotting.known_quantity("haemoglobin", (0, 0.2)), "specular_shading", "mask"]
     rows = [[np.zeros((8, 6, 3)), *np.zeros((3, 8, 6))]] * 3
-    limits = {"haemoglobin": (0, 0.2)}
-    figure, axes = plotting.panel_grid(rows, quantities=quantities, row_labels=["a", "b", "c"], limits=limits)
+    figure, axes = plotting.panel_grid(rows, quantities=quantities, row_labels=["a", "b", "c"])
     figure.canvas.draw()
     assert [ax.get_title() for ax in axes[0]] == ["sRGB image", "haemoglobin", "specular shading", "mask"]
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["a", "b", "c"]

@@ -5,7 +5,7 @@ Images and maps may be NumPy arrays or torch tensors, channels last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,7 +88,7 @@ def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
     return np.clip(image, 0, 1)  # for the eye only: a screen shows no more than white
 
 
-def painted(image: Any, quantity: str | Quantity, *, mask: Any = None, limits: Limits | None = None) -> np.ndarray:
+def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.ndarray:
     """The colours (..., H, W, 3) uint8 sRGB in which maps (..., H, W) or images (..., H, W, 3) are shown.
 
     Grey outside the mask and where a value is not finite.
@@ -98,13 +98,12 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None, limits: L
     image : maps, or images for "rgb" (sRGB), "linear_rgb", "albedo" (both linear) and "normals"
     quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
     mask : (..., H, W), true where there is something to see
-    limits : instead of the quantity's own
 
     Raises
     ------
     BiofaceError : an unknown quantity, or an image or mask of another shape
     """
-    shown = known_quantity(quantity, limits)
+    shown = known_quantity(quantity)
     image = to_numpy(image)
     image = image.astype(np.float32) / (255 if image.dtype == np.uint8 and shown.cmap is None else 1)
     if shown.cmap is None and image.shape[-1:] != (3,):
@@ -131,7 +130,6 @@ def panel_grid(
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] = (),
     masks: Sequence[Any] | None = None,
-    limits: Mapping[str, Limits] | None = None,
     panel: int | float = 1.25,
 ) -> tuple[Figure, np.ndarray]:
     """A grid of images, with one colour bar for each column of maps.
@@ -143,7 +141,6 @@ def panel_grid(
     titles : of the columns; left out, the names of the quantities
     row_labels : of the rows
     masks : one per row, None for no mask
-    limits : by name of quantity, instead of its own
     panel : width of a panel in inches
 
     Returns
@@ -158,8 +155,7 @@ def panel_grid(
     if n_columns == 0 or any(len(row) != n_columns for row in rows):
         raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
     quantities = [quantities] * n_columns if isinstance(quantities, str) else list(quantities)
-    own: Mapping[Any, Limits] = limits or {}
-    shown = [known_quantity(quantity, own.get(quantity)) for quantity in quantities]
+    shown = [known_quantity(quantity) for quantity in quantities]
 
     # the bars have a row of their own, so that the panels stay in line
     bars = [q.cmap is not None and name != "mask" for q, name in zip(shown, quantities, strict=True)]
@@ -177,7 +173,7 @@ def panel_grid(
     axes = grid[:n_rows]
     for line, row, mask in zip(axes, rows, masks or [None] * n_rows, strict=True):
         for ax, image, quantity in zip(line, row, quantities, strict=True):
-            ax.imshow(painted(image, quantity, mask=mask, limits=own.get(quantity)), origin="upper")
+            ax.imshow(painted(image, quantity, mask=mask), origin="upper")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     for ax, text in zip(axes[0], titles or [quantity.label for quantity in shown], strict=True):

@@ -167,13 +167,6 @@ def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
     return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
 
 
-def mean_map(maps: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean (H, W) over the faces (N, H, W) that have the pixel; NaN where fewer than a quarter or fewer than 5 do."""
-    count = mask.sum(0)
-    enough = count >= max(5, 0.25 * len(mask))
-    return np.where(enough, (maps * mask).sum(0) / np.where(enough, count, 1), np.nan)
-
-
 def biased_share(
     maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, np.ndarray]:

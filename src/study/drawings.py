@@ -87,21 +87,27 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
 
 def by_row(
     name: str, rows: Mapping[str, Sequence[Any]], quantities: Sequence[str], mask: Any, *,
-    numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None, panel: float = 1.6,
+    numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None,
+    below: Sequence[Sequence[str]] = (), panel: float = 1.6,
 ) -> None:  # fmt: skip
     """Images and maps of one face by label of the row, a map in one range for all rows, saved.
 
-    The range goes up to the median, over the rows, of what 95 % of the face stay below.
+    The range goes up to the median, over the rows, of what 95 % of the face stay below. ``below`` are texts by panel.
     """
     inside, shown = plotting.to_numpy(mask), [list(map(plotting.to_numpy, row)) for row in rows.values()]
-    tops = {
-        quantity: np.median([np.nanquantile(row[k][inside], 0.95) for row in shown])
-        for k, quantity in enumerate(quantities)
-        if plotting.QUANTITIES[quantity].cmap
-    }
-    limits = {quantity: (0.0, float(top)) for quantity, top in tops.items()}
-    how = {"titles": titles, "row_labels": list(rows), "masks": [inside] * len(rows), "limits": limits, "panel": panel}
-    figures.save_maps(name, shown, quantities=quantities, **how, numbers=numbers, data=data, alt=alt)
+    kinds: list[str | plotting.Quantity] = list(quantities)
+    for k, quantity in enumerate(quantities):
+        if plotting.QUANTITIES[quantity].cmap:
+            top = np.median([np.nanquantile(row[k][inside], 0.95) for row in shown])
+            kinds[k] = plotting.known_quantity(quantity, (0.0, float(top)))
+    masks = [inside] * len(rows)
+    figure, axes = plotting.panel_grid(
+        shown, quantities=kinds, titles=titles, row_labels=list(rows), masks=masks, panel=panel
+    )
+    for line, texts in zip(axes, below, strict=False):
+        for ax, text in zip(line, texts, strict=True):
+            ax.set_xlabel(text, fontsize=10)
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 # --- the audit ---------------------------------------------------------------------------------------------
@@ -110,13 +116,13 @@ def by_row(
 def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> None:
     """What the files hold of two faces, and their ``stored`` shading; ``name`` and ``data`` of the figure."""
     two = faces[[0, 1]]
-    kinds = ["rgb", "normals", "mask", "coordinates", "diffuse_shading"]
+    shade = plotting.known_quantity("diffuse_shading", (0.0, float(stored[:2].max())))
+    kinds = ["rgb", "normals", "mask", "coordinates", shade]
     maps = (two.rgb, two.normals, two.mask, two.coordinates, stored[:2])
     titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
     rows = list(zip(*maps, strict=True))
-    limits = {"diffuse_shading": (0.0, float(stored[:2].max()))}
     alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
-    numbers, how = {"faces": list(two.names)}, {"titles": titles, "limits": limits, "panel": 1.8}
+    numbers, how = {"faces": list(two.names)}, {"titles": titles, "panel": 1.8}
     figures.save_maps(name, rows, quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
 
 
@@ -142,17 +148,17 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
     """The report's Figures 1a and 1b for the faces of highest score, with the photo's own shading and the residual."""
     some = np.argsort(score)[::-1][:3]
     c = shading.compare(faces[some])
+    shade = plotting.known_quantity("diffuse_shading", (0.0, float(c.stored.max())))
     residual = plotting.Quantity("residual image", "PuOr_r", -0.4, 0.4, "log")
     shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), np.where(c.window, c.residual, np.nan))
     numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
     figures.save_maps(
         name,
         list(zip(*shown, strict=True)),
-        quantities=["rgb", "diffuse_shading", "diffuse_shading", residual],
+        quantities=["rgb", shade, shade, residual],
         titles=["photo\n(Figure 1a)", "stored shading\n(Figure 1b)", "shading that\nthe photo shows", "residual image"],
         row_labels=[f"score {s:.2f}" for s in score[some]],
         masks=list(faces.mask[some]),
-        limits={"diffuse_shading": (0.0, float(c.stored.max()))},
         panel=1.9,
         numbers=numbers,
         data=data,

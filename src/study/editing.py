@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bioface import arrays, camera, illumination, image_formation, metrics, plotting, spectra
+from bioface import arrays, camera, illumination, image_formation, metrics, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import drawings, figures
+from study import drawings
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -165,17 +165,19 @@ def show_edits(
 ) -> None:
     """A photo and rows of edits of it, under each how far it changes the face's colours (ΔE₀₀), saved."""
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    panels = [_cut(maps, photo, *edited.values()) for edited in rows.values()]
-    titles = ["photo", *next(iter(rows.values()))]
-    figure, axes = plotting.panel_grid(panels, quantities="rgb", titles=titles, row_labels=list(rows), panel=1.8)
-    before = lab(image_formation.srgb_decode(np.float64(photo)))
-    means = {}
-    for line, (label, edited) in zip(axes, rows.items(), strict=True):
-        for ax, (title, image) in zip(line[1:], edited.items(), strict=True):
-            change = difference(before, lab(image_formation.srgb_decode(np.float64(image))))[maps.mask].mean()
-            means[f"{title}, {label}".removesuffix(", ")] = float(change)
-            ax.set_xlabel(f"ΔE₀₀ {change:.1f}")
-    figures.save(figure, name, numbers={"mean_difference": means}, data=data, alt=alt)
+    before, means = lab(image_formation.srgb_decode(np.float64(photo))), {}
+    shown, below = {}, []
+    for label, edited in rows.items():
+        after = (lab(image_formation.srgb_decode(np.float64(image))) for image in edited.values())
+        changes = [float(difference(before, one)[maps.mask].mean()) for one in after]
+        means |= {f"{title}, {label}".removesuffix(", "): d for title, d in zip(edited, changes, strict=True)}
+        shown[label] = _cut(maps, photo, *edited.values())
+        below.append(["", *(f"ΔE₀₀ {change:.1f}" for change in changes)])
+    titles, numbers = ["photo", *edited], {"mean_difference": means}
+    everywhere, kinds = np.ones(shown[label][0].shape[:2]), ["rgb"] * len(titles)
+    drawings.by_row(
+        name, shown, kinds, everywhere, titles=titles, below=below, numbers=numbers, data=data, alt=alt, panel=1.8
+    )
 
 
 # --- spectra and colours -----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import identifiability, objective, plotting, skin
+from bioface import identifiability, objective, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -118,19 +118,24 @@ def copies(
     ``grid`` has the recipe as it was trained; ``runs`` and ``score`` are of :func:`study.experiments.run_all` and
     ``summary``.
     """
-    rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
-    panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
-    labels, titles = [row.replace("_", " ") for row in rows], ["photo", *kinds]
-    figure, axes = plotting.panel_grid(
-        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=[batch.mask[1]] * len(rows), panel=1.7
+    names, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
+    shown, below = {}, []
+    for name_of_row in names:
+        trained = [grid[name_of_row, kind].name for kind in kinds]
+        shown[name_of_row.replace("_", " ")] = [batch.image[1], *(runs[recipe][0].image[1] for recipe in trained)]
+        below.append(["", *(f"{score[recipe]['rmse'].mean():.3f}" for recipe in trained)])
+    drawings.by_row(
+        name,
+        shown,
+        ["linear_rgb"] * (1 + len(kinds)),
+        batch.mask[1],
+        titles=["photo", *kinds],
+        below=below,
+        numbers={r: s["rmse"] for r, s in score.items()},
+        data=data,
+        alt=f"One face by {', '.join(shown)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first "
+        "row, grey faces with the copy × 1, the best picture with a fitted copy in the last.",
     )
-    for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
-        ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
-    alt = (
-        f"One face by {', '.join(labels)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
-    )
-    alt += "grey faces with the copy × 1, the best picture with a fitted copy in the last."
-    figures.save(figure, name, numbers={r: s["rmse"] for r, s in score.items()}, data=data, alt=alt)
 
 
 def floors(name: str, factors: np.ndarray, floor: Mapping[str, Sequence[float]], flat: float) -> None:
