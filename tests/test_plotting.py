@@ -1,6 +1,5 @@
 """Pictures: fixed colours per quantity, and grids."""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from bioface import plotting
 def closed():
     yield
     plt.close("all")
-
-
-def test_every_quantity_has_a_colour_map_and_a_range():
-    for name, quantity in plotting.QUANTITIES.items():
-        assert quantity.cmap is None or quantity.cmap in matplotlib.colormaps, name
-        assert quantity.low < quantity.high, name
-        if name.endswith("_error"):
-            assert quantity.low == -quantity.high, "zero error is the middle of the colours"
 
 
 def test_a_map_keeps_its_limits_whatever_its_values():
@@ -93,15 +84,6 @@ def test_in_a_grid_nothing_overlaps_and_panels_are_in_line():
     panels = np.array([[ax.get_position().bounds for ax in line] for line in axes])
     np.testing.assert_allclose(panels[..., 1], np.broadcast_to(panels[:, :1, 1], axes.shape), atol=1e-6)
     np.testing.assert_allclose(panels[..., 0], np.broadcast_to(panels[:1, :, 0], axes.shape), atol=1e-6)
-
-
-def test_the_style_is_complete_and_its_colours_differ_in_lightness_or_hue():
-    with plt.style.context("default"):
-        plotting.use_style()
-        assert plt.rcParams["savefig.dpi"] == 150
-        assert plt.rcParams["figure.constrained_layout.use"]
-        colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    assert len(set(colours)) == 7
 
 
 def test_a_users_latex_and_origin_change_nothing():
