@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import refuses
+from test_metrics import made_up
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
 from bioface.datasets import cubes, twin
-from bioface.errors import DataError
-from bioface.maps import Decomposition, of_twin
+from bioface.maps import of_twin
 from study import figures, table1
 from study import table1_drawings as draw
 
@@ -101,20 +101,13 @@ def test_a_cube_at_the_edge_or_smaller_than_the_picture():
 
 
 def test_what_cannot_be_scored_is_refused():
-    maps = known_maps(8, 8)
-    with pytest.raises(DataError, match="mask"):
-        cube_of(maps, mask=np.ones((7, 8), bool))
     white = cubes.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
     refuses("converges", table1.pseudo_truth, white, size=4)
 
 
 @pytest.fixture
 def truth():
-    """Decompositions of three made-up faces."""
-    maps = [np.stack(m) for m in zip(*(known_maps(8, 8, seed) for seed in range(3)), strict=True)]
-    e, mask = np.tile(illumination.standard("D65").numpy(), (3, 1)), np.ones((3, 8, 8), bool)
-    made = Decomposition.of_maps(*maps, np.zeros((3, 2)), e, np.zeros((3, 8, 8, 3)), mask)
-    return dataclasses.replace(made, image=made.reconstruction)
+    return made_up(3, 8, 8)
 
 
 def off_by(truth, amount):

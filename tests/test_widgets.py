@@ -15,26 +15,16 @@ from conftest import refuses
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 from test_audit import make_faces
+from test_metrics import made_up
 
-from bioface import decomposition, illumination, plotting, shading, widgets
+from bioface import decomposition, plotting, shading, widgets
 from bioface.identifiability import MAPS
-from bioface.maps import Decomposition
 from bioface.training import LOSSES, History
 from study import notebook
 
 
 def faces(n, truth=None):
     return dataclasses.replace(make_faces(n or 1)[:n], truth=truth)
-
-
-def maps(*size):
-    """The decomposition of one photo, (H, W), or of several, (N, H, W)."""
-    rng = np.random.default_rng(1)
-    limits = [(0.05, 0.3), (0.01, 0.06), (0.2, 0.8), (0, 0.1)]  # of melanin, haemoglobin, diffuse and specular shading
-    four = [rng.uniform(low, high, size) for low, high in limits]
-    white = np.broadcast_to(illumination.standard("D65").numpy(), (*size[:-2], 33))
-    camera = np.full((*size[:-2], 2), 0.3)
-    return Decomposition.of_maps(*four, camera, white, rng.uniform(0, 1, (*size, 3)), rng.random(size) > 0.2)
 
 
 def panels(widget):
@@ -120,7 +110,7 @@ EVERY_EDIT = dict(melanin=0.5, haemoglobin=0.5, specular=0, illuminant="A", came
 
 
 def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
-    d = maps(16, 18)
+    d = made_up(16, 18)
     widget = widgets.edit(d)
     said, [picture] = asked(widget, monkeypatch, **EVERY_EDIT)
     assert said == {"id": "view-1", "error": ""}
@@ -134,12 +124,12 @@ def test_the_editor_answers_with_the_picture_of_bioface_edit(monkeypatch):
 
 
 def test_of_a_photo_some_pixels_of_the_face_and_its_surroundings_are_edited(monkeypatch):
-    widget = widgets.edit(maps(130, 260))
+    widget = widgets.edit(made_up(130, 260))
     assert widget.spec["size"] == [44, 87] and "every 3 × 3" in widget.spec["note"]
     _, [picture] = asked(widget, monkeypatch, melanin=0.1)
     assert len(picture) == len(widget.data) == 44 * 87 * 3
     assert 1000 / widget.spec["pause"] * len(picture) <= widgets.BYTES_A_SECOND + 1
-    d = maps(64, 100)
+    d = made_up(64, 100)
     d.mask[:] = False
     assert widgets.edit(d).spec["size"] == [64, 100]
     d.mask[20:40, 60:80] = True
@@ -208,7 +198,7 @@ def test_trainings_arrive_curve_by_curve():
 
 SCRUB, EDIT, COMPARE = "No sample to show.", "No photo to edit.", "No training to compare."
 NOTHING = [(widgets.scrub, given, SCRUB) for given in ({}, {"melanin": np.ones((0, 4, 4))}, faces(0))]
-NOTHING += [(widgets.edit, maps(0, 8, 9), EDIT)]
+NOTHING += [(widgets.edit, made_up(0, 8, 9), EDIT)]
 NOTHING += [(widgets.compare, given, COMPARE) for given in ({}, {"a": []}, {"a": history(0)})]
 
 
@@ -218,7 +208,7 @@ def test_nothing_is_said_in_words(make, given, words):
 
 
 WRONG |= {
-    "edit, a batch": (widgets.edit, maps(2, 8, 9), {}, r"found maps of \(2, 8, 9\): choose one"),
+    "edit, a batch": (widgets.edit, made_up(2, 8, 9), {}, r"found maps of \(2, 8, 9\): choose one"),
     "edit, a photo": (widgets.edit, np.ones((8, 8, 3)), {}, "expected the Decomposition of a photo, found ndarray"),
     "compare, a list": (widgets.compare, [history(2)], {}, "expected runs by name, .* found list"),
     "compare, a number": (widgets.compare, {"a": 3}, {}, "a: expected a History.* found int"),
