@@ -30,7 +30,7 @@ def saved(name):
 
 def test_curves_keep_their_numbers():
     S, flat = CameraModel.load().sensitivity(), torch.ones(33)
-    drawings.curves("00_x", {"cameras": {"the mean": S}, "absorption": {"flat": flat}}, data="x", alt="x")
+    drawings.curves("00_x", {"cameras": {"the mean": S}, "absorption": {"flat": flat}}, data="x")
     cameras, absorbers = saved("00_x").values()
     assert len(cameras["the mean"]) == 3 and absorbers["flat"] == [1.0] * 33
 
@@ -75,12 +75,6 @@ def test_the_channels_of_files_and_what_is_taken_for_shading(faces, rng):
 def test_the_faces_of_highest_score_are_shown_first(faces):
     drawings.belied("01_x", faces, np.array([0.1, 0.4, 0.2, 0.3]), data="x")
     assert saved("01_x") == {"face": [faces.names[i] for i in (1, 3, 2)], "score": [0.4, 0.3, 0.2]}
-
-
-def test_maps_of_bias(rng):
-    mean = rng.random((8, 8))
-    drawings.bias("01_y", rng.random((8, 8, 3)), mean, np.zeros((8, 8)))
-    assert saved("01_y")["rms"] == [[0.0] * 8] * 8
 
 
 # --- the multispectral fit ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ MISTAKES = (
 REPORT = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin")
 
 
-def curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str) -> None:
+def curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str) -> None:
     """Spectra side by side, saved: by title, by label, (33,) or, of a camera, (3, 33); absorption by decades."""
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained")
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
@@ -43,7 +43,8 @@ def curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt
             ax.lines[-1].set_label(label)
         ax.set(title=title, xlabel="wavelength (nm)", yscale="log" if "absorption" in title else "linear")
         ax.legend()
-    figures.save(figure, name, numbers=panels, data=data, alt=alt)
+    told = "; ".join(f"{title}: {', '.join(lines)}" for title, lines in panels.items())
+    figures.save(figure, name, numbers=panels, data=data, alt=f"Curves from 400 to 720 nm. {told}.")
 
 
 def skin_table(name: str, table: torch.Tensor) -> None:
@@ -100,9 +101,9 @@ def by_row(
         if plotting.QUANTITIES[quantity].cmap:
             top = np.median([np.nanquantile(row[k][inside], 0.95) for row in shown])
             kinds[k] = plotting.known_quantity(quantity, (0.0, float(top)))
-    masks = [inside] * len(rows)
+    labels, masks = [textwrap.fill(label, 18) for label in rows], [inside] * len(rows)
     figure, axes = plotting.panel_grid(
-        shown, quantities=kinds, titles=titles, row_labels=list(rows), masks=masks, panel=panel
+        shown, quantities=kinds, titles=titles, row_labels=labels, masks=masks, panel=panel
     )
     for line, texts in zip(axes, below, strict=False):
         for ax, text in zip(line, texts, strict=True):
@@ -164,21 +165,6 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
         data=data,
         alt="Faces: the photo, the stored shading with another mouth, and the shading that the photo itself shows.",
     )
-
-
-def bias(name: str, photo: np.ndarray, mean: np.ndarray, rms: np.ndarray) -> None:
-    """The mean and the root mean square, over faces, of the shading error (H, W), beside the mean photo; saved."""
-    how = {
-        "quantities": [
-            "rgb",
-            plotting.Quantity("mean", "PuOr_r", -0.1, 0.1),
-            plotting.Quantity("RMS", "magma", 0, 0.3),
-        ],
-        "titles": ["mean photo", "stored − true,\nmean", "stored − true,\nRMS of faces"],
-        "panel": 1.9,
-    }
-    alt = "Maps of the shading error over mismatched faces: largest around mouth and nose, its mean a small part."
-    figures.save_maps(name, [[photo, mean, rms]], **how, numbers={"mean": mean, "rms": rms}, data=TWIN, alt=alt)
 
 
 # --- the multispectral fit ---------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import metrics, plotting
-from bioface.maps import Decomposition
+from bioface import metrics
 from study import figures, table1
 from study.table1 import Scores
 
@@ -68,28 +67,6 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
     )
     alt += " lies beyond the mean training face in highlights, albedo and both pigments."
     figures.save(figure, name, numbers=found, data=data, alt=alt)
-
-
-def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], data: str) -> None:
-    """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
-
-    Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
-    """
-    answers = [truth, *(row.predictions[0] for row in rows.values())]
-    shown = [(i, n, times) for i in pair for n, times in (("melanin", 3), ("haemoglobin", 3), ("diffuse_shading", 2))]
-    tops = [times * float(np.median(getattr(truth, n)[i][truth.mask[i]])) for i, n, times in shown]
-    kinds = [plotting.known_quantity(n, (0, float(f"{top:.2g}"))) for (_, n, _), top in zip(shown, tops, strict=True)]
-    panels = [[np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i, n, _ in shown] for d in answers]
-    titles = [f"{'fair' if k < 3 else 'dark'}:\n{n.replace('_', ' ')}" for k, (_, n, _) in enumerate(shown)]
-    labels = ["truth", *(table1.NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
-    errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
-    alt = "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
-    alt += (
-        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips, and makes the "
-    )
-    alt += "dark face too light."
-    how = {"quantities": kinds, "titles": titles, "row_labels": labels, "panel": 1.4}
-    figures.save_maps(name, panels, **how, numbers=errors, data=data, alt=alt)
 
 
 def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], data: str) -> None:
