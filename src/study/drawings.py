@@ -105,6 +105,7 @@ def by_row(
     figure, axes = plotting.panel_grid(
         shown, quantities=kinds, titles=titles, row_labels=labels, masks=masks, panel=panel
     )
+    figure.set_figheight(figure.get_figheight() + 0.25 * len(below))
     for line, texts in zip(axes, below, strict=False):
         for ax, text in zip(line, texts, strict=True):
             ax.set_xlabel(text, fontsize=10)
