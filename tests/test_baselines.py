@@ -95,14 +95,6 @@ def test_components_of_the_twins_kind_of_skin(vectors):
     assert np.isnan(found.specular_shading).all() and np.isnan(row["specular"]).all()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_order_and_sign_of_components_are_the_models(seed):
-    rng = np.random.default_rng(seed)
-    expected = np.array([[1.0, 0.2], [0.1, 0.5]])
-    mixed = rng.uniform(-1, 1, (4000, 2)) @ expected.T
-    np.testing.assert_allclose(baselines.independent(mixed, expected), expected, atol=0.08)
-
-
 @pytest.fixture(params=[*CONSTANTS, *VECTORS], ids=lambda method: method.__name__)
 def method(request, prior):
     """Each method as a function of photos and masks."""

@@ -119,7 +119,7 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
         if inside.shape != known.shape:
             raise BiofaceError(f"{shown.label}: expected a mask {known.shape}, found {inside.shape}")
         known = known & inside
-    return np.rint(255 * np.where(known[..., None], colours, BACKGROUND)).astype(np.uint8)
+    return np.rint(255 * np.where(np.expand_dims(known, -1), colours, BACKGROUND)).astype(np.uint8)
 
 
 @matplotlib.rc_context({"text.usetex": False})  # of a user's matplotlibrc, and LaTeX may not be there

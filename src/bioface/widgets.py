@@ -240,6 +240,7 @@ class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
 
     def __init__(self) -> None:
         self.photo = ipywidgets.FileUpload(accept="image/*", description="Your photo")
+        self._editor: tuple[Widget, ...] = ()
         said = _nothing("A photo with a face, of up to 10 MB. Only this notebook's kernel gets it.")
         super().__init__([self.photo, said])
         self.photo.observe(self._take, "value")
@@ -248,7 +249,8 @@ class Upload(ipywidgets.VBox):  # type: ignore[misc]  # untyped
         return f"A photo of yours to edit. {_RUN}"
 
     def _say(self, text: str, *editor: Widget) -> None:
-        self.children = (self.photo, _nothing(text), *(editor or self.children[2:]))
+        self._editor = editor or self._editor
+        self.children = (self.photo, _nothing(text), *self._editor)
 
     def _take(self, change: Any) -> None:
         """Take apart what was uploaded last."""

@@ -165,8 +165,8 @@ def show_edits(
 ) -> None:
     """A photo and rows of edits of it, under each how far it changes the face's colours (ΔE₀₀), saved."""
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    before, means = lab(image_formation.srgb_decode(np.float64(photo))), {}
-    shown, below = {}, []
+    before = lab(image_formation.srgb_decode(np.float64(photo)))
+    shown, below, means = {}, [], dict[str, float]()
     for label, edited in rows.items():
         after = (lab(image_formation.srgb_decode(np.float64(image))) for image in edited.values())
         changes = [float(difference(before, one)[maps.mask].mean()) for one in after]
@@ -174,7 +174,7 @@ def show_edits(
         shown[label] = _cut(maps, photo, *edited.values())
         below.append(["", *(f"ΔE₀₀ {change:.1f}" for change in changes)])
     titles, numbers = ["photo", *edited], {"mean_difference": means}
-    everywhere, kinds = np.ones(shown[label][0].shape[:2]), ["rgb"] * len(titles)
+    everywhere, kinds = np.ones(shown[label][0].shape[:2], bool), ["rgb"] * len(titles)
     drawings.by_row(
         name, shown, kinds, everywhere, titles=titles, below=below, numbers=numbers, data=data, alt=alt, panel=1.8
     )

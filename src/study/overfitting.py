@@ -124,18 +124,16 @@ def copies(
         trained = [grid[name_of_row, kind].name for kind in kinds]
         shown[name_of_row.replace("_", " ")] = [batch.image[1], *(runs[recipe][0].image[1] for recipe in trained)]
         below.append(["", *(f"{score[recipe]['rmse'].mean():.3f}" for recipe in trained)])
-    drawings.by_row(
-        name,
-        shown,
-        ["linear_rgb"] * (1 + len(kinds)),
-        batch.mask[1],
-        titles=["photo", *kinds],
-        below=below,
-        numbers={r: s["rmse"] for r, s in score.items()},
-        data=data,
-        alt=f"One face by {', '.join(shown)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first "
-        "row, grey faces with the copy × 1, the best picture with a fitted copy in the last.",
+    alt = (
+        f"One face by {', '.join(shown)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
     )
+    alt += "grey faces with the copy × 1, the best picture with a fitted copy in the last."
+    how: dict[str, Any] = {
+        "titles": ["photo", *kinds],
+        "below": below,
+        "numbers": {r: s["rmse"] for r, s in score.items()},
+    }
+    drawings.by_row(name, shown, ["linear_rgb"] * (1 + len(kinds)), batch.mask[1], **how, data=data, alt=alt)
 
 
 def floors(name: str, factors: np.ndarray, floor: Mapping[str, Sequence[float]], flat: float) -> None:
