@@ -1,10 +1,7 @@
 """What a method has to beat: on faces made by the model itself, where the answers are known."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-from conftest import refuses
 from test_bayes import faces, means, refuses_bad_photos, said_by, takes_any_photo
 
 from bioface import bayes, metrics
@@ -106,8 +103,3 @@ def method(request, prior):
 def test_any_photo_is_taken_apart_and_bad_photos_refused(method, truth):
     takes_any_photo(method)
     refuses_bad_photos(method, truth)
-
-
-def test_a_density_is_not_learnt_from_maps_that_say_nothing(truth, prior):
-    silent = dataclasses.replace(truth, melanin=np.full_like(truth.melanin, np.nan))
-    refuses("NaN", OpticalDensity.learn, silent, prior, baselines.fixed)

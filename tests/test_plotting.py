@@ -54,12 +54,6 @@ MAP, PHOTO = np.zeros((4, 4)), np.zeros((4, 4, 3))
 )
 def test_bad_images_are_refused(image, quantity, options, message):
     refuses(message, plotting.painted, image, quantity, **options)
-    refuses(r"limits of melanin: expected \(low, high\), found \(1, 0\)", plotting.known_quantity, "melanin", (1, 0))
-
-
-@pytest.mark.parametrize(("rows", "found"), [([], r"\[\]"), ([[MAP], []], r"\[1, 0\]")])
-def test_a_grid_of_unequal_rows_is_refused(rows, found):
-    refuses(f"equally many in each, found {found}", plotting.panel_grid, rows, quantities="melanin")
 
 
 def test_in_a_grid_nothing_overlaps_and_panels_are_in_line():

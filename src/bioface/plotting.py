@@ -72,11 +72,7 @@ def known_quantity(quantity: str | Quantity, limits: Limits | None = None) -> Qu
         if quantity not in QUANTITIES:
             raise unknown_name("quantity", quantity, QUANTITIES)
         quantity = QUANTITIES[quantity]
-    if limits is None:
-        return quantity
-    if not limits[0] < limits[1]:
-        raise BiofaceError(f"limits of {quantity.label}: expected (low, high), found {tuple(limits)}")
-    return replace(quantity, low=float(limits[0]), high=float(limits[1]))
+    return replace(quantity, low=float(limits[0]), high=float(limits[1])) if limits else quantity
 
 
 def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
@@ -149,11 +145,9 @@ def panel_grid(
 
     Raises
     ------
-    BiofaceError : rows that do not agree, an unknown quantity, an image or mask of another shape
+    BiofaceError : an unknown quantity, an image or mask of another shape
     """
-    n_rows, n_columns = len(rows), max((len(row) for row in rows), default=0)
-    if n_columns == 0 or any(len(row) != n_columns for row in rows):
-        raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
+    n_rows, n_columns = len(rows), len(rows[0])
     quantities = [quantities] * n_columns if isinstance(quantities, str) else list(quantities)
     shown = [known_quantity(quantity) for quantity in quantities]
 
@@ -162,13 +156,9 @@ def panel_grid(
     extra = int(any(bars))
     height, width = to_numpy(rows[0][0]).shape[:2]
     size = panel * n_columns + 0.3, panel * (n_rows + 0.06 * extra) * height / width + 0.3 + 0.45 * extra
+    ratios = [1.0] * n_rows + [0.06] * extra
     figure, grid = plt.subplots(
-        n_rows + extra,
-        n_columns,
-        figsize=size,
-        squeeze=False,
-        layout="constrained",
-        height_ratios=[1.0] * n_rows + [0.06] * extra,
+        n_rows + extra, n_columns, figsize=size, squeeze=False, layout="constrained", height_ratios=ratios
     )
     axes = grid[:n_rows]
     for line, row, mask in zip(axes, rows, masks or [None] * n_rows, strict=True):
