@@ -1,7 +1,6 @@
 """The audit on small made-up faces: a bump for a nose, a ridge for a mouth, in any light, with known faults."""
 
 import dataclasses
-from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -16,14 +15,8 @@ from study import audit
 ROW, COLUMN = np.mgrid[:64, :64].astype(float)
 
 
-@dataclass(frozen=True)
-class KnownTruth:
-    """The part of the twin's truth that the audit reads."""
-
-    diffuse_shading: np.ndarray
-    normals: np.ndarray
-    mismatch: np.ndarray
-    identity: np.ndarray
+#: The part of the twin's truth that the audit reads.
+KnownTruth = dataclasses.make_dataclass("KnownTruth", ["diffuse_shading", "normals", "mismatch", "identity"])
 
 
 def relief(rng):

@@ -1,12 +1,12 @@
-"""How far edits of photos are from edits of the truth, and how much a colour says of the spectrum behind it.
+"""How far edits of photos are from edits of the truth, and whether their colours are those of measured skin.
 
 Edits are judged where the truth is known: on the twin, by what the edited *true* maps render to under the true camera
-and light. Spectra are judged by measured skin: those that look alike and still differ.
+and light.
 
 References
 ----------
 Alotaibi & Smith (2019), "BioFaceNet", BMVC, Fig. 4: the three edits.
-CIE 015:2018, "Colorimetry": CIELAB; metamerism of a change of illuminant.
+CIE 015:2018, "Colorimetry": CIELAB.
 Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. Appl. 30: ΔE₀₀.
 """
 
