@@ -179,8 +179,10 @@ def biased_share(
     """
     where = where & (mask.sum(0) >= 5)
     known = mask[:, where]
-    errors, count = np.where(known, maps[:, where], 0.0), known.sum(0)  # (N, pixels), (pixels,)
-    signs = np.concatenate([np.ones((1, len(maps))), rng.choice([-1.0, 1.0], (500, len(maps)))])
+    errors = np.where(known, maps[:, where], 0.0)  # (N, pixels)
+    count = known.sum(0)
+    chance = rng.choice([-1.0, 1.0], (500, len(maps)))
+    signs = np.concatenate([np.ones((1, len(maps))), chance])
     mean = signs @ errors / count
     variance = ((errors**2).sum(0) - count * mean**2) / (count - 1)
     shares = np.mean(np.abs(mean) > 2 * np.sqrt(variance / count), axis=1)
@@ -263,8 +265,11 @@ def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
     wins = own_light(faces, rng)
     x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
     y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
-    covariance = [np.cov(a[inside], b[inside]) for a, b, inside in zip(x, y, faces.mask, strict=True)]
-    low, median, high = np.quantile([c[0, 1] / max(c[0, 0], 1e-9) for c in covariance], [0.25, 0.5, 0.75])
+    slopes = []
+    for a, b, inside in zip(x, y, faces.mask, strict=True):
+        covariance = np.cov(a[inside], b[inside])
+        slopes.append(covariance[0, 1] / max(covariance[0, 0], 1e-9))
+    low, median, high = np.quantile(slopes, [0.25, 0.5, 0.75])
     slope = f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}"
     return [
         Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),
