@@ -90,9 +90,10 @@ def test_every_face_taken_apart_by_itself_and_the_figures(tmp_path, monkeypatch)
     edited = {name: editing.edit(maps, **change) for name, change in changes.items()}
     editing.show_maps("06_maps", maps, data="twin (synthetic)")
     twice = {"": edited, "again": edited}
-    editing.show_edits("06_edits", maps, twice, data="twin (synthetic)", alt="x")
+    editing.show_edits("06_edits", maps, twice, data="twin (synthetic)")
     found = figures.numbers("06_edits", tmp_path)["mean_difference"]
     assert found["melanin + 0.6, again"] == found["melanin + 0.6"] > 5
     errors = editing.compared({"a": apart}, maps_module.of_twin(faces), {"melanin": {"melanin": 0.1}})
+    editing.show_errors("06_errors", errors["melanin"], faces.truth.group, data="twin (synthetic)")
     editing.table(errors)
-    assert {file.name for file in tmp_path.glob("*.png")} == {"06_maps.png", "06_edits.png"}
+    assert {file.name for file in tmp_path.glob("*.png")} == {"06_maps.png", "06_edits.png", "06_errors.png"}

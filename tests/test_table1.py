@@ -77,7 +77,7 @@ def test_missing_bands_are_not_invented():
     assert 1e-6 < difference < 0.02
 
 
-def test_a_large_cube_is_cut_to_its_face():
+def test_a_large_cube_is_cut_to_its_face_and_averaged():
     """Blocks of 5 × 5 pixels of one skin each come out as one pixel each, whatever lies outside the mask."""
     maps = known_maps(10, 10)
     large = [np.kron(m, np.ones((5, 5))) for m in maps]
@@ -86,9 +86,10 @@ def test_a_large_cube_is_cut_to_its_face():
     mask = np.zeros((50, 50), bool)
     mask[10:40, 15:45] = True
     spoilt = [np.where(mask, m, 0.01) for m in large]
-    face = table1.pseudo_truth(cube_of(spoilt, mask=mask), size=6)
-    assert face.mask.all()
-    np.testing.assert_allclose(face.melanin, maps[0][2:8, 3:9], rtol=5e-3)
+    face = table1.pseudo_truth(cube_of(spoilt, mask=mask), size=12)  # 30 pixels and a tenth on each side: 36, by 3
+    assert face.mask.sum() == 100 and face.mask[1:11, 1:11].all()
+    assert face.melanin[1:11, 1:11].mean() == pytest.approx(large[0][mask].mean(), rel=0.1)
+    assert face.melanin[1, 1] == pytest.approx(maps[0][2, 3], rel=5e-3)
 
 
 def test_a_cube_at_the_edge_or_smaller_than_the_picture():

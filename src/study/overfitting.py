@@ -1,12 +1,13 @@
 """Pictures of overfitted faces: the report's Figures 2a and 2b, recipes one change apart, ceilings."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import identifiability, objective, skin
+from bioface import identifiability, losses, objective, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
@@ -44,6 +45,27 @@ def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, 
     )
 
 
+SAID = {"rows": "white scaling", "scale": "colour scale"}  #: fields of a recipe whose names do not say what they are
+
+
+def change(before: Recipe, after: Recipe) -> str:
+    """What one recipe has that another has not.
+
+    >>> from bioface import recipes
+    >>> change(recipes.PAPER_LITERAL, recipes.get("scale_255"))
+    'colour scale 1 → 255'
+    """
+    told = []
+    for field in dataclasses.fields(before)[1:]:
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if isinstance(old, losses.Weights) and old != new:
+            told += [f"weight of {k} {a:g} → {b:g}" for k, a, b in zip(old._fields, old, new, strict=True) if a != b]
+        elif old != new:
+            shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (old, new)]
+            told.append(f"{SAID.get(field.name, field.name).replace('_', ' ')} {' → '.join(shown)}")
+    return ", ".join(told)
+
+
 def ladder(
     name: str,
     groups: Mapping[str, Sequence[tuple[Recipe, Recipe]]],
@@ -60,9 +82,10 @@ def ladder(
     score, flat : of :func:`study.experiments.summary`; the RMSE of a constant colour for each face
     """
     (first, _), *_ = next(iter(groups.values()))
-    lines = [("", first, "k")]
+    lines = [(first.name.replace("_", " "), first, "k")]
     for k, pairs in enumerate(groups.values()):
-        lines += [("" if before is first else "+ ", after, f"C{k}") for before, after in pairs]  # to the row above
+        added = ("+ " * (before is not first) for before, _ in pairs)  # to the row above
+        lines += [(plus + change(*pair), pair[1], f"C{k}") for plus, pair in zip(added, pairs, strict=True)]
     figure, ax = plt.subplots(figsize=(8, 0.4 + 0.27 * len(lines)), layout="constrained")
     for y, (_, recipe, colour) in enumerate(lines):
         both = np.stack([score[recipe.name][when] for when in ("start", "rmse")])  # (2, seeds)
@@ -73,7 +96,7 @@ def ladder(
     for k, title in enumerate(groups):
         ax.plot([], [], "o", color=f"C{k}", label=title)
     ax.axvline(flat, color="0.4", lw=0.8, ls=":", label="a constant colour")
-    ax.set_yticks(range(len(lines)), [plus + recipe.name.replace("_", " ") for plus, recipe, _ in lines], fontsize=10)
+    ax.set_yticks(range(len(lines)), [label for label, _, _ in lines], fontsize=10)
     ax.set(xscale="log", xlabel="RMSE in linear RGB: a line for each seed, from hollow (before) to filled (after)")
     ax.invert_yaxis()
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)

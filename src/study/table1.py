@@ -61,6 +61,7 @@ COLUMNS = (*metrics.TABLE1, BRIGHTNESS)
 
 Predict = Callable[[np.ndarray, np.ndarray], Decomposition]
 Methods = Mapping[str, Predict | Sequence[Predict]]  #: by name; several where one was trained from several seeds
+MARGIN = 0.1  # of the mask's bounding square, around it
 
 #: Where the table that renders the maps ends: fractions beyond it would be fitted with another shading.
 _BOUNDS = ((0.0, skin.MELANIN_RANGE[1]), (0.0, skin.HAEMOGLOBIN_RANGE[1]))
@@ -69,9 +70,9 @@ _BOUNDS = ((0.0, skin.MELANIN_RANGE[1]), (0.0, skin.HAEMOGLOBIN_RANGE[1]))
 def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     """The maps that a fit of all bands gives, with the RGB image that the mean camera takes of the face under D65.
 
-    Of a cube of another size, pixels evenly over its mask's bounding square are taken. The image is made of their
-    reflectance factors, not of the fit. Where there are no bands, at 400 and 410 nm of the ISET faces, the camera gets
-    no light; white stays white.
+    A cube of another size is cut to its mask's bounding square with a margin, and its reflectance factor averaged over
+    the area of each new pixel, over skin only where more than half of it is. The image is made of that factor, not of
+    the fit. Where there are no bands, at 400 and 410 nm of the ISET faces, the camera gets no light; white stays white.
 
     Parameters
     ----------
@@ -90,10 +91,10 @@ def pseudo_truth(cube: Cube, size: int = 64) -> Decomposition:
     source = torch.from_numpy(cube.wavelengths)
     bands = spectra.bands_to_fit(source)
     to_bands = spectra.resampling_matrix(source, bands).numpy()
-    (rows, columns), there = _places(cube, size)
-    mask = there & cube.mask[rows][:, columns]
-    radiance = np.stack([cube[row : row + 1][0, columns] for row in rows])
-    factor = np.nan_to_num(radiance / cube.illuminant @ to_bands.T)  # outside the mask it may be missing
+    if cube.shape[:2] == (size, size):
+        factor, mask = np.nan_to_num(cube.reflectance @ to_bands.T), cube.mask  # outside the mask it may be missing
+    else:
+        factor, mask = _shrunk(cube, to_bands, size)
     light = to_bands @ cube.illuminant  # of each band its weight in the fit, as when the cube is fitted as it is
     fit = smith2019.fit(factor * light, bands, light, mask, model="layered", bounds=_BOUNDS)
     mask = mask & fit.converged
@@ -119,16 +120,34 @@ def _camera(bands: Tensor, illuminant: Tensor) -> tuple[Tensor, Tensor]:
     return grid[inside], to_rgb[:, inside]
 
 
-def _places(cube: Cube, size: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Rows and columns (size,) of the pixels that are taken, and where (size, size) they are not beyond the edges."""
-    if cube.shape[:2] == (size, size):
-        return [np.arange(size)] * 2, np.ones((size, size), bool)
-    box = arrays.extent(cube.mask)
-    steps = max(side.stop - side.start for side in box) * ((np.arange(size) + 0.5) / size - 0.5)
-    wanted = [np.floor((side.start + side.stop) / 2 + steps).astype(int) for side in box]
-    places = [np.clip(want, 0, count - 1) for want, count in zip(wanted, cube.mask.shape, strict=True)]
-    down, across = (want == place for want, place in zip(wanted, places, strict=True))
-    return places, down[:, None] & across
+def _shrunk(cube: Cube, to_bands: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(size, size, B) mean reflectance factor over the area of each new pixel, and (size, size) where it is face."""
+    height, width, _ = cube.shape
+    if cube.mask.all():
+        side = float(max(height, width))
+        top, left = (height - side) / 2, (width - side) / 2
+    else:
+        rows, columns = (np.flatnonzero(cube.mask.any(axis)) for axis in (1, 0))
+        side = float(max(np.ptp(rows), np.ptp(columns))) + 1
+        side *= 1 + 2 * MARGIN
+        top, left = (0.5 * (v[0] + v[-1] + 1) - side / 2 for v in (rows, columns))
+    down, across = _areas(top, side, size, height), _areas(left, side, size, width)
+    total = np.zeros((2, size, size, len(to_bands)))  # over all of a pixel, and over its skin
+    for rows, radiance in cube.blocks():
+        factor = np.nan_to_num(radiance / cube.illuminant @ to_bands.T)
+        for k, part in enumerate((factor, factor * cube.mask[rows, :, None])):
+            total[k] += np.einsum("oh,hpb->opb", down[:, rows], np.einsum("pw,hwb->hpb", across, part), optimize=True)
+    area, covered = down.sum(1)[:, None] * across.sum(1), down @ cube.mask @ across.T
+    mask = covered > 0.5 * (side / size) ** 2
+    weight = np.where(mask, covered, area)[..., None]
+    return np.where(mask[..., None], total[1], total[0]) / np.where(weight > 0, weight, 1), mask
+
+
+def _areas(start: float, side: float, size: int, count: int) -> np.ndarray:
+    """(size, count): how much of each of ``count`` old pixels each of ``size`` new ones covers, 0 to 1."""
+    edges = start + side * np.arange(size + 1) / size
+    old = np.arange(count)
+    return (np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)).clip(0, 1)
 
 
 # --- rows --------------------------------------------------------------------------------------------------
@@ -196,8 +215,10 @@ def each(methods: Methods, truth: Decomposition) -> dict[str, Row]:
 
 
 def rows(methods: Methods, kinds: Iterable[str], count: int = 64) -> dict[str, dict[str, Row]]:
-    """{kind: {method: row}}, on the faces that are :func:`beyond`."""
-    return {kind: each(methods, of_twin(beyond(kind, count))) for kind in kinds}
+    """{kind: {method: row}}, on the faces that are :func:`beyond`, several at once."""
+    truths = {kind: of_twin(beyond(kind, count)) for kind in kinds}
+    found = iter(cache.side_by_side(row, [(method, t) for t in truths.values() for method in methods.values()]))
+    return {kind: {name: next(found) for name in methods} for kind in truths}
 
 
 def error(row: Row, column: str) -> float:
