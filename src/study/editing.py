@@ -21,7 +21,7 @@ import torch
 from bioface import arrays, camera, illumination, image_formation, metrics, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import drawings
+from study import drawings, figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
