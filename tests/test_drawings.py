@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bioface import illumination, image_formation, paths, skin, smith2019, spectra
+from bioface import illumination, image_formation, paths, plotting, skin, smith2019
 from bioface.camera import CameraModel
 from bioface.datasets import skin_spectra, twin
-from bioface.datasets.cubes import Cube
 from bioface.network import BioFaceNet
 from study import drawings
 
@@ -30,13 +29,10 @@ def saved(name):
 
 
 def test_curves_keep_their_numbers():
-    S, D65 = CameraModel.load().sensitivity(), illumination.standard("D65")
-    drawings.camera_curves("00_x", {"the mean": S}, {"D65": D65, "flat": 2 * torch.ones(33)})
-    numbers = saved("00_x")
-    cameras, lights = numbers.values()
-    assert len(cameras["the mean"]) == 3 and lights["flat"] == [1.0] * 33
-    drawings.skin_curves("00_y", {"blood": torch.arange(1, 34)}, [0.1], [0.02], torch.ones(1, 33))
-    assert saved("00_y")["reflectance of skin"] == {"melanin 0.10, haemoglobin 0.02": [1.0] * 33}
+    S, flat = CameraModel.load().sensitivity(), torch.ones(33)
+    drawings.curves("00_x", {"cameras": {"the mean": S}, "absorption": {"flat": flat}}, data="x")
+    cameras, absorbers = saved("00_x").values()
+    assert len(cameras["the mean"]) == 3 and absorbers["flat"] == [1.0] * 33
 
 
 def test_the_table_and_the_network():
@@ -49,15 +45,19 @@ def test_the_table_and_the_network():
     assert sum(saved("00_y")["weights"].values()) == sum(p.numel() for p in net.parameters())
 
 
-def test_a_face_and_its_truth():
-    maps = {"linear_rgb": torch.rand(1, 8, 8, 3), "melanin": torch.rand(1, 8, 8)}
-    drawings.face_and_truth("00_x", maps, maps, torch.ones(1, 8, 8, dtype=torch.bool), {"rmse": 0.5})
-    assert saved("00_x") == {"rmse": 0.5}
-
-
 def test_a_curve_of_learning():
     drawings.learning_curve("00_x", [0.3, 0.2], 0.1)
     assert saved("00_x") == {"rmse": [0.3, 0.2], "constant": 0.1}
+
+
+def test_rows_of_a_face_have_one_range_for_each_map(monkeypatch):
+    kept, panel_grid = {}, plotting.panel_grid
+    monkeypatch.setattr(plotting, "panel_grid", lambda rows, **how: panel_grid(rows, **(kept.update(how) or how)))
+    mask = torch.arange(64).reshape(8, 8) < 40
+    rows = {f"row {v}": [torch.rand(8, 8, 3), torch.where(mask, v, 9.0)] for v in (0.1, 0.2, 5.0)}
+    below = [["", "0.5"]] * 3
+    drawings.by_row("00_x", rows, ["rgb", "melanin"], mask, below=below, numbers={}, data="x", alt="x")
+    assert kept["quantities"][1].high == pytest.approx(0.2) and kept["row_labels"] == list(rows)
 
 
 # --- the audit ---------------------------------------------------------------------------------------------
@@ -83,15 +83,6 @@ def test_the_faces_of_highest_score_are_shown_first(faces):
     assert saved("01_x") == {"face": [faces.names[i] for i in (1, 3, 2)], "score": [0.4, 0.3, 0.2]}
 
 
-def test_curves_of_scores_and_maps_of_bias(rng):
-    scores = {f"score {k}": np.arange(4) / (k + 1) for k in range(4)}
-    drawings.roc("01_x", scores, np.array([False, False, True, True]))
-    assert saved("01_x")["score 1"] == [0, 0.5, 1, 1.5]
-    photo, mean = rng.random((8, 8, 3)), rng.random((8, 8))
-    drawings.bias("01_y", photo, mean, np.zeros((8, 8)), mean)  # nothing is known of its error
-    assert saved("01_y")["standard_error"] == [[0.0] * 8] * 8
-
-
 # --- the multispectral fit ---------------------------------------------------------------------------------
 
 
@@ -100,13 +91,6 @@ def test_pictures_of_a_fit(rng):
     maps = np.array([0.05, 0.02, 0.8, 0.03]) * rng.uniform(0.9, 1.1, (4, 4))
     drawings.fitted_maps("04_x", {"ours": maps, "truth": maps}, np.eye(4, dtype=bool), {"ours": [0.0]})
     assert saved("04_x") == {"rmse": {"ours": [0.0]}}
-    drawings.deviations("04_y", np.array([[1.0, 2.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]]))
-    assert [*saved("04_y")["rms"].values()] == [1, 2, 3, 4]
-    seen = maps[:, 2:3] * skin.reflectance(maps[:, 0], maps[:, 1], model="layered") + maps[:, 3:]
-    cube = Cube.from_array(seen[None], spectra.WAVELENGTHS.numpy(), np.ones(33))
-    drawings.landscape("04_z", [(group, cube, seen, maps, maps) for group in ("one", "other")], sigma=0.002)
-    surface = np.array(saved("04_z")["other"])
-    assert surface.shape == (60, 60) and surface.min() < 0.05 * surface.max()
 
 
 def test_a_measured_spectrum_of_each_group():

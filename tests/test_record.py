@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bioface import paths
-from bioface.datasets import registry, skin_spectra
+from bioface.datasets import registry
 from bioface.errors import BiofaceError, DataError
 from study import claims, measurements, record
 from study.measurements import Measured
@@ -172,15 +172,6 @@ def test_a_record_names_its_commit_or_is_refused(tmp_path, monkeypatch):
     (tmp_path / "src" / "new.py").touch()
     with pytest.raises(BiofaceError, match=r"found \?\? src/"):
         record.commit()
-
-
-def test_issa_is_measured_by_group(monkeypatch, issa_build):
-    monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
-    few = skin_spectra.load("issa")[::300]
-    monkeypatch.setattr(skin_spectra, "load", lambda name: few)
-    all_people, over_groups = measurements.issa()
-    assert 0.001 < all_people.measured < 0.02 and 0.001 < over_groups.measured < 0.02
-    assert over_groups.control.count(", ") >= 5 and all_people.model == "layered"
 
 
 @pytest.mark.parametrize("name", ["cheeks", "cameras"])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import refuses
+from test_metrics import made_up
 
 from bioface import camera, illumination, image_formation, metrics, skin, spectra
 from bioface.datasets import cubes, twin
-from bioface.errors import DataError
-from bioface.maps import Decomposition, of_twin
+from bioface.maps import of_twin
 from study import figures, table1
 from study import table1_drawings as draw
 
@@ -102,20 +102,13 @@ def test_a_cube_at_the_edge_or_smaller_than_the_picture():
 
 
 def test_what_cannot_be_scored_is_refused():
-    maps = known_maps(8, 8)
-    with pytest.raises(DataError, match="mask"):
-        cube_of(maps, mask=np.ones((7, 8), bool))
     white = cubes.Cube.from_array(np.full((4, 4, 33), 0.5), NM, np.ones(33))
     refuses("converges", table1.pseudo_truth, white, size=4)
 
 
 @pytest.fixture
 def truth():
-    """Decompositions of three made-up faces."""
-    maps = [np.stack(m) for m in zip(*(known_maps(8, 8, seed) for seed in range(3)), strict=True)]
-    e, mask = np.tile(illumination.standard("D65").numpy(), (3, 1)), np.ones((3, 8, 8), bool)
-    made = Decomposition.of_maps(*maps, np.zeros((3, 2)), e, np.zeros((3, 8, 8, 3)), mask)
-    return dataclasses.replace(made, image=made.reconstruction)
+    return made_up(3, 8, 8)
 
 
 def off_by(truth, amount):
@@ -264,10 +257,8 @@ def test_methods_are_drawn_by_column_whatever_they_have_and_however_far_they_are
     scores["U-Net, no skin model"] = dict.fromkeys(metrics.TABLE1, (None, None))
     draw.methods("05_x", scores, ["published"], data="x")
     assert drawn("05_x")["density, fixed"]["melanin"] == [0.9, 0.01]
-    rows = {name: table1.row(off_by(truth, 0.1), truth) for name in names}
-    draw.faces("05_y", truth, rows, (0, 2), data="x")
-    assert drawn("05_y")["published"]["melanin"] == [0, 0]
-    draw.published("05_z", table1.verdicts({"training mean": rows["training mean"]}), data="x")
+    mean = table1.row(off_by(truth, 0.1), truth)
+    draw.published("05_z", table1.verdicts({"training mean": mean}), data="x")
     assert drawn("05_z")["melanin"]["verdict"] == "cannot be judged"
 
 
@@ -276,7 +267,6 @@ def test_shares_and_brightness_are_drawn_as_they_are(drawn):
     shares = {"published": {"": {"melanin": 0.5, "brightness": 0.2}, "tone": {"melanin": 1.5, "brightness": 0.1}}}
     draw.beyond("05_x", shares, data="x")
     assert drawn("05_x") == shares
-    octaves, starts, dark = np.linspace(-1, 1, 3), [-0.5, 0.5], np.array([True, False, False])
-    least, ends = np.arange(9.0).reshape(3, 3), np.array([[0.1, 0.2], [0.3, 0.4]])
-    draw.brightness("05_y", octaves, least, least, starts, ends, dark, np.array([0, 2]), data="x")
-    assert drawn("05_y")["African skin"] == {"least": [[0, 1, 2]], "highlights": [[0, 1, 2]], "ends": [[0.1], [0.3]]}
+    ends = np.array([[0.1, 0.2], [0.3, 0.4]])
+    draw.brightness("05_y", [-0.5, 0.5], ends, np.array([True, False]), data="x")
+    assert drawn("05_y")["African skin"] == {"ends": [[0.1], [0.3]]}

@@ -173,29 +173,25 @@ def table1_row(
     return row
 
 
-def skill(error: ArrayLike | float, reference: ArrayLike | float) -> np.ndarray | float:
+def skill(error: float, reference: float) -> float:
     """1 − error / reference: 1 is perfect, 0 no better than the reference, below 0 worse.
 
     >>> skill(0.1, 0.4)
     0.75
     """
-    found = 1 - np.asarray(error, float) / np.asarray(reference, float)
-    return found if found.ndim else float(found)
+    return 1 - error / reference
 
 
 # --- scores ------------------------------------------------------------------------------------------------
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    scores, labels = np.asarray(scores, float), np.asarray(labels)
-    if scores.ndim != 1 or labels.shape != scores.shape:
-        raise BiofaceError(f"expected as many scores as labels, found {scores.shape} and {labels.shape}")
-    if labels.dtype != bool:
-        raise BiofaceError(f"expected labels to be true or false, found {labels.dtype}")
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if scores.ndim != 1 or labels.shape != scores.shape or labels.all() or not labels.any():
+        found = f"{scores.shape} and {labels.shape} with {labels.sum()} true"
+        raise BiofaceError(f"expected as many scores as labels, and labels of both kinds, found {found}")
     if not np.isfinite(scores).all():
-        raise BiofaceError(f"expected finite scores, found {(~np.isfinite(scores)).sum()} that are not")
-    if labels.all() or not labels.any():
-        raise BiofaceError(f"expected labels of both kinds, found {labels.sum()} of {len(labels)} true")
+        raise BiofaceError("expected finite scores, found NaN or infinity")
     return scores, labels
 
 
@@ -237,8 +233,6 @@ def mean_interval(values: ArrayLike, rng: np.random.Generator) -> tuple[float, f
     True
     """
     values = np.asarray(values, float)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise BiofaceError(f"expected a row of finite values, found shape {values.shape}")
     return _interval(rng.choice(values, (2000, len(values))).mean(1))
 
 

@@ -5,18 +5,16 @@ Images and maps may be NumPy arrays or torch tensors, channels last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from bioface import paths
 from bioface.errors import BiofaceError, unknown_name
@@ -51,8 +49,6 @@ QUANTITIES: dict[str, Quantity] = {
     "mask": Quantity("mask", "gray"),
     "residual": Quantity("residual", "viridis", 0.0, 0.02, "RMSE, radiance / white"),
     "diffuse_shading_error": Quantity("diffuse shading, error", "PuOr_r", -0.3, 0.3),
-    "correlation": Quantity("correlation", "PuOr_r", -1.0, 1.0),
-    "score": Quantity("mismatch score", "magma"),
 }
 
 
@@ -76,11 +72,7 @@ def known_quantity(quantity: str | Quantity, limits: Limits | None = None) -> Qu
         if quantity not in QUANTITIES:
             raise unknown_name("quantity", quantity, QUANTITIES)
         quantity = QUANTITIES[quantity]
-    if limits is None:
-        return quantity
-    if not limits[0] < limits[1]:
-        raise BiofaceError(f"limits of {quantity.label}: expected (low, high), found {tuple(limits)}")
-    return replace(quantity, low=float(limits[0]), high=float(limits[1]))
+    return replace(quantity, low=float(limits[0]), high=float(limits[1])) if limits else quantity
 
 
 def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
@@ -93,56 +85,37 @@ def _colours(image: np.ndarray, name: str | Quantity) -> np.ndarray:
 
 
 def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.ndarray:
-    """The colours (..., H, W, 3) uint8 sRGB in which :func:`show_map` shows maps (..., H, W) or images (..., H, W, 3).
+    """The colours (..., H, W, 3) uint8 sRGB in which maps (..., H, W) or images (..., H, W, 3) are shown.
 
-    Grey outside the mask (..., H, W) and where a value is not finite; errors are not checked.
-    """
-    shown = known_quantity(quantity)
-    image = to_numpy(image).astype(np.float32)
-    if shown.cmap is None:
-        known, colours = np.isfinite(image).all(-1), _colours(image, quantity)
-    else:
-        known = np.isfinite(image)
-        levels = Normalize(shown.low, shown.high)(np.where(known, image, shown.low))
-        colours = matplotlib.colormaps[shown.cmap](levels)[..., :3]
-    if mask is not None:
-        known = known & (to_numpy(mask).astype(float) >= 0.5)
-    return np.rint(255 * np.where(known[..., None], colours, BACKGROUND)).astype(np.uint8)
-
-
-def show_map(
-    ax: Axes, image: Any, quantity: str | Quantity, *, mask: Any = None, limits: Limits | None = None
-) -> AxesImage:
-    """Draw one image or map with the colours and limits of its quantity; outside the mask it is grey.
+    Grey outside the mask and where a value is not finite.
 
     Parameters
     ----------
-    image : (H, W), or (H, W, 3) for "rgb" (sRGB), "linear_rgb", "albedo" (both linear) and "normals"
+    image : maps, or images for "rgb" (sRGB), "linear_rgb", "albedo" (both linear) and "normals"
     quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
-    mask : (H, W), true where there is something to see
-    limits : instead of the quantity's own
+    mask : (..., H, W), true where there is something to see
 
     Raises
     ------
     BiofaceError : an unknown quantity, or an image or mask of another shape
     """
-    shown = known_quantity(quantity, limits)
+    shown = known_quantity(quantity)
     image = to_numpy(image)
-    image = image.astype(float) if image.dtype != np.uint8 or shown.cmap else image / 255.0
-    expected = "(H, W, 3)" if shown.cmap is None else "(H, W)"
-    if image.ndim != len(expected.split(",")) or (shown.cmap is None and image.shape[-1] != 3):
-        raise BiofaceError(f"{shown.label}: expected an image {expected}, found {image.shape}")
-    outside = np.zeros(image.shape[:2], bool) if mask is None else to_numpy(mask).astype(float) < 0.5
-    if outside.shape != image.shape[:2]:
-        raise BiofaceError(f"{shown.label}: expected a mask {image.shape[:2]}, found {outside.shape}")
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+    image = image.astype(np.float32) / (255 if image.dtype == np.uint8 and shown.cmap is None else 1)
+    if shown.cmap is None and image.shape[-1:] != (3,):
+        raise BiofaceError(f"{shown.label}: expected an image (H, W, 3), found {image.shape}")
+    known = np.isfinite(image)
     if shown.cmap is None:
-        colours = _colours(image, quantity)
-        colours[outside | ~np.isfinite(colours).all(-1)] = BACKGROUND
-        return ax.imshow(colours, origin="upper")
-    cmap = matplotlib.colormaps[shown.cmap].with_extremes(bad=str(BACKGROUND))
-    return ax.imshow(np.where(outside, np.nan, image), cmap=cmap, vmin=shown.low, vmax=shown.high, origin="upper")
+        known, colours = known.all(-1), _colours(image, quantity)
+    else:
+        levels = Normalize(shown.low, shown.high)(np.where(known, image, shown.low))
+        colours = matplotlib.colormaps[shown.cmap](levels)[..., :3]
+    if mask is not None:
+        inside = to_numpy(mask).astype(float) >= 0.5
+        if inside.shape != known.shape:
+            raise BiofaceError(f"{shown.label}: expected a mask {known.shape}, found {inside.shape}")
+        known = known & inside
+    return np.rint(255 * np.where(np.expand_dims(known, -1), colours, BACKGROUND)).astype(np.uint8)
 
 
 @matplotlib.rc_context({"text.usetex": False})  # of a user's matplotlibrc, and LaTeX may not be there
@@ -151,23 +124,19 @@ def panel_grid(
     *,
     quantities: str | Sequence[str | Quantity],
     titles: Sequence[str] | None = None,
-    row_labels: Sequence[str] | None = None,
+    row_labels: Sequence[str] = (),
     masks: Sequence[Any] | None = None,
-    limits: Mapping[str, Limits] | None = None,
-    by: str = "column",
     panel: int | float = 1.25,
 ) -> tuple[Figure, np.ndarray]:
-    """A grid of images, with one colour bar for each column (or row) of maps.
+    """A grid of images, with one colour bar for each column of maps.
 
     Parameters
     ----------
-    rows : images by row; None leaves a panel empty
-    quantities : of each column (of each row when ``by="row"``), or one for all
-    titles : of the columns; left out, the names of the quantities when they go by column
-    row_labels : of the rows; left out, the names of the quantities when they go by row
-    masks : one per row, or one per column when ``by="row"``; None for no mask
-    limits : by name of quantity, instead of its own
-    by : whether the quantities go by "column" or by "row"
+    rows : images by row, as :func:`painted` takes them
+    quantities : of each column, or one for all
+    titles : of the columns; left out, the names of the quantities
+    row_labels : of the rows
+    masks : one per row, None for no mask
     panel : width of a panel in inches
 
     Returns
@@ -176,70 +145,37 @@ def panel_grid(
 
     Raises
     ------
-    BiofaceError : lengths that do not agree, an unknown quantity or limit, no image at all
+    BiofaceError : an unknown quantity, an image or mask of another shape
     """
-    if by not in ("column", "row"):
-        raise unknown_name("direction", by, ["column", "row"])
-    n_rows, n_columns = len(rows), max((len(row) for row in rows), default=0)
-    if n_columns == 0 or any(len(row) != n_columns for row in rows):
-        raise BiofaceError(f"rows of images: expected equally many in each, found {[len(row) for row in rows]}")
-    n_quantities, n_masks = (n_columns, n_rows) if by == "column" else (n_rows, n_columns)
-    quantities = [quantities] * n_quantities if isinstance(quantities, str) else list(quantities)
-    lengths = {"quantities": n_quantities, "masks": n_masks, "titles": n_columns, "row_labels": n_rows}
-    for (name, expected), given in zip(lengths.items(), (quantities, masks, titles, row_labels), strict=True):
-        if given is not None and len(given) != expected:
-            raise BiofaceError(f"{name}: expected {expected} for {n_rows} × {n_columns}, found {len(given)}")
-    own = dict(limits or {})
-    for name in own:
-        if name not in quantities:
-            raise unknown_name("quantity in limits", name, [q for q in quantities if isinstance(q, str)])
-    limit = [own.get(q) if isinstance(q, str) else None for q in quantities]
-    shown = [known_quantity(q, pair) for q, pair in zip(quantities, limit, strict=True)]
-    labels = [q.label for q in shown]
-    titles = labels if by == "column" and titles is None else titles or []
-    row_labels = labels if by == "row" and row_labels is None else row_labels or []
+    n_rows, n_columns = len(rows), len(rows[0])
+    quantities = [quantities] * n_columns if isinstance(quantities, str) else list(quantities)
+    shown = [known_quantity(quantity) for quantity in quantities]
 
-    first = next((image for row in rows for image in row if image is not None), None)
-    if first is None:
-        raise BiofaceError("rows of images: expected at least one image, found none")
-    height, width = to_numpy(first).shape[:2]
-    # the bars have a row (or column) of their own, so that the panels stay in line
+    # the bars have a row of their own, so that the panels stay in line
     bars = [q.cmap is not None and name != "mask" for q, name in zip(shown, quantities, strict=True)]
-    extra_row, extra_column = (int(any(bars)), 0) if by == "column" else (0, int(any(bars)))
-    size = (
-        panel * (n_columns + 0.08 * extra_column) + 0.3 + 0.5 * extra_column,
-        panel * (n_rows + 0.06 * extra_row) * height / width + 0.3 + 0.45 * extra_row,
-    )
+    extra = int(any(bars))
+    height, width = to_numpy(rows[0][0]).shape[:2]
+    size = panel * n_columns + 0.3, panel * (n_rows + 0.06 * extra) * height / width + 0.3 + 0.45 * extra
+    ratios = [1.0] * n_rows + [0.06] * extra
     figure, grid = plt.subplots(
-        n_rows + extra_row,
-        n_columns + extra_column,
-        figsize=size,
-        squeeze=False,
-        layout="constrained",
-        height_ratios=[1.0] * n_rows + [0.06] * extra_row,
-        width_ratios=[1.0] * n_columns + [0.08] * extra_column,
+        n_rows + extra, n_columns, figsize=size, squeeze=False, layout="constrained", height_ratios=ratios
     )
-    axes = grid[:n_rows, :n_columns]
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            if image is None:
-                axes[r, c].axis("off")
-                continue
-            k, m = (c, r) if by == "column" else (r, c)
-            show_map(axes[r, c], image, quantities[k], mask=None if masks is None else masks[m], limits=limit[k])
-    for ax, text in zip(axes[0], titles, strict=False):
+    axes = grid[:n_rows]
+    for line, row, mask in zip(axes, rows, masks or [None] * n_rows, strict=True):
+        for ax, image, quantity in zip(line, row, quantities, strict=True):
+            ax.imshow(painted(image, quantity, mask=mask), origin="upper")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+    for ax, text in zip(axes[0], titles or [quantity.label for quantity in shown], strict=True):
         ax.set_title(text, wrap=True)
     for ax, text in zip(axes[:, 0], row_labels, strict=False):
-        ax.set_axis_on()
         ax.set_ylabel(text)
-    places = grid[-1] if extra_row else grid[:, -1]
-    for place, has_bar, quantity in zip(places if any(bars) else [], bars, shown, strict=False):
+    for place, has_bar, quantity in zip(grid[-1] if extra else [], bars, shown, strict=False):
         if not has_bar:
             place.axis("off")
             continue
         mappable = ScalarMappable(Normalize(quantity.low, quantity.high), quantity.cmap)
-        orientation = "horizontal" if extra_row else "vertical"
-        bar = figure.colorbar(mappable, cax=place, orientation=orientation, label=quantity.unit)  # without its name
+        bar = figure.colorbar(mappable, cax=place, orientation="horizontal", label=quantity.unit)  # without its name
         bar.outline.set_visible(False)
         ticks = [quantity.low, (quantity.low + quantity.high) / 2, quantity.high]  # three fit under one panel
         bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])

@@ -1,54 +1,21 @@
-"""How bright skin is, or its light: what a photo and the paper's losses leave open between the two.
+"""How bright skin is, or its light: what the paper's losses leave open between the two.
 
 A colour is c = i_d a + i_s w. Multiply i_d by k and divide the albedo a by it: the photo is the same, as long as some
 skin has that albedo, and the paper's shading loss, after the best scale for each face, sees nothing.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from bioface import camera, identifiability, illumination, image_formation, objective, recipes
-from bioface.maps import Decomposition
+from bioface import illumination, objective, recipes
 from bioface.network import Output
 from study import augmentation
 
 RECIPE = recipes.PUBLISHED_LOSSES
 
 
-def least_errors(truth: Decomposition, octaves: Sequence[int | float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the photo says against a wrong brightness: (N, K) least error of any skin, and the highlights it takes.
-
-    Parameters
-    ----------
-    truth : of N faces, whose camera and light are known here; 60 pixels of each are looked at
-    octaves : K; the diffuse shading of each pixel is held at 2 to that times the truth
-
-    Returns
-    -------
-    root-mean-square error of the photo in linear RGB, mean specular shading
-    """
-    found = np.empty((2, len(truth), len(octaves)))
-    for i, mask in enumerate(truth.mask):
-        inside = np.flatnonzero(mask)
-        some = inside[np.linspace(0, len(inside) - 1, 60).astype(int)]
-        colours = torch.from_numpy(truth.image[i].reshape(-1, 3)[some]).double()
-        shading = torch.from_numpy(truth.diffuse_shading[i].ravel()[some]).double()
-        light = torch.from_numpy(truth.illuminant[i]).double()
-        S = camera.CameraModel.load().sensitivity(torch.from_numpy(truth.camera_b[i]).double())
-        table = image_formation.colour_table(light, S, size=40)
-        white = camera.reflectance_to_rgb(light, S).sum(-1)
-        for j, octave in enumerate(octaves):
-            error, _, specular = identifiability.explain(colours, table, white, shading * 2**octave)
-            least = error.flatten(1).min(1)
-            highlights = specular.flatten(1).gather(1, least.indices[:, None])
-            found[:, i, j] = least.values.square().mean().sqrt(), highlights.mean()
-    return found[0], found[1]
-
-
-def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> tuple[np.ndarray, float]:
+def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> np.ndarray:
     """Where the paper's losses end when the maps themselves are what is minimised over, without a network.
 
     Maps, camera and light are scaled as the network's outputs are and start at mean skin under a mean camera and
@@ -62,7 +29,7 @@ def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> t
 
     Returns
     -------
-    (N,) octaves by which the mean shading is off in the end; root-mean-square error of the photos
+    (N,) octaves by which the mean shading is off in the end
     """
     true, target = batch.truth, objective.shading_target(batch, RECIPE)
     assert true is not None and target is not None  # as the twin's faces have
@@ -87,23 +54,12 @@ def minimised(batch: objective.Batch, start: int | float, steps: int = 800) -> t
         said = Output(*maps, 3 * b.tanh(), weights.softmax(1), low + (high - low) * t.sigmoid())
         return objective.decode(said, batch, RECIPE)
 
-    image, said = decoded()
     for _ in range(steps):
         optimiser.zero_grad()
-        sum(objective.loss_terms(image, said, batch, RECIPE).values(), start=zeros.new_zeros(())).backward()
+        terms = objective.loss_terms(*decoded(), batch, RECIPE)
+        sum(terms.values(), start=zeros.new_zeros(())).backward()
         optimiser.step()
         schedule.step()
-        image, said = decoded()
+    _, said = decoded()
     off = (mean(said.diffuse) / mean(true.diffuse)).log2()
-    return off.detach().numpy(), float((image.detach() - batch.image)[batch.mask].square().mean().sqrt())
-
-
-def ends_apart(ends: np.ndarray, starts: Sequence[int | float] | np.ndarray, faces: np.ndarray) -> float:
-    """How far apart answers to the same photo end, as a share of how far apart they started; mean over some faces.
-
-    ``ends`` (K, N) and ``starts`` (K,) are octaves; ``faces`` says which of the N, by number or bool.
-
-    >>> ends_apart(np.array([[0.1, -1], [0.1, 1]]), [-1, 1], np.array([0, 1]))
-    0.5
-    """
-    return float(np.ptp(ends[:, faces], 0).mean() / np.ptp(starts))
+    return np.asarray(off.detach().numpy())

@@ -31,11 +31,6 @@ class Source:
     faces: nfe.Faces  #: those under audit, with their truth when there is one
     left_out: int = 0  #: how many more would be, had they a mask of :data:`SMALLEST` pixels
 
-    @property
-    def is_real(self) -> bool:
-        """Whether people were photographed: rendered faces have a truth."""
-        return self.faces.truth is None
-
 
 def open_source(limit: int = 512) -> Source:
     """NFE when its files are in the data folder, at most ``limit`` faces evenly over them; else the twin, whole.
@@ -173,19 +168,6 @@ def floor(faces: nfe.Faces) -> dict[str, np.ndarray]:
     return {name: metrics.rmse(stored, faces.truth.diffuse_shading, inside) for name, inside in where.items()}
 
 
-def mean_map(maps: np.ndarray, mask: np.ndarray, least: int | float = 0.25) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over faces and its standard error, (H, W) each; NaN where too few faces have the pixel.
-
-    ``maps`` and ``mask`` are (N, H, W); ``least`` is the share of faces that must have a pixel, 5 in any case.
-    """
-    count = mask.sum(0)
-    enough = count >= max(5, least * len(mask))
-    safe = np.where(enough, count, 2)
-    mean = (maps * mask).sum(0) / safe
-    variance = ((maps - mean) ** 2 * mask).sum(0) / (safe - 1)
-    return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance / safe), np.nan)
-
-
 def biased_share(
     maps: np.ndarray, mask: np.ndarray, where: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, np.ndarray]:
@@ -197,13 +179,15 @@ def biased_share(
     alike as they are, and no bias is left
     """
     where = where & (mask.sum(0) >= 5)
-    errors, known = maps[:, None, where], mask[:, None, where]  # (N, 1, pixels)
-
-    def share(signs: np.ndarray) -> float:
-        mean, error = mean_map(signs[:, None, None] * errors, known, least=0)
-        return float(np.mean(np.abs(mean) > 2 * error))
-
-    return share(np.ones(len(maps))), np.array([share(s) for s in rng.choice([-1.0, 1.0], (500, len(maps)))])
+    known = mask[:, where]
+    errors = np.where(known, maps[:, where], 0.0)  # (N, pixels)
+    count = known.sum(0)
+    chance = rng.choice([-1.0, 1.0], (500, len(maps)))
+    signs = np.concatenate([np.ones((1, len(maps))), chance])
+    mean = signs @ errors / count
+    variance = ((errors**2).sum(0) - count * mean**2) / (count - 1)
+    shares = np.mean(np.abs(mean) > 2 * np.sqrt(variance / count), axis=1)
+    return float(shares[0]), shares[1:]
 
 
 # --- the files ---------------------------------------------------------------------------------------------
@@ -276,22 +260,17 @@ def own_light(faces: nfe.Faces, rng: np.random.Generator) -> float:
     return float(np.mean([own > fit(faces.lighting[other_faces(len(faces), rng)]) for _ in range(8)]))
 
 
-def exponent(faces: nfe.Faces) -> np.ndarray:
-    """(N,) slope of the photo's log luminance (linear light) on log stored shading over the face.
-
-    1 when the shading multiplies albedo in linear light, about 2.2 when it was made for display values.
-    """
-    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
-    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
-    covariance = [np.cov(a[inside], b[inside]) for a, b, inside in zip(x, y, faces.mask, strict=True)]
-    return np.array([c[0, 1] / max(c[0, 0], 1e-9) for c in covariance])
-
-
 def check_shading(faces: nfe.Faces, rng: np.random.Generator) -> list[Check]:
     """Whether normals, lights and photos agree with one another."""
     positive = float((shading.stored_shading(faces)[faces.mask] > 0).mean())
     wins = own_light(faces, rng)
-    low, median, high = np.quantile(exponent(faces), [0.25, 0.5, 0.75])
+    x = np.log(np.maximum(shading.stored_shading(faces), shading.DARKEST_SHADING))
+    y = np.log(np.maximum(shading.luminance(faces), shading.DARKEST))
+    slopes = []
+    for a, b, inside in zip(x, y, faces.mask, strict=True):
+        covariance = np.cov(a[inside], b[inside])
+        slopes.append(covariance[0, 1] / max(covariance[0, 0], 1e-9))
+    low, median, high = np.quantile(slopes, [0.25, 0.5, 0.75])
     slope = f"median {median:.2f}, quartiles {low:.2f} to {high:.2f}"
     return [
         Check("nᵀMn positive, inside the mask", f"{positive:.2%} of pixels", _verdict(positive > 0.99, "look")),
@@ -306,7 +285,7 @@ def check_duplicates(source: Source) -> list[Check]:
     digests = {hashlib.sha256(photo.tobytes()).digest() for photo in source.faces.rgb}
     twice = len(source.faces) - len(digests)
     found = [Check("photos that occur twice", f"{twice} of {len(source.faces)}", _verdict(twice == 0))]
-    if source.is_real:
+    if source.faces.truth is None:  # people were photographed
         return [*found, Check("people in more than one split", "not known: files name no people", "look")]
     files = np.array([name.split(":")[0] for name in source.faces.names])
     people = [set(source.faces.truth.identity[files == file].tolist()) for file in np.unique(files)]

@@ -25,7 +25,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from bioface import skin
 from bioface.bayes import Prior, fractions, maximum_a_posteriori, mean_camera_d65, rgb_of_reflectance
-from bioface.errors import BiofaceError
 from bioface.maps import Decomposition, checked_mask
 
 DARKEST = 1e-3  # linear RGB, below which a density means nothing
@@ -122,12 +121,10 @@ class OpticalDensity:
 
     @classmethod
     def learn(cls, truth: Decomposition, prior: Prior, vectors: Vectors) -> OpticalDensity:
-        """From the truth of training faces, refused where it is NaN in a mask, and the prior learnt on them."""
+        """From the truth of training faces, and the prior learnt on them."""
         mask = checked_mask(truth.image, truth.mask)
         coordinates = np.stack([truth.melanin_coordinate[mask], truth.haemoglobin_coordinate[mask]]).astype(float)
         albedo = truth.albedo[mask].astype(float)
-        if not (np.isfinite(coordinates).all() and np.isfinite(albedo).all()):
-            raise BiofaceError("expected the truth of training faces, found NaN or infinity inside a mask")
         found = (densities(prior, colours, vectors) for colours in _pixels(truth.image, mask))
         amounts, density = map(np.concatenate, zip(*found, strict=True))
         scale = np.linalg.lstsq(np.column_stack([amounts, np.ones(len(amounts))]), coordinates.T, rcond=None)[0].T

@@ -3,6 +3,7 @@
 The first arguments say what is drawn; ``name``, ``numbers`` and ``data`` are those of :func:`study.figures.save`.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,32 +11,30 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
-from sklearn.metrics import RocCurveDisplay
 
 from bioface import identifiability, network, plotting, shading, skin, smith2019, spectra
-from bioface.datasets import cubes, nfe, skin_spectra
+from bioface.datasets import nfe, skin_spectra
 from study import audit, calibration, figures
 
-Maps = Mapping[str, torch.Tensor]
 TWIN, ARITHMETIC = "twin (synthetic)", "none (arithmetic)"
 #: Pigment fractions that are marked along the axes of the table.
 MARKS = {"melanin": (0.005, 0.05, 0.2, 0.4), "haemoglobin": (0.001, 0.01, 0.03, 0.06)}
-#: What stands above the shadings that are shown of :func:`study.audit.mistakes`.
-MISTAKES = {
-    audit.RIGHT: "right",
-    "normals not decoded": "normals\nnot decoded",
-    "light of another face": "another's\nlight",
-    "min–max stretched": "stretched",
-    "coordinate map as shading": "coordinates",
-}
+#: Those of :func:`study.audit.mistakes` that are shown.
+MISTAKES = (
+    audit.RIGHT,
+    "normals not decoded",
+    "light of another face",
+    "min–max stretched",
+    "coordinate map as shading",
+)
 #: The column order of the report's Figure 3.
 REPORT = ("diffuse_shading", "specular_shading", "melanin", "haemoglobin")
 
 
-def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, alt: str) -> None:
-    """Spectra side by side: by title, by label, (33,) or (channels, 33) values; absorption by decades."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained", squeeze=False)
-    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+def curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str) -> None:
+    """Spectra side by side, saved: by title, by label, (33,) or, of a camera, (3, 33); absorption by decades."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained")
+    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for k, (label, values) in enumerate(lines.items()):
             rows = plotting.to_numpy(values).reshape(-1, len(spectra.WAVELENGTHS))
             colours = ("#c23b22", "C2", "C0") if len(rows) == 3 else (f"C{k}",)  # R, G, B of a camera
@@ -44,27 +43,8 @@ def _curves(name: str, panels: Mapping[str, Mapping[str, Any]], *, data: str, al
             ax.lines[-1].set_label(label)
         ax.set(title=title, xlabel="wavelength (nm)", yscale="log" if "absorption" in title else "linear")
         ax.legend()
-    figures.save(figure, name, numbers=panels, data=data, alt=alt)
-
-
-def skin_curves(name: str, absorbers: Mapping[str, Any], melanin: Any, haemoglobin: Any, reflectance: Any) -> None:
-    """What absorbs in skin, each (33,) cm⁻¹ by its name, beside the reflectance (n, 33) of n skins, saved."""
-    skins = zip(plotting.to_numpy(melanin), plotting.to_numpy(haemoglobin), reflectance, strict=True)
-    panels = {"absorption over its maximum": {k: values / values.max() for k, values in absorbers.items()}}
-    panels["reflectance of skin"] = {f"melanin {m:.2f}, haemoglobin {h:.2f}": r for m, h, r in skins}
-    alt = (
-        "Left: absorption of two melanins and of blood with and without oxygen, 400 to 720 nm. Right: spectra of skin; "
-    )
-    alt += "more melanin darkens all, more blood deepens two dips near 550 nm."
-    _curves(name, panels, data=ARITHMETIC, alt=alt)
-
-
-def camera_curves(name: str, cameras: Mapping[str, Any], lights: Mapping[str, Any]) -> None:
-    """Sensitivities (3, 33) of cameras by name, beside spectra (33,) of lights, each of its maximum, saved."""
-    panels = {"sensitivity of cameras": cameras}
-    panels["lights, over their maximum"] = {name: light / light.max() for name, light in lights.items()}
-    alt = f"Left: red, green and blue sensitivities of {len(cameras)} cameras. Right: {', '.join(lights)}."
-    _curves(name, panels, data="28 cameras, Jiang 2013 (measured); CIE illuminants", alt=alt)
+    told = "; ".join(f"{title}: {', '.join(lines)}" for title, lines in panels.items())
+    figures.save(figure, name, numbers=panels, data=data, alt=f"Curves from 400 to 720 nm. {told}.")
 
 
 def skin_table(name: str, table: torch.Tensor) -> None:
@@ -119,22 +99,30 @@ def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
     )
 
 
-def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbers: Mapping[str, Any]) -> None:
-    """One face: its photo and its true maps above, what a network says of them below, saved.
+def by_row(
+    name: str, rows: Mapping[str, Sequence[Any]], quantities: Sequence[str], mask: Any, *,
+    numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None,
+    below: Sequence[Sequence[str]] = (), panel: float = 1.6,
+) -> None:  # fmt: skip
+    """Images and maps of one face by label of the row, a map in one range for all rows, saved.
 
-    Parameters
-    ----------
-    truth, said : by name of quantity: ``linear_rgb`` (1, H, W, 3) first, then maps (1, H, W)
-    mask : bool (1, H, W)
+    The range goes up to the median, over the rows, of what 95 % of the face stay below. ``below`` are texts by panel.
     """
-    both, (inside,) = (truth, said), mask
-    limits = figures.up_to(0.99, {q: torch.cat([maps[q][mask] for maps in both]) for q in list(truth)[1:]})
-    rows, titles = [[maps[q][0] for q in truth] for maps in both], ["photo", *(q.replace("_", " ") for q in limits)]
-    alt = "Photo and true maps of a synthetic face above, the network's below: the photos are near, the maps are not."
-    figures.save_maps(
-        name, rows, quantities=list(truth), titles=titles, row_labels=["truth", "network"], masks=[inside] * 2,
-        limits=limits, panel=1.7, numbers=numbers, data="twin, one face (synthetic)", alt=alt,
-    )  # fmt: skip
+    inside, shown = plotting.to_numpy(mask), [list(map(plotting.to_numpy, row)) for row in rows.values()]
+    kinds: list[str | plotting.Quantity] = list(quantities)
+    for k, quantity in enumerate(quantities):
+        if plotting.QUANTITIES[quantity].cmap:
+            top = np.median([np.nanquantile(row[k][inside], 0.95) for row in shown])
+            kinds[k] = plotting.known_quantity(quantity, (0.0, float(top)))
+    labels, masks = [textwrap.fill(label, 18) for label in rows], [inside] * len(rows)
+    figure, axes = plotting.panel_grid(
+        shown, quantities=kinds, titles=titles, row_labels=labels, masks=masks, panel=panel
+    )
+    figure.set_figheight(figure.get_figheight() + 0.25 * len(below))
+    for line, texts in zip(axes, below, strict=False):
+        for ax, text in zip(line, texts, strict=True):
+            ax.set_xlabel(text, fontsize=10)
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 # --- the audit ---------------------------------------------------------------------------------------------
@@ -143,23 +131,18 @@ def face_and_truth(name: str, truth: Maps, said: Maps, mask: torch.Tensor, numbe
 def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> None:
     """What the files hold of two faces, and their ``stored`` shading; ``name`` and ``data`` of the figure."""
     two = faces[[0, 1]]
-    kinds = ["rgb", "normals", "mask", "coordinates", "diffuse_shading"]
+    shade = plotting.known_quantity("diffuse_shading", (0.0, float(stored[:2].max())))
+    kinds = ["rgb", "normals", "mask", "coordinates", shade]
     maps = (two.rgb, two.normals, two.mask, two.coordinates, stored[:2])
     titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
     rows = list(zip(*maps, strict=True))
-    limits = {"diffuse_shading": (0.0, float(stored[:2].max()))}
     alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
-    numbers, how = {"faces": list(two.names)}, {"titles": titles, "limits": limits, "panel": 1.8}
+    numbers, how = {"faces": list(two.names)}, {"titles": titles, "panel": 1.8}
     figures.save_maps(name, rows, quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
 
 
 def mistakes(
-    name: str,
-    faces: nfe.Faces,
-    shadings: Mapping[str, np.ndarray],
-    costs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    *,
-    data: str,
+    name: str, faces: nfe.Faces, shadings: Mapping[str, np.ndarray], costs: Mapping[str, Any], *, data: str
 ) -> None:
     """Two faces' right shading beside what was taken for it, with median correlation and error above."""
     show = np.argsort(costs["light of another face"][0])[len(faces) // 4 :][:2]
@@ -167,8 +150,8 @@ def mistakes(
         [faces.rgb[i], *(shadings[n][i] / np.quantile(shadings[n][i][faces.mask[i]], 0.99) for n in MISTAKES)]
         for i in show
     ]
-    told = {n: "r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES}
-    titles = ["photo", *(f"{text}\n{told[n]}" for n, text in MISTAKES.items())]
+    told = ("r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES)
+    titles = ["photo", *(f"{textwrap.fill(n, 17)}\n{text}" for n, text in zip(MISTAKES, told, strict=True))]
     each = plotting.Quantity("shading, each to its own maximum", "gray")
     how = {"quantities": ["rgb", *[each] * len(MISTAKES)], "masks": list(faces.mask[show]), "panel": 1.6}
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
@@ -180,44 +163,22 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
     """The report's Figures 1a and 1b for the faces of highest score, with the photo's own shading and the residual."""
     some = np.argsort(score)[::-1][:3]
     c = shading.compare(faces[some])
+    shade = plotting.known_quantity("diffuse_shading", (0.0, float(c.stored.max())))
     residual = plotting.Quantity("residual image", "PuOr_r", -0.4, 0.4, "log")
     shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), np.where(c.window, c.residual, np.nan))
     numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
     figures.save_maps(
         name,
         list(zip(*shown, strict=True)),
-        quantities=["rgb", "diffuse_shading", "diffuse_shading", residual],
+        quantities=["rgb", shade, shade, residual],
         titles=["photo\n(Figure 1a)", "stored shading\n(Figure 1b)", "shading that\nthe photo shows", "residual image"],
         row_labels=[f"score {s:.2f}" for s in score[some]],
         masks=list(faces.mask[some]),
-        limits={"diffuse_shading": (0.0, float(c.stored.max()))},
         panel=1.9,
         numbers=numbers,
         data=data,
         alt="Faces: the photo, the stored shading with another mouth, and the shading that the photo itself shows.",
     )
-
-
-def roc(name: str, scores: Mapping[str, np.ndarray], label: np.ndarray) -> None:
-    """ROC curves of scores by name, pairs of them in the same two colours; ``label`` is true for mismatched faces."""
-    figure, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
-    for k, (text, score) in enumerate(scores.items()):
-        style = {"color": f"C{k % 2}", "linestyle": "-:"[k // 2]}
-        RocCurveDisplay.from_predictions(label, score, ax=ax, name=text, curve_kwargs=style)
-    ax.set(xlabel="matched faces flagged", ylabel="mismatched faces flagged")
-    alt = "ROC curves on clean and on degraded faces: the score is nearly perfect and keeps most of it, plain is worse."
-    figures.save(figure, name, numbers={**scores, "mismatch": label}, data=TWIN, alt=alt)
-
-
-def bias(name: str, photo: np.ndarray, mean: np.ndarray, deviation: np.ndarray, rms: np.ndarray) -> None:
-    """The mean shading error (H, W) over faces, as it is and in standard errors, beside the mean photo and the RMS."""
-    ratio = np.divide(mean, deviation, out=np.full_like(mean, np.nan), where=np.nan_to_num(deviation) > 0)
-    kinds = [plotting.Quantity(text, "PuOr_r", -v, v) for text, v in (("mean error", 0.1), ("standard errors", 6))]
-    titles = ["mean photo", "stored − true,\nmean", "the same in\nstandard errors", "stored − true,\nRMS of faces"]
-    how = {"quantities": ["rgb", *kinds, plotting.Quantity("RMS", "magma", 0, 0.3)], "titles": titles, "panel": 1.9}
-    numbers = {"mean": mean, "standard_error": deviation, "rms": rms}
-    alt = "Maps of the shading error over mismatched faces: largest around mouth and nose, its mean a small part."
-    figures.save_maps(name, [[photo, mean, ratio, rms]], **how, numbers=numbers, data=TWIN, alt=alt)
 
 
 # --- the multispectral fit ---------------------------------------------------------------------------------
@@ -243,56 +204,12 @@ def fitted_spectra(name: str, issa: skin_spectra.SkinSpectra, fits: Mapping[str,
 
 
 def fitted_maps(name: str, rows: Mapping[str, np.ndarray], mask: np.ndarray, error: Mapping[str, Any]) -> None:
-    """Maps (n, 4) of the skin of one face by method, the truth last, in the order of the report's Figure 3."""
-    columns = [identifiability.MAPS.index(quantity) for quantity in REPORT]
+    """Maps (n, 4) of the skin of one face by method, in the order of the report's Figure 3."""
     images = np.full((len(rows), len(REPORT), *mask.shape), np.nan)
-    for image, values in zip(images, rows.values(), strict=True):
-        image[:, mask] = values[:, columns].T
-    limits = figures.up_to(0.95, dict(zip(REPORT, values[:, columns].T, strict=True)))  # brows and lips go beyond
-    how = {"row_labels": list(rows), "masks": [mask] * len(rows), "limits": limits, "panel": 1.9}
+    for image, maps in zip(images, rows.values(), strict=True):
+        image[:, mask] = maps[:, [identifiability.MAPS.index(quantity) for quantity in REPORT]].T
     alt = "Diffuse, specular, melanin, haemoglobin: descent's blood is beyond the scale, its melanin holds shading; "
     alt += "variable projection is like the truth."
+    by_method = {label: list(image) for label, image in zip(rows, images, strict=True)}
     data = "twin cube, 1 face (synthetic)"
-    figures.save_maps(
-        name, [[*image] for image in images], quantities=REPORT, **how, numbers={"rmse": error}, data=data, alt=alt
-    )
-
-
-def landscape(
-    name: str, faces: Sequence[tuple[str, cubes.Cube, np.ndarray, np.ndarray, np.ndarray]], sigma: float
-) -> None:
-    """The residual at the most typical pixel of faces over both pigments, with the best shadings at each point.
-
-    Of each face there are the group, the cube, noisy pixels (n, D), the true maps (n, 4) and those that were found.
-    """
-    m, h = 0.4 * np.linspace(0.25, 1, 60) ** 3, 0.2 * np.linspace(0.1, 1, 60) ** 3
-    figure, axes = plt.subplots(1, len(faces), figsize=(9, 3), layout="constrained", sharey=True)
-    surfaces: dict[str, np.ndarray] = {"melanin": m, "haemoglobin": h}
-    filled: Any = None
-    for ax, (group, cube, y, truth, said) in zip(axes, faces, strict=True):
-        p = int(np.argmin(np.abs(truth[:, :2] / np.median(truth[:, :2], 0) - 1).max(1)))
-        radiance = cube.illuminant * skin.reflectance(m[:, None], h, wavelengths=cube.wavelengths)
-        surface = identifiability.explain(y[p : p + 1], radiance.transpose(2, 0, 1), cube.illuminant)[0][0]
-        levels = np.linspace(-0.2, 1.8, 21)
-        filled = ax.contourf(m, h, np.log10(surface.T / sigma), levels, cmap="viridis", extend="both")
-        ax.plot(*truth[p, :2], "w+", *said[p, :2], "r.", ms=10)
-        ax.set(title=group.split("(")[-1].rstrip(")"), xscale="log", yscale="log", xlabel="melanin, fraction")
-        surfaces[group] = surface
-    axes[0].set_ylabel("haemoglobin, fraction")
-    figure.colorbar(filled, ax=axes, label="log₁₀ (residual / noise)")
-    alt = "Residual over melanin and haemoglobin at a pixel of three faces: one valley each, the truth at its bottom."
-    figures.save(figure, name, numbers=surfaces, data="twin cubes (synthetic)", alt=alt)
-
-
-def deviations(name: str, z: np.ndarray) -> None:
-    """Histograms of error over predicted standard deviation (n, 4), with the normal curve."""
-    figure, axes = plt.subplots(1, 4, figsize=(9, 2.5), layout="constrained", sharey=True)
-    bins = np.linspace(-4, 4, 61)
-    for ax, values, quantity in zip(axes, z.T, identifiability.MAPS, strict=True):
-        ax.hist(values, bins, density=True, alpha=0.7)
-        ax.plot(bins, np.exp(-(bins**2) / 2) / np.sqrt(2 * np.pi), "k", lw=1)
-        ax.set(title=quantity.replace("_", " "), xlabel="error / prediction")
-    axes[0].set_ylabel("density")
-    spread = dict(zip(identifiability.MAPS, np.sqrt(np.mean(z**2, 0)), strict=True))
-    alt = "Histograms of error over predicted deviation of the four maps, each close to the normal curve."
-    figures.save(figure, name, numbers={"rms": spread}, data="twin cubes (synthetic)", alt=alt)
+    by_row(name, by_method, REPORT, mask, numbers={"rmse": error}, data=data, alt=alt, panel=1.9)

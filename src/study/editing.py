@@ -1,12 +1,12 @@
-"""How far edits of photos are from edits of the truth, and how much a colour says of the spectrum behind it.
+"""How far edits of photos are from edits of the truth, and whether their colours are those of measured skin.
 
 Edits are judged where the truth is known: on the twin, by what the edited *true* maps render to under the true camera
-and light. Spectra are judged by measured skin: those that look alike and still differ.
+and light.
 
 References
 ----------
 Alotaibi & Smith (2019), "BioFaceNet", BMVC, Fig. 4: the three edits.
-CIE 015:2018, "Colorimetry": CIELAB; metamerism of a change of illuminant.
+CIE 015:2018, "Colorimetry": CIELAB.
 Sharma, Wu & Dalal (2005), "The CIEDE2000 color-difference formula", Color Res. Appl. 30: ΔE₀₀.
 """
 
@@ -18,10 +18,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from bioface import arrays, camera, illumination, image_formation, metrics, plotting, spectra
+from bioface import arrays, camera, illumination, image_formation, metrics, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import figures
+from study import drawings, figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -144,59 +144,41 @@ def hues(maps: Decomposition, reflectance: np.ndarray) -> dict[str, Any]:
 
 def _cut(maps: Decomposition, *images: np.ndarray) -> list[np.ndarray]:
     """Images of the size of a photo, cut to a tenth around its face."""
-    places = []
-    for axis in (1, 0):
-        inside = np.flatnonzero(maps.mask.any(axis))
-        edge = (inside[-1] - inside[0]) // 10
-        places.append(slice(max(0, inside[0] - edge), inside[-1] + edge + 1))
-    return [image[tuple(places)] for image in images]
+    edges = [(side, (side.stop - side.start - 1) // 10) for side in arrays.extent(maps.mask)]
+    return [image[tuple(slice(max(0, s.start - e), s.stop + e) for s, e in edges)] for image in images]
 
 
 def show_maps(name: str, maps: Decomposition, *, data: str) -> None:
     """A photo, its reconstruction and its maps, saved; pigments on ranges that show this face."""
-    kinds = ["linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo"]
-    images = _cut(maps, maps.mask, maps.image, maps.reconstruction, *(getattr(maps, kind) for kind in kinds[2:]))
-    inside = {kind: getattr(maps, kind)[maps.mask] for kind in kinds[2:6]}
+    kinds = ("linear_rgb", "linear_rgb", "diffuse_shading", "specular_shading", "melanin", "haemoglobin", "albedo")
+    images = [maps.image, maps.reconstruction, *(getattr(maps, kind) for kind in kinds[2:])]
+    mask, *shown = _cut(maps, maps.mask, *images)
+    means = {kind: float(np.nanmean(getattr(maps, kind)[maps.mask])) for kind in kinds[2:6]}
+    print(", ".join(f"{kind} {mean:.2g}" for kind, mean in means.items()) + " on average over the face")
     titles = ["photo", "reconstruction", "diffuse", "specular", "melanin", "haemoglobin", "albedo"]
-    how = {"masks": images[:1], "titles": titles, "limits": figures.up_to(0.95, inside), "panel": 1.6}
-    numbers = {kind: float(np.nanmean(v)) for kind, v in inside.items()} | {"camera_b": maps.camera_b}
-    print(", ".join(f"{kind} {numbers[kind]:.2g}" for kind in inside) + " on average over the face")
     alt = "A face, its reconstruction, and its maps: diffuse shading, highlights, melanin, haemoglobin, albedo."
-    figures.save_maps(name, [images[1:]], quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
+    numbers = means | {"camera_b": maps.camera_b}
+    drawings.by_row(name, {"": shown}, kinds, mask, titles=titles, numbers=numbers, data=data, alt=alt)
 
 
-def show_edits(name: str, maps: Decomposition, edited: Mapping[str, np.ndarray], *, data: str) -> None:
-    """A photo, edits of it, and how far they change its colours, saved."""
+def show_edits(name: str, maps: Decomposition, rows: Mapping[str, Mapping[str, np.ndarray]], *, data: str) -> None:
+    """A photo and rows of edits of it, under each how far it changes the face's colours (ΔE₀₀), saved."""
     photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    before, *after = (lab(image_formation.srgb_decode(np.float64(image))) for image in (photo, *edited.values()))
-    change = [difference(before, one) for one in after]
-    means = {what: float(value[maps.mask].mean()) for what, value in zip(edited, change, strict=True)}
-    figures.save_maps(
-        name,
-        [_cut(maps, photo, *edited.values()), _cut(maps, 0 * change[0], *change)],
-        by="row",
-        quantities=["rgb", plotting.Quantity("difference", "magma", 0, 30, "ΔE₀₀")],
-        titles=["photo", *edited],
-        row_labels=["", "difference"],
-        panel=2,
-        numbers={"mean_difference": means},
-        data=data,
-        alt="A face and edits of it; below, how far colours differ: much with more melanin, least with less blood.",
+    before = lab(image_formation.srgb_decode(np.float64(photo)))
+    shown, below, means = {}, [], dict[str, float]()
+    for label, edited in rows.items():
+        after = (lab(image_formation.srgb_decode(np.float64(image))) for image in edited.values())
+        changes = [float(difference(before, one)[maps.mask].mean()) for one in after]
+        means |= {f"{title}, {label}".removesuffix(", "): d for title, d in zip(edited, changes, strict=True)}
+        shown[label] = _cut(maps, photo, *edited.values())
+        below.append(["", *(f"ΔE₀₀ {change:.1f}" for change in changes)])
+    titles, numbers = ["photo", *edited], {"mean_difference": means}
+    told = ", ".join(f"{what} by ΔE₀₀ {change:.0f}" for what, change in means.items())
+    alt = f"A face and pictures of it that are changed: {told}."
+    everywhere, kinds = np.ones(shown[label][0].shape[:2], bool), ["rgb"] * len(titles)
+    drawings.by_row(
+        name, shown, kinds, everywhere, titles=titles, below=below, numbers=numbers, data=data, alt=alt, panel=1.8
     )
-
-
-def show_lights(name: str, maps: Decomposition, relit: Mapping[str, np.ndarray], *, data: str) -> None:
-    """A photo in other lights, the first half of them above the second, saved."""
-    names, images = list(relit), _cut(maps, *relit.values())
-    half = len(names) // 2
-    titles = [what.partition(",")[0].replace("4000", "4000 K") for what in names[:half]]
-    labels = [names[0].partition(", ")[2], names[half].partition(", ")[2]]
-    how = {"quantities": "rgb", "titles": titles, "row_labels": labels, "panel": 1.8}
-    photo = image_formation.srgb_encode(maps.image).clip(0, 1)
-    moved = {what: float(np.abs(image - photo)[maps.mask].mean()) for what, image in relit.items()}
-    alt = "A face in other lights: above, where the balance is kept, it takes on their cast; below it hardly changes."
-    rows, numbers = [images[:half], images[half:]], {"mean_change": moved}
-    figures.save_maps(name, rows, **how, numbers=numbers, data=data, alt=alt)
 
 
 def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray, *, data: str) -> None:

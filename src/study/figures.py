@@ -56,11 +56,6 @@ def save_maps(name: str, rows: Sequence[Sequence[Any]], *, numbers: Any, data: s
     save(plotting.panel_grid(rows, **how)[0], name, numbers=numbers, data=data, alt=alt)
 
 
-def up_to(share: float, values: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Limits of maps by quantity: from 0 to what a share (0–1) of the values stays below."""
-    return {quantity: (0.0, float(np.nanquantile(to_numpy(of), share))) for quantity, of in values.items()}
-
-
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:
     """The numbers behind a figure, as :func:`save` wrote them into a folder.
 

@@ -40,16 +40,6 @@ class Measured:
     bar: dict[str, float] = field(default_factory=dict)
 
 
-def issa() -> Iterator[Measured]:
-    """How closely the skin model fits the face spectra of ISSA, left free."""
-    spectra = skin_spectra.load("issa")
-    rmse = smith2019.fit(spectra.reflectance, spectra.wavelengths, model="layered").residual
-    by_group = [np.median(rmse[spectra.group == group]) for group in spectra.groups]
-    told = ", ".join(f"{g} {v:.4f}" for g, v in zip(spectra.groups, by_group, strict=True))
-    yield Measured(id="A1.issa_layered", measured=np.median(rmse), model="layered", control=told)
-    yield Measured(id="A1.issa_layered_groups", measured=float(np.median(by_group)), model="layered", control=told)
-
-
 def cheeks() -> Iterator[Measured]:
     """How closely the skin models fit ISET's cheeks, as a share of each spectrum's root mean square."""
     spectra = skin_spectra.load("iset")
@@ -160,9 +150,9 @@ def numbers(face: light_stage.StageFace, maps: Maps, peer: Maps) -> dict[str, fl
     return found
 
 
-def of_light_stage() -> dict[str, dict[str, list[float]]]:
-    """By method, by name of :func:`numbers`, those of both faces; Bayes first, then what stands beside it."""
-    kept = dict[str, dict[str, list[float]]]()
+def faces_of_a_light_stage() -> Iterator[Measured]:
+    """What `decompose` makes of two real faces: the worse of the two, with each and its opponents beside it."""
+    found = dict[str, dict[str, list[float]]]()  # by method, by name, those of both faces
     no_news = {
         "colour alone, fitted to the answers": ("brows", "patch", "nose", "highlights_mean"),  # of ranks, and its own
         "BioSkin of the diffuse part": ("melanin", "haemoglobin"),  # with itself
@@ -180,13 +170,7 @@ def of_light_stage() -> dict[str, dict[str, list[float]]]:
         for method, of_method in maps.items():
             for name, value in numbers(face, of_method, peer).items():
                 if name not in no_news.get(method, ()):
-                    kept.setdefault(method, {}).setdefault(name, []).append(value)
-    return kept
-
-
-def faces_of_a_light_stage() -> Iterator[Measured]:
-    """What `decompose` makes of two real faces: the worse of the two, with each and its opponents beside it."""
-    found = of_light_stage()
+                    found.setdefault(method, {}).setdefault(name, []).append(value)
     for name, values in found["Bayes"].items():
         beside = {method: ", ".join(f"{v:.3g}" for v in rows.get(name, ())) for method, rows in found.items()}
         told = "; ".join(f"{method} {text}" for method, text in beside.items() if text)
@@ -197,7 +181,6 @@ def faces_of_a_light_stage() -> Iterator[Measured]:
 LIGHT = ("highlights_1", "highlights_2", "highlights_mean", "brows", "patch", "nose", "melanin", "haemoglobin")
 #: What measures, by the name of its files in ``bioface.datasets.registry``, and the claims that it is for.
 SOURCES: dict[str | registry.Entry, tuple[Callable[[], Iterator[Measured]], tuple[str, ...]]] = {
-    "issa": (issa, ("issa_layered", "issa_layered_groups")),
     "cheeks": (cheeks, ("cheeks_layered", "cheeks_relative")),
     "cameras": (cameras, ("camera_table", "published_colour")),
     nfe_photos.FILES: (lambda: (Measured(id=i, measured=m, control=told) for i, m, told in nfe_photos.measure()), ()),

@@ -7,11 +7,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import identifiability, losses, objective, plotting, skin
+from bioface import identifiability, losses, objective, skin
 from bioface.network import Output
 from bioface.objective import Batch
 from bioface.recipes import Recipe
-from study import figures
+from study import drawings, figures
 
 #: The columns of the report's figures 2a and 2b, in its order and words, and how each is drawn.
 COLUMNS = {
@@ -28,25 +28,17 @@ Row = tuple[Any, Output, Recipe]
 
 
 def decompositions(name: str, rows: Mapping[str, Row], batch: Batch, face: int, *, numbers: Any, data: str) -> None:
-    """One face taken apart in several ways, in the report's columns, saved.
-
-    A map has one range for all rows: up to the median, over the rows, of what 95 % of the face stay below.
-    """
-    shown, mask, kinds = [], batch.mask[face].numpy(), list(COLUMNS.values())
-    for image, said, recipe in rows.values():
+    """One face taken apart in several ways, in the report's columns, saved."""
+    shown = {}
+    for label, (image, said, recipe) in rows.items():
         maps = said.diffuse, said.specular, said.melanin_fraction, said.haemoglobin_fraction
-        panels = [batch.image, image, *maps, objective.albedo(said, recipe)]
-        shown.append([plotting.to_numpy(values[face]) for values in panels])
-    tops = np.median([[np.quantile(values[mask], 0.95) for values in row[2:6]] for row in shown], 0)
-    figures.save_maps(
+        shown[label] = [values[face] for values in (batch.image, image, *maps, objective.albedo(said, recipe))]
+    drawings.by_row(
         name,
         shown,
-        quantities=kinds,
+        list(COLUMNS.values()),
+        batch.mask[face],
         titles=list(COLUMNS),
-        row_labels=list(rows),
-        masks=[mask] * len(rows),
-        limits={kind: (0.0, float(top)) for kind, top in zip(kinds[2:6], tops, strict=True)},
-        panel=1.5,
         numbers=numbers,
         data=data,
         alt=f"A face as {', '.join(COLUMNS)}; from above: {'; '.join(label.replace(chr(10), ' ') for label in rows)}.",
@@ -118,22 +110,17 @@ def same_photo(name: str, rows: Mapping[str, np.ndarray], to_rgb: np.ndarray, ma
 
     ``to_rgb``, (3, 33), goes from spectra to linear RGB; ``mask`` (H, W) is the face.
     """
-    panels = []
-    for maps in rows.values():
+    shown = {}
+    for label, maps in rows.items():
         spectra = maps[..., 2:3] * skin.reflectance(*np.nan_to_num(np.moveaxis(maps[..., :2], -1, 0))) + maps[..., 3:]
-        panels.append([spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)])
-    inside = np.concatenate([maps[mask] for maps in rows.values()]).T
-    limits = figures.up_to(0.95, dict(zip(identifiability.MAPS, inside, strict=True)))
-    figures.save_maps(
+        shown[label] = [spectra @ to_rgb.T, *np.moveaxis(maps, -1, 0)]
+    drawings.by_row(
         name,
-        panels,
-        quantities=["linear_rgb", *identifiability.MAPS],
+        shown,
+        ["linear_rgb", *identifiability.MAPS],
+        mask,
         titles=["photo", "melanin", "haemoglobin", "shading", "specularities"],
-        row_labels=list(rows),
-        masks=[mask] * len(rows),
-        limits=limits,
-        panel=1.5,
-        numbers={"highest": [top for _, top in limits.values()]},
+        numbers={"highest": np.nanquantile(np.stack([*rows.values()])[:, mask], 0.95, (0, 1))},
         data="twin, 1 face (synthetic)",
         alt=f"The same photo, made of other maps in each row: {', '.join(rows)}. With more melanin the shading is "
         "brighter.",
@@ -154,38 +141,39 @@ def copies(
     ``grid`` has the recipe as it was trained; ``runs`` and ``score`` are of :func:`study.experiments.run_all` and
     ``summary``.
     """
-    rows, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
-    panels = [[batch.image[1], *(runs[grid[row, kind].name][0].image[1] for kind in kinds)] for row in rows]
-    labels, titles = [row.replace("_", " ") for row in rows], ["photo", *kinds]
-    figure, axes = plotting.panel_grid(
-        panels, quantities="linear_rgb", titles=titles, row_labels=labels, masks=[batch.mask[1]] * len(rows), panel=1.7
-    )
-    for ax, recipe in zip(axes[:, 1:].flat, grid.values(), strict=True):
-        ax.set_xlabel(f"{score[recipe.name]['rmse'].mean():.3f}", fontsize=10)
+    names, kinds = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
+    shown, below = {}, []
+    for name_of_row in names:
+        trained = [grid[name_of_row, kind].name for kind in kinds]
+        shown[name_of_row.replace("_", " ")] = [batch.image[1], *(runs[recipe][0].image[1] for recipe in trained)]
+        below.append(["", *(f"{score[recipe]['rmse'].mean():.3f}" for recipe in trained)])
     alt = (
-        f"One face by {', '.join(labels)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
+        f"One face by {', '.join(shown)} (rows) and copy of the shading ({', '.join(kinds)}): noise in the first row, "
     )
     alt += "grey faces with the copy × 1, the best picture with a fitted copy in the last."
-    figures.save(figure, name, numbers={r: s["rmse"] for r, s in score.items()}, data=data, alt=alt)
+    how: dict[str, Any] = {
+        "titles": ["photo", *kinds],
+        "below": below,
+        "numbers": {r: s["rmse"] for r, s in score.items()},
+    }
+    drawings.by_row(name, shown, ["linear_rgb"] * (1 + len(kinds)), batch.mask[1], **how, data=data, alt=alt)
 
 
-def floors(name: str, factors: np.ndarray, floor: Mapping[tuple[str, bool], Sequence[float]], flat: float) -> None:
-    """Least possible RMSE against the factor of a copied luminance, without highlights and with them, saved.
+def floors(name: str, factors: np.ndarray, floor: Mapping[str, Sequence[float]], flat: float) -> None:
+    """Least possible RMSE against the factor of a copied luminance, without highlights, saved.
 
-    ``floor`` has, by scaling of white and whether there are highlights, the RMSE for each factor, then with free
-    shading; ``flat`` is that of a constant colour.
+    ``floor`` has, by scaling of white, the RMSE for each factor, then with free shading; ``flat`` is that of a constant
+    colour.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained", sharey=True)
-    for (rows, shine), curve in floor.items():
-        (line,) = axes[int(shine)].loglog(factors, curve[:-1], label=rows)
-        axes[int(shine)].axhline(curve[-1], color=line.get_color(), lw=0.8, ls=":")
-    for ax, title in zip(axes, ("no highlights", "highlights free"), strict=True):
-        ax.axhline(flat, color="k", lw=0.8)
-        ax.set(title=title, xlabel="factor of the copied luminance")
-    axes[0].set_ylabel("least possible RMSE")
-    axes[0].legend(title="white as in", fontsize=10)
-    curves = {f"{rows}, {'highlights' if shine else 'none'}": curve for (rows, shine), curve in floor.items()}
+    figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for rows, curve in floor.items():
+        (line,) = ax.loglog(factors, curve[:-1], label=rows)
+        ax.axhline(curve[-1], color=line.get_color(), lw=0.8, ls=":")
+    ax.axhline(flat, color="k", lw=0.8)
+    ax.set(xlabel="factor of the copied luminance", ylabel="least possible RMSE")
+    ax.legend(title="white as in", fontsize=10)
     alt = "Least possible error against the factor of the copy, for three scalings of white: high at 1 for the code's, "
     alt += "lowest at a factor of several; dotted lines far below where the shading is free."
     data = "twin, 150 pixels, D65, mean camera (synthetic)"
+    curves = {f"{rows}, none": curve for rows, curve in floor.items()}
     figures.save(figure, name, numbers={"factor": factors} | curves, data=data, alt=alt)

@@ -259,12 +259,10 @@ def least_lead(ours: Row, others: Mapping[str, Row], columns: Sequence[str] = me
     return in_errors[least], f"against {NAMES.get(least[0], least[0])}: {least[1]}"
 
 
-Scores = Mapping[str, Mapping[str, tuple[float, float]]]
+Scores = dict[str, dict[str, tuple[float, float]]]
 
 
-def scores(
-    rows: Mapping[str, Row], columns: Sequence[str] = metrics.TABLE1
-) -> dict[str, dict[str, tuple[float, float]]]:
+def scores(rows: Mapping[str, Row], columns: Sequence[str] = metrics.TABLE1) -> Scores:
     """{method: {column: (mean, its standard error)}}, as tables, figures and records have it."""
     return {name: {c: (row.mean(c), row.standard_error(c)) for c in columns} for name, row in rows.items()}
 

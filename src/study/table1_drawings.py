@@ -6,8 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bioface import metrics, plotting
-from bioface.maps import Decomposition
+from bioface import metrics
 from study import figures, table1
 from study.table1 import Scores
 
@@ -15,39 +14,21 @@ GROUPS = {"African skin": "#5b3a1e", "other skin": "#e0955f"}
 _SEES_NOTHING = ("predict 0", "training mean", "image mean")
 
 
-def brightness(
-    name: str, octaves: np.ndarray, least: np.ndarray, shine: np.ndarray, starts: Sequence[float], ends: np.ndarray,
-    dark: np.ndarray, of: np.ndarray, data: str,
-) -> None:  # fmt: skip
-    """What the photo, and the paper's losses, say against a wrong brightness; saved.
+def brightness(name: str, starts: Sequence[float], ends: np.ndarray, dark: np.ndarray, data: str) -> None:
+    """Where the paper's losses end against where they start, (K,) and (K, N) octaves off the true brightness; saved.
 
-    Parameters
-    ----------
-    octaves, least, shine : K, (N, K) and (N, K) of :func:`study.ambiguity.least_errors`
-    starts, ends : L and (L, M) octaves of :func:`study.ambiguity.minimised`
-    dark, of : (N,) bool, which faces are dark; (M,) which of them were minimised over
+    ``dark`` (N,) bool says which of the faces are dark.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
-    numbers: dict[str, Any] = {"octaves": octaves, "starts": starts}
+    figure, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    numbers: dict[str, Any] = {"starts": starts}
     for (group, colour), inside in zip(GROUPS.items(), (dark, ~dark), strict=True):
-        for ax, values in zip(axes, (least, shine), strict=False):
-            low, middle, high = np.percentile(values[inside], (25, 50, 75), 0)
-            ax.plot(octaves, middle, "o-", color=colour, ms=4, label=group)
-            ax.fill_between(octaves, low, high, color=colour, alpha=0.25, lw=0)
-        theirs = ends[:, inside[of]]
-        axes[2].plot(starts, theirs, color=colour, lw=0.6, alpha=0.35)
-        axes[2].plot(starts, theirs.mean(1), "o-", color=colour, ms=4, lw=2)
-        numbers[group] = {"least": least[inside], "highlights": shine[inside], "ends": theirs}
-    axes[2].plot(starts, starts, ":", color="0.5")
-    for ax, title in zip(
-        axes, ("least error of the photo\n(RMSE, linear RGB)", "highlights that it takes\n(linear RGB)"), strict=False
-    ):
-        ax.set(title=title, xlabel="brightness of the light, octaves off")
-    axes[2].set(title="where the losses end\n(octaves off)", xlabel="and where they start (octaves off)")
-    axes[0].legend()
-    alt = "Left and middle: least error of the photo, and the highlights it takes, against a wrong brightness "
-    alt += "of the light. With too little light the error rises, steeply for light skin; with too much it stays "
-    alt += "small but takes highlights. Right: the losses bring light skin nearer to the truth, dark skin less."
+        ax.plot(starts, ends[:, inside], color=colour, lw=0.6, alpha=0.35)
+        ax.plot(starts, ends[:, inside].mean(1), "o-", color=colour, ms=4, lw=2, label=group)
+        numbers[group] = {"ends": ends[:, inside]}
+    ax.plot(starts, starts, ":", color="0.5")
+    ax.set(xlabel="where the losses start (octaves off)", ylabel="where they end (octaves off)")
+    ax.legend()
+    alt = "Where the losses end against where they start: they bring light skin nearer to the truth, dark skin less."
     figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
@@ -86,28 +67,6 @@ def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> Non
     )
     alt += " lies beyond the mean training face in highlights, albedo and both pigments."
     figures.save(figure, name, numbers=found, data=data, alt=alt)
-
-
-def faces(name: str, truth: Decomposition, rows: Mapping[str, table1.Row], pair: Sequence[int], data: str) -> None:
-    """Three maps of a fair and a dark face: the truth above, then the first seed of each method; saved.
-
-    Pigments are drawn up to three times their true median on that face, shading up to twice, for all methods.
-    """
-    answers = [truth, *(row.predictions[0] for row in rows.values())]
-    shown = [(i, n, times) for i in pair for n, times in (("melanin", 3), ("haemoglobin", 3), ("diffuse_shading", 2))]
-    tops = [times * float(np.median(getattr(truth, n)[i][truth.mask[i]])) for i, n, times in shown]
-    kinds = [plotting.known_quantity(n, (0, float(f"{top:.2g}"))) for (_, n, _), top in zip(shown, tops, strict=True)]
-    panels = [[np.where(truth.mask[i], getattr(d, n)[i], np.nan) for i, n, _ in shown] for d in answers]
-    titles = [f"{'fair' if k < 3 else 'dark'}:\n{n.replace('_', ' ')}" for k, (_, n, _) in enumerate(shown)]
-    labels = ["truth", *(table1.NAMES[method].replace(", ", ",\n").replace(" taught", "\ntaught") for method in rows)]
-    errors = {m: {k: row.errors[k][0, list(pair)] for k in metrics.TABLE1} for m, row in rows.items()}
-    alt = "Melanin, haemoglobin and shading of a fair and a dark face: the truth above, then four methods. "
-    alt += (
-        "Those of the paper's losses have other levels; Bayes over the whole face shows spots and lips, and makes the "
-    )
-    alt += "dark face too light."
-    how = {"quantities": kinds, "titles": titles, "row_labels": labels, "panel": 1.4}
-    figures.save_maps(name, panels, **how, numbers=errors, data=data, alt=alt)
 
 
 def beyond(name: str, shares: Mapping[str, Mapping[str, Mapping[str, float]]], data: str) -> None:
