@@ -67,19 +67,19 @@ def run(place, *arguments):
             return error.code
 
 
+def execute_here(job):
+    """In place of a kernel: what is run, and when, does not depend on where."""
+    cells = nbformat.read(job.notebook, as_version=4).cells
+    known = {}
+    for cell in (cell for cell in cells if cell.cell_type == "code"):
+        exec(cell.source, known)
+    with paths.whole_file(job.file("ipynb")) as partial:
+        nbformat.write(new_notebook(cells=cells), partial)
+
+
 @pytest.fixture
 def no_kernel(monkeypatch):
-    """Cells are run here: what is run, and when, does not depend on where."""
-
-    def execute(job):
-        cells = nbformat.read(job.notebook, as_version=4).cells
-        known = {}
-        for cell in (cell for cell in cells if cell.cell_type == "code"):
-            exec(cell.source, known)  # noqa: S102
-        with paths.whole_file(job.file("ipynb")) as partial:
-            nbformat.write(new_notebook(cells=cells), partial)
-
-    monkeypatch.setattr(reproduce, "execute", execute)
+    monkeypatch.setattr(reproduce, "execute", execute_here)
 
 
 def ran(place):
@@ -274,7 +274,8 @@ def test_parameters_reach_the_notebook_and_leave_the_committed_figures_alone(pla
 def test_the_first_failure_stops_the_run_and_the_next_run_resumes_there(place, capsys):
     write(place, "01_a", "x = 1")
     write(place, "02_bad", "x = 2")
-    assert run(place) == 0
+    with mock.patch.object(reproduce, "execute", execute_here):
+        assert run(place) == 0
     good = (place / "build/notebooks/02_bad.ipynb").read_bytes()
     write(place, "02_bad", "x = 1", "y = x + undefined_name")
     write(place, "04_c", "x = 3")
