@@ -142,7 +142,7 @@ def test_a_damaged_file_is_named_and_left_alone(declare, figures):
     whole = saved(made, a=0.25)
     file = figures / "claims.json"
     damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
-    damages += [whole.replace("0.25,", "NaN,"), whole.replace('"what"', '"waht"')]
+    damages += ["[" * 100_000, whole.replace("0.25,", "NaN,"), whole.replace('"what"', '"waht"')]
     for damage in damages:
         file.write_text(damage)
         with pytest.raises(DataError, match=r"claims\.json: expected claims .*remove the file"):

@@ -4,6 +4,9 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -168,6 +171,22 @@ def test_killed_while_it_finishes(at, photos, whole, tmp_path, monkeypatch):
     else:
         monkeypatch.setattr(prepare, "channels", lambda path: pytest.fail("looked at again"))
         prepare.prepare(photos, tmp_path / "nfe")
+    assert bytes_of(tmp_path / "nfe") == bytes_of(out)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_three_times(photos, undisturbed, tmp_path):
+    _, out = undisturbed
+    command = [sys.executable, "-m", "bioface", "prepare", str(photos), "--out", str(tmp_path / "nfe")]
+    journal = tmp_path / "nfe" / ".prepare" / "journal"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    for lines in (2, 6, 11):
+        process, end = subprocess.Popen(command, env=kept), time.monotonic() + 60
+        while time.monotonic() < end and (not journal.exists() or journal.read_bytes().count(b"\n") < lines):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, env=kept, check=True)
     assert bytes_of(tmp_path / "nfe") == bytes_of(out)
 
 

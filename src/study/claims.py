@@ -185,7 +185,7 @@ def read(file: str | Path | None = None) -> list[Claim]:
         rows = [Claim(**row) for row in json.loads(file.read_text(encoding="utf-8"))["claims"]]
         if not all(math.isfinite(c.measured or 0) for c in rows):
             raise ValueError("a number that is not finite")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         expected = "claims (remove the file and run `make reproduce`)"
         raise DataError(file, expected, f"{type(error).__name__}: {error}") from error
     return sorted(rows, key=lambda c: c.id)
