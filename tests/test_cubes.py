@@ -338,6 +338,8 @@ def test_every_layout_gives_the_same_cube(layout, tmp_path):
     depth = 5e-3 if "8 bits" in layout else 1e-5
     np.testing.assert_allclose(cube.reflectance, REFLECTANCE, atol=depth)
     np.testing.assert_allclose(cube[1:3] / cube.illuminant, REFLECTANCE[1:3], atol=depth)
+    if name.endswith("hdr"):
+        np.testing.assert_array_equal(cubes.load(tmp_path / "a.raw").radiance, cube.radiance)
     assumed = name == "a" or layout.startswith(("ENVI", "bands first", "bands are the", "a name", "HDF5, x", "µ"))
     assert assumed <= bool(cube.notes)
 

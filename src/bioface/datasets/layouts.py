@@ -13,7 +13,7 @@
 
   Wavelengths are one of :data:`WAVES`; in HDF5 they may be an attribute. Their unit may be a variable or attribute
   such as ``wavelength_unit``, or the attribute ``units`` of theirs.
-* *ENVI*: a header ``NAME.hdr`` with its data beside it. Reflectance, over its scale factor.
+* *ENVI*: a header ``NAME.hdr`` beside its data, either of which is given. Reflectance, over its scale factor.
 * *A folder of pictures* (PNG or TIFF), one a band, whose names end in a number: of nm (``face_420nm.png``), or
   1–31 for 400–700 nm as in the CAVE data set (Yasuma et al. 2010). Reflectance, 1 being the lightest that fits.
 """
@@ -62,7 +62,12 @@ def read(path: Path) -> Stored:
         return _pictures(path)
     if not path.is_file():
         raise DataError(path, "a multispectral cube (see data/README.md)", "no such file")
-    return _envi(path) if path.suffix.lower() == ".hdr" else _of_variables(path, matlab.read(path))
+    if path.suffix.lower() == ".hdr":
+        return _envi(path, None)
+    for header in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
+        if path.suffix.lower() not in ENDINGS and header.is_file():
+            return _envi(header, path)
+    return _of_variables(path, matlab.read(path))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -192,13 +197,13 @@ class Product:
             return np.asarray(self.coefficients[rows], dtype=float) @ self.matrix.T + self.mean
 
 
-def _envi(header: Path) -> Stored:
+def _envi(header: Path, data: Path | None) -> Stored:
     from spectral.io import envi
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names in capitals, which it makes small
-            image = envi.open(str(header))
+            image = envi.open(str(header), None if data is None else str(data))
             values = image.open_memmap(interleave="bip")
         wave, factor = image.metadata.get("wavelength"), float(image.scale_factor)
         unit = _unit(image.metadata, "wavelength")
