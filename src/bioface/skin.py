@@ -181,6 +181,7 @@ class SkinModel:
         self.bloodless = put(c.diffuse_path * baseline)
         self.per_blood = put(c.diffuse_path * (oxy + deoxy - baseline))
         self.scattering = put(c.scattering_share * scattering)
+        # (4, D) 1/cm: absorption of bloodless skin, of pure melanosomes and of blood, and reduced scattering
         self.coefficients = torch.stack([baseline, melanin, oxy + deoxy, scattering])
         self.dermis_cm = c.dermis_cm
         cosine = (1 - c.refractive_index**-2) ** 0.5
