@@ -150,8 +150,7 @@ class SkinModel:
         nm = spectra.check_wavelengths(wavelengths)
         absorbers = spectra.chromophores(nm, c.bandpass)
         baseline = c.baseline_scale * (0.0244 + 8.53 * torch.exp(-(nm - 154) / 66.2))  # Jacques (1998)
-        if c.band_cm:
-            baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
+        baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
         if c.melanin_cm:
             melanin = c.melanin_cm * (nm / 500) ** -c.melanin_power
         else:
@@ -190,7 +189,6 @@ class SkinModel:
         self.internal = c.internal_reflection
         lost = ((c.refractive_index - 1) / (c.refractive_index + 1)) ** 2
         self.leaving = (1 - lost) * (1 - c.internal_reflection)
-        self.plain = not (c.epidermal_scattering_cm or c.internal_reflection)
 
     def _dermis(self, haemoglobin: Tensor) -> Tensor:
         absorption = self.bloodless + haemoglobin[..., None] * self.per_blood  # cm⁻¹
@@ -209,8 +207,6 @@ class SkinModel:
             depth = depth + haemoglobin[..., None] * self.per_haemoglobin
         T = torch.exp(-self.both_ways * depth)
         dermis = self._dermis(haemoglobin)
-        if self.plain:
-            return T * dermis
         E = self.backwards / depth * (1 - T)  # what the epidermis itself returns: scattered once, from all its depths
         r = E + T * dermis / (1 - E * dermis)
         returned = E + T * r / (1 - E * r)  # of what the surface throws back
@@ -232,20 +228,16 @@ class SkinModel:
         T = torch.exp(-self.both_ways * depth)
         # slopes are by depth until the end
         T_slope = T * -self.both_ways
-        if self.plain:
-            R, by_depth = T * dermis, T_slope * dermis
-            by_haemoglobin = of_dermis.mul_(R)
-        else:
-            E = torch.rsub(T, 1).div_(depth).mul_(self.backwards)
-            E_slope = torch.addcmul(E, T_slope, self.backwards).div_(depth).neg_()
-            r, r_slope, r_dermis = _over(E, E_slope, T, T_slope, dermis)
-            returned, returned_slope, by_r = _over(E, E_slope, T, T_slope, r)
-            gain = torch.rsub(returned.mul_(self.internal), 1).reciprocal_()
-            R = r.mul_(self.leaving).mul_(gain)
-            # R = leaving · r · gain, and the slope of gain is internal · gain² · that of returned
-            by_r = by_r.mul_(R).mul_(self.internal).add_(self.leaving).mul_(gain)
-            by_depth = r_slope.mul_(by_r).addcmul_(returned_slope, gain.mul_(R), value=self.internal)
-            by_haemoglobin = r_dermis.mul_(by_r).mul_(of_dermis.mul_(dermis))
+        E = torch.rsub(T, 1).div_(depth).mul_(self.backwards)
+        E_slope = torch.addcmul(E, T_slope, self.backwards).div_(depth).neg_()
+        r, r_slope, r_dermis = _over(E, E_slope, T, T_slope, dermis)
+        returned, returned_slope, by_r = _over(E, E_slope, T, T_slope, r)
+        gain = torch.rsub(returned.mul_(self.internal), 1).reciprocal_()
+        R = r.mul_(self.leaving).mul_(gain)
+        # R = leaving · r · gain, and the slope of gain is internal · gain² · that of returned
+        by_r = by_r.mul_(R).mul_(self.internal).add_(self.leaving).mul_(gain)
+        by_depth = r_slope.mul_(by_r).addcmul_(returned_slope, gain.mul_(R), value=self.internal)
+        by_haemoglobin = r_dermis.mul_(by_r).mul_(of_dermis.mul_(dermis))
         if blood_above:
             by_haemoglobin = by_haemoglobin.addcmul_(by_depth, self.per_haemoglobin)
         return R, by_depth.mul_(self.per_melanin), by_haemoglobin
