@@ -189,6 +189,7 @@ class SkinModel:
         self.internal = c.internal_reflection
         lost = ((c.refractive_index - 1) / (c.refractive_index + 1)) ** 2
         self.leaving = (1 - lost) * (1 - c.internal_reflection)
+        self.plain = not (c.epidermal_scattering_cm or c.internal_reflection)
 
     def _dermis(self, haemoglobin: Tensor) -> Tensor:
         absorption = self.bloodless + haemoglobin[..., None] * self.per_blood  # cm⁻¹
@@ -207,6 +208,8 @@ class SkinModel:
             depth = depth + haemoglobin[..., None] * self.per_haemoglobin
         T = torch.exp(-self.both_ways * depth)
         dermis = self._dermis(haemoglobin)
+        if self.plain:
+            return T * dermis
         E = self.backwards / depth * (1 - T)  # what the epidermis itself returns: scattered once, from all its depths
         r = E + T * dermis / (1 - E * dermis)
         returned = E + T * r / (1 - E * r)  # of what the surface throws back
@@ -228,16 +231,20 @@ class SkinModel:
         T = torch.exp(-self.both_ways * depth)
         # slopes are by depth until the end
         T_slope = T * -self.both_ways
-        E = torch.rsub(T, 1).div_(depth).mul_(self.backwards)
-        E_slope = torch.addcmul(E, T_slope, self.backwards).div_(depth).neg_()
-        r, r_slope, r_dermis = _over(E, E_slope, T, T_slope, dermis)
-        returned, returned_slope, by_r = _over(E, E_slope, T, T_slope, r)
-        gain = torch.rsub(returned.mul_(self.internal), 1).reciprocal_()
-        R = r.mul_(self.leaving).mul_(gain)
-        # R = leaving · r · gain, and the slope of gain is internal · gain² · that of returned
-        by_r = by_r.mul_(R).mul_(self.internal).add_(self.leaving).mul_(gain)
-        by_depth = r_slope.mul_(by_r).addcmul_(returned_slope, gain.mul_(R), value=self.internal)
-        by_haemoglobin = r_dermis.mul_(by_r).mul_(of_dermis.mul_(dermis))
+        if self.plain:
+            R, by_depth = T * dermis, T_slope * dermis
+            by_haemoglobin = of_dermis.mul_(R)
+        else:
+            E = torch.rsub(T, 1).div_(depth).mul_(self.backwards)
+            E_slope = torch.addcmul(E, T_slope, self.backwards).div_(depth).neg_()
+            r, r_slope, r_dermis = _over(E, E_slope, T, T_slope, dermis)
+            returned, returned_slope, by_r = _over(E, E_slope, T, T_slope, r)
+            gain = torch.rsub(returned.mul_(self.internal), 1).reciprocal_()
+            R = r.mul_(self.leaving).mul_(gain)
+            # R = leaving · r · gain, and the slope of gain is internal · gain² · that of returned
+            by_r = by_r.mul_(R).mul_(self.internal).add_(self.leaving).mul_(gain)
+            by_depth = r_slope.mul_(by_r).addcmul_(returned_slope, gain.mul_(R), value=self.internal)
+            by_haemoglobin = r_dermis.mul_(by_r).mul_(of_dermis.mul_(dermis))
         if blood_above:
             by_haemoglobin = by_haemoglobin.addcmul_(by_depth, self.per_haemoglobin)
         return R, by_depth.mul_(self.per_melanin), by_haemoglobin
