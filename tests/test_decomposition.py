@@ -28,6 +28,7 @@ from bioface import (
 from bioface.datasets import photos, twin
 from bioface.decomposition import Decomposition, NoMask, NotSkin, decompose, edit
 from bioface.errors import DataError
+from study import table1
 
 
 @pytest.fixture(scope="module")
@@ -630,7 +631,7 @@ def test_shading_leakage_of_known_errors():
     g, shading = d.melanin_coordinate, d.diffuse_shading
 
     def leakage(found, true, pigment="melanin"):
-        return decomposition.shading_leakage(stacked(true, found), stacked(true, true), pigment)
+        return table1.shading_leakage(stacked(true, found), stacked(true, true), pigment)
 
     noise = 0.1 * np.random.default_rng(0).standard_normal(g.shape)
     mixed = 0.1 * (shading - shading.mean()) / shading.std() + noise

@@ -157,11 +157,11 @@ def test_both_samplers_give_the_same_colours_and_gradients():
     coordinates = [2.4 * torch.rand(2, 4, 5, generator=g, dtype=torch.float64) - 1.2 for _ in range(2)]
     leaves = [table, *(c.requires_grad_() for c in coordinates)]
     results = []
-    for sample in (image_formation._grid_sample, image_formation._four_taps):
+    for sample in (image_formation._planes, image_formation._four_taps):
         rgb = sample(*leaves)
         results.append([rgb, *torch.autograd.grad(rgb.square().sum(), leaves)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
     edge = torch.ones(1, 1, 1, dtype=torch.float64, requires_grad=True)
-    image_formation._grid_sample(table[:1], edge, edge).sum().backward()
+    image_formation._planes(table[:1], edge, edge).sum().backward()
     assert edge.grad.abs() > 0  # a pixel at the end of the range can come back

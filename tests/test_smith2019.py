@@ -6,9 +6,10 @@ import scipy.io
 import torch
 from conftest import refuses
 
-from bioface import identifiability, illumination, minima, skin, smith2019, spectra
+from bioface import identifiability, illumination, skin, smith2019, spectra
 from bioface.datasets import skin_spectra
 from bioface.smith2019 import Status, fit
+from study import minima
 
 E = illumination.standard("D65").numpy() * 33  # mean 1
 

@@ -34,14 +34,14 @@ def test_between_the_nodes_the_table_is_off_by_less_than_it_says(table):
 
 def test_the_table_was_made_with_the_constants_of_today(table):
     """Other constants ask for `python src/bioface/assets/build_transfer.py`."""
-    np.testing.assert_allclose(table.coefficients, transfer.coefficients("layered"), rtol=1e-9)
+    np.testing.assert_allclose(table.coefficients, skin.SkinModel("layered").coefficients, rtol=1e-9)
 
 
 def test_coefficients_are_the_skin_models():
     """Depths and absorptions of both layers, put together again from the four coefficients."""
     for name, c in skin.MODELS.items():
         model = skin.SkinModel(name)
-        baseline, melanin, blood, scattering = transfer.coefficients(name)
+        baseline, melanin, blood, scattering = skin.SkinModel(name).coefficients.numpy()
         depth = c.epidermis_melanin_cm * 0.3 * melanin + c.epidermis_baseline_cm * 0.7 * baseline
         depth += c.epidermal_scattering_cm * scattering
         np.testing.assert_allclose(model.offset + 0.3 * model.per_melanin, depth)

@@ -29,14 +29,9 @@ torch.set_flush_denormal(True)
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-@contextlib.contextmanager
-def _device(device: torch.device) -> Iterator[None]:
-    """New tensors lie there."""
-    if torch.get_default_device().type == device.type:  # a context of torch's makes each of its calls slower
-        yield
-        return
-    with device:
-        yield
+def _device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """New tensors lie there; a context of torch's makes each of its calls slower, so none where none is needed."""
+    return contextlib.nullcontext() if torch.get_default_device().type == device.type else device
 
 
 @contextlib.contextmanager

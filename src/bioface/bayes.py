@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bioface import camera, illumination, skin, threads
 from bioface.arrays import torch_as_it_starts
-from bioface.maps import DEVIATIONS, Decomposition, checked_mask, slope
+from bioface.maps import DEVIATIONS, Decomposition, checked_mask
 
 #: Deviation of a colour from the model's, linear RGB, by the sum of the errors of all maps on 32 training faces of the
 #: twin, with a prior learnt on 64 others: likeliest 0.449 at 0.014, 0.457 at 0.020, smaller ones not tried; expectation
@@ -361,10 +361,11 @@ def decomposed(
 def deviations(maps: np.ndarray) -> dict[str, np.ndarray]:
     """The fields of a :class:`~bioface.maps.Decomposition` that say how sure it is, of (..., 14) maps.
 
-    Those of the pigments are the coordinate's times the slope of the fraction.
+    Those of the pigments are the coordinate's times the slope of the fraction (:func:`bioface.skin.table_fraction`).
     """
-    pigments = [slope(v, top) for v, top in zip(fractions(maps[..., :2]), _TOPS, strict=True)]
-    values = *(maps[..., 7 + i] * pigments[i] for i in (0, 1)), maps[..., 9], maps[..., 10], maps[..., 11:]
+    roots = [(v / top).clip(1e-6) ** (1 / 3) for v, top in zip(fractions(maps[..., :2]), _TOPS, strict=True)]
+    pigments = [maps[..., 7 + i] * (1.485 * _TOPS[i] * roots[i] ** 2) for i in (0, 1)]
+    values = *pigments, maps[..., 9], maps[..., 10], maps[..., 11:]
     return dict(zip(DEVIATIONS, values, strict=True))
 
 

@@ -259,25 +259,3 @@ def _to_rgb(b: np.ndarray, light: np.ndarray, balanced_for: np.ndarray) -> np.nd
     """Camera and light as one matrix (3, 33) to linear sRGB, balanced for another light than the one that shines."""
     S = camera.CameraModel.load().sensitivity(np.asarray(b, np.float64))
     return camera.reflectance_to_rgb(np.asarray(light), S, balanced_for=np.asarray(balanced_for))
-
-
-def shading_leakage(decomposition: Decomposition, truth: Decomposition, pigment: str = "melanin") -> np.ndarray:
-    """(N,) how much shading is left in "melanin" or "haemoglobin" of N faces, −1 to 1; 0 for none.
-
-    Towards −1 shadows are taken for the pigment. The partial correlation, over the pixels of both masks, of the map's
-    error (in table coordinates) with the true diffuse shading, given the true melanin and haemoglobin: without those a
-    map that is merely too flat would count as leaking wherever skin and shading happen to go together. An error that
-    the true pigments explain to the last rounding, none at all too, is 0.
-    """
-    said, true = (getattr(d, f"{pigment}_coordinate") for d in (decomposition, truth))
-    both, found = decomposition.mask & truth.mask, []
-    for mask, *maps in zip(
-        both, said, true, truth.melanin_coordinate, truth.haemoglobin_coordinate, truth.diffuse_shading, strict=True
-    ):
-        of_face, of_truth, g, k, diffuse = (values[mask].astype(float) for values in maps)
-        given, pair = np.stack([np.ones_like(g), g, k], 1), np.stack([of_face - of_truth, diffuse], 1)
-        left = pair - given @ np.linalg.lstsq(given, pair, rcond=None)[0]
-        spread = np.sqrt((left**2).sum(0))
-        seen = (spread > 1e-6 * math.sqrt(len(g))).all()
-        found.append(left[:, 0] @ left[:, 1] / spread.prod() if seen else 0.0)
-    return np.array(found)

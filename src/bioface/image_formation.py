@@ -106,15 +106,13 @@ def _planes(
     *batch, H, W = melanin_coordinate.shape
     table = table.reshape(-1, 3, K, K)
     g, k = (c.reshape(-1, H, W) for c in (melanin_coordinate, haemoglobin_coordinate))
-    sample = _grid_sample if table.device.type == "cpu" else _four_taps
-    return sample(table, g, k).reshape(*batch, 3, H, W)
-
-
-def _grid_sample(table: Tensor, g: Tensor, k: Tensor) -> Tensor:
-    """torch's own sampler: on a CPU three times as fast as :func:`_four_taps`, and as repeatable."""
+    if table.device.type != "cpu":
+        return _four_taps(table, g, k).reshape(*batch, 3, H, W)
+    # torch's own sampler: on a CPU three times as fast, and as repeatable
     inside = 1 - 1e-6  # at the very edge its slope is 0, which would hold a pixel there for good
     grid = torch.stack([k, g], -1) * inside
-    return torch.nn.functional.grid_sample(table, grid, "bilinear", "border", align_corners=True)
+    sample = torch.nn.functional.grid_sample(table, grid, "bilinear", "border", align_corners=True)
+    return sample.reshape(*batch, 3, H, W)
 
 
 def _four_taps(table: Tensor, g: Tensor, k: Tensor) -> Tensor:

@@ -122,16 +122,6 @@ class Decomposition:
         return skin.table_coordinate(self.haemoglobin, skin.HAEMOGLOBIN_RANGE[1])
 
 
-def slope(fraction: np.ndarray, maximum: float) -> np.ndarray:
-    """Change of a volume fraction for a change of 1 in its table coordinate: see :func:`bioface.skin.table_fraction`.
-
-    >>> round(float(slope(np.array(0.43), 0.43)), 3)  # 3 · 0.495 · 0.43
-    0.639
-    """
-    u = (np.asarray(fraction) / maximum).clip(1e-6) ** (1 / 3)
-    return np.asarray(1.485 * maximum * u**2, np.float32)
-
-
 def of_twin(faces: Any) -> Decomposition:
     """The truth of faces of the twin, whose photos, to the last of eight bits, are its reconstruction.
 

@@ -181,12 +181,6 @@ def _render(output: Output, to_rgb: Tensor, recipe: Recipe) -> Tensor:
     return rgb
 
 
-def _raw_white(output: Output) -> Float[Tensor, "B 1 1"]:
-    """What the three channels of a camera say of a white surface before white balance, added up."""
-    S = camera.CameraModel.load().sensitivity(output.camera)
-    return (S * illumination.mix(output.weights, output.cct)[:, None, :]).sum((1, 2))[:, None, None]
-
-
 def loss_terms(
     rendered: Tensor, output: Output, batch: Batch, recipe: Recipe, count: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -219,7 +213,10 @@ def loss_terms(
     if recipe.reduction == "code":
         if "diffuse" in terms:
             terms["diffuse"] = losses.CODE_AREA * terms["diffuse"]
-        terms["specular"] = up * (output.specular * _raw_white(output)).abs().sum()
+        # what the three channels say of white before white balance, added up
+        S = camera.CameraModel.load().sensitivity(output.camera)
+        white = (S * illumination.mix(output.weights, output.cct)[:, None, :]).sum((1, 2))[:, None, None]
+        terms["specular"] = up * (output.specular * white).abs().sum()
     cameras = losses.camera_prior(output.camera)
     terms["camera"] = up * (cameras.mean() if how == "mean" else cameras.sum())
     nothing = rendered.new_zeros(())

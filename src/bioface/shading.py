@@ -87,11 +87,6 @@ class Comparison:
     photo_detail: np.ndarray  #: likewise, where it is
     shift: np.ndarray  #: (N, 2) pixels (down, right) by which the stored details fit the photo's best over the face
 
-    @property
-    def residual(self) -> np.ndarray:
-        """(N, 64, 64) details of the stored shading that the photo has not, less those that it has besides."""
-        return self.stored_detail - self.photo_detail
-
 
 def compare(faces: nfe.Faces) -> Comparison:
     """Put stored shading and photo side by side, with :data:`SHIFTS` between them."""

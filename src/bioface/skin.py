@@ -150,8 +150,7 @@ class SkinModel:
         nm = spectra.check_wavelengths(wavelengths)
         absorbers = spectra.chromophores(nm, c.bandpass)
         baseline = c.baseline_scale * (0.0244 + 8.53 * torch.exp(-(nm - 154) / 66.2))  # Jacques (1998)
-        if c.band_cm:
-            baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
+        baseline = baseline + c.band_cm * torch.exp(-0.5 * ((nm - c.band_nm) / c.band_width_nm) ** 2)
         if c.melanin_cm:
             melanin = c.melanin_cm * (nm / 500) ** -c.melanin_power
         else:
@@ -181,6 +180,7 @@ class SkinModel:
         self.bloodless = put(c.diffuse_path * baseline)
         self.per_blood = put(c.diffuse_path * (oxy + deoxy - baseline))
         self.scattering = put(c.scattering_share * scattering)
+        # (4, D) 1/cm: absorption of bloodless skin, of pure melanosomes and of blood, and reduced scattering
         self.coefficients = torch.stack([baseline, melanin, oxy + deoxy, scattering])
         self.dermis_cm = c.dermis_cm
         cosine = (1 - c.refractive_index**-2) ** 0.5

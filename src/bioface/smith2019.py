@@ -164,12 +164,7 @@ def fit(
             bar.update(done)
     shape = where.shape
     m, h, diffuse, specular = maps.T.reshape(4, *shape)
-    of_pixels = (
-        residual.reshape(shape),
-        misfit.reshape(shape),
-        deviation.reshape(*shape, 4),
-        status.reshape(shape),
-    )
+    of_pixels = residual.reshape(shape), misfit.reshape(shape), deviation.reshape(*shape, 4), status.reshape(shape)
     of_fit = problem.grid.numpy(), solver, model, time.perf_counter() - began
     result = FitResult(m, h, diffuse, specular, *of_pixels, *of_fit)
     # the descents are not expected to arrive, and bounds may be what the residual comes from

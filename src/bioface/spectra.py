@@ -94,11 +94,6 @@ def resampling_matrix(source: Tensor, target: Tensor) -> Float[Tensor, "T S"]:
     return torch.from_numpy(np.stack([np.interp(target, source, one) for one in np.eye(len(source))], 1))
 
 
-@functools.cache
-def _chromophore_table() -> np.ndarray:
-    return np.loadtxt(paths.TABLES / "chromophores.csv", delimiter=",", comments="#").T
-
-
 def chromophores(wavelengths: object = WAVELENGTHS, bandpass: bool = False) -> Chromophores:
     """Extinction of skin's four absorbers at ``wavelengths`` (D,) nm, linear between points 10 nm apart.
 
@@ -109,7 +104,8 @@ def chromophores(wavelengths: object = WAVELENGTHS, bandpass: bool = False) -> C
     53236.0
     """
     nm = check_wavelengths(wavelengths)
-    table = torch.from_numpy(_chromophore_table()[[1, 2, 5, 6] if bandpass else [1, 2, 3, 4]])
+    columns = (1, 2, 5, 6) if bandpass else (1, 2, 3, 4)
+    table = torch.from_numpy(np.loadtxt(paths.TABLES / "chromophores.csv", delimiter=",", usecols=columns).T.copy())
     return Chromophores(*table if torch.equal(nm, WAVELENGTHS) else table @ resampling_matrix(WAVELENGTHS, nm).T)
 
 

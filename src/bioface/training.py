@@ -206,16 +206,14 @@ class _Feed:
             raise BiofaceError(f"expected a batch of 1 to {self.faces} faces, found {self.batch_size}")
         if self.batch_size % processes:
             raise BiofaceError(f"expected a batch that {processes} processes share, found {self.batch_size}")
-        self._all = self._take(np.arange(self.faces)) if self.batch_size == self.faces else None
+        self.seen: Batch | None = None
 
     def __call__(self, step: int) -> Batch:
-        if self._all is not None:
-            return self._all
-        return self._take(rows_of_step(step, self.faces, self.batch_size, self.seed))
-
-    def _take(self, rows: np.ndarray) -> Batch:
-        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        return Batch.of(self.dataset[own]).to(self.accelerator.device)
+        if self.seen is None or self.batch_size < self.faces:  # else every step sees the same
+            rows = rows_of_step(step, self.faces, self.batch_size, self.seed)
+            own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+            self.seen = Batch.of(self.dataset[own]).to(self.accelerator.device)
+        return self.seen
 
 
 def _check(values: Mapping[str, Tensor], where: str) -> None:

@@ -38,7 +38,7 @@ class Table:
     cells: np.ndarray  #: (3, 2, P, Q, 33) float32, the same at fractions that are not nodes
     melanin: np.ndarray  #: (P,) volume fractions of the cells
     haemoglobin: np.ndarray  #: (Q,) likewise
-    coefficients: np.ndarray  #: (4, 33) 1/cm, which :func:`coefficients` gave when the table was made
+    coefficients: np.ndarray  #: (4, 33) 1/cm, the skin model's when the table was made
 
 
 def load(file: str | Path = FILE) -> Table:
@@ -48,11 +48,6 @@ def load(file: str | Path = FILE) -> Table:
     """
     names = [field.name for field in dataclasses.fields(Table)]
     return Table(**read_npz(file, names, "a table of reflectances made by build_transfer.py"))
-
-
-def coefficients(model: str | skin.SkinConstants = "layered") -> np.ndarray:
-    """(4, 33) 1/cm: absorption of bloodless skin, of pure melanosomes and of blood, and reduced scattering."""
-    return skin.SkinModel(model).coefficients.numpy()
 
 
 def nodes(count: int, largest: float) -> np.ndarray:

@@ -165,7 +165,8 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
     c = shading.compare(faces[some])
     shade = plotting.known_quantity("diffuse_shading", (0.0, float(c.stored.max())))
     residual = plotting.Quantity("residual image", "PuOr_r", -0.4, 0.4, "log")
-    shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), np.where(c.window, c.residual, np.nan))
+    left = np.where(c.window, c.stored_detail - c.photo_detail, np.nan)
+    shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), left)
     numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
     figures.save_maps(
         name,

@@ -75,7 +75,7 @@ def table(
     melanin: np.ndarray, haemoglobin: np.ndarray, angles: int = QUADRATURE, bands: slice = slice(None)
 ) -> np.ndarray:
     """(layers, geometries, melanin, haemoglobin, D) reflectance of all pairs of fractions."""
-    coefficients = transfer.coefficients(MODEL)[:, bands]
+    coefficients = skin.SkinModel(MODEL).coefficients.numpy()[:, bands]
     c = skin.constants(MODEL)
     spread = c.epidermis_melanin_cm / EPIDERMIS_CM
     cases = len(transfer.LAYERS), len(transfer.GEOMETRIES)
@@ -101,7 +101,7 @@ def main(out: Path = transfer.FILE) -> None:
         np.savez_compressed(
             partial,
             wavelengths=spectra.WAVELENGTHS.numpy(),
-            coefficients=transfer.coefficients(MODEL),
+            coefficients=skin.SkinModel(MODEL).coefficients.numpy(),
             melanin=m,
             haemoglobin=h,
             cells=table(m, h).astype(np.float32),
