@@ -163,13 +163,6 @@ def test_degraded_faces_are_still_faces(faces, kinds):
     assert np.array_equal(worse.normals, faces.normals) == (not {"normals", "offset"} & set(kinds))
 
 
-def test_partly_wrong_goes_from_true_to_stored(faces):
-    np.testing.assert_allclose(audit.partly_wrong(faces, 0.0).normals, faces.truth.normals, atol=1e-6)
-    np.testing.assert_allclose(audit.partly_wrong(faces, 1.0).normals, faces.normals, atol=1e-6)
-    errors = [audit.floor(audit.partly_wrong(faces, s))["face"].mean() for s in (0, 0.3, 0.6, 1)]
-    assert errors[0] < 1e-6 and np.all(np.diff(errors) > 0)
-
-
 def test_mistakes_and_their_cost(faces):
     shadings = audit.mistakes(faces, np.random.default_rng(0))
     cost = {name: audit.cost(s, shadings[audit.RIGHT], faces.mask) for name, s in shadings.items()}

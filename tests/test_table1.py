@@ -263,10 +263,7 @@ def test_methods_are_drawn_by_column_whatever_they_have_and_however_far_they_are
 
 
 @pytest.mark.slow
-def test_shares_and_brightness_are_drawn_as_they_are(drawn):
+def test_shares_are_drawn_as_they_are(drawn):
     shares = {"published": {"": {"melanin": 0.5, "brightness": 0.2}, "tone": {"melanin": 1.5, "brightness": 0.1}}}
     draw.beyond("05_x", shares, data="x")
     assert drawn("05_x") == shares
-    ends = np.array([[0.1, 0.2], [0.3, 0.4]])
-    draw.brightness("05_y", [-0.5, 0.5], ends, np.array([True, False]), data="x")
-    assert drawn("05_y")["African skin"] == {"ends": [[0.1], [0.3]]}

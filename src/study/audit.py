@@ -98,12 +98,6 @@ def degrade(faces: nfe.Faces, rng: np.random.Generator, kinds: Sequence[str] = D
     return dataclasses.replace(faces, rgb=rgb, normals=normals, lighting=lighting)
 
 
-def partly_wrong(faces: nfe.Faces, share: int | float) -> nfe.Faces:
-    """Faces of the twin whose stored normals go only a ``share`` (0–1) of the way from the true to the stored."""
-    blend = faces.truth.normals + share * (faces.normals - faces.truth.normals)
-    return dataclasses.replace(faces, normals=_unit(blend, faces.mask))
-
-
 def _unit(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(mask[..., None], vectors / np.where(length > 0, length, 1), 0).astype(np.float32)

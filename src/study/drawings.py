@@ -86,19 +86,6 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
     figures.save(figure, name, numbers={"weights": weights}, data="none (a drawing)", alt=alt)
 
 
-def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
-    """RMSE of the photo at each step, and that of the face's mean colour; saved."""
-    figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
-    ax.semilogy(errors)
-    ax.axhline(constant, color="0.5", ls=":", label="the face's mean colour")
-    ax.set(xlabel="step", ylabel="RMSE, linear RGB")
-    ax.legend()
-    alt = "The error of the photo falls quickly, then slowly, and ends below that of the face's mean colour."
-    figures.save(
-        figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt
-    )
-
-
 def by_row(
     name: str, rows: Mapping[str, Sequence[Any]], quantities: Sequence[str], mask: Any, *,
     numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None,
@@ -138,7 +125,7 @@ def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> N
     rows = list(zip(*maps, strict=True))
     alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
     numbers, how = {"faces": list(two.names)}, {"titles": titles, "panel": 1.8}
-    figures.save_maps(name, rows, quantities=kinds, **how, numbers=numbers, data=data, alt=alt)
+    figures.save(plotting.panel_grid(rows, quantities=kinds, **how)[0], name, numbers=numbers, data=data, alt=alt)
 
 
 def mistakes(
@@ -156,7 +143,7 @@ def mistakes(
     how = {"quantities": ["rgb", *[each] * len(MISTAKES)], "masks": list(faces.mask[show]), "panel": 1.6}
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
     alt = "Two faces: the right shading beside four things that were taken for it; another's light differs most."
-    figures.save_maps(name, rows, titles=titles, **how, numbers=numbers, data=data, alt=alt)
+    figures.save(plotting.panel_grid(rows, titles=titles, **how)[0], name, numbers=numbers, data=data, alt=alt)
 
 
 def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None:
@@ -168,18 +155,16 @@ def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None
     left = np.where(c.window, c.stored_detail - c.photo_detail, np.nan)
     shown = (faces.rgb[some], c.stored, np.exp(c.log_photo), left)
     numbers = {"face": [faces.names[i] for i in some], "score": score[some]}
-    figures.save_maps(
-        name,
+    figure, _ = plotting.panel_grid(
         list(zip(*shown, strict=True)),
         quantities=["rgb", shade, shade, residual],
         titles=["photo\n(Figure 1a)", "stored shading\n(Figure 1b)", "shading that\nthe photo shows", "residual image"],
         row_labels=[f"score {s:.2f}" for s in score[some]],
         masks=list(faces.mask[some]),
         panel=1.9,
-        numbers=numbers,
-        data=data,
-        alt="Faces: the photo, the stored shading with another mouth, and the shading that the photo itself shows.",
     )
+    alt = "Faces: the photo, the stored shading with another mouth, and the shading that the photo itself shows."
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 # --- the multispectral fit ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ there is one. What a run gave is kept, see :mod:`study.cache`.
 
 import dataclasses
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,26 +136,6 @@ def summary(runs: dict[str, list[Run]], batch: Batch, truth: Truth | None = None
         rows = [scores(found, batch, truth) | {"start": reconstruction(found.start, batch)} for found in of_recipe]
         table[name] = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     return table
-
-
-def step_cost(batch: Batch, recipe: Recipe, width: int = 8, steps: int = 3, rounds: int = 5) -> dict[str, float]:
-    """What a training step takes over the network's bare forward and backward pass, timed in turns; medians.
-
-    Returns
-    -------
-    ``table`` and ``spectral``: the ratio when images are looked up, or made of 33 bands for every pixel
-    """
-    model = training.build(recipe, width).train()
-    ratios = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        for _ in range(steps):
-            model.zero_grad()
-            sum(value.square().mean() for value in model(batch.image)).backward()
-        bare = time.perf_counter() - began
-        timed = [recipe.but(recipe.name, decoder=decoder) for decoder in ("table", "spectral")]
-        ratios.append([training.train(model.train(), batch, r, steps, progress=False).seconds / bare for r in timed])
-    return dict(zip(("table", "spectral"), np.median(ratios[1:], 0).tolist(), strict=True))  # the first warms up
 
 
 def displacement(batch: Batch, recipe: Recipe, steps: int, width: int = 8, seed: int = 0) -> float:

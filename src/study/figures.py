@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from bioface import paths, plotting
+from bioface import paths
 from bioface.errors import DataError
 from bioface.plotting import to_numpy
 from study import notebook
@@ -48,11 +48,6 @@ def save(figure: Figure, name: str, *, numbers: Mapping[str, Any], data: str, al
 
         display(figure, metadata={"image/png": {"alt": alt}})
         plt.close(figure)
-
-
-def save_maps(name: str, rows: Sequence[Sequence[Any]], *, numbers: Any, data: str, alt: str, **how: Any) -> None:
-    """:func:`save` images and maps by row, as :func:`bioface.plotting.panel_grid` draws them, which takes ``how``."""
-    save(plotting.panel_grid(rows, **how)[0], name, numbers=numbers, data=data, alt=alt)
 
 
 def numbers(name: str, folder: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures of notebook 05 and of its appendix: how bright skin is, methods side by side, maps, predicted errors."""
+"""Pictures of notebook 05: methods side by side, further from the training faces, and the published numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,26 +10,7 @@ from bioface import metrics
 from study import figures, table1
 from study.table1 import Scores
 
-GROUPS = {"African skin": "#5b3a1e", "other skin": "#e0955f"}
 _SEES_NOTHING = ("predict 0", "training mean", "image mean")
-
-
-def brightness(name: str, starts: Sequence[float], ends: np.ndarray, dark: np.ndarray, data: str) -> None:
-    """Where the paper's losses end against where they start, (K,) and (K, N) octaves off the true brightness; saved.
-
-    ``dark`` (N,) bool says which of the faces are dark.
-    """
-    figure, ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
-    numbers: dict[str, Any] = {"starts": starts}
-    for (group, colour), inside in zip(GROUPS.items(), (dark, ~dark), strict=True):
-        ax.plot(starts, ends[:, inside], color=colour, lw=0.6, alpha=0.35)
-        ax.plot(starts, ends[:, inside].mean(1), "o-", color=colour, ms=4, lw=2, label=group)
-        numbers[group] = {"ends": ends[:, inside]}
-    ax.plot(starts, starts, ":", color="0.5")
-    ax.set(xlabel="where the losses start (octaves off)", ylabel="where they end (octaves off)")
-    ax.legend()
-    alt = "Where the losses end against where they start: they bring light skin nearer to the truth, dark skin less."
-    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 def methods(name: str, found: Scores, recorded: Sequence[str], data: str) -> None:
