@@ -45,6 +45,11 @@ def test_the_table_and_the_network():
     assert sum(saved("00_y")["weights"].values()) == sum(p.numel() for p in net.parameters())
 
 
+def test_a_curve_of_learning():
+    drawings.learning_curve("00_x", [0.3, 0.2], 0.1)
+    assert saved("00_x") == {"rmse": [0.3, 0.2], "constant": 0.1}
+
+
 def test_rows_of_a_face_have_one_range_for_each_map(monkeypatch):
     kept, panel_grid = {}, plotting.panel_grid
     monkeypatch.setattr(plotting, "panel_grid", lambda rows, **how: panel_grid(rows, **(kept.update(how) or how)))

@@ -94,5 +94,6 @@ def test_every_face_taken_apart_by_itself_and_the_figures(tmp_path, monkeypatch)
     found = figures.numbers("06_edits", tmp_path)["mean_difference"]
     assert found["melanin + 0.6, again"] == found["melanin + 0.6"] > 5
     errors = editing.compared({"a": apart}, maps_module.of_twin(faces), {"melanin": {"melanin": 0.1}})
+    editing.show_errors("06_errors", errors["melanin"], faces.truth.group, data="twin (synthetic)")
     editing.table(errors)
-    assert {file.name for file in tmp_path.glob("*.png")} == {"06_maps.png", "06_edits.png"}
+    assert {file.name for file in tmp_path.glob("*.png")} == {"06_maps.png", "06_edits.png", "06_errors.png"}

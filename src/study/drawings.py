@@ -86,6 +86,19 @@ def architecture(name: str, net: network.BioFaceNet) -> None:
     figures.save(figure, name, numbers={"weights": weights}, data="none (a drawing)", alt=alt)
 
 
+def learning_curve(name: str, errors: Sequence[float], constant: float) -> None:
+    """RMSE of the photo at each step, and that of the face's mean colour; saved."""
+    figure, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    ax.semilogy(errors)
+    ax.axhline(constant, color="0.5", ls=":", label="the face's mean colour")
+    ax.set(xlabel="step", ylabel="RMSE, linear RGB")
+    ax.legend()
+    alt = "The error of the photo falls quickly, then slowly, and ends below that of the face's mean colour."
+    figures.save(
+        figure, name, numbers={"rmse": errors, "constant": constant}, data="twin, one face (synthetic)", alt=alt
+    )
+
+
 def by_row(
     name: str, rows: Mapping[str, Sequence[Any]], quantities: Sequence[str], mask: Any, *,
     numbers: Mapping[str, Any], data: str, alt: str, titles: Sequence[str] | None = None,

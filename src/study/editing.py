@@ -14,13 +14,14 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from bioface import arrays, camera, illumination, image_formation, metrics, spectra
 from bioface.decomposition import decompose, edit
 from bioface.maps import Decomposition
-from study import drawings
+from study import drawings, figures
 
 Errors = dict[str, dict[str, np.ndarray]]  #: (N,) of N faces by edit, and by method
 
@@ -178,6 +179,23 @@ def show_edits(name: str, maps: Decomposition, rows: Mapping[str, Mapping[str, n
     drawings.by_row(
         name, shown, kinds, everywhere, titles=titles, below=below, numbers=numbers, data=data, alt=alt, panel=1.8
     )
+
+
+def show_errors(name: str, of_edit: Mapping[str, np.ndarray], group: np.ndarray, *, data: str) -> None:
+    """The errors of one edit by group of faces, means and single faces, saved."""
+    groups = list(np.unique(group))
+    figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for k, (who, values) in enumerate(of_edit.items()):
+        place = 0.12 * (k - 0.5 * (len(of_edit) - 1))  # beside the other methods
+        ax.plot(values, [groups.index(g) + place for g in group], ".", color=f"C{k}", ms=3, alpha=0.4)
+        middle = [values[group == g].mean() for g in groups]
+        ax.plot(middle, place + np.arange(len(groups)), "o", ms=5, color=f"C{k}", label=who)
+    ax.set_yticks(range(len(groups)), groups)
+    ax.set(xlabel="display RMSE", xlim=(0, None))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    alt = "Errors of an edit by group of faces: decompose and the network have the least, each pixel alone and a "
+    alt += "constant face twice to three times as much, no edit far more."
+    figures.save(figure, name, numbers={"error": of_edit, "group": list(group)}, data=data, alt=alt)
 
 
 # --- spectra and colours -----------------------------------------------------------------------------------
