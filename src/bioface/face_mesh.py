@@ -66,25 +66,14 @@ class Network:
         return [values[k] for k in self.graph["outputs"]]
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """What the asset holds besides weights: triangles (T, 3), the part that each belongs to (T,), the outline (36,)."""
-
-    triangles: np.ndarray
-    part: np.ndarray
-    outline: np.ndarray
-
-
 @functools.cache
-def load() -> tuple[Network, Network, Mesh]:
-    """Detector, Face Mesh and the mesh.
+def load() -> tuple[Network, Network, dict[str, np.ndarray]]:
+    """Detector, Face Mesh, and the mesh: triangles (T, 3), the part that each belongs to (T,), the outline (36,).
 
-    Raises
-    ------
-    DataError : the asset is missing, damaged or something else
+    Raises DataError: the asset is missing, damaged or something else.
     """
     asset = arrays.read_npz(ASSET, None, "the face detector and Face Mesh")
-    mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
+    mesh = {name: asset[name].astype(int) for name in ("triangles", "part", "outline")}
     return Network("detector", asset), Network("mesh", asset), mesh
 
 
@@ -109,7 +98,7 @@ class Face:
     @property
     def outline(self) -> np.ndarray:
         """(36, 2) points around the face, in pixels."""
-        return self.points[load()[2].outline, :2]
+        return self.points[load()[2]["outline"], :2]
 
     @property
     def angle(self) -> float:
@@ -120,7 +109,7 @@ class Face:
     def mask(self, filled: bool = False) -> np.ndarray:
         """(H, W) bool: skin, which leaves out eyes, the open mouth and nostrils; the whole face when ``filled``."""
         place, triangle, times, _ = self._drawn()
-        wanted = (triangle >= 0) & (filled | (load()[2].part[triangle] == 0))
+        wanted = (triangle >= 0) & (filled | (load()[2]["part"][triangle] == 0))
         mask = np.zeros(self.shape, bool)
         mask[place] = _averaged(wanted, times) > 0.5
         return mask
@@ -160,7 +149,7 @@ class Face:
         times = max(1, min(4, round(512 / max(1, *(high - low)))))
         corners = (self.points - (x0, y0, 0.0)) * (times, times, -times)
         image = Image.new("I", ((x1 - x0) * times, (y1 - y0) * times), -1)
-        pen, triangles = ImageDraw.Draw(image), load()[2].triangles
+        pen, triangles = ImageDraw.Draw(image), load()[2]["triangles"]
         flat = corners[:, :2] - 0.5  # the pen's whole numbers are centres of pixels
         for k in np.argsort(corners[triangles, 2].mean(1)).tolist():  # the nearest last
             pen.polygon([tuple(xy) for xy in flat[triangles[k]].tolist()], fill=k)
@@ -175,7 +164,7 @@ def _averaged(values: np.ndarray, times: int) -> np.ndarray:
 
 def _vertex_normals(corners: np.ndarray) -> np.ndarray:
     """(468, 3) unit normals, x right, y up, z to us: means over the triangles around each point, weighted by area."""
-    triangles = load()[2].triangles
+    triangles = load()[2]["triangles"]
     a, b, c = (corners[triangles[:, k]] * (1, -1, 1) for k in range(3))
     flat, normals = np.cross(b - a, c - a), np.zeros_like(corners)
     for k in range(3):
@@ -188,7 +177,7 @@ def _linear(corners: np.ndarray, values: np.ndarray) -> np.ndarray:
 
     A triangle that is seen edge on, less than a sample wide, has their mean.
     """
-    triangles = load()[2].triangles
+    triangles = load()[2]["triangles"]
     flat, at = corners[triangles, :2], values[triangles]  # (T, 3, 2), (T, 3, C)
     sides = flat[:, 1:] - flat[:, :1]
     area = np.abs(np.linalg.det(sides))
