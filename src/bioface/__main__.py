@@ -145,7 +145,7 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
     with paths.whole_file(target) as partial:
-        rest = dict(status=found.status, wavelengths=found.wavelengths)
+        rest: dict[str, Any] = dict(status=found.status, wavelengths=found.wavelengths)
         np.savez_compressed(partial, **maps, standard_deviation=found.standard_deviation.astype(np.float32), **rest)
     figure, _ = plotting.panel_grid([list(maps.values())], quantities=names, masks=[cube.mask])
     with paths.whole_file(target.with_suffix(".png")) as partial:

@@ -37,9 +37,8 @@ class Network:
 
     def __init__(self, name: str, asset: dict[str, np.ndarray]):
         self.graph = json.loads(asset[f"{name}_layers"].tobytes())
-        prefix = f"{name}_"
-        weights = {key.removeprefix(prefix): value for key, value in asset.items() if key.startswith(prefix)}
-        self.weights = {int(key): torch.from_numpy(v.astype(np.float32)) for key, v in weights.items() if key.isdigit()}
+        numbered = {key.removeprefix(f"{name}_"): v for key, v in asset.items()}
+        self.weights = {int(k): torch.from_numpy(v.astype(np.float32)) for k, v in numbered.items() if k.isdigit()}
 
     def __call__(self, pictures: Tensor) -> list[Tensor]:
         """Outputs of pictures (N, 3, H, W)."""
@@ -94,11 +93,6 @@ class Face:
     score: float
     points: np.ndarray
     shape: tuple[int, int]
-
-    @property
-    def outline(self) -> np.ndarray:
-        """(36, 2) points around the face, in pixels."""
-        return self.points[load()[2]["outline"], :2]
 
     @property
     def angle(self) -> float:
