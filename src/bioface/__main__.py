@@ -23,7 +23,6 @@ from bioface.errors import BiofaceError, DataError, print_anywhere
 
 if TYPE_CHECKING:  # brings torch
     from bioface.maps import Decomposition
-    from bioface.training import History
 
 #: What :class:`bioface.decomposition.NoMask` means here.
 NO_MASK = "no mask given and no face found for certain: the whole picture is taken as face; give --mask or a crop"
@@ -101,16 +100,11 @@ def _write_maps(found: Decomposition, name: str, out: Path) -> None:
         panel=1.8,
     )
     with contextlib.ExitStack() as files:  # all of them, or none
-        for what in (*images, "overview", "maps"):
-            ending = "maps.npz" if what == "maps" else f"{what.removesuffix('_shading')}.png"
-            partial = files.enter_context(paths.whole_file(out / f"{name}_{ending}"))
-            if what == "overview":
-                figure.savefig(partial)
-            elif what == "maps":
-                found.save(partial)
-            else:
-                eight_bits = np.rint(np.nan_to_num(images[what]).clip(0, 1) * 255).astype(np.uint8)
-                Image.fromarray(eight_bits).save(partial)
+        for what, image in images.items():
+            partial = files.enter_context(paths.whole_file(out / f"{name}_{what.removesuffix('_shading')}.png"))
+            Image.fromarray(np.rint(np.nan_to_num(image).clip(0, 1) * 255).astype(np.uint8)).save(partial)
+        figure.savefig(files.enter_context(paths.whole_file(out / f"{name}_overview.png")))
+        found.save(files.enter_context(paths.whole_file(out / f"{name}_maps.npz")))
     size = " × ".join(map(str, found.mask.shape))
     whites = ", ".join(f"{quantity} {top:g}" for quantity, top in white.items())
     print(f"{name}: maps of {size} in {out / name}_maps.npz, pictures beside them; white is {whites}")
@@ -151,14 +145,8 @@ def fit(cube_file: Path, out: Path, axes: str | None = None, wavelengths: str | 
     maps = {name: getattr(found, name).astype(np.float32) for name in names}
     target = out / f"{cube.name}_fit.npz"
     with paths.whole_file(target) as partial:
-        deviation = found.standard_deviation.astype(np.float32)
-        np.savez_compressed(
-            partial,
-            **maps,
-            standard_deviation=deviation,
-            status=found.status,
-            wavelengths=found.wavelengths,
-        )
+        rest: dict[str, Any] = dict(status=found.status, wavelengths=found.wavelengths)
+        np.savez_compressed(partial, **maps, standard_deviation=found.standard_deviation.astype(np.float32), **rest)
     figure, _ = plotting.panel_grid([list(maps.values())], quantities=names, masks=[cube.mask])
     with paths.whole_file(target.with_suffix(".png")) as partial:
         figure.savefig(partial)
@@ -220,20 +208,15 @@ def train(recipe: str, data: str, split: str, limit: int | None, out: Path, **gi
         )
         if state.is_main_process:
             model.save(out / f"{recipe}.safetensors", recipe=recipe, steps=str(steps), seed=str(seed))
-            _write_history(out / f"{recipe}.history.json", recipe, history)
+            content = {"recipe": recipe, "steps": len(history), **vars(history)}
+            with paths.whole_file(out / f"{recipe}.history.json") as partial:
+                partial.write_text(json.dumps(content, indent=1, default=np.ndarray.tolist) + "\n")
             shared = "" if alone else f" on {state.num_processes} processes"
             print(f"{recipe}: loss {history.total[-1]:.6g} after {steps} steps{shared}; files in {out}")
         state.wait_for_everyone()
     finally:
         state.destroy_process_group()
     return 0
-
-
-def _write_history(path: Path, recipe: str, history: History) -> None:
-    """Every array of a training as a list."""
-    content = {"recipe": recipe, "steps": len(history), **vars(history)}
-    with paths.whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, default=np.ndarray.tolist) + "\n")
 
 
 def _face(word: str) -> int | str:
@@ -249,12 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photo = commands.add_parser("decompose", help="take the face of a photo apart")
     photo.add_argument("photo", type=Path, metavar="PHOTO")
     photo.add_argument("--mask", type=Path, metavar="M", help="picture of the same size, light where the face is")
-    photo.add_argument(
-        "--face",
-        type=_face,
-        metavar="N",
-        help="which face, 1 for the largest; or all of them: all",
-    )
+    photo.add_argument("--face", type=_face, metavar="N", help="which face, 1 for the largest; or all of them: all")
     photo.add_argument("--weights", type=Path, metavar="W", help="of a network (default: the one that ships)")
     photo.add_argument("--method", help="bayes (default, or network where there are weights) or network")
     photo.add_argument("--out", type=Path, metavar="DIR", help="folder for the maps (default build/decompose)")

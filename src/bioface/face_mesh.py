@@ -37,9 +37,8 @@ class Network:
 
     def __init__(self, name: str, asset: dict[str, np.ndarray]):
         self.graph = json.loads(asset[f"{name}_layers"].tobytes())
-        prefix = f"{name}_"
-        weights = {key.removeprefix(prefix): value for key, value in asset.items() if key.startswith(prefix)}
-        self.weights = {int(key): torch.from_numpy(v.astype(np.float32)) for key, v in weights.items() if key.isdigit()}
+        numbered = {key.removeprefix(f"{name}_"): v for key, v in asset.items()}
+        self.weights = {int(k): torch.from_numpy(v.astype(np.float32)) for k, v in numbered.items() if k.isdigit()}
 
     def __call__(self, pictures: Tensor) -> list[Tensor]:
         """Outputs of pictures (N, 3, H, W)."""
@@ -66,25 +65,14 @@ class Network:
         return [values[k] for k in self.graph["outputs"]]
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """What the asset holds besides weights: triangles (T, 3), the part that each belongs to (T,), the outline (36,)."""
-
-    triangles: np.ndarray
-    part: np.ndarray
-    outline: np.ndarray
-
-
 @functools.cache
-def load() -> tuple[Network, Network, Mesh]:
-    """Detector, Face Mesh and the mesh.
+def load() -> tuple[Network, Network, dict[str, np.ndarray]]:
+    """Detector, Face Mesh, and the mesh: triangles (T, 3), the part that each belongs to (T,), the outline (36,).
 
-    Raises
-    ------
-    DataError : the asset is missing, damaged or something else
+    Raises DataError: the asset is missing, damaged or something else.
     """
     asset = arrays.read_npz(ASSET, None, "the face detector and Face Mesh")
-    mesh = Mesh(asset["triangles"].astype(int), asset["part"], asset["outline"].astype(int))
+    mesh = {name: asset[name].astype(int) for name in ("triangles", "part", "outline")}
     return Network("detector", asset), Network("mesh", asset), mesh
 
 
@@ -107,11 +95,6 @@ class Face:
     shape: tuple[int, int]
 
     @property
-    def outline(self) -> np.ndarray:
-        """(36, 2) points around the face, in pixels."""
-        return self.points[load()[2].outline, :2]
-
-    @property
     def angle(self) -> float:
         """By how much the face is turned clockwise in the photo's plane, in degrees; 0 upright, −180 to 180."""
         x, y = self.points[EYES[1], :2] - self.points[EYES[0], :2]
@@ -120,7 +103,7 @@ class Face:
     def mask(self, filled: bool = False) -> np.ndarray:
         """(H, W) bool: skin, which leaves out eyes, the open mouth and nostrils; the whole face when ``filled``."""
         place, triangle, times, _ = self._drawn()
-        wanted = (triangle >= 0) & (filled | (load()[2].part[triangle] == 0))
+        wanted = (triangle >= 0) & (filled | (load()[2]["part"][triangle] == 0))
         mask = np.zeros(self.shape, bool)
         mask[place] = _averaged(wanted, times) > 0.5
         return mask
@@ -160,7 +143,7 @@ class Face:
         times = max(1, min(4, round(512 / max(1, *(high - low)))))
         corners = (self.points - (x0, y0, 0.0)) * (times, times, -times)
         image = Image.new("I", ((x1 - x0) * times, (y1 - y0) * times), -1)
-        pen, triangles = ImageDraw.Draw(image), load()[2].triangles
+        pen, triangles = ImageDraw.Draw(image), load()[2]["triangles"]
         flat = corners[:, :2] - 0.5  # the pen's whole numbers are centres of pixels
         for k in np.argsort(corners[triangles, 2].mean(1)).tolist():  # the nearest last
             pen.polygon([tuple(xy) for xy in flat[triangles[k]].tolist()], fill=k)
@@ -175,7 +158,7 @@ def _averaged(values: np.ndarray, times: int) -> np.ndarray:
 
 def _vertex_normals(corners: np.ndarray) -> np.ndarray:
     """(468, 3) unit normals, x right, y up, z to us: means over the triangles around each point, weighted by area."""
-    triangles = load()[2].triangles
+    triangles = load()[2]["triangles"]
     a, b, c = (corners[triangles[:, k]] * (1, -1, 1) for k in range(3))
     flat, normals = np.cross(b - a, c - a), np.zeros_like(corners)
     for k in range(3):
@@ -188,7 +171,7 @@ def _linear(corners: np.ndarray, values: np.ndarray) -> np.ndarray:
 
     A triangle that is seen edge on, less than a sample wide, has their mean.
     """
-    triangles = load()[2].triangles
+    triangles = load()[2]["triangles"]
     flat, at = corners[triangles, :2], values[triangles]  # (T, 3, 2), (T, 3, C)
     sides = flat[:, 1:] - flat[:, :1]
     area = np.abs(np.linalg.det(sides))

@@ -243,22 +243,13 @@ def skin(linear: np.ndarray, face: Face) -> np.ndarray:
 
 
 def picture(linear: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """What was found in a photo: outlines, what is not skin inside them, and numbers.
-
-    Parameters
-    ----------
-    linear : (H, W, 3) linear RGB
-
-    Returns
-    -------
-    (H, W, 3) uint8 sRGB
-    """
+    """(H, W, 3) uint8 sRGB of linear RGB, with what was found in it: outlines, inside what is not skin, numbers."""
     image = Image.fromarray(_display(linear))
     pen, size = ImageDraw.Draw(image), max(image.size)
     style: Any = dict(anchor="md", font_size=10 + size // 40, fill="white", stroke_width=2, stroke_fill="black")
     for number, face in enumerate(faces, start=1):
         image.paste((0, 0, 0), mask=Image.fromarray(face.mask(filled=True) & ~skin(linear, face)))
-        outline = [tuple(point) for point in face.outline.tolist()]
+        outline = [tuple(point) for point in face.points[load()[2]["outline"], :2].tolist()]
         pen.line([*outline, outline[0]], fill="white", width=1 + size // 400)
         pen.text(outline[0], str(number), **style)
     return np.array(image)

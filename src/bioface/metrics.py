@@ -34,9 +34,6 @@ TABLE1 = ("diffuse", "specular", "albedo", "melanin", "haemoglobin", "reconstruc
 
 def _inside(mask: Tensor, *maps: Tensor) -> list[Tensor]:
     """The mask and the maps as (..., pixels [, channels]), the maps 0 outside the mask; checked."""
-    for values in maps:
-        if values.shape != maps[0].shape:
-            raise BiofaceError(f"expected maps of one shape, found {tuple(maps[0].shape)}, {tuple(values.shape)}")
     has_channels = maps[0].ndim == mask.ndim + 1
     if tuple(maps[0].shape[: mask.ndim]) != tuple(mask.shape) or maps[0].ndim - mask.ndim not in (0, 1):
         raise BiofaceError(f"expected a mask for maps {tuple(maps[0].shape)}, found {tuple(mask.shape)}")
@@ -64,9 +61,7 @@ def rmse(
     -------
     (...) in the unit of the maps
 
-    Raises
-    ------
-    BiofaceError : shapes that do not agree, an empty mask, NaN or infinity inside it
+    Raises BiofaceError: a mask of another shape or empty, NaN or infinity inside it.
 
     >>> truth = torch.tensor([[1.0, 2.0, 100.0]])
     >>> rmse(truth + torch.tensor([[3.0, -4.0, 50.0]]), truth, torch.tensor([[True, True, False]]))
@@ -86,10 +81,10 @@ def scale_aligned_rmse(
     >>> scale_aligned_rmse(7 * truth, truth, torch.ones(1, 2, dtype=torch.bool))
     tensor(0.)
     """
-    _, p, t = _inside(mask, prediction, truth)
-    power = p.square().sum(-1)
-    scale = (p * t).sum(-1) / torch.where(power > 0, power, 1)
-    return rmse(prediction * scale.reshape(*scale.shape, *[1] * (prediction.ndim - scale.ndim)), truth, mask)
+    inside, p, t = _inside(mask, prediction, truth)
+    power = p.square().sum(-1, keepdim=True)
+    scale = (p * t).sum(-1, keepdim=True) / torch.where(power > 0, power, 1)
+    return ((p * scale - t).square().sum(-1) / inside.sum(-1)).sqrt()
 
 
 @accepts_numpy
@@ -185,16 +180,6 @@ def skill(error: float, reference: float) -> float:
 # --- scores ------------------------------------------------------------------------------------------------
 
 
-def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
-    if scores.ndim != 1 or labels.shape != scores.shape or labels.all() or not labels.any():
-        found = f"{scores.shape} and {labels.shape} with {labels.sum()} true"
-        raise BiofaceError(f"expected as many scores as labels, and labels of both kinds, found {found}")
-    if not np.isfinite(scores).all():
-        raise BiofaceError("expected finite scores, found NaN or infinity")
-    return scores, labels
-
-
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve of ``scores`` (N,), higher for a positive, and ``labels`` (N,) bool: 0.5 is chance.
 
@@ -203,7 +188,12 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     >>> auc([0.1, 0.4, 0.35, 0.8], np.array([False, False, True, True]))
     0.75
     """
-    scores, labels = _checked(scores, labels)
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if scores.ndim != 1 or labels.shape != scores.shape or labels.all() or not labels.any():
+        found = f"{scores.shape} and {labels.shape} with {labels.sum()} true"
+        raise BiofaceError(f"expected as many scores as labels, and labels of both kinds, found {found}")
+    if not np.isfinite(scores).all():
+        raise BiofaceError("expected finite scores, found NaN or infinity")
     pairs = labels.sum() * (~labels).sum()
     return float(scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic / pairs)
 
@@ -218,7 +208,7 @@ def auc_interval(
     >>> low < auc(scores, labels) < high
     True
     """
-    scores, labels = _checked(scores, labels)
+    scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
     positives, negatives = labels.sum(), (~labels).sum()
     drawn = np.hstack([rng.choice(scores[kind], (draws, kind.sum())) for kind in (labels, ~labels)])
     ranks = scipy.stats.rankdata(drawn, axis=1)[:, :positives]

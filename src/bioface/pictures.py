@@ -97,10 +97,8 @@ def windows(size: int, start: int | float, step: int | float, count: int) -> sci
     low, high = np.maximum(pixels, (centres - half)[:, None]), np.minimum(pixels + 1, (centres + half)[:, None])
     share = (high - low).clip(0) / (2 * half)
     row = np.repeat(np.arange(count), reach)
-    windows = scipy.sparse.coo_array(
-        (share.ravel().astype(np.float32), (row, pixels.ravel().clip(0, size - 1))), (count, size)
-    )
-    return windows.tocsr()
+    at = row, pixels.ravel().clip(0, size - 1)
+    return scipy.sparse.coo_array((share.ravel().astype(np.float32), at), (count, size)).tocsr()
 
 
 def resample(values: np.ndarray, rows: Any, columns: Any) -> np.ndarray:

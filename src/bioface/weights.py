@@ -75,7 +75,7 @@ def _digest(tensors: dict[str, Tensor], run: str) -> str:
     """Of all that is in a checkpoint, so that none is taken up of which a part was lost or changed."""
     everything = hashlib.sha256(run.encode())
     for name in sorted(tensors):
-        stored = tensors[name].reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
+        stored = tensors[name].detach().cpu().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
         everything.update(name.encode() + stored.numpy().tobytes())
     return everything.hexdigest()
 
@@ -90,7 +90,6 @@ def save_checkpoint(
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items() if value is not None}
-    tensors = {name: value.detach().cpu() for name, value in tensors.items()}
     tensors["record"] = torch.from_numpy(record.copy())
     text = json.dumps(run)
     metadata = {"architecture": CHECKPOINT, "run": text, "digest": _digest(tensors, text)}

@@ -103,7 +103,6 @@ def scrub(
     if quantities and not isinstance(samples, Mapping):
         raise BiofaceError("expected quantities with a mapping of arrays only, found them with other samples")
     maps, about = samples, None
-    quantities = dict(quantities or {})
     if isinstance(samples, Faces):
         mask = samples.mask if mask is None else mask
         names = samples.names if names is None else names
@@ -112,7 +111,7 @@ def scrub(
     elif not isinstance(samples, Mapping):
         found = type(samples).__name__
         raise BiofaceError(f"expected samples as Faces or {{name: (N, H, W) arrays}}, found {found}")
-    maps, quantities = _checked(maps, quantities)
+    maps, quantities = _checked(maps, quantities or {})
     shapes = {values.shape[:3] for values in maps.values()}
     if len(shapes) > 1:
         found = ", ".join(f"{name} {values.shape}" for name, values in maps.items())

@@ -1,6 +1,6 @@
 """Rebuild ``face_mesh.npz`` from the wheel of the PyPI package ``mediapipe`` 0.10.21.
 
-    python build_faces.py mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl [face_mesh.npz]
+    python build_faces.py mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl face_mesh.npz
 
 The wheel carries two networks as TensorFlow Lite files (Apache-2.0): a detector (BlazeFace, short range) and Face Mesh.
 Their weights are taken as they are, in half precision, and their layers written down as ``bioface.face_mesh`` runs
@@ -13,6 +13,7 @@ Sources: https://github.com/google-ai-edge/mediapipe; the layout of TensorFlow L
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import struct
 import sys
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bioface.assets import build_head
 
 MODELS = {
     "detector": "mediapipe/modules/face_detection/face_detection_short_range.tflite",
@@ -37,40 +40,28 @@ KINDS |= {19: "relu", 22: "reshape", 34: "pad", 54: "prelu"}
 
 
 class Table:
-    """A table of a FlatBuffer: fields by their number in the schema."""
+    """A table of a FlatBuffer: fields by their number in the schema; what is not there is 0 or empty."""
 
     def __init__(self, data: bytes, at: int):
         self.data, self.at = data, at
-        self.fields = at - struct.unpack_from("<i", data, at)[0]
 
-    def _place(self, number: int) -> int:
-        size = struct.unpack_from("<H", self.data, self.fields)[0]
-        inside = 4 + 2 * number
-        offset = struct.unpack_from("<H", self.data, self.fields + inside)[0] if inside < size else 0
-        return self.at + offset if offset else 0
-
-    def number(self, field: int, form: str = "i") -> int:
-        """A number of a ``struct`` format; 0 when it is not there."""
-        place = self._place(field)
-        return struct.unpack_from("<" + form, self.data, place)[0] if place else 0
-
-    def _target(self, field: int) -> int:
-        """Where a field leads to; 0 when it is not there."""
-        return self._place(field) and self._place(field) + self.number(field, "I")
-
-    def table(self, field: int) -> Table:
-        """Another table."""
-        return Table(self.data, self._target(field))
+    def number(self, field: int, form: str = "i", start: bool = False) -> int:
+        """A number of a ``struct`` format, or where what a field leads to starts."""
+        fields = self.at - struct.unpack_from("<i", self.data, self.at)[0]
+        inside, size = 4 + 2 * field, struct.unpack_from("<H", self.data, fields)[0]
+        offset = struct.unpack_from("<H", self.data, fields + inside)[0] if inside < size else 0
+        found = struct.unpack_from("<" + form, self.data, self.at + offset)[0] if offset else 0
+        return found + self.at + offset if found and start else found
 
     def array(self, field: int, dtype: str = "<i4") -> np.ndarray:
-        """A vector of numbers; empty when it is not there."""
-        start = self._target(field)
+        """A vector of numbers."""
+        start = self.number(field, "I", True)
         count = struct.unpack_from("<I", self.data, start)[0] if start else 0
         return np.frombuffer(self.data, dtype, count, start + 4)
 
     def tables(self, field: int) -> list[Table]:
         """A vector of tables."""
-        first = self._target(field) + 4
+        first = self.number(field, "I", True) + 4
         return [Table(self.data, first + 4 * k + int(at)) for k, at in enumerate(self.array(field, "<u4"))]
 
 
@@ -106,12 +97,13 @@ def convert(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
         kind = KINDS[codes[operator.number(0, "I")]]
         inputs = [alias.get(k, k) for k in operator.array(1).tolist()]
         output = operator.array(2).tolist()[0]
+        options = Table(data, operator.number(4, "I", True))
         settings: dict[str, Any] = {}
         if kind == "dequantize":  # weights in half precision, stretched when they are used
             alias[output] = inputs[0]
             continue
         if kind in ("conv", "depthwise", "max_pool"):
-            options, W = operator.table(4), constant.get(inputs[-2 if len(inputs) == 3 else -1])
+            W = constant.get(inputs[-2 if len(inputs) == 3 else -1])
             settings["stride"] = stride = [options.number(2), options.number(1)]
             size = W.shape[1:3] if W is not None else (options.number(4), options.number(3))
             if options.number(0, "b") == 0:  # "same"
@@ -127,7 +119,7 @@ def convert(data: bytes) -> tuple[dict[str, Any], dict[int, np.ndarray]]:
                 weights[inputs[2]] = constant[inputs[2]]
                 settings["relu"] = options.number(3 if kind == "conv" else 4, "b") == 1
         elif kind == "add":
-            settings["relu"] = operator.table(4).number(0, "b") == 1
+            settings["relu"] = options.number(0, "b") == 1
         elif kind == "pad":  # pairs of batch, rows, columns, channels
             pairs = constant[inputs[1]].tolist()
             settings["padding"] = [*pairs[2], *pairs[1], *pairs[3]]
@@ -186,18 +178,7 @@ def build(wheel_path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def main(argv: list[str]) -> int:
-    """Command line: ``build_faces.py WHEEL [OUT]``."""
-    if len(argv) not in (1, 2) or not Path(argv[0]).is_file():
-        print(__doc__, file=sys.stderr)
-        return 2
-    out = Path(argv[1] if len(argv) == 2 else "face_mesh.npz")
-    partial = out.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
-    partial.replace(out)
-    print(f"{out}: {out.stat().st_size} bytes")
-    return 0
-
+main = functools.partial(build_head.main, build=build, usage=__doc__)
 
 if __name__ == "__main__":
     raise SystemExit(main(sys.argv[1:]))

