@@ -69,6 +69,7 @@ def test_bad_maps_are_refused(metric, batch):
     empty[3] = False
     refuses("empty mask", metric, prediction, truth, empty)
     refuses("NaN", metric, np.where(np.arange(9) == 4, np.nan, prediction), truth, np.ones_like(mask))
+    refuses("one shape", metric, prediction[:, :4], truth, mask)
     refuses("expected a mask", metric, prediction, truth, mask[:, :4])
 
 

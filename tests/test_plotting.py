@@ -40,8 +40,20 @@ def test_black_is_nothing_white_the_top_and_grey_what_is_outside_or_unknown():
             np.testing.assert_allclose(channel - [[0, 1], [0.5, grey], [grey, 0]], 0, atol=0.005)
 
 
-def test_an_unknown_quantity_is_refused():
-    refuses("did you mean 'melanin'", plotting.painted, np.zeros((4, 4)), "melanine")
+MAP, PHOTO = np.zeros((4, 4)), np.zeros((4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("image", "quantity", "options", "message"),
+    [
+        (MAP, "melanine", {}, "did you mean 'melanin'"),
+        (PHOTO.T, "rgb", {}, r"expected an image \(H, W, 3\), found \(3, 4, 4\)"),
+        (MAP, "rgb", {}, r"\(H, W, 3\), found \(4, 4\)"),
+        (MAP, "melanin", {"mask": np.ones((4, 5))}, r"expected a mask \(4, 4\), found \(4, 5\)"),
+    ],
+)
+def test_bad_images_are_refused(image, quantity, options, message):
+    refuses(message, plotting.painted, image, quantity, **options)
 
 
 def test_in_a_grid_nothing_overlaps_and_panels_are_in_line():

@@ -34,6 +34,9 @@ TABLE1 = ("diffuse", "specular", "albedo", "melanin", "haemoglobin", "reconstruc
 
 def _inside(mask: Tensor, *maps: Tensor) -> list[Tensor]:
     """The mask and the maps as (..., pixels [, channels]), the maps 0 outside the mask; checked."""
+    for values in maps:
+        if values.shape != maps[0].shape:
+            raise BiofaceError(f"expected maps of one shape, found {tuple(maps[0].shape)}, {tuple(values.shape)}")
     has_channels = maps[0].ndim == mask.ndim + 1
     if tuple(maps[0].shape[: mask.ndim]) != tuple(mask.shape) or maps[0].ndim - mask.ndim not in (0, 1):
         raise BiofaceError(f"expected a mask for maps {tuple(maps[0].shape)}, found {tuple(mask.shape)}")
@@ -61,7 +64,7 @@ def rmse(
     -------
     (...) in the unit of the maps
 
-    Raises BiofaceError: a mask of another shape or empty, NaN or infinity inside it.
+    Raises BiofaceError: shapes that do not agree, an empty mask, NaN or infinity inside it.
 
     >>> truth = torch.tensor([[1.0, 2.0, 100.0]])
     >>> rmse(truth + torch.tensor([[3.0, -4.0, 50.0]]), truth, torch.tensor([[True, True, False]]))

@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from bioface import paths
-from bioface.errors import unknown_name
+from bioface.errors import BiofaceError, unknown_name
 from bioface.image_formation import srgb_encode
 
 Limits = tuple[int | float, int | float]
@@ -95,11 +95,13 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
     quantity : a name in :data:`QUANTITIES`, or a :class:`Quantity` of one's own
     mask : (..., H, W), true where there is something to see
 
-    Raises BiofaceError: an unknown quantity.
+    Raises BiofaceError: an unknown quantity, or an image or mask of another shape.
     """
     shown = known_quantity(quantity)
     image = to_numpy(image)
     image = image.astype(np.float32) / (255 if image.dtype == np.uint8 and shown.cmap is None else 1)
+    if shown.cmap is None and image.shape[-1:] != (3,):
+        raise BiofaceError(f"{shown.label}: expected an image (H, W, 3), found {image.shape}")
     known = np.isfinite(image)
     if shown.cmap is None:
         known, colours = known.all(-1), _colours(image, quantity)
@@ -107,7 +109,10 @@ def painted(image: Any, quantity: str | Quantity, *, mask: Any = None) -> np.nda
         levels = Normalize(shown.low, shown.high)(np.where(known, image, shown.low))
         colours = matplotlib.colormaps[shown.cmap](levels)[..., :3]
     if mask is not None:
-        known = known & (to_numpy(mask).astype(float) >= 0.5)
+        inside = to_numpy(mask).astype(float) >= 0.5
+        if inside.shape != known.shape:
+            raise BiofaceError(f"{shown.label}: expected a mask {known.shape}, found {inside.shape}")
+        known = known & inside
     return np.rint(255 * np.where(np.expand_dims(known, -1), colours, BACKGROUND)).astype(np.uint8)
 
 
@@ -136,7 +141,7 @@ def panel_grid(
     -------
     the figure, and its axes (rows, columns)
 
-    Raises BiofaceError: an unknown quantity.
+    Raises BiofaceError: an unknown quantity, or an image or mask of another shape.
     """
     n_rows, n_columns = len(rows), len(rows[0])
     quantities = [quantities] * n_columns if isinstance(quantities, str) else list(quantities)
