@@ -137,8 +137,8 @@ def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> N
     titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
     rows = list(zip(*maps, strict=True))
     alt = "Two faces: photo, normals, mask, coordinates as colours, and the shading of the normals under the light."
-    numbers, how = {"faces": list(two.names)}, {"titles": titles, "panel": 1.8}
-    figures.save(plotting.panel_grid(rows, quantities=kinds, **how)[0], name, numbers=numbers, data=data, alt=alt)
+    figure, _ = plotting.panel_grid(rows, quantities=kinds, titles=titles, panel=1.8)
+    figures.save(figure, name, numbers={"faces": list(two.names)}, data=data, alt=alt)
 
 
 def mistakes(
@@ -153,10 +153,11 @@ def mistakes(
     told = ("r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES)
     titles = ["photo", *(f"{textwrap.fill(n, 17)}\n{text}" for n, text in zip(MISTAKES, told, strict=True))]
     each = plotting.Quantity("shading, each to its own maximum", "gray")
-    how = {"quantities": ["rgb", *[each] * len(MISTAKES)], "masks": list(faces.mask[show]), "panel": 1.6}
+    kinds, masks = ["rgb", *[each] * len(MISTAKES)], list(faces.mask[show])
+    figure, _ = plotting.panel_grid(rows, titles=titles, quantities=kinds, masks=masks, panel=1.6)
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
     alt = "Two faces: the right shading beside four things that were taken for it; another's light differs most."
-    figures.save(plotting.panel_grid(rows, titles=titles, **how)[0], name, numbers=numbers, data=data, alt=alt)
+    figures.save(figure, name, numbers=numbers, data=data, alt=alt)
 
 
 def belied(name: str, faces: nfe.Faces, score: np.ndarray, *, data: str) -> None:
