@@ -15,15 +15,15 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import refuses
+from test_diagnosis import faces
 from test_nfe import write_pair
 from torch import nn
 
 from bioface import __main__ as cli
-from bioface import illumination, losses, objective, training
+from bioface import losses, objective, training
 from bioface.datasets import nfe
 from bioface.errors import DataError
 from bioface.network import BioFaceNet
-from bioface.objective import Batch
 from bioface.recipes import WORKING
 from bioface.training import Diverged, build, train
 
@@ -33,20 +33,8 @@ SGD = WORKING.but("plain", optimiser="sgd", learning_rate=1.0, schedule="constan
 MOMENTUM = SGD.but("with_momentum", momentum=0.9, weight_decay=1e-3)
 
 
-def batch(count=4, size=16, seed=0):
-    """Spheres of several colours, each under its own light, with a little noise."""
-    g = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
-    normals = torch.stack([x, -y, (1.2 - x**2 - y**2).clamp_min(0.1).sqrt()], -1).expand(count, -1, -1, -1)
-    normals = torch.nn.functional.normalize(normals, dim=-1)
-    lighting = torch.zeros(count, 9)
-    lighting[:, :4] = torch.tensor([0.6, 0.2, 0.3, 0.0]) + 0.2 * torch.rand(count, 4, generator=g)
-    colour = torch.tensor([0.6, 0.4, 0.3]) * (0.5 + torch.rand(count, 1, generator=g))
-    image = illumination.sh_shading(normals, lighting)[..., None] * colour[:, None, None]
-    image = image + 0.02 * torch.rand(count, size, size, 3, generator=g)
-    mask = torch.zeros(count, size, size, dtype=torch.bool)
-    mask[:, 2:-2, 1:-1] = True
-    return Batch(image, mask, normals, lighting)
+def batch(count=4, size=16):
+    return faces(count, size)
 
 
 def run(recipe, steps=10, dataset=None, seed=0, **options):
