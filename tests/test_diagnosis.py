@@ -212,11 +212,6 @@ def test_the_paper_at_its_word_hardly_moves_and_the_authors_code_differs_by_its_
     assert seed == 2 or names(diagnosed(recipes.get("authors_code"), seed)) == ["published_skin"]
 
 
-def test_a_step_of_nothing(batch):
-    found = diagnose(WORKING.but("still", learning_rate=1e-12), batch)
-    assert names(found) == ["step_too_small"] and found.measurements["image_change"] < 1e-4
-
-
 def test_a_grey_copy_too_dark_for_the_image(batch):
     for rows, ceiling in (("code", 0.243), ("d65", 0.71)):  # skin reflects at most 71 %, and white may be 0.342
         found = diagnose(WORKING.but("copy", copy_shading=1.0, rows=rows), batch)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import refuses
+from test_smith2019 import pixels
 
 from bioface import camera, identifiability, illumination, image_formation, skin
 
 
 def test_the_jacobian_equals_finite_differences():
-    x, e = some_maps(), illumination.standard("D65").numpy()
+    x, e = pixels(20)[0], illumination.standard("D65").numpy()
     ends = [[colour_of(x + sign * step, np.diag(e)) for step in 1e-6 * np.eye(4)] for sign in (1, -1)]
     expected = np.stack(np.subtract(*ends) / 2e-6, -1)
     assert np.allclose(identifiability.jacobian(*x[:, :3].T, e), expected, rtol=1e-6, atol=1e-9)
@@ -64,13 +65,8 @@ def colour_of(x, M):
     return (x[:, 2:3] * skin.reflectance(x[:, 0], x[:, 1]) + x[:, 3:]) @ M.T
 
 
-def some_maps(n=20, seed=0):
-    rng = np.random.default_rng(seed)
-    return np.stack([rng.uniform(low, high, n) for low, high in ((0.05, 0.3), (0.01, 0.05), (0.5, 1.2), (0, 0.2))], -1)
-
-
 def test_another_answer_has_the_same_colour():
-    x, M = some_maps(), a_camera()
+    x, M = pixels(20)[0], a_camera()
     other = identifiability.same_colour(x, 1.1 * x[:, 0], M)
     possible = np.isfinite(other).all(-1)
     assert possible.mean() > 0.3

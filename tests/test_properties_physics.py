@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from bioface import camera, illumination, image_formation, skin, smith2019
 from bioface.camera import CameraModel
-from bioface.datasets import nfe, photos
+from bioface.datasets import nfe
 
 repeatable = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 few = settings(repeatable, max_examples=25)
@@ -122,14 +122,6 @@ def test_normals_there_and_back(vectors, mask):
     decoded = nfe.decode_normals((normals + 1) / 2, mask)
     np.testing.assert_allclose(decoded[mask], normals[mask], atol=1e-9)
     assert (decoded[~mask] == 0).all()
-
-
-@repeatable
-@given(arrays.arrays(bool, (3, 4)), st.integers(1, 5), st.integers(1, 5))
-def test_an_enlarged_mask_shrinks_to_itself(mask, rows, columns):
-    large = photos.nearest(mask, (3 * rows, 4 * columns))
-    assert (large == np.kron(mask, np.ones((rows, columns), bool))).all()
-    assert (photos.nearest(large, mask.shape) == mask).all()
 
 
 SKIN = st.tuples(number(0.005, 0.35), number(0.005, 0.1), number(0.2, 2), number(0, 0.4))

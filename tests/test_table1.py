@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from conftest import refuses
 from test_metrics import made_up
 
@@ -57,15 +56,6 @@ def test_the_image_is_what_the_mean_camera_takes_under_d65():
     S, d65 = camera.CameraModel.load().sensitivity(), illumination.standard("D65")
     expected = image_formation.render(*maps, d65.numpy(), S.numpy(), method="exact")
     np.testing.assert_allclose(table1.pseudo_truth(cube_of(maps), size=8).image, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("nm", [np.arange(420.0, 721, 10), np.arange(415.0, 950, 3.6)], ids=["grid", "camera"])
-def test_without_the_first_bands_white_stays_white(nm):
-    bands = spectra.bands_to_fit(torch.from_numpy(nm))
-    present, to_rgb = table1._camera(bands, illumination.standard("D65"))
-    assert present[[0, -1]].tolist() == [420, 720]
-    image = 0.5 * to_rgb.sum(1).numpy()
-    assert image == pytest.approx(np.full(3, 0.5), abs=1e-9)
 
 
 def test_missing_bands_are_not_invented():
@@ -205,14 +195,6 @@ def found():
         return dataclasses.replace(true, **flat, image=image)
 
     return table1.rows({"close": close, "constant": constant}, known, FACES)
-
-
-@pytest.mark.slow
-def test_the_people_are_the_usual_ones_and_the_faces_are_not():
-    usual, *others = (of_twin(table1.beyond(kind, FACES)) for kind in ("", "exposure", "measured", "jpeg"))
-    for other in others:
-        np.testing.assert_array_equal(other.melanin, usual.melanin)
-        assert np.abs(other.image - usual.image)[usual.mask].mean() > 1e-3
 
 
 def test_the_usual_faces_are_those_of_the_test_set():

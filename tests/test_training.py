@@ -9,22 +9,21 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from conftest import refuses
+from test_diagnosis import faces
 from test_nfe import write_pair
 from torch import nn
 
 from bioface import __main__ as cli
-from bioface import illumination, losses, objective, training
+from bioface import losses, objective, training
 from bioface.datasets import nfe
 from bioface.errors import DataError
 from bioface.network import BioFaceNet
-from bioface.objective import Batch
 from bioface.recipes import WORKING
 from bioface.training import Diverged, build, train
 
@@ -34,20 +33,8 @@ SGD = WORKING.but("plain", optimiser="sgd", learning_rate=1.0, schedule="constan
 MOMENTUM = SGD.but("with_momentum", momentum=0.9, weight_decay=1e-3)
 
 
-def batch(count=4, size=16, seed=0):
-    """Spheres of several colours, each under its own light, with a little noise."""
-    g = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, size)], indexing="ij")
-    normals = torch.stack([x, -y, (1.2 - x**2 - y**2).clamp_min(0.1).sqrt()], -1).expand(count, -1, -1, -1)
-    normals = torch.nn.functional.normalize(normals, dim=-1)
-    lighting = torch.zeros(count, 9)
-    lighting[:, :4] = torch.tensor([0.6, 0.2, 0.3, 0.0]) + 0.2 * torch.rand(count, 4, generator=g)
-    colour = torch.tensor([0.6, 0.4, 0.3]) * (0.5 + torch.rand(count, 1, generator=g))
-    image = illumination.sh_shading(normals, lighting)[..., None] * colour[:, None, None]
-    image = image + 0.02 * torch.rand(count, size, size, 3, generator=g)
-    mask = torch.zeros(count, size, size, dtype=torch.bool)
-    mask[:, 2:-2, 1:-1] = True
-    return Batch(image, mask, normals, lighting)
+def batch(count=4, size=16):
+    return faces(count, size)
 
 
 def run(recipe, steps=10, dataset=None, seed=0, **options):
@@ -163,15 +150,6 @@ def test_the_faces_of_a_step_depend_on_seed_and_step_alone_and_all_are_seen():
     assert {row for step in rows_seen(steps=30) for row in step} == set(range(7))
 
 
-def test_a_stream_trains_to_the_same_weights_as_faces_in_memory(tmp_path):
-    write_pair(tmp_path, 1, 3, seed=1)
-    write_pair(tmp_path, 2, 2, seed=2)
-    stream = nfe.open_split("train", tmp_path)
-    streamed, _ = run("working", 4, stream, batch_size=2)
-    for faces in (stream[:], Batch.of(stream[:])):
-        assert_same(run("working", 4, faces, batch_size=2)[0], streamed)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -251,34 +229,23 @@ real, saved = safetensors.torch.save_file, [0]
 def save_file(tensors, path, metadata):
     saved[0] += 1
     real(tensors, path, metadata)
-    if saved[0] == 3 and sys.argv[3] == "while saving":
+    if saved[0] == 3:
         os.truncate(path, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
-    if saved[0] == 2:
-        print("saved", flush=True)
 
 safetensors.torch.save_file = save_file
 here.run(here.ADAM_COSINE, 80, checkpoint=sys.argv[2], checkpoint_every=2, batch_size=2)
 """
 
 
-@pytest.mark.parametrize("when", ["any time", "while saving"])
-def test_a_killed_run_is_taken_up_again(tmp_path, when):
+def test_a_run_killed_while_it_saves_is_taken_up_again(tmp_path):
     path = tmp_path / "run.safetensors"
     # with the threads of this process: sums in another order have other last bits
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
-    command = [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(path), when]
-    process = subprocess.Popen(command, env={**os.environ, **threads}, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "saved\n"
-    if when == "any time":
-        time.sleep(0.2)
-        process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    process.stdout.close()
-    done = len(safetensors.torch.load_file(path)["record"])
-    assert 4 <= done < 80 and done % 2 == 0
-    if when == "while saving":
-        assert done == 4 and len(list(tmp_path.glob(".*.partial*"))) == 1
+    command = [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(path)]
+    done = subprocess.run(command, env={**os.environ, **threads}, timeout=60)
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.glob(".*.partial*"))) == 1
+    assert len(safetensors.torch.load_file(path)["record"]) == 4
     undisturbed, resumed = (run(ADAM_COSINE, 80, batch_size=2, checkpoint=place)[0] for place in (None, path))
     assert_same(undisturbed, resumed)
 
@@ -353,11 +320,6 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, rai
                 run(MOMENTUM, 6, checkpoint=place, checkpoint_every=2)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     assert_same(run(MOMENTUM, 6, checkpoint=path)[0], undisturbed)
-
-
-def test_a_huge_step_ends_with_the_culprit():
-    with pytest.raises(Diverged, match=r"^step \d+ of huge: the .+ is not finite"):
-        run(SGD.but("huge", learning_rate=1e30, momentum=0.9), 20)
 
 
 @pytest.mark.parametrize(

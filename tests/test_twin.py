@@ -6,8 +6,6 @@ import dataclasses
 import itertools
 import multiprocessing
 import time
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 import scipy.io
 from conftest import refuses
 
-from bioface import camera, degradation, illumination, image_formation, paths, skin, smith2019
+from bioface import camera, degradation, illumination, image_formation, skin, smith2019
 from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra, twin
 from bioface.identifiability import MAPS
 from bioface.maps import of_twin
@@ -23,22 +21,20 @@ from bioface.maps import of_twin
 SMALL = twin.TwinConfig(seed=3, train=6, validation=2, test=2, mismatch_share=0.5, cubes=1)
 
 
-def use_build_folder(patch: pytest.MonkeyPatch, folder: Path) -> Path:
-    """A build folder of the test's own that shares the parsed skin spectra, which take seconds to parse."""
-    cache = paths.build() / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True)
-    (folder / "cache").symlink_to(cache, target_is_directory=True)
-    patch.setenv("BIOFACE_BUILD", str(folder))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(issa_build):
     """The folder of the small twin."""
     with pytest.MonkeyPatch.context() as patch:
-        use_build_folder(patch, tmp_path_factory.mktemp("twin") / "build")
+        patch.setenv("BIOFACE_BUILD", str(issa_build))
         yield twin.make(SMALL, progress=False)
+
+
+@pytest.fixture
+def build(issa_build, tmp_path, monkeypatch):
+    """A build folder of the test's own that shares the parsed skin spectra."""
+    (tmp_path / "cache").symlink_to(issa_build / "cache", target_is_directory=True)
+    monkeypatch.setenv("BIOFACE_BUILD", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -347,23 +343,6 @@ def manifest(folder):
     return (folder / "manifest.json").read_text()
 
 
-def another_process(config: twin.TwinConfig) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=twin.make, args=(config, False))
-    process.start()
-    return process
-
-
-@pytest.mark.slow
-def test_another_process_with_one_thread_writes_the_same_bytes(made, tmp_path, monkeypatch):
-    build = use_build_folder(monkeypatch, tmp_path / "build")
-    for library in ("OMP", "OPENBLAS"):
-        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
-    process = another_process(SMALL)
-    process.join(120)
-    assert process.exitcode == 0
-    assert manifest(build / "twin" / made.name) == manifest(made)
-
-
 def test_a_second_call_makes_nothing_and_neither_does_one_that_had_to_wait(made, monkeypatch):
     monkeypatch.setattr(twin, "make_face", lambda *_: pytest.fail("made again"))
     assert twin.make(SMALL) == made
@@ -372,8 +351,7 @@ def test_a_second_call_makes_nothing_and_neither_does_one_that_had_to_wait(made,
     assert twin.make(SMALL) == made and not answers
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
-    build = use_build_folder(monkeypatch, tmp_path / "build")
+def test_an_interrupted_run_leaves_nothing(build, monkeypatch):
     real, left = twin.make_face, iter(range(3))
 
     def interrupted(*arguments):
@@ -388,9 +366,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_cleaned_up(made, tmp_path, monkeypatch):
-    build = use_build_folder(monkeypatch, tmp_path / "build")
-    process = another_process(dataclasses.replace(SMALL, train=2000))
+def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_cleaned_up(made, build):
+    large = dataclasses.replace(SMALL, train=2000)
+    process = multiprocessing.get_context("spawn").Process(target=twin.make, args=(large, False))
+    process.start()
     limit = time.monotonic() + 60
     while not list((build / "twin").glob(".*.partial/*.hdf5")):
         assert time.monotonic() < limit and process.is_alive()
