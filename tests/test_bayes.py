@@ -372,7 +372,9 @@ def test_deviations_are_those_of_the_errors(even):
             (found.melanin_deviation, found.melanin, 0.43),
             (found.haemoglobin_deviation, found.haemoglobin, 0.07),
         )
-        sure = *(d / bayes.slope(v, top) for d, v, top in of_fractions), found.diffuse_deviation, found.albedo_deviation
+        slopes = (1.485 * top * (v / top).clip(1e-6) ** (2 / 3) for _, v, top in of_fractions)
+        of_coordinates = (d / slope for (d, _, _), slope in zip(of_fractions, slopes, strict=True))
+        sure = *of_coordinates, found.diffuse_deviation, found.albedo_deviation
         names = "melanin_coordinate", "haemoglobin_coordinate", "diffuse_shading", "albedo"
         for name, deviation in zip(names, sure, strict=True):
             off = (getattr(found, name) - getattr(faces, name))[faces.mask]

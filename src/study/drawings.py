@@ -132,7 +132,7 @@ def channels(name: str, faces: nfe.Faces, stored: np.ndarray, *, data: str) -> N
     """What the files hold of two faces, and their ``stored`` shading; ``name`` and ``data`` of the figure."""
     two = faces[[0, 1]]
     shade = plotting.known_quantity("diffuse_shading", (0.0, float(stored[:2].max())))
-    kinds = ["rgb", "normals", "mask", "coordinates", shade]
+    kinds: list[str | plotting.Quantity] = ["rgb", "normals", "mask", "coordinates", shade]
     maps = (two.rgb, two.normals, two.mask, two.coordinates, stored[:2])
     titles = ["photo", "normals", "mask", "coordinates", "shading nᵀMn"]
     rows = list(zip(*maps, strict=True))
@@ -153,7 +153,8 @@ def mistakes(
     told = ("r {:.2f}, error {:.2f}".format(*map(np.median, costs[n])) for n in MISTAKES)
     titles = ["photo", *(f"{textwrap.fill(n, 17)}\n{text}" for n, text in zip(MISTAKES, told, strict=True))]
     each = plotting.Quantity("shading, each to its own maximum", "gray")
-    kinds, masks = ["rgb", *[each] * len(MISTAKES)], list(faces.mask[show])
+    kinds: list[str | plotting.Quantity] = ["rgb", *[each] * len(MISTAKES)]
+    masks = list(faces.mask[show])
     figure, _ = plotting.panel_grid(rows, titles=titles, quantities=kinds, masks=masks, panel=1.6)
     numbers = {n: {"correlation": r, "error": e} for n, (r, e) in costs.items()}
     alt = "Two faces: the right shading beside four things that were taken for it; another's light differs most."
