@@ -97,7 +97,10 @@ def test_each_fault_is_the_one_finding(fault):
 
 @pytest.mark.parametrize("name", IN_DECODER)
 def test_a_decoder_is_judged_by_what_it_does_not_by_its_recipe(name, batch):
-    found = diagnose(WORKING, batch, decode=lambda output, batch, _: objective.decode(output, batch, BY_NAME[name]))
+    def decode(output, batch, recipe):
+        return objective.decode(output, batch, BY_NAME[name])
+
+    found = diagnose(WORKING, batch, decode=decode)
     assert names(found) == [name]
     # and the same numbers as under a recipe that says so
     assert found.measurements == pytest.approx(diagnosed(BY_NAME[name]).measurements, rel=1e-3, abs=1e-6)

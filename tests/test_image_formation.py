@@ -90,8 +90,9 @@ def test_the_maps_set_the_precision(method, precision):
     """Light and camera come in double precision from their own functions, whatever the maps are."""
     maps = [torch.full((2, 2), v, dtype=precision) for v in (0.1, 0.03, 1.0, 0.0)]
     e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
-    both = itertools.product((torch.float32, torch.float64), repeat=2)
-    images = [image_formation.render(*maps, e.to(light), S.to(sensor), method=method) for light, sensor in both]
+    images = []
+    for light, sensor in itertools.product((torch.float32, torch.float64), repeat=2):
+        images.append(image_formation.render(*maps, e.to(light), S.to(sensor), method=method))
     assert all(i.dtype == precision for i in images)
     assert torch.allclose(images[0], images[3], atol=1e-5)
 

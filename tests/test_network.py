@@ -249,6 +249,8 @@ def test_a_missing_file(tmp_path, name):
 def test_files_of_other_networks_or_weights_are_refused(tmp_path, change, metadata, message):
     path, tensors = tmp_path / "net.safetensors", small().state_dict()
     change(tensors)
-    known = {"architecture": network.ARCHITECTURE, "config": json.dumps({"width": 2, "shading": "exp"})} | metadata
-    safetensors.torch.save_file(tensors, path, {k: v for k, v in known.items() if v is not None} or None)
+    config = json.dumps({"width": 2, "shading": "exp"})
+    about = {"architecture": network.ARCHITECTURE, "config": config} | metadata
+    stated = {name: value for name, value in about.items() if value is not None}
+    safetensors.torch.save_file(tensors, path, stated or None)
     refuses(f"net.safetensors: expected .*{message.removeprefix('expected ')}", BioFaceNet.from_file, path)
