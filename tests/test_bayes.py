@@ -264,7 +264,7 @@ def test_draws_that_stand_for_all():
     assert values[middle, 0] == pytest.approx(10, abs=0.05) and share == pytest.approx(0.7, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", [*METHODS, face_posterior.image_posterior])
+@pytest.mark.parametrize("method", [*METHODS, pytest.param(face_posterior.image_posterior, marks=pytest.mark.slow)])
 def test_any_photo_is_taken_apart_and_bad_input_refused_and_no_face_depends_on_the_others(method, persons, known):
     learnt = (known,) if method in METHODS else (known, DRAWS, LIGHTS, np.ones(9))
     takes_any_photo(method, *learnt)
