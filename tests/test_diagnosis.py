@@ -78,11 +78,6 @@ def names(found: diagnosis.Diagnosis) -> list[str]:
     return [finding.name for finding in found.findings]
 
 
-def decoding(recipe):
-    """A decoder with the ways of one recipe, whatever recipe it is given."""
-    return lambda output, batch, _: objective.decode(output, batch, recipe)
-
-
 def after(change):
     """The sound decoder with something done to its image."""
 
@@ -102,7 +97,10 @@ def test_each_fault_is_the_one_finding(fault):
 
 @pytest.mark.parametrize("name", IN_DECODER)
 def test_a_decoder_is_judged_by_what_it_does_not_by_its_recipe(name, batch):
-    found = diagnose(WORKING, batch, decode=decoding(BY_NAME[name]))
+    def decode(output, batch, recipe):
+        return objective.decode(output, batch, BY_NAME[name])
+
+    found = diagnose(WORKING, batch, decode=decode)
     assert names(found) == [name]
     # and the same numbers as under a recipe that says so
     assert found.measurements == pytest.approx(diagnosed(BY_NAME[name]).measurements, rel=1e-3, abs=1e-6)

@@ -1,5 +1,7 @@
 """Both roads from maps to image, and the sRGB curve."""
 
+import itertools
+
 import colour
 import numpy as np
 import pytest
@@ -87,17 +89,10 @@ def test_image_and_gradients_are_finite_at_every_bound(model, method, melanin, h
 def test_the_maps_set_the_precision(method, precision):
     """Light and camera come in double precision from their own functions, whatever the maps are."""
     maps = [torch.full((2, 2), v, dtype=precision) for v in (0.1, 0.03, 1.0, 0.0)]
-    S = CameraModel.load().sensitivity()
-    images = [
-        image_formation.render(
-            *maps,
-            illumination.standard("D65").to(light),
-            S.to(camera),
-            method=method,
-        )
-        for light in (torch.float32, torch.float64)
-        for camera in (torch.float32, torch.float64)
-    ]
+    e, S = illumination.standard("D65"), CameraModel.load().sensitivity()
+    images = []
+    for light, sensor in itertools.product((torch.float32, torch.float64), repeat=2):
+        images.append(image_formation.render(*maps, e.to(light), S.to(sensor), method=method))
     assert all(i.dtype == precision for i in images)
     assert torch.allclose(images[0], images[3], atol=1e-5)
 

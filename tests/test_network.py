@@ -228,15 +228,6 @@ def test_a_missing_file(tmp_path, name):
     refuses(r": expected BioFaceNet weights .*no such file", BioFaceNet.from_file, tmp_path / name)
 
 
-def edited(path, change, **metadata):
-    """A weights file of width 2 with its tensors or metadata changed."""
-    tensors = small().state_dict()
-    change(tensors)
-    known = {"architecture": network.ARCHITECTURE, "config": json.dumps({"width": 2, "shading": "exp"})} | metadata
-    safetensors.torch.save_file(tensors, path, {k: v for k, v in known.items() if v is not None} or None)
-    return path
-
-
 @pytest.mark.parametrize(
     ("change", "metadata", "message"),
     [  # dict changes nothing
@@ -256,5 +247,10 @@ def edited(path, change, **metadata):
     ],
 )
 def test_files_of_other_networks_or_weights_are_refused(tmp_path, change, metadata, message):
-    path = edited(tmp_path / "net.safetensors", change, **metadata)
+    path, tensors = tmp_path / "net.safetensors", small().state_dict()
+    change(tensors)
+    config = json.dumps({"width": 2, "shading": "exp"})
+    about = {"architecture": network.ARCHITECTURE, "config": config} | metadata
+    stated = {name: value for name, value in about.items() if value is not None}
+    safetensors.torch.save_file(tensors, path, stated or None)
     refuses(f"net.safetensors: expected .*{message.removeprefix('expected ')}", BioFaceNet.from_file, path)

@@ -41,9 +41,6 @@ def maps(count=3, size=16, seed=0):
     return Output(2 * g - 1, 2 * k - 1, diffuse + 0.2, 0.3 * specular, b, weights, cct)
 
 
-fault = recipes.get
-
-
 def decoded(output, recipe, photo=None):
     return objective.decode(output, photo or batch(len(output.melanin)), recipe)[0]
 
@@ -177,22 +174,13 @@ def whites(recipe):
 def test_white_is_white_under_any_light_but_for_two_mistakes():
     assert torch.allclose(whites(WORKING), torch.ones(3, 3), atol=1e-4)
     pink = torch.tensor([1.205, 0.948, 0.909]).expand(3, 3)
-    assert torch.allclose(whites(fault("rows_sum_1")), pink, atol=1e-3)
+    assert torch.allclose(whites(recipes.get("rows_sum_1")), pink, atol=1e-3)
     # without white balance it has the light's colour: the raw answers, on a scale where equal energy would be white
     S = CameraModel.load().sensitivity().float()
-    raw = 33 * illumination.mix(torch.eye(14)[[0, 1, 3]], torch.full((3,), 6504.0)) @ S.T / S.sum(-1)
+    e = illumination.mix(torch.eye(14)[[0, 1, 3]], torch.full((3,), 6504.0))
+    raw = 33 * e @ S.T / S.sum(-1)
     expected = raw @ (camera.XYZ_TO_SRGB.float() @ camera.raw_to_xyz(S)).T
-    assert torch.allclose(whites(fault("no_white_balance")), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", [r.name for r in recipes.FAULTS])
-def test_every_fault_of_the_objective_shows_and_no_other_does(name):
-    """Decoder, skin and rows show in the image, normals in the target; the other faults are not of the objective."""
-    recipe, output, faces = fault(name), maps(), batch()
-    (field,) = (f.name for f in dataclasses.fields(recipe)[1:] if getattr(recipe, f.name) != getattr(WORKING, f.name))
-    image = not torch.allclose(decoded(output, recipe), decoded(output, WORKING), atol=1e-4)
-    target = not torch.equal(objective.shading_target(faces, recipe), objective.shading_target(faces, WORKING))
-    assert (image, target) == (field in ("decoder", "skin", "rows"), field == "normals")
+    assert torch.allclose(whites(recipes.get("no_white_balance")), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
@@ -209,7 +197,8 @@ def test_a_copy_replaces_the_diffuse_map_by_so_many_times_the_luminance(factor):
 
 @pytest.mark.slow
 def test_a_fitted_copy_is_the_best_of_all_factors():
-    output, faces = maps(), batch(image=rand(3, 16, 16, 3) * torch.tensor([0.5, 0.8, 0.6])[:, None, None, None])
+    dimmed = torch.tensor([0.5, 0.8, 0.6])[:, None, None, None]
+    output, faces = maps(), batch(image=dimmed * rand(3, 16, 16, 3))
     rendered, said = objective.decode(output, faces, WORKING.but("copy", copy_shading="fitted"))
 
     def errors(image):

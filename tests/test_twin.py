@@ -14,7 +14,7 @@ import scipy.io
 from conftest import refuses
 
 from bioface import camera, degradation, illumination, image_formation, skin, smith2019
-from bioface.datasets import cubes, heads, nfe, painting, portrait, skin_spectra, twin
+from bioface.datasets import cubes, heads, painting, portrait, skin_spectra, twin
 from bioface.identifiability import MAPS
 from bioface.maps import of_twin
 
@@ -93,10 +93,7 @@ def test_truth_has_the_stated_shapes_and_ranges(faces):
     np.testing.assert_allclose(illumination.mix(truth.illuminant_weights, truth.cct), truth.illuminant, atol=1e-6)
 
 
-def test_the_loader_streams_the_twin_and_truth_is_sliced_with_the_faces(made, faces):
-    stream = nfe.NFE(made / twin.file_names("train")[0])
-    assert len(stream) == 6
-    np.testing.assert_array_equal(stream[2:4].rgb, faces[2:4].rgb)
+def test_truth_is_sliced_with_the_faces(faces):
     for rows in ([4, 1], [-1]):
         np.testing.assert_array_equal(faces[rows].truth.identity, faces.truth.identity[rows])
         assert list(faces[rows].truth.group) == list(faces.truth.group[rows])
