@@ -62,7 +62,7 @@ def shown(path):
         ([(b"cICP", bytes([1, 8, 0, 1]))], (128, 128, 128), (188, 188, 188)),
         ([(b"cICP", bytes([2, 2, 0, 1]))], SKIN, SKIN),
         ([(b"cICP", bytes([1, 13, 0, 0]))], (126, 126, 126), (128, 128, 128)),  # narrow range
-        ([(b"cICP", P3)], SKIN, P3_SKIN),
+        ([(b"cICP", P3)], SKIN, (213, 115, 95)),
         ([(b"cHRM", P3_CHRM)], SKIN, P3_SKIN),
         ([(b"cHRM", SRGB_CHRM), (b"gAMA", struct.pack(">I", 45455))], (10, 100, 200), (10, 100, 200)),
         ([(b"sRGB", b"\0"), (b"gAMA", GAMMA_1)], SKIN, SKIN),
@@ -71,20 +71,15 @@ def shown(path):
         ([(b"cHRM", bytes(32))], SKIN, SKIN),  # no colours at all
     ],
 )
-def test_png_chunks(chunks, value, expected, tmp_path):
-    path = png(tmp_path / "me.png", value, chunks)
-    np.testing.assert_allclose(shown(path), expected, atol=1)
-    assert ("assumed" in photos.colours_of(path)) == (not chunks or chunks[0][1] == bytes(32))
-
-
-def test_the_order_of_what_a_png_says(tmp_path):
-    """cICP wins over a profile, that over sRGB and gAMA."""
-    path = png(tmp_path / "me.png", SKIN, [(b"cICP", P3)], SRGB)
-    np.testing.assert_allclose(shown(path), P3_SKIN, atol=1)
-    np.testing.assert_allclose(P3_SKIN, (213, 115, 95), atol=1)
-    path = png(tmp_path / "me.png", SKIN, [(b"gAMA", GAMMA_1)], SRGB)
-    np.testing.assert_allclose(shown(path), SKIN, atol=1)
-    assert "as its profile says" in photos.colours_of(path)
+@pytest.mark.parametrize("profile", [None, SRGB])
+def test_png_chunks_and_their_order(chunks, value, expected, profile, tmp_path):
+    """cICP wins over a profile, that over sRGB and gAMA and cHRM."""
+    path = png(tmp_path / "me.png", value, chunks, profile)
+    wins = profile and not (chunks and chunks[-1][0] == b"cICP")
+    np.testing.assert_allclose(shown(path), value if wins else expected, atol=1)
+    said = photos.colours_of(path)
+    assert ("as its profile says" in said) >= bool(wins)
+    assert profile or ("assumed" in said) == (not chunks or chunks[0][1] == bytes(32))
 
 
 WHITES = {1: (0.3127, 0.329), 4: (0.310, 0.316), 11: (0.314, 0.351)} | dict.fromkeys((5, 6, 7, 9, 12), (0.3127, 0.329))
@@ -145,35 +140,29 @@ def test_grey_with_a_profile_of_grey(kind, tmp_path):
     np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb, 0.5, atol=0.004)
 
 
-@pytest.mark.parametrize("kind", ["CMYK", "GRAY", "Lab "])
-def test_a_profile_of_another_kind_is_ignored_and_said(kind, tmp_path):
-    path = png(tmp_path / "me.png", SKIN, [], icc(kind.encode()))
-    with pytest.warns(
-        colours.Ignored, match=f"me.png: its colour profile is for {kind.strip()}, and it is RGB: ignored"
-    ):
-        photo = photos.read(path)
-    np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photos.colours_of(path) == f"sRGB, assumed: its profile is for {kind.strip()}"
-
-
+#: what a profile is, and what is said of it
+IGNORED = {kind: (icc(kind.encode()), f"for {kind.strip()}") for kind in ("CMYK", "GRAY", "Lab ")}
 DAMAGED = {"text": b"not a profile", "cut": SRGB[:300], "without curves": SRGB.replace(b"TRC", b"CRT")}
+IGNORED |= {kind: (profile, "damaged") for kind, profile in (DAMAGED | {"its compression": SRGB}).items()}
 
 
-@pytest.mark.parametrize("damage", [*DAMAGED, "its compression"])
-def test_a_damaged_profile_is_ignored_and_said(damage, tmp_path):
+@pytest.mark.parametrize("kind", IGNORED)
+def test_a_profile_of_another_kind_or_damaged_is_ignored_and_said(kind, tmp_path):
     """As every viewer does: what is damaged says nothing."""
-    path = png(tmp_path / "me.png", SKIN, [], DAMAGED.get(damage, SRGB))
-    if damage not in DAMAGED:
+    profile, said = IGNORED[kind]
+    path = png(tmp_path / "me.png", SKIN, [], profile)
+    if kind == "its compression":
         content = bytearray(path.read_bytes())
         at = content.index(b"iCCP")
         (size,) = struct.unpack(">I", content[at - 4 : at])
         content[at + 40 : at + 80] = bytes(40)
         content[at + 4 + size : at + 8 + size] = struct.pack(">I", zlib.crc32(content[at : at + 4 + size]))
         path.write_bytes(content)
-    with pytest.warns(colours.Ignored, match=r"me.png: its colour profile is damaged \(.+\): ignored"):
+    words = r"damaged \(.+\)" if said == "damaged" else f"{said}, and it is RGB"
+    with pytest.warns(colours.Ignored, match=f"me.png: its colour profile is {words}: ignored"):
         photo = photos.read(path)
     np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
+    assert photos.colours_of(path) == f"sRGB, assumed: its profile is {said}"
 
 
 @pytest.mark.parametrize("byteorder", "<>")
