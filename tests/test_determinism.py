@@ -88,19 +88,9 @@ def a_face():
     return twin.make_face(5, "test", 2, True, "African")
 
 
-# numbers of everything, from a process of its own with other hashes of strings and another state of the world
-SCRIPT = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-torch.rand(int(sys.argv[2]))
-import test_determinism
-print(json.dumps(test_determinism.digests()))
-"""
-
-
 def digests():
+    """Numbers of everything, from a process of its own with other hashes of strings and another state of the world."""
+
     def digest(*values):
         return hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in values)).hexdigest()
 
@@ -120,7 +110,7 @@ def test_two_processes_agree_to_the_last_bit():
     found = []
     for state in ("1", "77"):
         environment = os.environ | {"PYTHONHASHSEED": state}
-        command = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__), state]
+        command = [sys.executable, __file__, state]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
         found.append(json.loads(done.stdout))
     assert found[0] == found[1]
@@ -155,3 +145,9 @@ def test_a_face_of_the_twin_on_one_thread_and_on_two():
     """To the last bit, unlike the others: a twin is named by what it is made from, and threads are no part of it."""
     one, two = on_one_and_two(a_face)
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.rand(int(sys.argv[1]))
+    print(json.dumps(digests()))

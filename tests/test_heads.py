@@ -15,22 +15,16 @@ def head() -> Head:
 
 
 @pytest.fixture(scope="module")
-def average(head: Head) -> np.ndarray:
-    """No morph at all."""
-    return head.shaped(np.zeros(len(head.macro_names)), np.zeros(len(head.local_names)))
+def placed(head: Head) -> np.ndarray:
+    return heads.posed(head.vertices, Pose())
 
 
-@pytest.fixture(scope="module")
-def placed(average: np.ndarray) -> np.ndarray:
-    return heads.posed(average, Pose())
-
-
-def test_no_morph_is_the_neutral_head_and_one_morph_moves_by_its_displacement(head, average):
-    np.testing.assert_array_equal(average, head.vertices)
-    local = np.zeros(len(head.local_names))
+def test_no_morph_is_the_neutral_head_and_one_morph_moves_by_its_displacement(head):
+    macro, local = np.zeros(len(head.macro_names)), np.zeros(len(head.local_names))
+    np.testing.assert_array_equal(head.shaped(macro, local), head.vertices)
     k = head.local_names.index("nose/nose-hump-incr")
     local[k] = 0.5
-    moved = head.shaped(np.zeros(len(head.macro_names)), local) - head.vertices
+    moved = head.shaped(macro, local) - head.vertices
     with np.load(heads.ASSET) as asset:
         np.testing.assert_allclose(moved, 0.5 * asset["D"][k].astype(float), atol=1e-12)
 
@@ -65,12 +59,12 @@ def test_eyes_and_chin_land_on_their_rows(head, placed):
     assert (1 - placed[head.chin_vertex, 1]) / 2 == pytest.approx(heads.CHIN_ROW)
 
 
-def test_angles_turn_the_way_they_say(head, average, placed):
+def test_angles_turn_the_way_they_say(head, placed):
     """Yaw brings the nose to the viewer's right, pitch lifts it, roll lifts the eye on that side."""
     nose = int(np.argmax(head.vertices[:, 2]))
-    assert heads.posed(average, Pose(yaw=20.0))[nose, 0] > placed[nose, 0] + 0.1
-    assert heads.posed(average, Pose(pitch=10.0))[nose, 1] > placed[nose, 1] + 0.05
-    rolled = heads.posed(average, Pose(roll=5.0))
+    assert heads.posed(head.vertices, Pose(yaw=20.0))[nose, 0] > placed[nose, 0] + 0.1
+    assert heads.posed(head.vertices, Pose(pitch=10.0))[nose, 1] > placed[nose, 1] + 0.05
+    rolled = heads.posed(head.vertices, Pose(roll=5.0))
     left, right = (rolled[numbers].mean(0) for numbers in head.eye_vertices)
     assert right[1] > left[1] + 0.02 and right[0] > left[0]
 

@@ -12,7 +12,7 @@ import torch
 
 from bioface import paths
 from bioface.datasets import registry
-from bioface.errors import BiofaceError, DataError
+from bioface.errors import BiofaceError
 from study import claims, measurements, record
 from study.measurements import Measured
 
@@ -193,5 +193,3 @@ def test_what_is_on_record_is_of_claims_and_commits_that_are_there():
     assert {row["id"] for row in rows} <= known
     first = next(row for row in rows if row["id"] == "04.cheeks_layered")
     assert first["measured"] > first["bar"]["at_most"] and first["date"] == "2026-11-26"
-    with pytest.raises(DataError):
-        claims.records(paths.root() / "README.md")
