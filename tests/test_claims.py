@@ -24,13 +24,7 @@ at_most = 0.5
 
 
 @pytest.fixture
-def figures(tmp_path, monkeypatch):
-    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path / "figures"))
-    return tmp_path / "figures"
-
-
-@pytest.fixture
-def declare(tmp_path, figures):
+def declare(tmp_path, folders):
     """``declare(text)``: the claims of a notebook as a claims.toml declares them, perhaps with another bar."""
 
     def made(text=TOML, notebook="04", bar="at_most = 0.5", **words):
@@ -73,7 +67,7 @@ def test_one_number_and_one_bar_declared_or_handed_in(declare):
             declare(bar=bar).check("a", 9.0, **also)
 
 
-def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, figures):
+def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare):
     made = declare(TOML.replace("a number", "{faces} faces") + TOML.replace("04.a", "04.b"), faces=16, more=1)
     with pytest.raises(DataError, match=r"claims\.toml: expected claims, by notebook and name, found TOML"):
         declare("[04")
@@ -85,7 +79,7 @@ def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, f
     made.check("a", 0.1)
     with pytest.raises(DataError, match=r"claims\.toml: expected only claims that notebook 04 hands in, found b"):
         made.save()
-    assert not figures.exists()
+    assert not list(paths.figures().iterdir())
 
 
 def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, capsys):
@@ -120,7 +114,7 @@ def saved(made, **values):
     return (paths.figures() / "claims.json").read_text()
 
 
-def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(declare, figures):
+def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(declare):
     text = saved(declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b")), a=1 / 3, b=np.nan)
     first, second = json.loads(text)["claims"]
     assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
@@ -133,14 +127,14 @@ def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(de
         saved(declare(text, notebook), **dict.fromkeys(names, 1.0))
         rows.append([c for c in claims.read() if c.notebook == "04"])
     assert [c.id for c in claims.read()] == ["01.c", "04.b", "04.d"]
-    assert [p.name for p in figures.iterdir()] == ["claims.json"]
+    assert [p.name for p in paths.figures().iterdir()] == ["claims.json"]
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_a_damaged_file_is_named_and_left_alone(declare, figures):
+def test_a_damaged_file_is_named_and_left_alone(declare):
     made = declare()
     whole = saved(made, a=0.25)
-    file = figures / "claims.json"
+    file = paths.figures() / "claims.json"
     damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
     damages += ["[" * 100_000, whole.replace("0.25,", "NaN,"), whole.replace('"what"', '"waht"')]
     for damage in damages:

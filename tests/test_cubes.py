@@ -63,7 +63,7 @@ def light(wavelengths):
     return 1 + (np.asarray(wavelengths) - 400) / 400
 
 
-def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=None):
+def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0):
     """Variables of a compressed cube, and the radiance they stand for."""
     random = np.random.default_rng(seed)
     coefficients = random.normal(size=(rows, columns, k))
@@ -73,7 +73,7 @@ def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=No
         "mcCOEF": coefficients,
         "basis": {"basis": basis, "wave": np.asarray(wavelengths, float)},
         "imgMean": mean,
-        "illuminant": light(wavelengths) if illuminant is None else illuminant,
+        "illuminant": light(wavelengths),
         "comment": "a test",
     }
     return variables, coefficients @ basis.T + mean

@@ -188,20 +188,15 @@ def test_an_installation_is_taken_up_again_and_not_repeated(checkout, tmp_path):
         assert installations() == (0, 0, 1)
 
 
-def test_an_own_python_and_variables_are_passed_on(checkout, tmp_path):
-    pretend(tmp_path, 'echo "$@" >> log', "mine")
+def test_an_own_python_and_variables_are_passed_on_and_a_failing_step_of_make_test_fails_it(checkout, tmp_path):
+    pretend(tmp_path, 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac', "mine")
     variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
     assert checkout("reproduce", "PY=bin/mine", *variables).returncode == 0
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "-m study.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
-    assert not (tmp_path / ".venv").exists()
-
-
-def test_a_failing_step_of_make_test_fails_it(checkout, tmp_path):
-    pretend(tmp_path, 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac', "mine")
     assert checkout("test", "PY=bin/mine").returncode != 0
     log = (tmp_path / "log").read_text()
-    assert "pytest" in log and "--compare" not in log
+    assert "pytest" in log and "--compare" not in log and not (tmp_path / ".venv").exists()
 
 
 def test_clean_removes_only_what_can_be_made_again(checkout, tmp_path):

@@ -78,14 +78,9 @@ def mat_arrays(layout):
 
 
 def decomposition_arrays():
-    random = np.random.default_rng(0)
-    maps = ("melanin", "haemoglobin", "diffuse", "specular")
-    made = {f"{name}_deviation": random.random((6, 5), np.float32) for name in maps}
-    made |= {name + "_shading" * (k > 1): random.random((6, 5), np.float32) for k, name in enumerate(maps)}
-    colours = ("albedo", "albedo_deviation", "reconstruction", "image")
-    made |= {name: random.random((6, 5, 3), np.float32) for name in colours}
-    made |= {"mask": np.ones((6, 5), bool), "camera_b": np.zeros(2, np.float32), "exposure": np.float32(1)}
-    return made | {"illuminant": np.full(33, 1 / 33, np.float32)}
+    maps = np.random.default_rng(0).random((4, 6, 5))
+    shared = np.zeros(2), np.full(33, 1 / 33), np.zeros((6, 5, 3)), np.ones((6, 5))
+    return dict(vars(Decomposition.of_maps(*maps, *shared)))
 
 
 PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
