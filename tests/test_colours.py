@@ -11,7 +11,7 @@ import tifffile
 from conftest import refuses
 from PIL import Image, ImageCms
 
-from bioface import decomposition, image_formation
+from bioface import image_formation, pictures
 from bioface.datasets import colours, photos
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -191,24 +191,12 @@ def test_pictures_that_pillow_opened(mode, tmp_path):
         image = Image.fromarray(np.asarray(image) * deep[mode]) if mode in deep else image.convert(mode)
     expected = np.asarray(rgb.convert("L").convert("RGB") if grey else rgb) / 255
     found = photos.read(image)
+    np.testing.assert_array_equal(pictures.read(image, None)[0], image_formation.srgb_decode(found.rgb))
     close = {"1": 1, "P": 0.2, "PA": 0.2}.get(mode, 0.04)
     np.testing.assert_allclose(found.rgb, expected, atol=close)
     if mode not in ("YCbCr", "HSV", "La", "PA", "LAB"):
         image.save(tmp_path / "me.tif")
         np.testing.assert_array_equal(photos.read(tmp_path / "me.tif").rgb, found.rgb)
-
-
-@pytest.mark.slow
-def test_decompose_takes_what_pillow_opened(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    rng = np.random.default_rng(0)
-    face = (rng.uniform(0.8, 1.0, (24, 40, 1)) * (200, 140, 120)).astype(np.uint8)
-    Image.fromarray(face).save(tmp_path / "me.png", exif=exif, icc_profile=SRGB)
-    Image.fromarray(np.full((40, 24), 255, np.uint8)).save(tmp_path / "mask.png")
-    files = decomposition.decompose(tmp_path / "me.png", tmp_path / "mask.png")
-    opened = decomposition.decompose(Image.open(tmp_path / "me.png"), Image.open(tmp_path / "mask.png"))
-    np.testing.assert_array_equal(opened.melanin, files.melanin)
 
 
 RAW_TELLS = {"NewSubfileType": {254: 1}, "SubIFDs": {330: 8}, "DNGVersion": {50706: b"\1\4\0\0"}}

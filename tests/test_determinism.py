@@ -95,13 +95,11 @@ def digests():
         return hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in values)).hexdigest()
 
     numbers, weights = trained()
-    face = a_face()
     return {
         "training": numbers,
         "weights": digest(*(weights[name].numpy() for name in sorted(weights))),
         "photo": digest(*vars(taken_apart()).values()),
         "fit": digest(fitted()[0].maps),
-        "twin": digest(*(face[name] for name in ("rgb", "mask", "stored_normals", "melanin"))),
     }
 
 

@@ -212,13 +212,6 @@ def test_a_hand_and_a_fringe_are_left_out_of_the_skin_and_a_spot_is_not(face):
         assert faces.skin(np.full_like(linear, flat), face).sum() == whole.sum()
 
 
-def test_masks_of_other_sizes(face):
-    large, small = of_size(face, 1024).mask(), of_size(face, 64).mask()
-    assert large.sum() == pytest.approx(4 * face.mask().sum(), rel=0.01)
-    assert overlap(photos.nearest(large, (512, 512)), face.mask()) > 0.97
-    assert small.sum() == pytest.approx(face.mask().sum() / 64, rel=0.1)
-
-
 def test_normals_of_a_sphere(face):
     """The mesh bent onto a sphere: its normals are known everywhere."""
     xy = face.points[:, :2]

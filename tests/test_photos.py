@@ -137,7 +137,8 @@ def test_one_rule_for_masks_whether_arrays_or_files(kind, tmp_path):
         image = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
         file = tmp_path / ("mask.tif" if image.mode == "F" else "mask.png")
         image.save(file)
-        np.testing.assert_array_equal(photos.read(photo, file).mask, inside)
+        for given in (file, Image.open(file)):
+            np.testing.assert_array_equal(photos.read(photo, given).mask, inside)
 
 
 def test_what_is_no_mask_is_said(tmp_path, picture):

@@ -188,7 +188,7 @@ def test_an_installation_is_taken_up_again_and_not_repeated(checkout, tmp_path):
         assert installations() == (0, 0, 1)
 
 
-def test_an_own_python_and_variables_are_passed_on_and_a_failing_step_of_make_test_fails_it(checkout, tmp_path):
+def test_an_own_python_variables_and_a_failure_are_passed_on(checkout, tmp_path):
     pretend(tmp_path, 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac', "mine")
     variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
     assert checkout("reproduce", "PY=bin/mine", *variables).returncode == 0

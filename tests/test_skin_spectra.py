@@ -154,7 +154,7 @@ def test_the_real_cheeks(real_file, folders):
         assert (cheeks.reflectance[:, i] <= near[1] + 1e-12).all()
 
 
-def test_the_pigments_and_people_that_ship_are_those_of_a_fit_and_of_the_workbook(issa_build, monkeypatch):
+def test_the_pigments_that_ship_are_those_of_a_fit(issa_build, monkeypatch):
     monkeypatch.setenv("BIOFACE_BUILD", str(issa_build))
     issa = skin_spectra.load("issa")
     np.testing.assert_array_equal(skin_spectra.people(), issa.subject)
