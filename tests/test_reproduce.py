@@ -15,7 +15,6 @@ from conftest import refuses
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bioface import paths
-from bioface.errors import DataError
 from study import cache, claims, comparison, notebook, reproduce
 
 # what a notebook that imports nothing heavy can do to leave a figure and a claim
@@ -207,8 +206,7 @@ def test_data_behind_links_and_in_circles(place):
 def test_a_file_that_is_no_notebook(tmp_path, text):
     (tmp_path / "01_x.ipynb").write_text(text)
     for name in ("01_x.ipynb", "none.ipynb"):
-        with pytest.raises(DataError, match=f"{name}: expected a notebook"):
-            notebook.source(tmp_path / name)
+        refuses(f"{name}: expected a notebook", notebook.source, tmp_path / name)
 
 
 @pytest.mark.slow
