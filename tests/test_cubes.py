@@ -230,8 +230,12 @@ DOWN = slice(None, None, -1)
 
 
 RGB = np.ones((5, 4, 3))
-SCENE = {"data": {"photons": RADIANCE, "luminance": 3.0}, "spectrum": {"wave": GRID}, "name": "x"}
-SCENE |= {"illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"}}
+SCENE = {
+    "data": {"photons": RADIANCE, "luminance": 3.0},
+    "spectrum": {"wave": GRID},
+    "name": "x",
+    "illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"},
+}
 
 
 def hdf5(path, variables, unit=None):

@@ -118,9 +118,18 @@ def masks():
     palette = Image.fromarray(inside.astype(np.uint8))
     palette.putpalette([0, 0, 0, 128, 0, 0])
     bright = np.dstack([255 * inside.astype(np.uint8)] * 3 + [np.full((60, 40), 255, np.uint8)])
-    made = {"0 and 1": inside.astype(np.uint8), "noise": soft.astype(np.uint8), "feather": wide.astype(np.uint8)}
-    made |= {"8 bits in 16": soft.astype(np.uint16), "12 bits": (inside * 4095).astype(np.uint16), "floats": soft / 255}
-    made |= {"true": inside, "0 and 7": inside * 7, "float32": (soft / 255).astype(np.float32), "0 to 255.": soft * 1.0}
+    made = {
+        "0 and 1": inside.astype(np.uint8),
+        "0 and 7": inside * 7,
+        "true": inside,
+        "noise": soft.astype(np.uint8),
+        "feather": wide.astype(np.uint8),
+        "8 bits in 16": soft.astype(np.uint16),
+        "12 bits": (inside * 4095).astype(np.uint16),
+        "float32": (soft / 255).astype(np.float32),
+        "floats": soft / 255,
+        "0 to 255.": soft * 1.0,
+    }
     files = {"red": red, "black, with opacity": black, "white": bright}
     return inside, made | {kind: Image.fromarray(mask) for kind, mask in files.items()} | {"palette": palette}
 

@@ -312,8 +312,15 @@ NAMES = ["x", "a/b", "ä", "record", "mask", "optimiser.x.y.z"]
 def changes(arrays):
     """One or two changes to a dictionary of arrays, as (what, name, how)."""
     names = st.sampled_from(sorted(arrays))
-    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(TYPES)}
-    ways |= {"shape": st.sampled_from(SHAPES), "fill": st.sampled_from(VALUES), "one value": st.sampled_from(VALUES)}
+    ways = {
+        "drop": st.none(),
+        "rename": st.sampled_from(NAMES),
+        "exchange": names,
+        "cast": st.sampled_from(TYPES),
+        "shape": st.sampled_from(SHAPES),
+        "fill": st.sampled_from(VALUES),
+        "one value": st.sampled_from(VALUES),
+    }
     change = st.one_of([st.tuples(st.just(what), names, how) for what, how in ways.items()])
     return st.lists(change, min_size=1, max_size=2)
 
