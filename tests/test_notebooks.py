@@ -171,8 +171,16 @@ def test_what_is_too_long_is_found():
         assert too_long(name, LENGTH._replace(**change), n_claims) == []
     wrong = LENGTH._replace(words=901, cells=16, lines=121, around=31, pictures=2, answer=0)
     found = [fault.split(":")[0].split(" [")[0] for fault in too_long("02_x", wrong, 11)]
-    of_all = ["lines of code", "words", "code cells", "per cent of code that draws, prints or checks", "pictures"]
-    assert found == [*of_all, "claims", "words of the answer", "captions"]
+    assert found == [
+        "lines of code",
+        "words",
+        "code cells",
+        "per cent of code that draws, prints or checks",
+        "pictures",
+        "claims",
+        "words of the answer",
+        "captions",
+    ]
 
 
 def test_what_is_counted():
