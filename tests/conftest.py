@@ -1,5 +1,6 @@
 """What several test files share: the real files where there are any, and a place of its own for each test."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -19,6 +20,19 @@ def refuses(message, call, *arguments, **options):
 
     with pytest.raises(BiofaceError, match=message):
         call(*arguments, **options)
+
+
+@contextlib.contextmanager
+def no_room(size):
+    """No file longer than so many bytes: a write fails in the middle, as on a full disk; in what begins here too."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import paths
-from bioface.errors import BiofaceError, DataError
 from study import claims
 from study.claims import Claims
 
@@ -24,13 +24,7 @@ at_most = 0.5
 
 
 @pytest.fixture
-def figures(tmp_path, monkeypatch):
-    monkeypatch.setenv("BIOFACE_FIGURES", str(tmp_path / "figures"))
-    return tmp_path / "figures"
-
-
-@pytest.fixture
-def declare(tmp_path, figures):
+def declare(tmp_path, folders):
     """``declare(text)``: the claims of a notebook as a claims.toml declares them, perhaps with another bar."""
 
     def made(text=TOML, notebook="04", bar="at_most = 0.5", **words):
@@ -64,28 +58,23 @@ def test_one_number_and_one_bar_declared_or_handed_in(declare):
     made = declare(bar="equals = 1")
     assert all(made.check("a", one) for one in (np.float32(1), torch.tensor(1.0), np.array([1.0])[0], True))
     for many in (np.ones(3), torch.ones(3)):
-        with pytest.raises(BiofaceError, match=r"04\.a: expected one number"):
-            made.check("a", many)
+        refuses(r"04\.a: expected one number", made.check, "a", many)
     assert declare(bar="").check("a", 9.0, at_most=10)
     for bar in ("", "at_least = 2\nat_most = 1", "at_most = nan", "at_most = 1"):
         also = {"at_most": 10} if bar == "at_most = 1" else {}
-        with pytest.raises(BiofaceError, match=r"04\.a: expected .* one bar"):
-            declare(bar=bar).check("a", 9.0, **also)
+        refuses(r"04\.a: expected .* one bar", declare(bar=bar).check, "a", 9.0, **also)
 
 
-def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare, figures):
+def test_only_what_is_declared_can_be_handed_in_and_all_of_it_must_be(declare):
     made = declare(TOML.replace("a number", "{faces} faces") + TOML.replace("04.a", "04.b"), faces=16, more=1)
-    with pytest.raises(DataError, match=r"claims\.toml: expected claims, by notebook and name, found TOML"):
-        declare("[04")
+    refuses(r"claims\.toml: expected claims, by notebook and name, found TOML", declare, "[04")
     made.skip("a", reason="no data")
     assert made.rows["a"].what == "16 faces" and made.rows["a"].verdict == "not measured"
     for hand_in in (lambda: made.check("c", 0.1), lambda: made.skip("c", reason="x")):
-        with pytest.raises(DataError, match=r"claims\.toml: expected a claim \[04\.c\], found none"):
-            hand_in()
+        refuses(r"claims\.toml: expected a claim \[04\.c\], found none", hand_in)
     made.check("a", 0.1)
-    with pytest.raises(DataError, match=r"claims\.toml: expected only claims that notebook 04 hands in, found b"):
-        made.save()
-    assert not figures.exists()
+    refuses(r"claims\.toml: expected only claims that notebook 04 hands in, found b", made.save)
+    assert not list(paths.figures().iterdir())
 
 
 def test_tables_show_misses_reasons_and_controls_each_in_its_place(declare, capsys):
@@ -120,7 +109,7 @@ def saved(made, **values):
     return (paths.figures() / "claims.json").read_text()
 
 
-def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(declare, figures):
+def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(declare):
     text = saved(declare(TOML + 'unit = "s"' + TOML.replace("04.a", "04.b")), a=1 / 3, b=np.nan)
     first, second = json.loads(text)["claims"]
     assert first["measured"] == 0.333333 and first["shown"] == "0.333" and first["passed"] is True
@@ -133,20 +122,19 @@ def test_saved_rows_say_what_was_measured_and_replace_those_of_their_notebook(de
         saved(declare(text, notebook), **dict.fromkeys(names, 1.0))
         rows.append([c for c in claims.read() if c.notebook == "04"])
     assert [c.id for c in claims.read()] == ["01.c", "04.b", "04.d"]
-    assert [p.name for p in figures.iterdir()] == ["claims.json"]
+    assert [p.name for p in paths.figures().iterdir()] == ["claims.json"]
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_a_damaged_file_is_named_and_left_alone(declare, figures):
+def test_a_damaged_file_is_named_and_left_alone(declare):
     made = declare()
     whole = saved(made, a=0.25)
-    file = figures / "claims.json"
+    file = paths.figures() / "claims.json"
     damages = ['{"claims": [', "", "[]", '{"claims": 3}', '{"claims": [{"id": "04.a"}]}', '{"claims": [3]}']
     damages += ["[" * 100_000, whole.replace("0.25,", "NaN,"), whole.replace('"what"', '"waht"')]
     for damage in damages:
         file.write_text(damage)
-        with pytest.raises(DataError, match=r"claims\.json: expected claims .*remove the file"):
-            made.save()
+        refuses(r"claims\.json: expected claims .*remove the file", made.save)
         assert file.read_text() == damage
 
 

@@ -163,23 +163,15 @@ def test_any_output_and_any_matplotlibrc(decompose, folders, tmp_path):
     ("change", "message"),
     [
         (dict(photo="tiny.png", mask=""), "tiny.png: expected a photo of at least 16 pixels a side, found 10 × 10"),
-        (dict(photo="."), "expected a picture, found a folder"),
-        (dict(photo="clear.png", mask=""), "clear.png: expected a photo that is opaque somewhere"),
         (dict(photo="nobody.png"), "nobody.png: expected a picture, found no such file"),
-        (dict(photo="w.safetensors"), "w.safetensors: expected a picture (JPEG, PNG, TIFF, …)"),
         (dict(mask="nobody.png"), "nobody.png: expected a picture, found no such file"),
-        (dict(mask="small.png"), "small.png: expected a mask of 80 × 60 as me.png, found shape (20, 20)"),
-        (dict(mask="black.png"), "black.png: expected a mask with at least one pixel"),
         (dict(weights="nobody.safetensors"), "nobody.safetensors: expected BioFaceNet weights"),
         (dict(weights="me.png"), "me.png: expected BioFaceNet weights"),
         (dict(out="me.png"), "expected a folder"),
     ],
 )
 def test_what_cannot_be_decomposed_leaves_nothing(change, message, decompose, folders, tmp_path, capsys):
-    Image.new("L", (20, 20), 255).save(folders / "small.png")
-    Image.new("L", (60, 80)).save(folders / "black.png")
     Image.new("RGB", (10, 10)).save(folders / "tiny.png")
-    Image.new("RGBA", (60, 80)).save(folders / "clear.png")
     names = dict(photo="me.png", mask="mask.png", weights="w.safetensors", out="../results") | change
     where = {name: str(folders / file) for name, file in names.items()}
     options = [word for name in ("mask", "weights", "out") if names[name] for word in (f"--{name}", where[name])]

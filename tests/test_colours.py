@@ -11,7 +11,7 @@ import tifffile
 from conftest import refuses
 from PIL import Image, ImageCms
 
-from bioface import decomposition, image_formation
+from bioface import image_formation, pictures
 from bioface.datasets import colours, photos
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -62,7 +62,7 @@ def shown(path):
         ([(b"cICP", bytes([1, 8, 0, 1]))], (128, 128, 128), (188, 188, 188)),
         ([(b"cICP", bytes([2, 2, 0, 1]))], SKIN, SKIN),
         ([(b"cICP", bytes([1, 13, 0, 0]))], (126, 126, 126), (128, 128, 128)),  # narrow range
-        ([(b"cICP", P3)], SKIN, P3_SKIN),
+        ([(b"cICP", P3)], SKIN, (213, 115, 95)),
         ([(b"cHRM", P3_CHRM)], SKIN, P3_SKIN),
         ([(b"cHRM", SRGB_CHRM), (b"gAMA", struct.pack(">I", 45455))], (10, 100, 200), (10, 100, 200)),
         ([(b"sRGB", b"\0"), (b"gAMA", GAMMA_1)], SKIN, SKIN),
@@ -71,28 +71,27 @@ def shown(path):
         ([(b"cHRM", bytes(32))], SKIN, SKIN),  # no colours at all
     ],
 )
-def test_png_chunks(chunks, value, expected, tmp_path):
-    path = png(tmp_path / "me.png", value, chunks)
-    np.testing.assert_allclose(shown(path), expected, atol=1)
-    assert ("assumed" in photos.colours_of(path)) == (not chunks or chunks[0][1] == bytes(32))
-
-
-def test_the_order_of_what_a_png_says(tmp_path):
-    """cICP wins over a profile, that over sRGB and gAMA."""
-    path = png(tmp_path / "me.png", SKIN, [(b"cICP", P3)], SRGB)
-    np.testing.assert_allclose(shown(path), P3_SKIN, atol=1)
-    np.testing.assert_allclose(P3_SKIN, (213, 115, 95), atol=1)
-    path = png(tmp_path / "me.png", SKIN, [(b"gAMA", GAMMA_1)], SRGB)
-    np.testing.assert_allclose(shown(path), SKIN, atol=1)
-    assert "as its profile says" in photos.colours_of(path)
+@pytest.mark.parametrize("profile", [None, SRGB])
+def test_png_chunks_and_their_order(chunks, value, expected, profile, tmp_path):
+    """cICP wins over a profile, that over sRGB and gAMA and cHRM."""
+    path = png(tmp_path / "me.png", value, chunks, profile)
+    wins = profile and not (chunks and chunks[-1][0] == b"cICP")
+    np.testing.assert_allclose(shown(path), value if wins else expected, atol=1)
+    said = photos.colours_of(path)
+    assert ("as its profile says" in said) >= bool(wins)
+    assert profile or ("assumed" in said) == (not chunks or chunks[0][1] == bytes(32))
 
 
 WHITES = {1: (0.3127, 0.329), 4: (0.310, 0.316), 11: (0.314, 0.351)} | dict.fromkeys((5, 6, 7, 9, 12), (0.3127, 0.329))
 #: x and y of red, green and blue by H.273's code
-PRIMARIES = {1: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060), 4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08)}
-PRIMARIES |= {5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06), 9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046)}
-PRIMARIES |= dict.fromkeys((6, 7), (0.630, 0.340, 0.310, 0.595, 0.155, 0.070))
-PRIMARIES |= dict.fromkeys((11, 12), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060))
+PRIMARIES = {
+    1: (0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
+    4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
+    5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    **dict.fromkeys((6, 7), (0.630, 0.340, 0.310, 0.595, 0.155, 0.070)),
+    **dict.fromkeys((11, 12), (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
+}
 
 
 @pytest.mark.parametrize("code", PRIMARIES)
@@ -145,35 +144,29 @@ def test_grey_with_a_profile_of_grey(kind, tmp_path):
     np.testing.assert_allclose(photos.read(tmp_path / "me.tif").rgb, 0.5, atol=0.004)
 
 
-@pytest.mark.parametrize("kind", ["CMYK", "GRAY", "Lab "])
-def test_a_profile_of_another_kind_is_ignored_and_said(kind, tmp_path):
-    path = png(tmp_path / "me.png", SKIN, [], icc(kind.encode()))
-    with pytest.warns(
-        colours.Ignored, match=f"me.png: its colour profile is for {kind.strip()}, and it is RGB: ignored"
-    ):
-        photo = photos.read(path)
-    np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photos.colours_of(path) == f"sRGB, assumed: its profile is for {kind.strip()}"
-
-
+#: what a profile is, and what is said of it
+IGNORED = {kind: (icc(kind.encode()), f"for {kind.strip()}") for kind in ("CMYK", "GRAY", "Lab ")}
 DAMAGED = {"text": b"not a profile", "cut": SRGB[:300], "without curves": SRGB.replace(b"TRC", b"CRT")}
+IGNORED |= {kind: (profile, "damaged") for kind, profile in (DAMAGED | {"its compression": SRGB}).items()}
 
 
-@pytest.mark.parametrize("damage", [*DAMAGED, "its compression"])
-def test_a_damaged_profile_is_ignored_and_said(damage, tmp_path):
+@pytest.mark.parametrize("kind", IGNORED)
+def test_a_profile_of_another_kind_or_damaged_is_ignored_and_said(kind, tmp_path):
     """As every viewer does: what is damaged says nothing."""
-    path = png(tmp_path / "me.png", SKIN, [], DAMAGED.get(damage, SRGB))
-    if damage not in DAMAGED:
+    profile, said = IGNORED[kind]
+    path = png(tmp_path / "me.png", SKIN, [], profile)
+    if kind == "its compression":
         content = bytearray(path.read_bytes())
         at = content.index(b"iCCP")
         (size,) = struct.unpack(">I", content[at - 4 : at])
         content[at + 40 : at + 80] = bytes(40)
         content[at + 4 + size : at + 8 + size] = struct.pack(">I", zlib.crc32(content[at : at + 4 + size]))
         path.write_bytes(content)
-    with pytest.warns(colours.Ignored, match=r"me.png: its colour profile is damaged \(.+\): ignored"):
+    words = r"damaged \(.+\)" if said == "damaged" else f"{said}, and it is RGB"
+    with pytest.warns(colours.Ignored, match=f"me.png: its colour profile is {words}: ignored"):
         photo = photos.read(path)
     np.testing.assert_allclose(photo.rgb[0, 0] * 255, SKIN, atol=1e-3)
-    assert photos.colours_of(path) == "sRGB, assumed: its profile is damaged"
+    assert photos.colours_of(path) == f"sRGB, assumed: its profile is {said}"
 
 
 @pytest.mark.parametrize("byteorder", "<>")
@@ -202,24 +195,12 @@ def test_pictures_that_pillow_opened(mode, tmp_path):
         image = Image.fromarray(np.asarray(image) * deep[mode]) if mode in deep else image.convert(mode)
     expected = np.asarray(rgb.convert("L").convert("RGB") if grey else rgb) / 255
     found = photos.read(image)
+    np.testing.assert_array_equal(pictures.read(image, None)[0], image_formation.srgb_decode(found.rgb))
     close = {"1": 1, "P": 0.2, "PA": 0.2}.get(mode, 0.04)
     np.testing.assert_allclose(found.rgb, expected, atol=close)
     if mode not in ("YCbCr", "HSV", "La", "PA", "LAB"):
         image.save(tmp_path / "me.tif")
         np.testing.assert_array_equal(photos.read(tmp_path / "me.tif").rgb, found.rgb)
-
-
-@pytest.mark.slow
-def test_decompose_takes_what_pillow_opened(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    rng = np.random.default_rng(0)
-    face = (rng.uniform(0.8, 1.0, (24, 40, 1)) * (200, 140, 120)).astype(np.uint8)
-    Image.fromarray(face).save(tmp_path / "me.png", exif=exif, icc_profile=SRGB)
-    Image.fromarray(np.full((40, 24), 255, np.uint8)).save(tmp_path / "mask.png")
-    files = decomposition.decompose(tmp_path / "me.png", tmp_path / "mask.png")
-    opened = decomposition.decompose(Image.open(tmp_path / "me.png"), Image.open(tmp_path / "mask.png"))
-    np.testing.assert_array_equal(opened.melanin, files.melanin)
 
 
 RAW_TELLS = {"NewSubfileType": {254: 1}, "SubIFDs": {330: 8}, "DNGVersion": {50706: b"\1\4\0\0"}}

@@ -63,7 +63,7 @@ def light(wavelengths):
     return 1 + (np.asarray(wavelengths) - 400) / 400
 
 
-def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=None):
+def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0):
     """Variables of a compressed cube, and the radiance they stand for."""
     random = np.random.default_rng(seed)
     coefficients = random.normal(size=(rows, columns, k))
@@ -73,7 +73,7 @@ def compressed(wavelengths=HYSPEX, rows=5, columns=4, k=3, seed=0, illuminant=No
         "mcCOEF": coefficients,
         "basis": {"basis": basis, "wave": np.asarray(wavelengths, float)},
         "imgMean": mean,
-        "illuminant": light(wavelengths) if illuminant is None else illuminant,
+        "illuminant": light(wavelengths),
         "comment": "a test",
     }
     return variables, coefficients @ basis.T + mean
@@ -165,7 +165,6 @@ WRONG = {
         (lambda v: v["wave"].__setitem__(3, 420), "each wavelength once, found two bands at 420 nm"),
         (lambda v: v["wave"].__setitem__(3, 0.43), "wavelengths in nm, µm or m"),
         (lambda v: v.pop("illuminant"), "an illuminant .*found none"),
-        (lambda v: v.update(illuminant=np.zeros(0)), "an illuminant .*found none"),
         (lambda v: v["illuminant"].__setitem__(5, 0.0), "above zero.*found zero or less at 450 nm"),
         (lambda v: v["illuminant"].__setitem__(5, np.nan), "a finite illuminant, found NaN"),
         (lambda v: v.update(illuminant=np.ones(30)), "an illuminant with 33 bands.*found 30"),
@@ -184,8 +183,6 @@ WRONG = {
         (lambda v: (v.clear(), v.update({"something": FIVE, "else": FIVE})), "found the variables else, something"),
         (lambda v: v.update(wave="400:10:720"), "real numbers in wave, found text"),
         (lambda v: v["wave"].__setitem__(3, np.nan), "wavelengths in nm, µm or m, found others"),
-        (lambda v: v.update(wave=np.arange(1, 34)), "wavelengths in nm, µm or m, found others"),
-        (lambda v: v["wave"].__iadd__(330), "at least 5 bands within 400–720 nm, found 0 of 33 bands, at 730–1050 nm"),
         (lambda v: v["wave"].__iadd__(290), "at least 5 bands within 400–720 nm, found 4 of 33 bands"),
         (lambda v: v.update(illuminant="D65"), "real numbers in illuminant, found text"),
     ],
@@ -212,20 +209,6 @@ def test_what_is_wrong_is_said(write, layout, harm, said):
     assert str(raised.value).startswith(f"{path}: expected ")
 
 
-def test_a_mask_in_the_file_and_a_picture_beside_it(write, tmp_path):
-    variables, _ = plain()
-    inside = np.zeros((4, 3))
-    inside[1] = 1
-    path = write(variables | {"mask": inside})
-    np.testing.assert_array_equal(cubes.load(path).mask, inside == 1)
-    beside = np.zeros((4, 3), np.uint8)
-    beside[2:, 0] = 255
-    Image.fromarray(beside).save(tmp_path / "face_mask.png")
-    np.testing.assert_array_equal(cubes.load(path).mask, beside == 255)  # the picture wins
-    Image.fromarray(beside.T.copy()).save(tmp_path / "face_mask.png")
-    refuses("a mask of 4 × 3, as the cube, found 3 × 4", cubes.load, path)
-
-
 def test_cubes_are_read_one_at_a_time(tmp_path):
     for i in range(3):
         matlab5(tmp_path / f"face{i}.mat", plain(seed=i)[0])
@@ -247,8 +230,12 @@ DOWN = slice(None, None, -1)
 
 
 RGB = np.ones((5, 4, 3))
-SCENE = {"data": {"photons": RADIANCE, "luminance": 3.0}, "spectrum": {"wave": GRID}, "name": "x"}
-SCENE |= {"illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"}}
+SCENE = {
+    "data": {"photons": RADIANCE, "luminance": 3.0},
+    "spectrum": {"wave": GRID},
+    "name": "x",
+    "illuminant": {"data": {"photons": light(GRID)}, "spectrum": {"wave": GRID}, "name": "D65"},
+}
 
 
 def hdf5(path, variables, unit=None):
@@ -413,7 +400,10 @@ def test_outside_the_mask_anything_may_be_missing(write, tmp_path, given):
     np.testing.assert_allclose(cube.reflectance[inside], REFLECTANCE[inside])
     Image.new("L", (4, 5)).save(tmp_path / "FACE_mask.tif")  # another cube's
     if given == "face_Mask.jpg":
+        write(variables | {"mask": 1.0 - inside})  # the picture wins
         np.testing.assert_array_equal(cubes.load(path).mask, inside)
+        drawn.transpose(Image.Transpose.TRANSPOSE).save(tmp_path / given)
+        refuses("a mask of 5 × 4, as the cube, found 4 × 5", cubes.load, path)
     if given == "NAME_mask.PNG":
         Image.new("L", (4, 5)).save(tmp_path / "face_mask.png")
         refuses("one mask beside it, found face_mask.PNG and face_mask.png", cubes.load, path)

@@ -7,7 +7,6 @@ keeps the result and draws a figure; both hold claims. That the twin is whole af
 import contextlib
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import nbformat
 import numpy as np
 import pytest
 import scipy.io
+from conftest import no_room
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from test_widgets import faces
@@ -229,17 +229,6 @@ def test_the_second_of_two_runs_waits_and_ends_like_a_single_one(tmp_path, undis
     assert (f"{SGD_FIT}  running" in told) == first_is_killed
     compared = different_in_the_end if first_is_killed else different
     assert not compared(place, results(undisturbed[0]))
-
-
-@contextlib.contextmanager
-def no_room(size: int):
-    """No file longer than so many bytes: a write fails in the middle, as on a full disk; in what begins here too."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow

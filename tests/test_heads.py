@@ -14,16 +14,17 @@ def head() -> Head:
     return Head.load()
 
 
-def average(head: Head) -> np.ndarray:
-    return head.shaped(np.zeros(len(head.macro_names)), np.zeros(len(head.local_names)))
+@pytest.fixture(scope="module")
+def placed(head: Head) -> np.ndarray:
+    return heads.posed(head.vertices, Pose())
 
 
 def test_no_morph_is_the_neutral_head_and_one_morph_moves_by_its_displacement(head):
-    np.testing.assert_array_equal(average(head), head.vertices)
-    local = np.zeros(len(head.local_names))
+    macro, local = np.zeros(len(head.macro_names)), np.zeros(len(head.local_names))
+    np.testing.assert_array_equal(head.shaped(macro, local), head.vertices)
     k = head.local_names.index("nose/nose-hump-incr")
     local[k] = 0.5
-    moved = head.shaped(np.zeros(len(head.macro_names)), local) - head.vertices
+    moved = head.shaped(macro, local) - head.vertices
     with np.load(heads.ASSET) as asset:
         np.testing.assert_allclose(moved, 0.5 * asset["D"][k].astype(float), atol=1e-12)
 
@@ -51,27 +52,24 @@ def test_people_follow_the_stated_distributions(head):
     assert np.mean([person.ancestry for person in people], axis=0)[1] > 0.7
 
 
-def test_eyes_and_chin_land_on_their_rows(head):
-    placed = heads.posed(average(head), Pose())
+def test_eyes_and_chin_land_on_their_rows(head, placed):
     eyes = np.mean([placed[numbers].mean(0) for numbers in head.eye_vertices], axis=0)
     assert eyes[0] == pytest.approx(0, abs=1e-6)
     assert (1 - eyes[1]) / 2 == pytest.approx(heads.EYE_ROW)
     assert (1 - placed[head.chin_vertex, 1]) / 2 == pytest.approx(heads.CHIN_ROW)
 
 
-def test_angles_turn_the_way_they_say(head):
+def test_angles_turn_the_way_they_say(head, placed):
     """Yaw brings the nose to the viewer's right, pitch lifts it, roll lifts the eye on that side."""
     nose = int(np.argmax(head.vertices[:, 2]))
-    straight = heads.posed(average(head), Pose())
-    assert heads.posed(average(head), Pose(yaw=20.0))[nose, 0] > straight[nose, 0] + 0.1
-    assert heads.posed(average(head), Pose(pitch=10.0))[nose, 1] > straight[nose, 1] + 0.05
-    rolled = heads.posed(average(head), Pose(roll=5.0))
+    assert heads.posed(head.vertices, Pose(yaw=20.0))[nose, 0] > placed[nose, 0] + 0.1
+    assert heads.posed(head.vertices, Pose(pitch=10.0))[nose, 1] > placed[nose, 1] + 0.05
+    rolled = heads.posed(head.vertices, Pose(roll=5.0))
     left, right = (rolled[numbers].mean(0) for numbers in head.eye_vertices)
     assert right[1] > left[1] + 0.02 and right[0] > left[0]
 
 
-def test_rays_meet_the_head_where_it_is_nearest(head):
-    placed = heads.posed(average(head), Pose())
+def test_rays_meet_the_head_where_it_is_nearest(head, placed):
     hits = heads.cast(placed, np.array([0.0, 0.0, 1.0]), size=32)
     assert hits.hit.shape == (64, 64)
     # the tip of the nose of the neutral head is hit in the pixel where it is projected, and faces us
@@ -87,9 +85,8 @@ def test_rays_meet_the_head_where_it_is_nearest(head):
     assert columns.min() < 28 and columns.max() > 36 and not hits.eye[:, 31:33].any()
 
 
-def test_smooth_normals_agree_with_finite_differences_of_the_depth(head):
+def test_smooth_normals_agree_with_finite_differences_of_the_depth(head, placed):
     """On the forehead, where the surface is smooth, the normal is the gradient of the depth."""
-    placed = heads.posed(average(head), Pose())
     hits = heads.cast(placed, None, size=64, samples=1)
     # depth from the neutral point: the pose is only a scaling, z' = s z + const
     step = 2 / 64
@@ -103,8 +100,7 @@ def test_smooth_normals_agree_with_finite_differences_of_the_depth(head):
     assert (hits.normals[rows, columns] * expected).sum(-1).min() > 0.995
 
 
-def test_shadow_rays_find_the_shadow_of_the_nose(head):
-    placed = heads.posed(average(head), Pose())
+def test_shadow_rays_find_the_shadow_of_the_nose(placed):
     light = np.array([0.8, 0.1, 0.6])
     light /= np.linalg.norm(light)
     hits = heads.cast(placed, light)

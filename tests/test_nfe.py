@@ -45,28 +45,8 @@ def pair(tmp_path_factory):
     return write_pair(tmp_path_factory.mktemp("nfe"), 1, 11)
 
 
-def test_quantised_normals_are_brought_back_to_unit_length_and_none_to_zero():
-    stored = np.round((np.array([[0.6, 0.0, 0.8]]) + 1) / 2 * 255) / 255
-    assert abs(np.linalg.norm(2 * stored - 1) - 1) > 1e-4  # the premise: 8 bits spoil the length
-    decoded = nfe.decode_normals(stored, np.array([True]))
-    np.testing.assert_allclose(np.linalg.norm(decoded), 1, atol=1e-12)
-    assert not nfe.decode_normals(np.full((1, 3), 0.5), np.array([True])).any()
-
-
-INDICES = [slice(2, 7), slice(None, None, 3), np.array([9, 2, 5]), [4, 4, 1, 10], -1, slice(5, 5), np.array([], int)]
-
-
-@pytest.mark.parametrize("index", [*INDICES, np.arange(11) % 5 == 3])
-def test_any_index_gives_the_rows_in_its_order(pair, index):
-    image_file, _, images, lights = pair
-    faces = nfe.NFE(image_file)[index]
-    wanted = images[[index]] if isinstance(index, int) else images[index]
-    np.testing.assert_allclose(faces.rgb, np.moveaxis(wanted[:, 0:3], 1, -1), atol=1e-6)
-    wanted = lights[[index]] if isinstance(index, int) else lights[index]
-    np.testing.assert_allclose(faces.lighting, wanted, atol=1e-6)
-    assert nfe.NFE(image_file)[:][index].names == faces.names and faces.truth is None
-    rows = np.atleast_1d(np.arange(11)[index])
-    np.testing.assert_array_equal(nfe.NFE(image_file).raw(index), images[rows])
+INDICES = [slice(None), slice(1, 22), slice(None, None, 3), np.random.default_rng(0).permutation(23)[:17]]
+INDICES += [[4, 4, 1, 10], -1, slice(5, 5), np.array([], int), np.arange(23) % 5 == 3]
 
 
 def test_several_files_are_one_sequence(tmp_path):
@@ -108,8 +88,10 @@ def test_decoding_is_the_same_to_the_last_bit_however_it_is_stored_and_shared_ou
     """Cached trainings rest on these numbers. Groups of a few rows against all at once."""
     monkeypatch.setattr(nfe, "GROUP", 2)
     monkeypatch.setattr(nfe, "THREADS", threads)
-    single = {"images": random_images(23, dtype=np.float32)} if layout == "single precision" else {}
-    image_file, _, images, lights = write_pair(tmp_path, 1, 23, **LAYOUTS[layout], **single)
+    images = random_images(23, dtype=np.float32 if layout == "single precision" else np.float64)
+    images[:, 3:6] = np.round(images[:, 3:6] * 255) / 255  # 8 bits spoil the length of normals
+    images[0, 3:6, 32, 32] = 0.5  # of none at all
+    image_file, _, _, lights = write_pair(tmp_path, 1, 23, images=images, **LAYOUTS[layout])
     last = np.moveaxis(images, 1, -1)
     mask = last[..., 6] > 0.5
     normals = np.where(mask[..., None], 2 * last[..., 3:6] - 1, 0)
@@ -120,25 +102,15 @@ def test_decoding_is_the_same_to_the_last_bit_however_it_is_stored_and_shared_ou
         "coordinates": last[..., 7:10],
         "lighting": lights,
     }
-    rows = np.random.default_rng(0).permutation(23)[:17]
-    for index in (slice(None), slice(1, 22), rows):
-        faces = nfe.NFE(image_file)[index]
-        np.testing.assert_array_equal(faces.mask, mask[index])
+    for index in INDICES:
+        faces, rows = nfe.NFE(image_file)[index], np.atleast_1d(np.arange(23)[index])
+        assert faces.names == tuple(f"{image_file.name}:{row}" for row in rows) and faces.truth is None
+        np.testing.assert_array_equal(nfe.NFE(image_file).raw(index), images[rows])
+        np.testing.assert_array_equal(faces.mask, mask[rows])
         for name, values in wanted.items():
             found = getattr(faces, name)
             assert found.flags.c_contiguous
-            np.testing.assert_array_equal(found, values[index].astype(np.float32), err_msg=name)
-
-
-def test_what_is_wrong_in_one_of_many_groups_is_said_of_all_rows_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(nfe, "GROUP", 2)
-    monkeypatch.setattr(nfe, "THREADS", 3)
-    images = random_images(20)
-    images[[13, 16], 8, 5, 6] = 1.5, -0.25
-    image_file, *_ = write_pair(tmp_path, 1, 20, images=images)
-    with pytest.raises(DataError, match=r"coordinates stored within \[0, 1\], found -0.25 to 1.5, first in row 13"):
-        nfe.NFE(image_file)[:]
-    assert len(nfe.NFE(image_file)[:13]) == 13
+            np.testing.assert_array_equal(found, values[rows].astype(np.float32), err_msg=name)
 
 
 @pytest.mark.parametrize("size", [1, 4, 50])
@@ -230,13 +202,17 @@ WRONG = [
         for c, what, v in OUTSIDE
     ),
     (lambda i, _: put(i, np.s_[:, 3:6], np.linspace(-1, 1, 64)), r"expected normals stored within \[0, 1\], found -"),
+    (lambda i, _: put(i, np.s_[1::2, 8, 5, 6], (1.5, -0.25)), "coordinates .* found -0.25 to 1.5, first in row 1"),
     *((lambda i, _, v=v: put(i, (3, 1, 0, 0), v), "finite RGB.*in row 3") for v in (np.nan, np.inf)),
     *((lambda _, j, v=v: put(j, (1, 2, 8), v), "d3_lrgb.*finite lighting.*in row 1") for v in (np.nan, np.inf)),
 ]
 
 
 @pytest.mark.parametrize(("harm", "said"), WRONG)
-def test_what_is_wrong_is_said(tmp_path, harm, said):
+def test_what_is_wrong_is_said(tmp_path, harm, said, monkeypatch):
+    """Of all rows read, in groups and on threads."""
+    monkeypatch.setattr(nfe, "GROUP", 2)
+    monkeypatch.setattr(nfe, "THREADS", 3)
     image_file, light_file, *_ = write_pair(tmp_path, 1, 4)
     harm(image_file, light_file)
     with pytest.raises(DataError, match=said) as raised:

@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -189,20 +188,15 @@ def test_an_installation_is_taken_up_again_and_not_repeated(checkout, tmp_path):
         assert installations() == (0, 0, 1)
 
 
-def test_an_own_python_and_variables_are_passed_on(checkout, tmp_path):
-    pretend(tmp_path, 'echo "$@" >> log', "mine")
+def test_an_own_python_variables_and_a_failure_are_passed_on(checkout, tmp_path):
+    pretend(tmp_path, 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac', "mine")
     variables = ["PROFILE=full", "NOTEBOOK=01 04", "PARAMS=seed=3 n=4"]
     assert checkout("reproduce", "PY=bin/mine", *variables).returncode == 0
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "-m study.reproduce --notebook 01 04 --profile full --parameter seed=3 n=4"
-    assert not (tmp_path / ".venv").exists()
-
-
-def test_a_failing_step_of_make_test_fails_it(checkout, tmp_path):
-    pretend(tmp_path, 'echo "$@" >> log; case "$*" in *pytest*) exit 1;; esac', "mine")
     assert checkout("test", "PY=bin/mine").returncode != 0
     log = (tmp_path / "log").read_text()
-    assert "pytest" in log and "--compare" not in log
+    assert "pytest" in log and "--compare" not in log and not (tmp_path / ".venv").exists()
 
 
 def test_clean_removes_only_what_can_be_made_again(checkout, tmp_path):
@@ -214,30 +208,6 @@ def test_clean_removes_only_what_can_be_made_again(checkout, tmp_path):
         file.write_text("x")
     assert checkout("clean").returncode == 0
     assert [file.exists() for file in files[:10]] == [True] * 6 + [False] * 4
-
-
-def test_continuous_integration(tmp_path):
-    """As root, with apt-get pretended."""
-    pretend(tmp_path, 'echo installing; echo "$@" >> log', "apt-get")
-    assert os.access(ROOT / ".ci/run", os.X_OK)
-    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
-    for tool in ("bash", "dirname", "echo", "make", "sh"):
-        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
-
-    def run(user="0", recipe="@echo tested here"):
-        pretend(tmp_path, f"echo {user}", "id")
-        (tmp_path / "Makefile").write_text(f"test:\n\t{recipe}\nreproduce:\n\t@echo and reproduced\n")
-        done = shell("bash", ".ci/run", cwd=tmp_path, PATH=str(tmp_path / "bin"))
-        return done.returncode == 0, done.stdout
-
-    tested = (True, "tested here\nand reproduced\n")
-    assert run() == tested
-    update, install = (tmp_path / "log").read_text().splitlines()
-    assert update.startswith("update") and install.startswith("install") and install.endswith(" chromium")
-    pretend(tmp_path, "exit 1", "apt-get")
-    assert not run()[0] and run(user="1000") == tested
-    pretend(tmp_path, "exit 0", "chromium")  # nothing to install
-    assert run() == tested and not run(recipe="@exit 1")[0]
 
 
 def test_readme_and_verdicts_are_those_of_the_commit(tmp_path):

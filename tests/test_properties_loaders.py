@@ -78,14 +78,9 @@ def mat_arrays(layout):
 
 
 def decomposition_arrays():
-    random = np.random.default_rng(0)
-    maps = ("melanin", "haemoglobin", "diffuse", "specular")
-    made = {f"{name}_deviation": random.random((6, 5), np.float32) for name in maps}
-    made |= {name + "_shading" * (k > 1): random.random((6, 5), np.float32) for k, name in enumerate(maps)}
-    colours = ("albedo", "albedo_deviation", "reconstruction", "image")
-    made |= {name: random.random((6, 5, 3), np.float32) for name in colours}
-    made |= {"mask": np.ones((6, 5), bool), "camera_b": np.zeros(2, np.float32), "exposure": np.float32(1)}
-    return made | {"illuminant": np.full(33, 1 / 33, np.float32)}
+    maps = np.random.default_rng(0).random((4, 6, 5))
+    shared = np.zeros(2), np.full(33, 1 / 33), np.zeros((6, 5, 3)), np.ones((6, 5))
+    return dict(vars(Decomposition.of_maps(*maps, *shared)))
 
 
 PICTURE = Image.fromarray(np.linspace(0, 255, 20 * 24 * 3).reshape(20, 24, 3).astype(np.uint8))
@@ -317,8 +312,15 @@ NAMES = ["x", "a/b", "ä", "record", "mask", "optimiser.x.y.z"]
 def changes(arrays):
     """One or two changes to a dictionary of arrays, as (what, name, how)."""
     names = st.sampled_from(sorted(arrays))
-    ways = {"drop": st.none(), "rename": st.sampled_from(NAMES), "exchange": names, "cast": st.sampled_from(TYPES)}
-    ways |= {"shape": st.sampled_from(SHAPES), "fill": st.sampled_from(VALUES), "one value": st.sampled_from(VALUES)}
+    ways = {
+        "drop": st.none(),
+        "rename": st.sampled_from(NAMES),
+        "exchange": names,
+        "cast": st.sampled_from(TYPES),
+        "shape": st.sampled_from(SHAPES),
+        "fill": st.sampled_from(VALUES),
+        "one value": st.sampled_from(VALUES),
+    }
     change = st.one_of([st.tuples(st.just(what), names, how) for what, how in ways.items()])
     return st.lists(change, min_size=1, max_size=2)
 

@@ -9,10 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from conftest import refuses
 
 from bioface import paths
 from bioface.datasets import registry
-from bioface.errors import BiofaceError, DataError
 from study import claims, measurements, record
 from study.measurements import Measured
 
@@ -162,16 +162,14 @@ def test_a_longer_run_is_recorded_with_its_machine_and_what_it_lacks_is_refused(
 
 def test_a_record_names_its_commit_or_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "root", lambda: tmp_path)
-    with pytest.raises(BiofaceError, match="expected committed sources, found fatal: not a git"):
-        record.commit()
+    refuses("expected committed sources, found fatal: not a git", record.commit)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run([*git, *command], check=True)
     assert len(record.commit()) == 10
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "new.py").touch()
-    with pytest.raises(BiofaceError, match=r"found \?\? src/"):
-        record.commit()
+    refuses(r"found \?\? src/", record.commit)
 
 
 @pytest.mark.parametrize("name", ["cheeks", "cameras"])
@@ -193,5 +191,3 @@ def test_what_is_on_record_is_of_claims_and_commits_that_are_there():
     assert {row["id"] for row in rows} <= known
     first = next(row for row in rows if row["id"] == "04.cheeks_layered")
     assert first["measured"] > first["bar"]["at_most"] and first["date"] == "2026-11-26"
-    with pytest.raises(DataError):
-        claims.records(paths.root() / "README.md")

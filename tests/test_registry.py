@@ -102,6 +102,8 @@ def test_a_failed_download_leaves_nothing_and_can_be_tried_again(address, folder
     )
     (path,) = registry.fetch(entry(f"{address}/whole"))
     assert path.read_bytes() == CONTENT
+    refuses(r"1\.bin: expected SHA-256 .* from .*/other, found", registry.fetch, several(address, "whole", "other"))
+    assert everything(folders) == ["some/0.bin", "some/where/file.bin"]  # the good ones stay
 
 
 def several(address, *ends):
@@ -128,12 +130,6 @@ def test_of_several_files_those_that_are_missing_are_fetched_and_all_are_checked
     assert Server.requests == ["/whole", "/whole?3"]
 
 
-def test_of_several_files_the_good_ones_stay_when_another_fails(address, folders):
-    with pytest.raises(DataError, match=r"1\.bin: expected SHA-256 .* from .*/other, found"):
-        registry.fetch(several(address, "whole", "other"))
-    assert everything(folders) == ["some/0.bin"]
-
-
 def test_nobody_answers(address, folders):
     fails(entry(f"{address}/gone"), folders, "found the answer 404")
     with socket.socket() as free:
@@ -149,19 +145,10 @@ def test_what_cannot_be_fetched(folders):
     refuses("unknown data set 'cheek'; did you mean 'cheeks'", registry.fetch, "cheek")
 
 
-@pytest.fixture
-def small(address, monkeypatch):
-    """A registry of one good download, one bad one and the real manual and package entries."""
-    entries = {
-        "good": entry(f"{address}/whole", name="good"),
-        "bad": entry(f"{address}/short", name="bad", files=("bad.bin",)),
-        "nfe": registry.ENTRIES["nfe"],
-        "astronaut": registry.ENTRIES["astronaut"],
-    }
-    monkeypatch.setattr(registry, "ENTRIES", entries)
-
-
-def test_fetch_all_goes_on_after_a_failure(small, folders):
+def test_fetch_all_goes_on_after_a_failure(address, monkeypatch, folders):
+    entries = {name: registry.ENTRIES[name] for name in ("nfe", "astronaut")}
+    good, bad = entry(f"{address}/whole", name="good"), entry(f"{address}/short", name="bad", files=("bad.bin",))
+    monkeypatch.setattr(registry, "ENTRIES", {"good": good, "bad": bad} | entries)
     states = {s.name: s.state for s in registry.fetch_all()}
     assert states == {"good": "downloaded", "bad": "failed", "nfe": "absent", "astronaut": "present"}
     states = {s.name: s.state for s in registry.fetch_all()}

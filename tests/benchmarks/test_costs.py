@@ -3,13 +3,12 @@
 Torch has one thread. Everything is synthetic: the first faces of the twin.
 """
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
-from bioface import camera, decompose, image_formation, objective, recipes, smith2019, spectra, training
-from bioface.datasets import nfe, twin
+from bioface import camera, decompose, image_formation, objective, recipes, smith2019, threads, training
+from bioface.datasets import twin
 
 pytestmark = pytest.mark.slow  # nothing for the fast loop
 FACES, WIDTH = 16, 8
@@ -19,10 +18,8 @@ CONFIG = twin.TwinConfig(train=FACES, validation=1, test=1, cubes=0)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads.number(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +28,9 @@ def faces():
 
 
 @pytest.fixture(scope="module")
-def files(faces):
-    """Image and light file of the faces."""
-    folder = twin.make(CONFIG, progress=False)
-    return [folder / name for name in twin.file_names("train")[:2]]
-
-
-@pytest.fixture(scope="module")
 def pixels(faces):
     """Maps of all pixels of skin."""
     return [getattr(faces.truth, name)[faces.mask].astype(float) for name in MAPS]
-
-
-@pytest.fixture(scope="module")
-def cube(faces, pixels):
-    """Noisy radiance of 65 536 pixels in 33 bands, and the light."""
-    light = faces.truth.illuminant[0].astype(float)
-    light /= light.mean()
-    clean = image_formation.render_spectral(*(np.resize(p, (1, 65536)) for p in pixels), light)[0]
-    return clean + np.random.default_rng(0).normal(0, 0.002, clean.shape), light
 
 
 @pytest.mark.benchmark(group="image and its gradient")
@@ -68,21 +49,16 @@ def test_an_image(benchmark, faces, pixels, method):
 
 @pytest.mark.benchmark(group="fit of 50 pixels")
 @pytest.mark.parametrize("solver", ["varpro", "lm", "sgd"])
-def test_fifty_pixels(benchmark, cube, solver):
-    few, light = cube[0][::1311], cube[1]
+def test_fifty_pixels(benchmark, faces, pixels, solver):
+    light = faces.truth.illuminant[0].astype(float)
+    light /= light.mean()
+    clean = image_formation.render_spectral(*(np.resize(p, (1, 65536))[:, ::1311] for p in pixels), light)[0]
+    few = clean + np.random.default_rng(0).normal(0, 0.002, clean.shape)
 
     def work():
         return smith2019.fit(few, illuminant=light, solver=solver, steps=100).residual
 
     assert np.median(benchmark(work)) < (1 if solver == "sgd" else 0.003)
-
-
-@pytest.mark.benchmark(group="fit of 65 536 pixels")
-@pytest.mark.parametrize("bands", [8, 16, 33])
-def test_a_cube(benchmark, cube, bands):
-    some = np.linspace(0, 32, bands).round().astype(int)
-    work = (smith2019.fit, cube[0][:, some], spectra.WAVELENGTHS.numpy()[some], cube[1][some])
-    assert benchmark.pedantic(work[0], work[1:], rounds=3, warmup_rounds=1).converged.mean() > 0.9
 
 
 @pytest.mark.benchmark(group="photo taken apart")
@@ -110,21 +86,3 @@ def test_a_training_step(benchmark, faces, what):
         return loss.item()
 
     assert np.isfinite(benchmark.pedantic(work, rounds=5, warmup_rounds=1))
-
-
-@pytest.mark.benchmark(group="faces streamed from 8 files")
-@pytest.mark.parametrize("order", ["raw HDF5", "in order", "shuffled"])
-def test_streaming(benchmark, files, order):
-    stream = nfe.NFE([files[0]] * 8)
-
-    def raw():
-        total = 0
-        for path in (*stream.image_files, *stream.light_files):
-            with h5py.File(path) as file:
-                total += len(file[nfe.KEY][:])
-        return total // 2
-
-    def read():
-        return sum(len(batch) for batch in stream.batches(64, shuffle=order == "shuffled"))
-
-    assert benchmark(raw if order == "raw HDF5" else read) == 8 * FACES

@@ -5,9 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
-from bioface import image_formation, smith2019
+from bioface import image_formation, smith2019, threads
 from bioface.datasets import skin_spectra
 
 BUSY = """
@@ -29,17 +28,15 @@ def seconds():
 
 @pytest.fixture
 def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with threads.number(2):
+        yield
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("threads", "times"), [(1, 2.5), (2, 4.0)])
-def test_a_fit_beside_two_busy_programs_is_not_much_slower(two_threads, threads, times):
+@pytest.mark.parametrize(("count", "times"), [(1, 2.5), (2, 4.0)])
+def test_a_fit_beside_two_busy_programs_is_not_much_slower(two_threads, count, times):
     alone, beside = seconds(), []
-    command = [sys.executable, "-c", BUSY, str(threads)]
+    command = [sys.executable, "-c", BUSY, str(count)]
     busy = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         assert [program.stdout.readline() for program in busy] == ["at work\n"] * 2
