@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 from conftest import refuses
 
-from bioface import bayes, colour_table, degradation, face_posterior, image_formation, metrics
+from bioface import bayes, colour_table, degradation, face_posterior, image_formation, metrics, threads
 from bioface.maps import Decomposition
 from study import baselines
 
@@ -265,12 +265,14 @@ def test_draws_that_stand_for_all():
 
 
 @pytest.mark.parametrize("method", [*METHODS, pytest.param(face_posterior.image_posterior, marks=pytest.mark.slow)])
-def test_any_photo_is_taken_apart_and_bad_input_refused_and_no_face_depends_on_the_others(method, persons, known):
+def test_any_photo_is_taken_apart_bad_input_refused_and_others_and_threads_change_nothing(method, persons, known):
     learnt = (known,) if method in METHODS else (known, DRAWS, LIGHTS, np.ones(9))
     takes_any_photo(method, *learnt)
     refuses_bad_photos(method, persons, *learnt)
     together = method(persons.image, persons.mask, *learnt)[2]
-    alone = method(persons.image[2:3], persons.mask[2:3], *learnt)[0]
+    with threads.number(2):
+        alone = method(persons.image[2:3], persons.mask[2:3], *learnt)[0]
+        assert torch.get_num_threads() == 2
     for name in (*MAPS, "camera_b", "illuminant"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
 

@@ -340,6 +340,17 @@ def manifest(folder):
     return (folder / "manifest.json").read_text()
 
 
+@pytest.mark.slow
+def test_another_process_with_one_thread_writes_the_same_bytes(made, build, monkeypatch):
+    for library in ("OMP", "OPENBLAS"):
+        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
+    process = multiprocessing.get_context("spawn").Process(target=twin.make, args=(SMALL, False))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert manifest(build / "twin" / made.name) == manifest(made)
+
+
 def test_a_second_call_makes_nothing_and_neither_does_one_that_had_to_wait(made, monkeypatch):
     monkeypatch.setattr(twin, "make_face", lambda *_: pytest.fail("made again"))
     assert twin.make(SMALL) == made
