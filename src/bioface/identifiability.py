@@ -2,8 +2,7 @@
 
 References
 ----------
-Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory": the Cramér–Rao bound (chapter 3),
-Gaussian maps with a Gaussian prior (chapter 10).
+Kay (1993), "Fundamentals of Statistical Signal Processing: Estimation Theory": the Cramér–Rao bound (chapter 3).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Minima of the per-pixel fit of :mod:`bioface.smith2019`: whether there is one, and how descents come to it."""
+"""Minima of the per-pixel fit of :mod:`bioface.smith2019`: whether there is one, and whether the loss is convex."""
 
 from __future__ import annotations
 
